@@ -1,0 +1,301 @@
+"""The command line: `python -m t2ilib run | generate | train | models | notebooks | report`.
+
+Exit code 0 only on success; 1 when something failed; 2 for bad input, answered with one line; 130 when interrupted.
+Heavy packages are imported by the command that needs them, so that `--help` is instant.
+"""
+
+import argparse
+import ast
+import importlib.util
+import json
+import sys
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .console import Live, relative, summary
+from .errors import BadParameter, T2IError, close_matches, unknown_name
+from .paths import checkpoints_dir
+
+COMING = ("sweep", "bench")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers in one line, with the nearest names for a misspelt option or command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadParameter(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return args.command(args)
+    except T2IError as error:
+        print(f"t2ilib: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadParameter) else 1
+    except KeyboardInterrupt:
+        print("t2ilib: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m t2ilib", description="A laboratory for text-to-image generation.",
+                     epilog=f"coming: {', '.join(COMING)}", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_run, _add_generate, _add_train, _add_models, _add_notebooks, _add_report):
+        add(commands)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(2)
+    if argv[0] in COMING:
+        raise BadParameter(f"the command {argv[0]!r} is still to come; there are {', '.join(commands.choices)}")
+    if not argv[0].startswith("-") and argv[0] not in commands.choices:
+        raise unknown_name("command", argv[0], commands.choices)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [o for o in commands.choices[argv[0]]._option_string_actions if o.startswith("--")]
+        near = close_matches(unknown[0].split("=")[0], options)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"see: python -m t2ilib {argv[0]} --help"
+        raise BadParameter(f"unknown argument {unknown[0]!r}; {hint}")
+    return args
+
+
+def _command(commands: Any, name: str, run: Any, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser, profile: str) -> None:
+    parser.add_argument("--profile", default=profile, help="smoke, quick or full (default: %(default)s)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters",
+                        help="set a parameter of the notebook; checked against its own names and types")
+
+
+# --- run and train ----------------------------------------------------------------------------------------------------
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(commands, "run", _run, "Execute notebooks, each in its own process, and write the report.",
+                      "example: python -m t2ilib run 03 00 --profile quick -p seed 1")
+    parser.add_argument("names", nargs="*", metavar="NN", help="notebooks by number or name (default: all)")
+    _add_parameters(parser, profile="quick")
+    parser.add_argument("--timeout", type=int, help="seconds that one cell may take (default: no limit)")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import notebooks, report
+
+    names = args.names or [path.stem for path in notebooks.list_notebooks()]
+    if not names:
+        raise BadParameter(f"there are no notebooks in {notebooks.notebooks_dir()}")
+    plans = [notebooks.plan(name, dict(args.parameters), args.profile) for name in names]
+    results, code = [], 0
+    try:
+        for i, work in enumerate(plans):
+            with Live(f"[{i + 1}/{len(plans)}] {work.path.stem}") as live:
+                results.append(notebooks.run_notebook(work, timeout=args.timeout, progress=live.cells))
+                live.end(results[-1].status, results[-1].error)
+    except KeyboardInterrupt:
+        code = 130
+    summary(results)
+    print(f"report: {relative(report.build_report())}")
+    return code or int(any(result.status != "ok" for result in results))
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(commands, "train", _train, "Run a notebook as a script, on one device or on many (torchrun).",
+                      "example: python -m t2ilib train 13 --devices 8 --profile full -p seed 1")
+    parser.add_argument("name", metavar="NN", help="notebook by number or name")
+    _add_parameters(parser, profile="full")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine (default: 1)")
+    parser.add_argument("--num-nodes", type=int, default=1, help="machines; start this command on each (default: 1)")
+    parser.add_argument("--node-rank", type=int, default=0, help="number of this machine (default: 0)")
+    parser.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="address of machine 0")
+    parser.add_argument("--run-dir", type=Path, help="folder to write to, or to continue in (default: a new one)")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from . import notebooks, report
+
+    work = notebooks.plan(args.name, dict(args.parameters), args.profile)
+    result = notebooks.run_script(work, devices=args.devices, num_nodes=args.num_nodes, node_rank=args.node_rank,
+                                  rendezvous=args.rendezvous, run_dir=args.run_dir, echo=sys.stdout)
+    summary([result])
+    if result.error:
+        print(result.error, file=sys.stderr)
+    print(f"report: {relative(report.build_report())}")
+    return int(result.status != "ok")
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+def _add_generate(commands: Any) -> None:
+    parser = _command(commands, "generate", _generate, "Make pictures for a prompt.",
+                      'example: python -m t2ilib generate "a red heart" --method vqgan_clip -o steps=200')
+    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument("--method", default="vqgan_clip", help="name of a method, or all (default: vqgan_clip)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--num-images", type=int, default=1, help="pictures for each method (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("out.png"), help="file to write (default: out.png); several "
+                        "pictures become one sheet there, and out_1.png, out_2.png, ... beside it")
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", dest="options",
+                        help="option of the method, such as steps=200")
+    parser.add_argument("--json", action="store_true", help="print a JSON record instead of the path")
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from . import methods
+
+    if not args.prompt.strip():
+        raise BadParameter("the prompt is empty; say what the picture should show")
+    if args.num_images < 1:
+        raise BadParameter(f"--num-images must be at least 1, got {args.num_images}")
+    if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise BadParameter(f"--out must end in .png, .jpg or .webp, got {str(args.out)!r}")
+    if args.method != "all" and args.method not in methods.METHODS:
+        raise unknown_name("method", args.method, ["all", *methods.METHODS])
+    options, images, captions, records = dict(map(_option, args.options)), [], [], []
+    for method in methods.METHODS if args.method == "all" else [args.method]:
+        start = time.monotonic()
+        made, record = methods.generate_with_record(args.prompt, method=method, num_images=args.num_images,
+                                                    seed=args.seed, **options)
+        record = {"method": method, "seed": args.seed, "seconds": round(time.monotonic() - start, 2), **record}
+        images, captions = images + made, captions + [method.replace("_", " ")] * len(made)
+        records.append(record)
+        if not args.json:
+            print(f"{method}: {len(made)} picture{'s' * (len(made) > 1)} in {record['seconds']:.1f} s", flush=True)
+    files = _save(images, captions, args)
+    if args.json:
+        print(json.dumps({"prompt": args.prompt, "files": files, "results": records} if args.method == "all"
+                         else {"prompt": args.prompt, **records[0], "files": files}, indent=2))
+    else:
+        print(files[0])
+    return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip()):
+        raise BadParameter(f"an option must be NAME=VALUE, got {text!r}")
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if value.lower() in words:
+        return name.strip(), words[value.lower()]
+    try:
+        return name.strip(), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.strip(), value
+
+
+def _save(images: list[Any], captions: list[str], args: argparse.Namespace) -> list[str]:
+    """Save one picture as it is; of several, a sheet and each of them beside it. Return the paths, the sheet first."""
+    from . import show
+
+    if len(images) == 1 and args.method != "all":
+        return [str(show.save(images[0], args.out))]
+    sheet = show.contact_sheet(images, captions if args.method == "all" else None, title=args.prompt)
+    names = [f"{caption.replace(' ', '_')}_{i % args.num_images + 1}" if args.method == "all" else str(i + 1)
+             for i, caption in enumerate(captions)]
+    singles = [args.out.with_name(f"{args.out.stem}_{name}{args.out.suffix}") for name in names]
+    return [str(show.save(picture, path)) for picture, path in zip([sheet, *images], [args.out, *singles], strict=True)]
+
+
+# --- models, notebooks, report ----------------------------------------------------------------------------------------
+
+
+def _add_models(commands: Any) -> None:
+    parser = _command(commands, "models", _models, "List the models that ship with the repository, and those by name.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _models(args: argparse.Namespace) -> int:
+    shipped = {}
+    for path in sorted(checkpoints_dir().glob("*/config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        weights = path.with_name("model.safetensors")
+        shipped[path.parent.name] = {"class": config.get("class"), "parameters": config.get("parameters"),
+                                     "mib": round(weights.stat().st_size / 2**20, 1) if weights.exists() else None,
+                                     "metrics": config.get("metrics", {}), "licence": config.get("licence")}
+    named = _catalogue()
+    if args.json:
+        print(json.dumps({"shipped": shipped, "by_name": named}, indent=2, default=str))
+        return 0
+    print("shipped with the repository")
+    for name, model in shipped.items():
+        metrics = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                            for k, v in list(model["metrics"].items())[:3] if not isinstance(v, (dict, list)))
+        size = f"{model['parameters'] / 1e6:5.1f} M  {model['mib'] or 0:5.1f} MiB" if model["parameters"] else ""
+        print(f"  {name:<24} {model['class'] or '':<24} {size}  {metrics}".rstrip())
+    if not shipped:
+        print("  none yet")
+    if named:
+        print("by name, downloaded when first used")
+        for name, text in named.items():
+            print(f"  {name:<32} {text}".rstrip())
+    return 0
+
+
+def _catalogue() -> dict[str, str]:
+    if importlib.util.find_spec("t2ilib.assets") is None:
+        return {}
+    from . import assets
+
+    return {name: " ".join(str(getattr(asset, "description", "")).split()) for name, asset in assets.CATALOGUE.items()}
+
+
+def _add_notebooks(commands: Any) -> None:
+    parser = _command(commands, "notebooks", _notebooks, "List the notebooks or one's parameters; keep pairs in step.",
+                      "example: python -m t2ilib notebooks 03")
+    parser.add_argument("name", nargs="?", metavar="NN", help="show the parameters of this notebook")
+    parser.add_argument("--sync", action="store_true", help="make every .ipynb from its .py, without outputs")
+    parser.add_argument("--check", action="store_true", help="exit code 1 if a pair or an address does not agree")
+    parser.add_argument("--set-address", metavar="URL", help="set the public address: pyproject.toml, badges, README")
+
+
+def _notebooks(args: argparse.Namespace) -> int:
+    from . import notebooks, pairs
+
+    if args.set_address or args.sync:
+        changed = pairs.set_repository_url(args.set_address) if args.set_address else pairs.sync_pairs()
+        print("\n".join(f"changed {relative(path)}" for path in changed) or "nothing to change")
+        return 0
+    if args.check:
+        problems = pairs.address_problems()
+        problems += [text for script in notebooks.list_notebooks() for text in pairs.pair_problems(script)]
+        print("\n".join(problems) or "all pairs and addresses agree")
+        return int(bool(problems))
+    if args.name:
+        for known in notebooks.read_parameters(notebooks.find_notebook(args.name)).values():
+            print(f"{known.name:<20} {known.annotation:<16} {known.default!r:<24} {known.help}".rstrip())
+        return 0
+    for path in notebooks.list_notebooks():
+        print(f"{path.stem:<24} {notebooks.title(path)}".rstrip())
+    return 0
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", _report, "Write the page of all runs, reports/index.html.")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from . import report
+
+    path = report.build_report()
+    print(f"report: {relative(path)}")
+    if args.open:
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Benchmarks: each hot loop beside the public implementation it replaces, written to `reports/benchmarks/`."""

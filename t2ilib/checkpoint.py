@@ -1,0 +1,141 @@
+"""Checkpoints: a folder with `model.safetensors` and a `config.json` that can rebuild the network.
+
+Nothing is pickled. Files are written under a temporary name and renamed, so that a checkpoint is whole or absent.
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .errors import BadParameter, CheckpointMismatch, MissingAsset
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def configurable(cls: type[Model]) -> type[Model]:
+    """Class decorator: keep the keyword arguments of the constructor, defaults filled in, in `self.config`."""
+    original = cls.__init__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def init(self, **kwargs):
+        bound = signature.bind(self, **kwargs)
+        bound.apply_defaults()
+        original(self, **kwargs)
+        self.config = {k: list(v) if isinstance(v, tuple) else v for k, v in bound.arguments.items() if k != "self"}
+
+    cls.__init__ = init
+    return cls
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors, atomically; each is made contiguous and moved to the CPU."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def save_model(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, **card: Any) -> Path:
+    """Write a network made by a `configurable` class, and return its folder.
+
+    Args:
+        dtype: store floating tensors in this type (torch.float16 halves the file); None keeps theirs.
+        card: what the model card says: data hash, seed, parameters, metrics, licence, ... (plain JSON types).
+    """
+    if not hasattr(model, "config"):
+        raise BadParameter(f"{type(model).__name__} keeps no constructor arguments; decorate its class with @configurable")
+    return save_state(folder, model.state_dict(), kind=type(model).__name__, kwargs=model.config, dtype=dtype, **card)
+
+
+def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str, kwargs: dict[str, Any],
+               dtype: torch.dtype | None = None, **card: Any) -> Path:
+    """Write tensors and the arguments that rebuild their owner; `kind` is the class name that a loader checks."""
+    folder = Path(folder)
+    state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
+    save_tensors(folder / WEIGHTS, state)
+    write_json(folder / CONFIG, {
+        "format": 1, "class": kind, "kwargs": kwargs, "parameters": sum(v.numel() for v in state.values()),
+        "dtype": str(dtype or "as trained").removeprefix("torch."), "sha256": sha256_of(folder / WEIGHTS), **card})
+    return folder
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Return the `config.json` of a checkpoint folder."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise MissingAsset(f"no checkpoint at {folder}: {CONFIG} is missing; `python -m t2ilib models` lists what is here")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors (floats as float32) and the config of a checkpoint folder, its hash and class checked.
+
+    Raises:
+        MissingAsset: the folder or a file is absent.
+        CheckpointMismatch: other bytes than were saved, or another class than `kind`.
+    """
+    from safetensors.torch import load_file
+
+    config, path = read_config(folder), Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout`, or train it again")
+    if config["sha256"] != (got := sha256_of(path)):
+        raise CheckpointMismatch(f"{path}: SHA-256 is {got[:12]}..., expected {config['sha256'][:12]}...; "
+                                 "the file is damaged or was exchanged, restore it")
+    if kind is not None and config["class"] != kind:
+        raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; give the name of another checkpoint")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    return state, config
+
+
+def load_strict(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
+    """Load tensors into a network; every key and shape must fit, and the error names those that do not."""
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+              for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or unexpected or shapes:
+        parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes))]
+        said = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{', ...' if len(v) > 4 else ''}" for what, v in parts if v)
+        raise CheckpointMismatch(f"{source} does not fit {type(model).__name__}: {said}; use the config it was saved with")
+    model.load_state_dict(state)
+
+
+def load_model(cls: type[Model], folder: str | Path, *, device: torch.device | str = "cpu") -> Model:
+    """Rebuild a network from its checkpoint folder, in eval mode, without gradients for its weights."""
+    state, config = load_state(folder, kind=cls.__name__)
+    model = cls(**config["kwargs"])
+    load_strict(model, state, source=str(folder))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def short_hash(folder: str | Path) -> str:
+    """Return the first 12 digits of a checkpoint's SHA-256, the form that records and pictures carry."""
+    return read_config(folder)["sha256"][:12]

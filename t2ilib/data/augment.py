@@ -1,0 +1,130 @@
+"""Batched augmentation of RGBA pictures: one warp, any background, colour, blur, noise, erasing.
+
+Everything is drawn from one generator and applied to the whole batch at once, so that a two-core laptop keeps up.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def random_affine(n: int, generator: torch.Generator, *, degrees: float = 15.0, scale: tuple[float, float] = (0.75, 1.15),
+                  stretch: float = 0.1, shift: float = 0.12) -> Tensor:
+    """Return n sampling matrices (n, 2, 3) in normalised coordinates, ready for `affine_grid`.
+
+    Args:
+        degrees: largest rotation to either side. scale: size of the picture in the result.
+        stretch: largest relative change of the aspect. shift: largest move, as part of the side.
+    """
+    angle = math.pi / 180 * _uniform((n,), -degrees, degrees, generator)
+    size = _uniform((n,), *scale, generator)
+    aspect = torch.exp(_uniform((n,), -stretch, stretch, generator) / 2)
+    move = 2 * _uniform((n, 2), -shift, shift, generator)
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    rows = torch.stack([cos * aspect, -sin * aspect, sin / aspect, cos / aspect], dim=1).view(n, 2, 2)
+    return torch.cat([rows, (rows @ move[:, :, None])], dim=2)
+
+
+def random_backgrounds(n: int, size: int, generator: torch.Generator, *, white: float = 0.4) -> Tensor:
+    """Return n backgrounds (n, 3, size, size) in [0, 1]: white with probability `white`, else a soft colour gradient."""
+    ends = torch.rand((2, n, 3, 1, 1), generator=generator)
+    ends[1] = torch.lerp(ends[0], ends[1], 0.5 * torch.rand((n, 1, 1, 1), generator=generator))
+    angle = _uniform((n, 1, 1), 0, 2 * math.pi, generator)
+    axis = torch.linspace(-1, 1, size)
+    ramp = 0.5 + 0.35 * (torch.cos(angle) * axis[None, None, :] + torch.sin(angle) * axis[None, :, None])
+    ground = torch.lerp(ends[0], ends[1], ramp[:, None])
+    plain = torch.rand((n, 1, 1, 1), generator=generator) < white
+    return torch.where(plain, torch.ones(()), ground)
+
+
+def composite(rgba: Tensor, background: Tensor) -> Tensor:
+    """Lay pictures (B, 4, H, W) in [0, 1] over backgrounds that broadcast to (B, 3, H, W); premultiplied is not assumed."""
+    return torch.lerp(background.expand(len(rgba), 3, *rgba.shape[2:]), rgba[:, :3], rgba[:, 3:])
+
+
+def blur(x: Tensor, amount: Tensor) -> Tensor:
+    """Mix each picture with its 5x5 binomial blur; `amount` (B,) in [0, 1]."""
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device) / 16
+    weight = (kernel[:, None] * kernel[None]).expand(x.shape[1], 1, 5, 5)
+    soft = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), weight, groups=x.shape[1])
+    return torch.lerp(x, soft, amount.view(-1, 1, 1, 1))
+
+
+def erase(x: Tensor, generator: torch.Generator, *, probability: float = 0.5, side: tuple[float, float] = (0.15, 0.4)) -> Tensor:
+    """Fill one rectangle of each picture with a random colour, with the given probability; sides as parts of the picture."""
+    n, _, h, w = x.shape
+    half = _uniform((n, 2), *side, generator) / 2
+    centre = torch.rand((n, 2), generator=generator)
+    ys, xs = torch.linspace(0, 1, h)[None, :, None], torch.linspace(0, 1, w)[None, None, :]
+    inside = ((ys - centre[:, 0, None, None]).abs() < half[:, 0, None, None]) & (
+        (xs - centre[:, 1, None, None]).abs() < half[:, 1, None, None])
+    inside &= torch.rand((n, 1, 1), generator=generator) < probability
+    colour = torch.rand((n, 3, 1, 1), generator=generator)
+    return torch.where(inside[:, None].to(x.device), colour.to(x), x)
+
+
+def augment(images: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
+    """Turn uint8 pictures (B, 4 or 3, H, W) into varied training pictures (B, 3, H, W) in [0, 1].
+
+    Warp, background, brightness and contrast, blur, noise, and an erased rectangle. Hue stays: colour words are part
+    of the captions. `strength` 0 gives the plain pictures on white.
+
+    Args:
+        generator: CPU stream; the same stream gives the same pictures on every device.
+    """
+    n, channels, size = images.shape[0], images.shape[1], images.shape[-1]
+    x = images.float() / 255
+    if channels == 3:
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    if strength == 0:
+        return composite(x, torch.ones((), device=x.device))
+    s, device = strength, x.device
+    theta = random_affine(n, generator, degrees=15 * s, scale=(1 - 0.25 * s, 1 + 0.15 * s), stretch=0.15 * s, shift=0.1 * s)
+    x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], dim=1)  # premultiplied: no dark fringe from interpolation
+    grid = F.affine_grid(theta, [n, 4, size, size], align_corners=False).to(device)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    x = x[:, :3] + (1 - x[:, 3:]) * random_backgrounds(n, size, generator).to(device)
+    gain, offset = _uniform((n, 1, 1, 1), 1 - 0.2 * s, 1 + 0.2 * s, generator), _uniform((n, 1, 1, 1), -0.1 * s, 0.1 * s, generator)
+    x = ((x - 0.5) * gain.to(device) + 0.5 + offset.to(device)).clamp(0, 1)
+    x = blur(x, (torch.rand(n, generator=generator) * 2 - 1).clamp(min=0).to(device))
+    noise = torch.randn(x.shape, generator=generator) * _uniform((n, 1, 1, 1), -0.06 * s, 0.06 * s, generator).clamp(min=0)
+    return erase((x + noise.to(device)).clamp(0, 1), generator, probability=0.4 * s)
+
+
+def augment_exact(images: Tensor, generator: torch.Generator, *, shift: int = 4, mirror: float | Tensor = 0.5,
+                  recolour: float = 0.3, white: float = 0.7) -> Tensor:
+    """Vary uint8 pictures (B, 4 or 3, H, W) without resampling a pixel -> (B, 3, H, W) in [-1, 1].
+
+    For autoencoders, which are to keep edges sharp: mirror, move by whole pixels, exchange colour channels, lay over
+    a background.
+
+    Args:
+        shift: largest move in pixels. mirror: probability of a left-right mirror, one for all or one each (B,).
+        recolour: share of pictures whose channels are exchanged.
+        white: share of white backgrounds; the others are soft colour gradients.
+    """
+    n, channels, size = images.shape[0], images.shape[1], images.shape[-1]
+    x = images.float() / 255
+    if channels == 3:
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    order = torch.rand((n, 3), generator=generator).argsort(dim=1)
+    keep = torch.rand((n, 1), generator=generator) >= recolour
+    order = torch.cat([torch.where(keep, torch.arange(3), order), torch.full((n, 1), 3)], dim=1)
+    pixels = torch.arange(size)
+    mirrored = torch.rand((n, 1), generator=generator) < torch.as_tensor(mirror).reshape(-1, 1)
+    columns = torch.where(mirrored, pixels.flip(0), pixels) + torch.randint(-shift, shift + 1, (n, 1), generator=generator)
+    rows = pixels + torch.randint(-shift, shift + 1, (n, 1), generator=generator)
+    inside = ((columns >= 0) & (columns < size))[:, None, None, :] & ((rows >= 0) & (rows < size))[:, None, :, None]
+    batch = torch.arange(n)[:, None, None, None]
+    index = (batch, order[:, :, None, None], rows.clamp(0, size - 1)[:, None, :, None],
+             columns.clamp(0, size - 1)[:, None, None, :])
+    x = x[tuple(i.to(x.device) for i in index)]
+    x[:, 3:] *= inside.to(x)
+    ground = random_backgrounds(n, size, generator, white=white).to(x)
+    return composite(x, ground) * 2 - 1

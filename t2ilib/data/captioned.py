@@ -1,0 +1,253 @@
+"""Pictures with captions: one object whatever they came from, and one function that loads them.
+
+    data = load_captioned("emoji", split="train", image_size=64)
+    real = data.batch(torch.arange(8), background="white")     # (8, 3, 64, 64) in [-1, 1]
+    data.captions[0], data.columns["artist"][0]
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from t2ilib.data.decoding import check_size, decode_all
+from t2ilib.data.records import Record, coco_records, emoji_records, folder_records, hub_records, parquet_records
+from t2ilib.errors import BadParameter, unknown_name
+
+KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl", "a .parquet file")
+
+
+class CaptionedImages:
+    """Pictures in one uint8 tensor, a caption for each, and any further columns.
+
+    Attributes:
+        images: (N, 4, H, W) uint8 with transparency in the last channel (not premultiplied), or (N, 3, H, W).
+        captions: N strings, the default caption of each picture.
+        columns: Further columns by name, N values each; for the emoji set `id`, `name`, `codepoints`, `group`,
+            `subgroup`, `keywords`, `artist`, `colors`, `family`, `split`, `skin_tone`.
+        name: Where the pictures came from.
+        device: Where `batch` returns its result.
+    """
+
+    def __init__(self, images: Tensor, captions: Sequence[str], columns: dict[str, list] | None = None, *,
+                 name: str = "", device: torch.device | str | None = None):
+        """Put pictures and captions together.
+
+        Raises:
+            BadParameter: If types, shapes or lengths do not fit.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (3, 4):
+            raise BadParameter(f"images must be uint8 (N, 3 or 4, H, W), got {images.dtype} {tuple(images.shape)}.")
+        columns = columns or {}
+        for what, values in {"captions": captions, **columns}.items():
+            if len(values) != len(images):
+                raise BadParameter(f"{len(images)} images but {len(values)} values in {what!r}; they must be as many.")
+        self.images, self.captions, self.columns, self.name = images, list(captions), columns, name
+        self.device = torch.device(device) if device is not None else images.device
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __repr__(self) -> str:
+        channels, height, width = self.images.shape[1:]
+        kind = "RGBA" if channels == 4 else "RGB"
+        columns = ", ".join(self.columns) or "none"
+        return f"CaptionedImages({self.name!r}, {len(self)} pictures, {kind} {height}x{width}, columns: {columns})"
+
+    @property
+    def image_size(self) -> int:
+        """Return the height (equal to the width for everything that `load_captioned` makes)."""
+        return self.images.shape[-1]
+
+    def row(self, index: int) -> dict:
+        """Return caption and columns of one picture: {"text": ..., "artist": ..., ...}."""
+        return {"text": self.captions[index]} | {name: values[index] for name, values in self.columns.items()}
+
+    def select(self, indices: Tensor | Sequence[int]) -> "CaptionedImages":
+        """Return the pictures at `indices`, in that order."""
+        indices = torch.as_tensor(indices, dtype=torch.long, device=self.images.device).reshape(-1)
+        if len(indices) and not -len(self) <= int(indices.min()) <= int(indices.max()) < len(self):
+            low, high = int(indices.min()), int(indices.max())
+            raise BadParameter(f"an index lies outside the {len(self)} pictures: {low}..{high}.")
+        picked = indices.tolist()
+        columns = {name: [values[i] for i in picked] for name, values in self.columns.items()}
+        captions = [self.captions[i] for i in picked]
+        return CaptionedImages(self.images[indices], captions, columns, name=self.name, device=self.device)
+
+    def where(self, **conditions) -> "CaptionedImages":
+        """Return the pictures that meet every condition.
+
+        Args:
+            **conditions: Column (or `text`) = a value, a list, tuple or set of values of which one must fit, or a
+                function of the value. In a column of lists, such as `colors`, a value fits if it is in the list.
+
+        Raises:
+            UnknownName: If there is no such column.
+
+        Example:
+            data.where(artist="noto", group=["Food & Drink", "Animals & Nature"], colors="red")
+        """
+        keep = set(range(len(self)))
+        for name, wanted in conditions.items():
+            if name != "text" and name not in self.columns:
+                raise unknown_name("column", name, ["text", *self.columns])
+            values = self.captions if name == "text" else self.columns[name]
+            fits = _condition(wanted)
+            keep = {i for i in keep if fits(values[i])}
+        return self.select(sorted(keep))
+
+    def to(self, device: torch.device | str) -> "CaptionedImages":
+        """Return the same set with batches on `device`.
+
+        The pictures move there too if they take at most half of its free memory. Where they do not fit they stay, each
+        batch is copied, and a warning says so.
+        """
+        device = torch.device(device)
+        needed = self.images.numel()
+        if device.type == "cuda" and needed > torch.cuda.mem_get_info(device)[0] // 2:
+            warnings.warn(f"{self.name or 'the pictures'} take {needed / 2**20:.0f} MiB, more than half of what is "
+                          f"free on {device}; they stay in main memory and each batch is copied.", stacklevel=2)
+            return CaptionedImages(self.images, self.captions, self.columns, name=self.name, device=device)
+        return CaptionedImages(self.images.to(device), self.captions, self.columns, name=self.name, device=device)
+
+    def batch(self, indices: Tensor | Sequence[int], *, background: str | Tensor = "white",
+              generator: torch.Generator | None = None) -> Tensor:
+        """Return pictures over a background, as the networks take them.
+
+        Args:
+            indices: B positions.
+            background: "white", "random" (one uniform colour for each picture), or colours in [0, 1], (3,) or (B, 3).
+                Pictures without transparency ignore it.
+            generator: Source of the random colours.
+
+        Shapes:
+            result: (B, 3, H, W) float32 in [-1, 1], on `self.device`.
+
+        Raises:
+            BadParameter: If `background` is something else.
+        """
+        indices = torch.as_tensor(indices, dtype=torch.long, device=self.images.device).reshape(-1)
+        picked = self.images.index_select(0, indices).to(self.device)
+        if picked.shape[1] == 3:
+            return picked.float().div_(127.5).sub_(1)
+        return over_background(picked, background_colors(background, len(indices), self.device, generator))
+
+    def fingerprint(self) -> str:
+        """Return SHA-256 over id, caption and pixels of all pictures, in order.
+
+        For the whole emoji set (`split="all"`) at a size that ships, this is the hash in `data/emoji/info.json`.
+        """
+        digest = hashlib.sha256()
+        names = self.columns.get("id", [""] * len(self))
+        pixels = self.images.permute(0, 2, 3, 1).cpu()
+        for name, caption, picture in zip(names, self.captions, pixels, strict=True):
+            digest.update(f"{name}\0{caption}\0".encode())
+            digest.update(picture.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _condition(wanted) -> Callable[[object], bool]:
+    if callable(wanted):
+        return wanted
+    options = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
+    return lambda value: any(option in value if isinstance(value, list) else option == value for option in options)
+
+
+def background_colors(background: str | Tensor, count: int, device: torch.device | str,
+                      generator: torch.Generator | None = None) -> Tensor:
+    """Turn "white", "random" or a tensor of colours into (count, 3) in [0, 1] on `device`."""
+    if isinstance(background, str):
+        if background == "white":
+            return torch.ones(count, 3, device=device)
+        if background == "random":
+            drawn = torch.rand(count, 3, generator=generator, device=generator.device if generator else "cpu")
+            return drawn.to(device)
+        raise unknown_name("background", background, ["white", "random"])
+    colors = torch.as_tensor(background, dtype=torch.float32).to(device)
+    if colors.shape not in ((3,), (count, 3)):
+        got = tuple(colors.shape)
+        raise BadParameter(f"background must be 'white', 'random', (3,) or ({count}, 3) colours, got shape {got}.")
+    if colors.numel() and not (0 <= float(colors.min()) and float(colors.max()) <= 1):
+        low, high = float(colors.min()), float(colors.max())
+        raise BadParameter(f"background colours lie in [0, 1], got {low:.3g}..{high:.3g}.")
+    return colors.expand(count, 3)
+
+
+def over_background(rgba: Tensor, colors: Tensor) -> Tensor:
+    """Lay pictures with transparency over plain colours.
+
+    Shapes:
+        rgba: (B, 4, H, W) uint8, colour not premultiplied.
+        colors: (B, 3) in [0, 1].
+        result: (B, 3, H, W) float32 in [-1, 1]: alpha * colour + (1 - alpha) * background.
+    """
+    alpha = rgba[:, 3:].float().div_(255)
+    back = colors[:, :, None, None].mul(2).sub(1)
+    front = rgba[:, :3].float().div_(127.5).sub_(1)
+    return front.sub_(back).mul_(alpha).add_(back)
+
+
+def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size: int = 64, limit: int | None = None,
+                   image_column: str | None = None, text_column: str | None = None, config: str | None = None,
+                   threads: int | None = None) -> CaptionedImages:
+    """Load pictures with captions and decode them once.
+
+    Args:
+        name_or_path: One of
+            "emoji": the set that ships with the repository, RGBA;
+            "hub:owner/name": a set of the Hugging Face hub (or "hub:" and a local folder), through `datasets`;
+            "coco:FOLDER": COCO captions (`annotations/captions_train2017.json`, `train2017/`), through torchvision;
+            a folder with `metadata.jsonl`, whose lines have `file_name` and `text`; or a `.parquet` file.
+        split: "train", "validation", "held_out" or "all" for the emoji set. Elsewhere the rows whose `split` says so;
+            rows without a `split` count as "train". For the hub, whatever the set calls its parts.
+        image_size: Edge length in pixels. The emoji set takes the stored size, or shrinks the next larger one;
+            other pictures are shrunk or enlarged to the short side and cropped in the middle.
+        limit: At most so many rows, from the beginning.
+        image_column: Name of the column with pictures (hub and parquet), found by itself if there is only one.
+        text_column: Name of the column with captions; "text" or "caption" and their like are found by themselves.
+        config: Configuration of a set of the hub.
+        threads: How many pictures are decoded at once; as many as there are cores by default.
+
+    Returns:
+        The pictures, RGBA if any of them has transparent pixels, else RGB.
+
+    Raises:
+        UnknownName: If the name is neither a set nor a path.
+        MissingAsset: If files or packages are missing, or a folder holds no pictures or no captions.
+        BadParameter: If a size, row, column or picture is bad; the message names file and row.
+    """
+    name = str(name_or_path)
+    check_size(image_size)
+    if limit is not None and limit < 1:
+        raise BadParameter(f"limit must be at least 1, got {limit}.")
+    records = _records(name, split, image_size, limit, image_column, text_column, config)
+    images = decode_all(records, image_size, threads=threads)
+    if images.shape[1] == 4 and name != "emoji" and bool((images[:, 3] == 255).all()):
+        images = images[:, :3].contiguous()
+    return CaptionedImages(images, [record.text for record in records], _columns(records), name=name)
+
+
+def _records(name: str, split: str, image_size: int, limit: int | None, image_column: str | None,
+             text_column: str | None, config: str | None) -> list[Record]:
+    if name == "emoji":
+        return emoji_records(split, image_size, limit=limit)
+    if name.startswith("hub:"):
+        return hub_records(name[4:], split, config=config, image_column=image_column, text_column=text_column,
+                           limit=limit)
+    if name.startswith("coco:"):
+        return coco_records(Path(name[5:]).expanduser(), split, limit=limit)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return folder_records(path, split, text_column=text_column, limit=limit)
+    if path.suffix == ".parquet":
+        return parquet_records([path], split, image_column=image_column, text_column=text_column, limit=limit)
+    raise unknown_name("captioned set (and no such folder)", name, KINDS)
+
+
+def _columns(records: Iterable[Record]) -> dict[str, list]:
+    records = list(records)
+    names = dict.fromkeys(key for record in records for key in record.columns)
+    return {name: [record.columns.get(name) for record in records] for name in names}

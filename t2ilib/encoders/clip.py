@@ -1,0 +1,251 @@
+"""CLIP models behind one interface: pictures in [0, 1] and texts in, unit vectors out."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoint import load_model, read_config
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..paths import checkpoints_dir
+from ..runtime import pick_device
+from . import foreign
+from .emoji_clip import EmojiClip, EmojiTokenizer
+from .text import check_texts, warn_cut
+
+JUDGE = "emoji-judge"
+
+
+class Clip(nn.Module):
+    """A CLIP model with its own preprocessing.
+
+    Shapes:
+        encode_image: (B, 3, H, W), floats in [0, 1], any size -> (B, D), unit norm
+        encode_text: list of B strings -> (B, D), unit norm
+
+    Attributes:
+        model: the open_clip model itself; tokenizer: texts -> token ids (B, T) for it.
+        dim: D. image_size: side of the pictures that the model reads, in pixels.
+        name: what was loaded. sha256: of the weight file. measure_only: no gradient ever leaves `encode_image`.
+
+    References:
+        Radford et al. 2021, arXiv:2103.00020.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, dim: int, image_size: int, mean: list[float],
+                 std: list[float], resize_mode: str = "shortest", interpolation: str = "bicubic", sha256: str = "",
+                 measure_only: bool = False):
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.name, self.dim, self.image_size, self.sha256 = name, dim, image_size, sha256
+        self.resize_mode, self.interpolation, self.measure_only = resize_mode, interpolation, measure_only
+        self.register_buffer("image_mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.image_mean.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor (1 / temperature) between cosines and logits; the learnt parameter is its logarithm."""
+        return self.model.logit_scale.exp()
+
+    def resize(self, x: Tensor) -> Tensor:
+        """Bring pictures (B, 3, H, W) to the model's size, as its training did; differentiable, range kept.
+
+        "shortest" scales the shorter side and crops the middle, "longest" scales the longer side and pads with black,
+        "squash" ignores the aspect ratio. A picture of the right size passes unchanged.
+        """
+        target, (h, w) = _pair(self.image_size), x.shape[-2:]
+        if (h, w) == target:
+            return x
+        size = target
+        if self.resize_mode in ("shortest", "longest") and h * target[1] != w * target[0]:
+            scale = (max if self.resize_mode == "shortest" else min)(target[0] / h, target[1] / w)
+            whole = int if self.resize_mode == "shortest" else round  # torchvision rounds down here, timm rounds
+            size = tuple(max(1, whole(side * scale + 1e-9)) for side in (h, w))
+        # MPS has no antialiased bicubic; bicubic overshoots, hence the clamp (a no-op for bilinear).
+        mode = "bilinear" if x.device.type == "mps" or self.interpolation == "bilinear" else "bicubic"
+        x = F.interpolate(x, size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+        rows, columns = target[0] - size[0], target[1] - size[1]
+        if rows < 0 or columns < 0:  # crop the middle
+            top, left = round(-rows / 2), round(-columns / 2)
+            return x[..., top:top + target[0], left:left + target[1]]
+        return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Map [0, 1] pictures of the model's size to what its image tower reads."""
+        return (x - self.image_mean.to(x.dtype)) / self.image_std.to(x.dtype)
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        """Return unit vectors (B, D) in float32 for pictures (B, 3, H, W) in [0, 1] of any size.
+
+        Gradients reach the pictures, unless the model only measures.
+
+        Raises:
+            BadParameter: another shape, or whole numbers.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise BadParameter(f"pictures: got {tuple(x.shape)} {x.dtype}, expected (B, 3, H, W) floats in [0, 1]")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.measure_only):
+            x = self.normalise(self.resize(x.to(self.device)))
+            return F.normalize(self.model.encode_image(x.to(_input_dtype(self.model.visual))).float(), dim=-1)
+
+    def encode_text(self, texts: list[str], *, batch_size: int = 256) -> Tensor:
+        """Return unit vectors (B, D) in float32; a text beyond the model's context (77 tokens) is cut, with a warning.
+
+        Raises:
+            BadParameter: not a list of strings.
+        """
+        check_texts(texts)
+        if not texts:
+            return torch.zeros(0, self.dim, device=self.device)
+        self._warn_if_cut(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths together: less padding
+        parts = []
+        for start in range(0, len(order), batch_size):
+            tokens = self.tokenizer([texts[i] for i in order[start:start + batch_size]]).to(self.device)
+            parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1))
+        return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
+
+    def _warn_if_cut(self, texts: list[str]) -> None:
+        limit = getattr(self.tokenizer, "context_length", None) or 77
+        if isinstance(self.tokenizer, EmojiTokenizer):
+            return  # it warns by itself
+        long = [t for t in texts if len(t.encode()) + 2 > limit and _count_tokens(self.tokenizer, t) > limit]
+        if long:
+            warn_cut(self.name, limit, long, len(texts), stacklevel=4)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _input_dtype(tower: nn.Module) -> torch.dtype:
+    """Return the type of the first layer's weights: half-precision models keep norms and embeddings in float32."""
+    layers = (m.weight.dtype for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    return next(layers, torch.float32)
+
+
+def _count_tokens(tokenizer: Any, text: str) -> int:
+    inner = getattr(tokenizer, "tokenizer", None)
+    return len(inner(text, verbose=False)["input_ids"]) if inner is not None else len(tokenizer.encode(text)) + 2
+
+
+def embedded_clips() -> list[str]:
+    """Return the names of the CLIP models that ship with the repository and may guide (the judge may not)."""
+    folders = sorted(p.parent for p in checkpoints_dir().glob("*/config.json"))
+    return [f.name for f in folders if _is_emoji_clip(f) and not _is_judge(f)]
+
+
+def _is_emoji_clip(folder: Path) -> bool:
+    try:
+        return read_config(folder).get("class") == EmojiClip.__name__
+    except (MissingAsset, ValueError):
+        return False
+
+
+def _is_judge(folder: Path) -> bool:
+    return folder.name == JUDGE or read_config(folder).get("role") == "judge"
+
+
+def _load_emoji(folder: Path, name: str, device: torch.device, *, measure_only: bool = False) -> Clip:
+    if not (folder / "config.json").is_file():
+        raise MissingAsset(f"{name}: no checkpoint at {folder}; restore it with `git checkout`, or train it: "
+                           "`python -m t2ilib run 12 --profile full`")
+    if not _is_emoji_clip(folder):
+        raise CheckpointMismatch(f"{folder} holds a {read_config(folder).get('class')}, not an {EmojiClip.__name__}; "
+                                 "give the folder of a CLIP")
+    towers = load_model(EmojiClip, folder)
+    towers.visual.to(memory_format=torch.channels_last)  # what convolutions like; the numbers do not change
+    return Clip(towers.as_open_clip(), EmojiTokenizer(), name=name, dim=towers.config["embed_dim"],
+                image_size=towers.image_size, mean=towers.image_mean, std=towers.image_std,
+                sha256=read_config(folder)["sha256"], measure_only=measure_only).eval().requires_grad_(False).to(device)
+
+
+def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", quick_gelu: bool | None = None,
+              precision: str = "fp32", cache_dir: str | None = None) -> Clip:
+    """Load a CLIP model, frozen and in eval mode.
+
+    Args:
+        name: one of
+            "emoji-clip", "emoji-clip-b", ...: a guide that ships with the repository, or a folder like theirs;
+            "MODEL/TAG": any pair of open_clip, such as "ViT-B-32/openai" or "ViT-B-16/laion2b_s34b_b88k" (downloaded);
+            "MODEL:/path/to/file": weights of a named architecture from a file;
+            "/path/to/file": weights in OpenAI's layout or with a config beside them; "hf-hub:owner/name".
+        device: "auto", "cpu", "cuda", "mps", ...
+        quick_gelu: for local files whose origin cannot be seen: True for weights that come from OpenAI.
+        precision: "fp32", or "fp16" / "bf16" to hold the weights in half the memory (not for the embedded models).
+        cache_dir: where downloads go; None for open_clip's own place.
+
+    Raises:
+        UnknownName: no such embedded model, architecture or tag.
+        MissingAsset: a file is absent or a download failed.
+        CheckpointMismatch: the weights do not fit.
+        BadParameter: the judge was asked for as a guide, or a precision that does not exist.
+    """
+    place = pick_device(str(device))
+    if precision not in foreign.PRECISIONS:
+        raise unknown_name("precision", precision, foreign.PRECISIONS)
+    path = Path(name).expanduser()
+    folder = path if _is_emoji_clip(path) else checkpoints_dir() / name
+    if name == JUDGE or (_is_emoji_clip(folder) and _is_judge(folder)):
+        raise BadParameter(f"{name} only measures and must not guide: use load_judge()")
+    if _is_emoji_clip(folder):
+        return _load_emoji(folder, name, place)
+    if name.startswith("emoji-"):
+        if embedded_clips() and name != "emoji-clip":
+            raise unknown_name("embedded CLIP", name, embedded_clips())
+        return _load_emoji(folder, name, place)  # says what is missing
+    options = {"precision": precision, "quick_gelu": quick_gelu}
+    model, colon, file = name.partition(":")
+    if model == "hf-hub":
+        loaded = foreign.load_hub(name, precision=precision)
+    elif path.exists() or path.is_absolute() or (not colon and path.suffix in foreign.WEIGHT_SUFFIXES):
+        loaded = foreign.load_file(path, **options)
+    elif colon:
+        loaded = foreign.load_file(Path(file), model_name=model, **options)
+    else:
+        loaded = foreign.load_tag(*_split_tag(name), cache_dir=cache_dir, **options)
+    return _wrap(loaded, name).to(place)
+
+
+def _split_tag(name: str) -> tuple[str, str]:
+    """Split "MODEL/TAG"; "ViT-B/32" and "RN50", the names OpenAI gave its models, mean OpenAI's weights."""
+    import open_clip
+
+    model, slash, tag = name.rpartition("/")
+    whole = foreign.plain_name(name)
+    if "openai" in open_clip.list_pretrained_tags_by_model(whole):
+        return whole, "openai"
+    if not slash:
+        known = embedded_clips() + open_clip.list_models()
+        if name in known:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none are published"
+            raise BadParameter(f"{name!r} is an architecture: say which weights, as '{name}/TAG' or '{name}:FILE'; "
+                               f"published tags: {tags}")
+        raise unknown_name("CLIP model", name, known)
+    return model, tag
+
+
+def _wrap(loaded: foreign.Loaded, name: str) -> Clip:
+    height, width = _pair(loaded.model.visual.image_size)
+    how = {k: loaded.preprocess[k] for k in ("mean", "std", "resize_mode", "interpolation")}
+    clip = Clip(loaded.model, loaded.tokenizer, name=name, dim=loaded.dim, sha256=loaded.sha256,
+                image_size=height if height == width else (height, width), **how)
+    return clip.eval().requires_grad_(False)
+
+
+def load_judge(name: str = JUDGE, *, device: torch.device | str = "cpu") -> Clip:
+    """Load the model that measures, and only measures: no gradient leaves its `encode_image`.
+
+    Args:
+        name: "emoji-judge", or a folder like its.
+    """
+    folder = checkpoints_dir() / name
+    folder = folder if folder.is_dir() or not Path(name).expanduser().is_dir() else Path(name).expanduser()
+    return _load_emoji(folder, name, pick_device(str(device)), measure_only=True)

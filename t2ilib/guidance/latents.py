@@ -1,0 +1,155 @@
+"""What the optimiser moves, and where it starts: free latents or coefficients in a basis; random, prior, given."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import BadParameter
+from .ops import z_bounds
+
+
+class Prior(Protocol):
+    """A learned distribution of latents given text, from which a run may start.
+
+    It may also have `tether(z, prompts, generators) -> (B,)`, a differentiable penalty for leaving that distribution,
+    used with `prior_weight`.
+    """
+
+    def sample(self, prompts: list[str], *, num: int, generators: list[torch.Generator],
+               size: tuple[int, int]) -> Tensor:
+        """Return `num` latents for each of P prompts: (P * num, D, h, w), those of one prompt next to one another.
+
+        All randomness of prompt i comes from `generators[i]` (on the CPU), so that it does not depend on the others.
+        """
+
+
+def random_codes(codebook: Tensor, size: tuple[int, int], generators: Sequence[torch.Generator], num: int) -> Tensor:
+    """Return latents of codes drawn uniformly, each picture from its own stream.
+
+    Shapes:
+        codebook (K, D) -> (B, num, D, h, w) for B generators
+    """
+    codes = torch.stack([torch.randint(len(codebook), (num, *size), generator=g) for g in generators])
+    return F.embedding(codes.to(codebook.device), codebook.detach()).movedim(-1, 2).clone()
+
+
+def prior_samples(prior: Prior, prompts: Sequence[str], size: tuple[int, int], generators: Sequence[torch.Generator],
+                  num: int) -> Tensor:
+    """Return `num` samples of the prior for each picture: (B, num, D, h, w).
+
+    Raises:
+        BadParameter: the prior returned another number of latents or another size.
+    """
+    with torch.no_grad():
+        z = prior.sample(list(prompts), num=num, generators=list(generators), size=size)
+    if z.ndim != 4 or len(z) != len(prompts) * num or tuple(z.shape[-2:]) != tuple(size):
+        raise BadParameter(f"prior.sample returned {tuple(z.shape)}, expected ({len(prompts) * num}, D, {size[0]}, "
+                           f"{size[1]}): {num} for each of {len(prompts)} prompts")
+    return z.float().unflatten(0, (len(prompts), num))
+
+
+def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, shares: Sequence[float] = (1.0,),
+                  chunk: int = 64) -> tuple[Tensor, Tensor]:
+    """Keep for each picture the start that the guides prefer.
+
+    The scores of each guide are standardised over a picture's candidates first, so that a guide whose scores spread
+    widely does not decide alone; then they are weighted by `shares`.
+
+    Args:
+        starts: (B, N, D, h, w).
+        score: maps latents (M, D, h, w) and the index of their picture to scores (M, G) of G guides, high is good.
+        shares: weight of each guide.
+        chunk: latents scored at once.
+
+    Returns:
+        The chosen latents (B, D, h, w) and the index of each among its candidates (B,).
+    """
+    if starts.shape[1] == 1:
+        return starts[:, 0], torch.zeros(len(starts), dtype=torch.long)
+    with torch.no_grad():
+        rows = [torch.cat([score(part, i) for part in candidates.split(chunk)]) for i, candidates in enumerate(starts)]
+    scores = torch.stack(rows)  # (B, N, G)
+    spread = scores.std(dim=1, keepdim=True).clamp(min=1e-12)
+    standard = (scores - scores.mean(dim=1, keepdim=True)) / spread
+    best = (standard * torch.tensor(shares, dtype=scores.dtype, device=scores.device)).sum(-1).argmax(dim=1)
+    return starts[torch.arange(len(starts), device=best.device), best], best.cpu()
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Principal components of latents: a small space in which every point looks somewhat like data.
+
+    Shapes:
+        mean (D, h, w), components (k, D, h, w) orthonormal, std (k,) of the data along each
+    """
+
+    mean: Tensor
+    components: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, latents: Tensor, k: int) -> "Basis":
+        """Return the first k principal components of latents (N, D, h, w), exact (by an SVD).
+
+        Raises:
+            BadParameter: k exceeds what N latents can span.
+        """
+        n, shape = len(latents), latents.shape[1:]
+        if not 1 <= k <= min(n - 1, shape.numel()):
+            raise BadParameter(f"a basis from {n} latents of {shape.numel()} numbers has at most "
+                               f"{min(n - 1, shape.numel())} components, got k={k}")
+        mean = latents.mean(dim=0)
+        _, s, v = torch.linalg.svd((latents - mean).flatten(1), full_matrices=False)
+        return cls(mean, v[:k].unflatten(1, shape), s[:k] / (n - 1) ** 0.5)
+
+    def project(self, z: Tensor) -> Tensor:
+        """Return the coefficients of latents in units of the data's deviation: (B, D, h, w) -> (B, k)."""
+        return (z - self.mean).flatten(1) @ self.components.flatten(1).T / self.std
+
+    def expand(self, coefficients: Tensor) -> Tensor:
+        """Return the latents of coefficients: (B, k) -> (B, D, h, w)."""
+        return ((coefficients * self.std) @ self.components.flatten(1)).unflatten(1, self.mean.shape) + self.mean
+
+
+class FreeLatents:
+    """Every number of z is a parameter; after each step z is brought back to the codebook's range per channel."""
+
+    def __init__(self, z: Tensor, codebook: Tensor):
+        self.z = z.detach().clone().requires_grad_()
+        self.low, self.high = (b.to(self.z.dtype) for b in z_bounds(codebook))
+
+    def parameters(self) -> list[Tensor]:
+        """Return what the optimiser moves."""
+        return [self.z]
+
+    def __call__(self) -> Tensor:
+        return self.z
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring z back into its range, in place."""
+        self.z.copy_(self.z.clamp(self.low, self.high))
+
+
+class SubspaceLatents:
+    """Coefficients in a basis are the parameters; they stay within `limit` deviations of the data."""
+
+    def __init__(self, z: Tensor, basis: Basis, limit: float = 3.0):
+        self.basis, self.limit = Basis(basis.mean.to(z), basis.components.to(z), basis.std.to(z)), limit
+        self.coefficients = self.basis.project(z.detach()).clamp(-limit, limit).requires_grad_()
+
+    def parameters(self) -> list[Tensor]:
+        """Return what the optimiser moves."""
+        return [self.coefficients]
+
+    def __call__(self) -> Tensor:
+        return self.basis.expand(self.coefficients)
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring the coefficients back into their range, in place."""
+        self.coefficients.clamp_(-self.limit, self.limit)

@@ -1,0 +1,90 @@
+"""A learned prior for VQGAN+CLIP: a small text-conditional diffusion model over the VQGAN's latents.
+
+From random codes a small CLIP is fooled into texture. The prior draws starts that look like pictures, and its `tether`
+pulls the optimised latents back towards what it believes in, so that the guide corrects a picture instead of
+dissolving it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import diffusion, runtime
+from ..errors import BadParameter
+from ..models.latent_prior import LatentPrior
+
+
+class DiffusionPrior:
+    """Draw VQGAN latents for texts, and measure how far latents are from what the prior expects.
+
+    Args:
+        network: the diffusion U-Net. text_encoder: the frozen encoder it was trained with.
+        guidance_scale: classifier-free guidance; 1 is the plain conditional model.
+        steps: DPM-Solver++ steps.
+        tether_times: range of noise levels t in which the tether looks.
+        chunk: latents sampled in one batch.
+    """
+
+    def __init__(self, network: LatentPrior, text_encoder, *, guidance_scale: float = 3.0, steps: int = 18,
+                 tether_times: tuple[float, float] = (0.15, 0.5), chunk: int = 32, precision: str = "auto"):
+        if steps < 1 or guidance_scale < 0:
+            raise BadParameter(f"need steps >= 1 and guidance_scale >= 0, got {steps} and {guidance_scale}")
+        self.network, self.text_encoder = network.eval().requires_grad_(False), text_encoder
+        self.guidance_scale, self.steps, self.tether_times, self.chunk = guidance_scale, steps, tether_times, chunk
+        self.device = network.mean.device
+        self.dtype = runtime.pick_dtype(self.device, precision)
+        self._texts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
+               size: tuple[int, int]) -> Tensor:
+        """Return `num` latents for each of P prompts: (P * num, D, h, w); prompt i uses only `generators[i]`."""
+        channels = self.network.mean.shape[1]
+        noise = torch.cat([torch.randn((num, channels, *size), generator=g) for g in generators]).to(self.device)
+        texts = [p for p in prompts for _ in range(num)]
+        out = []
+        for start in range(0, len(texts), self.chunk):
+            part = noise[start:start + self.chunk]
+            out.append(diffusion.sample_dpm_solver(self._denoiser(texts[start:start + self.chunk], self.guidance_scale),
+                                                   part, steps=self.steps))
+        return self.network.denormalize(torch.cat(out))
+
+    def tether(self, z: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Tensor:
+        """Return the mean squared distance (B,) of z to the prior's own estimate of it from a noised copy.
+
+        The estimate carries no gradient: minimising this moves z towards it (the score distillation of Poole et al.
+        2022, eq. 3, written as a regression).
+        """
+        x = self.network.normalize(z)
+        low, high = self.tether_times
+        draws = [(torch.rand((), generator=g), torch.randn(x.shape[1:], generator=g)) for g in generators]
+        t = (low + (high - low) * torch.stack([d[0] for d in draws])).to(x)
+        eps = torch.stack([d[1] for d in draws]).to(x)
+        with torch.no_grad():
+            x_t = diffusion.q_sample(x, t, eps)
+            x_0, _ = diffusion.from_v(x_t, t, self._denoiser(prompts, self.guidance_scale)(x_t, t))
+        return (x - x_0).square().mean(dim=(1, 2, 3))
+
+    def _denoiser(self, prompts: Sequence[str], scale: float) -> diffusion.Denoiser:
+        tokens, mask, pooled = self._condition(prompts)
+        condition = {"tokens": tokens, "mask": mask, "pooled": pooled}
+        drop = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        nothing = dict(zip(condition, self.network.without_text(tokens, mask, pooled, drop), strict=True))
+
+        def network(x_t: Tensor, t: Tensor, given: dict[str, Tensor]) -> Tensor:
+            with runtime.autocast(self.device, self.dtype):
+                return self.network(x_t, t, **given).float()
+
+        return diffusion.with_guidance(network, condition, nothing, scale)
+
+    def _condition(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        if new:
+            tokens, mask, pooled = (f.to(self.device) for f in self.text_encoder.encode(new))
+            for i, prompt in enumerate(new):
+                self._texts[prompt] = (tokens[i, mask[i]], mask[i, mask[i]], pooled[i])
+        rows = [self._texts[p] for p in prompts]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return (pad([r[0] for r in rows], batch_first=True), pad([r[1] for r in rows], batch_first=True),
+                torch.stack([r[2] for r in rows]))

@@ -1,0 +1,139 @@
+"""Which implementation of a kernel runs: choice of backend, guarded Triton import, exact second derivatives."""
+
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..errors import BadParameter, KernelUnavailable, unknown_name
+
+try:  # Triton has no wheel for Windows and macOS: everything must work without it
+    import triton
+    import triton.language as tl
+
+    HAS_TRITON = True
+except ImportError:
+    triton = tl = None
+    HAS_TRITON = False
+
+BACKENDS = ("auto", "torch", "triton")
+MIN_CAPABILITY = (8, 0)
+
+_forced: contextvars.ContextVar[str] = contextvars.ContextVar("t2ilib_kernel_backend", default="auto")
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Let every kernel that is called with `backend="auto"` inside the `with` block use this backend.
+
+    Args:
+        backend: "auto", "torch" or "triton".
+
+    Raises:
+        UnknownName: for any other name.
+    """
+    token = _forced.set(_checked(backend))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(backend: str, *tensors: Tensor, name: str, has_triton_kernel: bool) -> str:
+    """Return "torch" or "triton" for one call of a kernel.
+
+    Args:
+        backend: what the caller asked for; "auto" follows `use_backend`, then the device.
+        *tensors: the inputs; Triton needs all of them on a CUDA device of capability 8.0 or newer.
+        name: the kernel's public name, for the message.
+        has_triton_kernel: whether this operation has a Triton path at all.
+
+    Raises:
+        UnknownName: the backend's name is not known.
+        KernelUnavailable: Triton was asked for by name and cannot run here.
+    """
+    wanted = _checked(backend)
+    if wanted == "auto":
+        wanted = _forced.get()
+    if wanted == "torch":
+        return "torch"
+    obstacle = _triton_obstacle(tensors, has_triton_kernel)
+    if wanted == "auto":
+        return "torch" if obstacle else "triton"
+    if obstacle:
+        raise KernelUnavailable(f"{name}: backend 'triton' cannot run, because {obstacle}; use 'auto' or 'torch'")
+    return "triton"
+
+
+def _checked(backend: str) -> str:
+    if backend not in BACKENDS:
+        raise unknown_name("kernel backend", backend, BACKENDS)
+    return backend
+
+
+def _triton_obstacle(tensors: tuple[Tensor, ...], has_triton_kernel: bool) -> str | None:
+    """Say why Triton cannot take these tensors, or None when it can."""
+    if not has_triton_kernel:
+        return "this operation has no Triton kernel"
+    if not HAS_TRITON:
+        return "the package triton is not installed"
+    for tensor in tensors:
+        if tensor.device.type != "cuda":
+            return f"an input is on {tensor.device}, and Triton needs a CUDA device"
+        capability = torch.cuda.get_device_capability(tensor.device)
+        if capability < MIN_CAPABILITY:
+            return f"the GPU has capability {capability}, and at least {MIN_CAPABILITY} is needed"
+    return None
+
+
+def second_order_via(reference: Callable[..., Tensor]) -> Callable:
+    """Decorate the `backward` of an `autograd.Function`, so that derivatives of derivatives are exact.
+
+    A hand-written backward builds no graph: a gradient penalty through it would be silently wrong. Inside `backward`,
+    grad mode is on exactly when a second derivative is wanted; then the gradients are taken from `reference` with
+    `create_graph=True`, otherwise the decorated function runs unchanged.
+
+    The Function's context must hold `ctx.inputs_saved` (the number of leading saved tensors that are, in order, the
+    leading arguments of both `forward` and `reference`) and `ctx.constants` (keyword arguments of `reference`).
+
+    Args:
+        reference: differentiable function that defines the operation.
+    """
+
+    def decorate(backward: Callable) -> Callable:
+        @functools.wraps(backward)
+        def guarded(ctx, *grad_outputs):
+            if not torch.is_grad_enabled():
+                return backward(ctx, *grad_outputs)
+            return _reference_gradients(reference, ctx, grad_outputs)
+
+        return guarded
+
+    return decorate
+
+
+def _reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tuple[Tensor, ...]) -> tuple:
+    inputs = ctx.saved_tensors[: ctx.inputs_saved]
+    needed = [i for i in range(len(inputs)) if ctx.needs_input_grad[i]]
+    output = reference(*inputs, **ctx.constants)
+    wanted = [inputs[i] for i in needed]
+    found = torch.autograd.grad(output, wanted, grad_outputs, create_graph=True, allow_unused=True)
+    gradients = [None] * len(ctx.needs_input_grad)
+    for i, gradient in zip(needed, found, strict=True):
+        gradients[i] = gradient
+    return tuple(gradients)
+
+
+def require_floating(name: str, **tensors: Tensor | None) -> None:
+    """Raise BadParameter unless all given tensors are floating point and on one device; None is passed over."""
+    present = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    for key, tensor in present.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise BadParameter(f"{name}: {key} must be a floating-point tensor, got {got}; convert it with .float()")
+    devices = {str(tensor.device) for tensor in present.values()}
+    if len(devices) > 1:
+        raise BadParameter(f"{name}: all inputs must be on one device, got {sorted(devices)}; move them with .to()")

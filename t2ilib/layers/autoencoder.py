@@ -1,0 +1,136 @@
+"""Convolutional encoder and decoder of VQGANs and of latent diffusion's first stages (Esser et al. 2021, table 7).
+
+Names of parameters follow taming-transformers. Checked against: taming.modules.diffusionmodules.model.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .conv_blocks import AttnBlock, Downsample, ResnetBlock, Upsample, group_norm, norm_silu
+
+
+class _Level(nn.Module):
+    """Residual blocks of one resolution, each followed by attention where asked for, then a change of resolution."""
+
+    def __init__(
+        self, *, in_channels: int, out_channels: int, blocks: int, attention: bool, dropout: float, norm_groups: int
+    ):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * blocks
+        self.block = nn.ModuleList(
+            ResnetBlock(in_channels=a, out_channels=b, dropout=dropout, norm_groups=norm_groups)
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.attn = nn.ModuleList(
+            AttnBlock(channels=out_channels, norm_groups=norm_groups) for _ in range(blocks if attention else 0)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        return x
+
+
+class _Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, *, channels: int, dropout: float, norm_groups: int):
+        super().__init__()
+        sizes = {"in_channels": channels, "out_channels": channels, "dropout": dropout, "norm_groups": norm_groups}
+        self.block_1 = ResnetBlock(**sizes)
+        self.attn_1 = AttnBlock(channels=channels, norm_groups=norm_groups)
+        self.block_2 = ResnetBlock(**sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Map pictures to feature maps of 1 / 2^(len(ch_mult) - 1) of their side.
+
+    Args:
+        ch: width of the first level; ch_mult multiplies it from the highest resolution to the lowest.
+        num_res_blocks: residual blocks on each level.
+        attn_resolutions: sides (for pictures of side `resolution`) at which attention follows each block.
+        resolution: side that decides where attention goes; other sides can be encoded all the same.
+        z_channels: channels of the result, twice as many with double_z (mean and log variance).
+        resamp_with_conv: strided convolution instead of average pooling.
+
+    Shapes:
+        x: (B, in_channels, H, W) -> (B, z_channels, H / f, W / f)
+    """
+
+    def __init__(
+        self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, attn_resolutions: Sequence[int],
+        in_channels: int, resolution: int, z_channels: int, double_z: bool = False, dropout: float = 0.0,
+        resamp_with_conv: bool = True, norm_groups: int = 32,
+    ):  # fmt: skip
+        super().__init__()
+        widths = [ch] + [ch * m for m in ch_mult]
+        self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i in range(len(ch_mult)):
+            level = _Level(
+                in_channels=widths[i], out_channels=widths[i + 1], blocks=num_res_blocks,
+                attention=resolution // 2**i in attn_resolutions, dropout=dropout, norm_groups=norm_groups,
+            )  # fmt: skip
+            if i < len(ch_mult) - 1:
+                level.downsample = Downsample(channels=widths[i + 1], with_conv=resamp_with_conv)
+            self.down.append(level)
+        self.mid = _Middle(channels=widths[-1], dropout=dropout, norm_groups=norm_groups)
+        self.norm_out = group_norm(widths[-1], norm_groups)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for i, level in enumerate(self.down):
+            h = level(h)
+            if i < len(self.down) - 1:
+                h = level.downsample(h)
+        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
+
+
+class Decoder(nn.Module):
+    """Map feature maps back to pictures; the mirror of `Encoder` with one more block on each level.
+
+    Shapes:
+        z: (B, z_channels, h, w) -> (B, out_ch, f h, f w)
+    """
+
+    def __init__(
+        self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, attn_resolutions: Sequence[int],
+        out_ch: int, resolution: int, z_channels: int, dropout: float = 0.0, resamp_with_conv: bool = True,
+        norm_groups: int = 32,
+    ):  # fmt: skip
+        super().__init__()
+        widths = [ch * m for m in ch_mult]
+        self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
+        self.mid = _Middle(channels=widths[-1], dropout=dropout, norm_groups=norm_groups)
+        levels = []
+        for i in range(len(ch_mult)):  # indexed by resolution like the encoder's, run from the last to the first
+            level = _Level(
+                in_channels=widths[min(i + 1, len(widths) - 1)], out_channels=widths[i], blocks=num_res_blocks + 1,
+                attention=resolution // 2**i in attn_resolutions, dropout=dropout, norm_groups=norm_groups,
+            )  # fmt: skip
+            if i > 0:
+                level.upsample = Upsample(channels=widths[i], with_conv=resamp_with_conv)
+            levels.append(level)
+        self.up = nn.ModuleList(levels)
+        self.norm_out = group_norm(widths[0], norm_groups)
+        self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The last convolution's weight, on which the adversarial weight is balanced (eq. 7)."""
+        return self.conv_out.weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for i in reversed(range(len(self.up))):
+            h = self.up[i](h)
+            if i > 0:
+                h = self.up[i].upsample(h)
+        return self.conv_out(norm_silu(self.norm_out, h))

@@ -1,0 +1,69 @@
+"""VQGAN+CLIP as a method: the embedded networks, their prior and the defaults that were chosen on `validation`."""
+
+import functools
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..checkpoint import load_model, short_hash
+from ..encoders import load_clip, load_text_encoder
+from ..errors import BadParameter
+from ..guidance import GuidanceConfig, vqgan_clip
+from ..guidance.prior import DiffusionPrior
+from ..models.latent_prior import LatentPrior
+from ..models.vqgan import load_vqgan
+from ..paths import checkpoints_dir
+from ..runtime import pick_device
+
+PRIORS = {"emoji-vqgan": "emoji-prior"}  # which VQGAN has a learned prior, and its checkpoint
+WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the guides correct it
+    "init": "prior", "candidates": 16, "steps": 40, "num_cutouts": 12, "learning_rate": 0.04, "ema": 0.9,
+    "init_weight": 0.5, "prior_weight": 1.0, "noise": 0.05,
+}
+WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32}  # the classic loop, for published networks
+PRIOR_OPTIONS = ("guidance_scale", "prior_steps")
+
+
+def run(prompt: str, *, num_images: int, seed: int, **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Make pictures by VQGAN+CLIP.
+
+    Args:
+        options: fields of `GuidanceConfig`; beside them `guidance_scale` and `prior_steps` of the prior.
+    """
+    prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
+    model = options.get("model", "emoji-vqgan")
+    defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
+    config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
+    device = str(pick_device(config.device))
+    vqgan, clips = _vqgan(config.model, device), [_clip(name, device) for name in config.clip]
+    prior = None
+    if config.init == "prior" or config.prior_weight:
+        if model not in PRIORS:
+            raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
+        prior = _prior(PRIORS[model], device, prior_options.get("guidance_scale", 3.0), prior_options.get("prior_steps", 18))
+    result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior)
+    names = [config.model, *config.clip] + ([PRIORS[model]] if prior is not None else [])
+    checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
+    return [to_image(x) for x in result.images], {**result.record, **prior_options, "checkpoints": checkpoints}
+
+
+def to_image(x: torch.Tensor) -> Image.Image:
+    """Turn one picture (3, H, W) in [0, 1] into a PIL image."""
+    return Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+@functools.lru_cache(maxsize=2)
+def _vqgan(name: str, device: str):
+    return load_vqgan(name, device=device)
+
+
+@functools.lru_cache(maxsize=4)
+def _clip(name: str, device: str):
+    return load_clip(name, device=device)
+
+
+@functools.lru_cache(maxsize=2)
+def _prior(name: str, device: str, guidance_scale: float, steps: int) -> DiffusionPrior:
+    network = load_model(LatentPrior, checkpoints_dir() / name, device=device)
+    return DiffusionPrior(network, load_text_encoder("minilm", device=device), guidance_scale=guidance_scale, steps=steps)

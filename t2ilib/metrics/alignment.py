@@ -1,0 +1,156 @@
+"""Does the picture show its prompt? Rank of the prompt among all names, and how sure a number is.
+
+The ranks are the retrieval measure of Radford et al. 2021 (section 3.1), asked strictly: every other name competes,
+except those that mean the same.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import BadParameter
+
+
+def paired_similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Return the cosine of each picture and its own text.
+
+    Shapes:
+        image_features (N, D), text_features (N, D) -> (N,) in [-1, 1]
+    """
+    return F.cosine_similarity(image_features.float(), text_features.float(), dim=-1)
+
+
+def synonym_mask(text_features: Tensor, *, threshold: float | None = 0.9,
+                 families: Sequence[Hashable] | None = None) -> Tensor:
+    """Return which names mean so nearly the same that they must not compete with one another.
+
+    Args:
+        text_features: embeddings of the M names.
+        threshold: names whose cosine exceeds it are synonyms; None asks `families` alone.
+        families: one label for each name; names of one family are synonyms (None belongs to no family).
+
+    Shapes:
+        text_features (M, D) -> (M, M) bool, symmetric, False on the diagonal
+
+    Raises:
+        BadParameter: the number of families differs from that of the names.
+    """
+    count = len(text_features)
+    mask = torch.zeros(count, count, dtype=torch.bool)
+    if threshold is not None:
+        unit = F.normalize(text_features.float(), dim=-1)
+        mask |= (unit @ unit.T > threshold).cpu()
+    if families is not None:
+        if len(families) != count:
+            raise BadParameter(f"families has {len(families)} entries for {count} names; give one for each")
+        number = {name: i for i, name in enumerate(dict.fromkeys(f for f in families if f is not None))}
+        # a name without a family gets a number of its own
+        label = torch.tensor([number[f] if f is not None else -1 - i for i, f in enumerate(families)])
+        mask |= label[:, None] == label
+    return mask.fill_diagonal_(False)
+
+
+def retrieval_ranks(image_features: Tensor, text_features: Tensor, targets: Tensor | Sequence[int], *,
+                    exclude: Tensor | None = None) -> Tensor:
+    """Return the rank of each picture's own text among all texts, 1 being best.
+
+    A text with the same score as the target counts as ahead of it, so that an image tower that answers with a
+    constant gains nothing; a picture whose features are not numbers has the last rank.
+
+    Args:
+        targets: index of each picture's text among the M texts.
+        exclude: texts that do not compete: (M, M) as from `synonym_mask`, or (N, M) for each picture.
+
+    Shapes:
+        image_features (N, D), text_features (M, D), targets (N,) -> (N,) int64 in [1, M]
+
+    Raises:
+        BadParameter: shapes do not fit, or a target is not an index of a text.
+    """
+    targets = torch.as_tensor(targets, dtype=torch.int64, device=image_features.device)
+    n, m = len(image_features), len(text_features)
+    if targets.shape != (n,):
+        raise BadParameter(f"{n} pictures need {n} targets, got {tuple(targets.shape)}")
+    if n and not (0 <= targets.min() and targets.max() < m):
+        raise BadParameter(f"targets are indices of {m} texts, got values from {targets.min()} to {targets.max()}")
+    if n == 0:
+        return targets
+    competes = _competitors(exclude, targets, m)
+    scores = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
+    own = scores.gather(1, targets[:, None])
+    ahead = ~(scores < own)  # also true where a score is not a number
+    return (ahead & competes).sum(dim=1) + 1
+
+
+def _competitors(exclude: Tensor | None, targets: Tensor, count: int) -> Tensor:
+    """Return which texts compete with each picture's own: (N, M) bool."""
+    competes = torch.ones(len(targets), count, dtype=torch.bool, device=targets.device)
+    if exclude is not None:
+        exclude = exclude.to(targets.device, torch.bool)
+        if tuple(exclude.shape) == (count, count) and count != len(targets):
+            exclude = exclude[targets]
+        elif tuple(exclude.shape) == (count, count):
+            # as many pictures as texts: only a symmetric mask is known to be one of synonyms
+            exclude = exclude[targets] if torch.equal(exclude, exclude.T) else exclude
+        if tuple(exclude.shape) != (len(targets), count):
+            raise BadParameter(f"exclude has shape {tuple(exclude.shape)}, expected ({count}, {count}) for the texts "
+                               f"or ({len(targets)}, {count}) for each picture")
+        competes &= ~exclude
+    return competes.scatter(1, targets[:, None], False)
+
+
+def top_k(ranks: Tensor, k: int) -> float:
+    """Return the share of ranks that are at most k."""
+    return (ranks <= k).double().mean().item()
+
+
+def mean_reciprocal_rank(ranks: Tensor) -> float:
+    """Return the mean of 1 / rank."""
+    return ranks.double().reciprocal().mean().item()
+
+
+def chance_level(targets: Tensor | Sequence[int], texts: int, k: int, *, exclude: Tensor | None = None) -> float:
+    """Return the `top_k` that random scores reach in expectation, given what is excluded."""
+    targets = torch.as_tensor(targets, dtype=torch.int64)
+    rivals = _competitors(exclude, targets, texts).sum(dim=1)
+    return (k / (rivals + 1).double()).clamp(max=1).mean().item()
+
+
+def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 2000, seed: int = 0,
+                       groups: Sequence[Hashable] | None = None,
+                       statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float, float]:
+    """Return a statistic of values with its percentile bootstrap interval (Efron 1979): estimate, low, high.
+
+    For the difference of two paired measurements pass their differences.
+
+    Args:
+        values: (N,) or (N, ...) measurements.
+        level: coverage of the interval.
+        resamples: how often N measurements are drawn anew with replacement.
+        groups: a label for each value; whole groups are drawn, as is right for several seeds of one prompt.
+        statistic: maps (n, ...) to a number; None is the mean of all numbers.
+
+    Raises:
+        BadParameter: no values, a level outside (0, 1), or the number of groups differs.
+    """
+    if len(values) == 0 or not 0 < level < 1 or resamples < 1:
+        raise BadParameter(f"need values, a level in (0, 1) and resamples, got {len(values)}, {level} and {resamples}")
+    values = values.detach().double().cpu()
+    statistic = statistic or torch.mean
+    labels = list(range(len(values))) if groups is None else list(groups)
+    if len(labels) != len(values):
+        raise BadParameter(f"groups has {len(labels)} entries for {len(values)} values; give one for each")
+    members: dict[Hashable, list[int]] = {}
+    for i, label in enumerate(labels):
+        members.setdefault(label, []).append(i)
+    rows = [torch.tensor(m) for m in members.values()]
+    g = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(rows), (resamples, len(rows)), generator=g)
+    if groups is None and statistic is torch.mean:
+        draws = values[picks].flatten(1).mean(dim=1)
+    else:
+        draws = torch.stack([statistic(values[torch.cat([rows[i] for i in pick])]) for pick in picks.tolist()])
+    low, high = torch.quantile(draws, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return float(statistic(values)), low, high

@@ -1,0 +1,223 @@
+"""Checkpoints in the layout of taming-transformers: a yaml of arguments and a Lightning pickle, opened safely.
+
+A pickle can run any program. Here only tensors and plain containers are rebuilt; every other object in the file becomes
+an inert stub. Understood: VQModel, EMAVQ and GumbelVQ, the first stage of a Net2NetTransformer, latent diffusion's
+VQModelInterface; `.ckpt`, `.pt`, `.pth` and `.safetensors`.
+"""
+
+import pickle
+import re
+import types
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+
+_KINDS = {
+    "VQModel": "vq",
+    "VQNoDiscModel": "vq",
+    "VQModelInterface": "vq",
+    "VQSegmentationModel": "vq",
+    "EMAVQ": "vq",
+    "GumbelVQ": "gumbel",
+}
+_DDCONFIG = (
+    "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions",
+    "double_z", "dropout", "resamp_with_conv",
+)  # fmt: skip
+_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+_EMA_STATE = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
+_FIRST_STAGE = "first_stage_model."
+_PUBLISHED_RESOLUTION = 256
+
+
+class _Stub:
+    """Stands for any object that a pickle asks for and that is not a tensor: accepts everything, does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value):
+        pass
+
+    def extend(self, values):
+        pass
+
+
+def _restricted_pickle() -> types.SimpleNamespace:
+    """Return what `torch.load` wants as a pickle module, with an unpickler that cannot call anything harmful.
+
+    Wrappers and stub are made anew for each file, so that a file cannot alter what the next one meets.
+    """
+
+    def rebuild_tensor(*args):
+        return torch._utils._rebuild_tensor_v2(*args)
+
+    def rebuild_parameter(data, *_):
+        return data
+
+    stub = type("Stub", (_Stub,), {})
+    allowed = {
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("collections", "OrderedDict"): OrderedDict,
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:  # torch itself resolves names of storages before this
+            return allowed.get((module, name), stub)
+
+    def load(file, **kwargs):
+        return Unpickler(file, **kwargs).load()
+
+    return types.SimpleNamespace(__name__="restricted_pickle", Unpickler=Unpickler, load=load)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint file by name; nothing in the file is executed.
+
+    Raises:
+        MissingAsset: there is no such file.
+        CheckpointMismatch: the file is damaged, is a TorchScript archive, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingAsset(f"no checkpoint file at {path}; download it, or correct the path")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise CheckpointMismatch(f"{path} is a TorchScript program, not a checkpoint; give the .ckpt file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle())
+    except Exception as error:  # a damaged or hostile pickle can fail in any way
+        raise CheckpointMismatch(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); download it again"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise CheckpointMismatch(f"{path} holds no tensors; expected a dictionary with an entry 'state_dict'")
+    return tensors
+
+
+def generator_state(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Keep what belongs to the VQGAN itself: without losses, transformer, prefix, and the averages of an EMA table.
+
+    Raises:
+        CheckpointMismatch: there is no VQGAN among the tensors.
+    """
+    first_stage = {k.removeprefix(_FIRST_STAGE): v for k, v in tensors.items() if k.startswith(_FIRST_STAGE)}
+    state = {k: v for k, v in (first_stage or tensors).items() if k.startswith(_PARTS) and k not in _EMA_STATE}
+    needed = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight")
+    missing = [k for k in needed if k not in state]
+    if missing:
+        raise CheckpointMismatch(
+            f"{source} holds no VQGAN: {', '.join(missing)} missing among {len(tensors)} tensors "
+            f"({', '.join(sorted(tensors)[:3])}, ...); give a checkpoint of taming-transformers"
+        )
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Return the arguments of `VQGAN` from a yaml of taming-transformers.
+
+    Raises:
+        MissingAsset: there is no such file.
+        BadParameter: the yaml describes no VQGAN, or uses an option that is not supported.
+        UnknownName: the class that it names is not known.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingAsset(f"no configuration at {path}; it comes with the checkpoint as a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadParameter(f"{path} is not a plain yaml file ({error}); give the one of the checkpoint") from error
+    node = content.get("model", content) if isinstance(content, Mapping) else None
+    if isinstance(node, Mapping) and isinstance(node.get("params"), Mapping):
+        node = node["params"].get("first_stage_config", node)
+    params = node.get("params") if isinstance(node, Mapping) else None
+    if not isinstance(params, Mapping) or not isinstance(params.get("ddconfig"), Mapping):
+        raise BadParameter(f"{path} has no model.params.ddconfig; give the yaml that belongs to the VQGAN checkpoint")
+    kind = str(node.get("target", "VQModel")).rpartition(".")[2]
+    if kind not in _KINDS:
+        raise unknown_name("VQGAN class", kind, _KINDS)
+    if params.get("remap") is not None:
+        raise BadParameter(f"{path}: remapped codes are not supported; use a checkpoint without 'remap'")
+    ddconfig = dict(params["ddconfig"])
+    if ddconfig.pop("attn_type", "vanilla") != "vanilla":
+        raise BadParameter(f"{path}: attn_type must be 'vanilla'; other attentions are not supported")
+    strange = sorted(ddconfig.keys() - set(_DDCONFIG))
+    if strange:
+        raise BadParameter(f"{path}: ddconfig has options that are not supported: {', '.join(strange)}")
+    return {**ddconfig, "embed_dim": params["embed_dim"], "n_embed": params["n_embed"], "quantizer": _KINDS[kind]}
+
+
+def infer_config(state: Mapping[str, Tensor], *, resolution: int = _PUBLISHED_RESOLUTION) -> dict[str, Any]:
+    """Work out the arguments of `VQGAN` from the shapes of its tensors.
+
+    Only the resolution cannot be seen; it serves to name the levels that have attention.
+    """
+    gumbel = "quantize.embed.weight" in state
+    table = state.get("quantize.embed.weight" if gumbel else "quantize.embedding.weight")
+    if table is None:
+        raise CheckpointMismatch("quantize.embedding.weight and quantize.embed.weight are both missing: no codebook")
+    ch, in_channels = state["encoder.conv_in.weight"].shape[:2]
+    levels = _count(state, r"encoder\.down\.(\d+)\.block")
+    widths = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
+    attention = [i for i in range(levels) if f"encoder.down.{i}.attn.0.norm.weight" in state]
+    return {
+        "embed_dim": table.shape[1],
+        "n_embed": table.shape[0],
+        "quantizer": "gumbel" if gumbel else "vq",
+        "z_channels": state["quant_conv.weight"].shape[1],
+        "resolution": resolution,
+        "in_channels": in_channels,
+        "out_ch": state["decoder.conv_out.weight"].shape[0],
+        "ch": ch,
+        "ch_mult": [width // ch for width in widths],
+        "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        "attn_resolutions": [resolution // 2**i for i in attention],
+        "resamp_with_conv": levels == 1 or "encoder.down.0.downsample.conv.weight" in state,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match.group(1) for key in state if (match := re.match(pattern, key))})
+
+
+def compare_configs(config: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise CheckpointMismatch, naming every argument in which the yaml and the tensors disagree."""
+    seen = infer_config(state, resolution=config.get("resolution", _PUBLISHED_RESOLUTION))
+    different = []
+    for name, found in seen.items():
+        said = config.get(name, found)
+        if name == "attn_resolutions":  # sides that no level has are without effect
+            sides = [config.get("resolution", _PUBLISHED_RESOLUTION) // 2**i for i in range(len(seen["ch_mult"]))]
+            said, found = sorted(set(said) & set(sides)), sorted(found)
+        if (list(said) if isinstance(said, (list, tuple)) else said) != found:
+            different.append(f"{name} is {said} in the configuration and {found} in the file")
+    if different:
+        raise CheckpointMismatch(f"{source} and its configuration disagree: {'; '.join(different)}; give its own yaml")

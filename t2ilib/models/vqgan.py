@@ -1,0 +1,278 @@
+"""VQGAN: pictures as a grid of codes (Esser et al. 2021, section 3.1).
+
+Encoder, decoder and quantisers are our own, made to be fast, with the parameter names of taming-transformers, so that
+its checkpoints fit. Checked against: taming.modules.diffusionmodules.model and taming.modules.vqvae.quantize.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import CONFIG, configurable, load_model, load_strict
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..kernels import nearest_code
+from ..layers.autoencoder import Decoder, Encoder
+from ..layers.conv_blocks import use_explicit_attention
+from ..layers.quantize import GumbelQuantizer, Quantized, VectorQuantizer, straight_through
+from ..paths import cache_dir, checkpoints_dir, user_data_dir
+from . import taming_format
+
+QUANTIZERS = ("vq", "gumbel")
+WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+_F16 = {"embed_dim": 256, "z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4],
+        "num_res_blocks": 2, "attn_resolutions": [16]}  # fmt: skip
+# Published networks by name, and the arguments that their files must agree with: the .ckpt; the .yaml is optional.
+VQGAN_MODELS: dict[str, dict[str, Any]] = {
+    "vqgan-imagenet-f16-1024": {**_F16, "n_embed": 1024, "quantizer": "vq"},
+    "vqgan-imagenet-f16-16384": {**_F16, "n_embed": 16384, "quantizer": "vq"},
+}
+
+
+@configurable
+class VQGAN(nn.Module):
+    """Encoder, quantiser and decoder of a VQGAN.
+
+    The defaults are those of the published f16 networks. The arguments from `z_channels` to `resamp_with_conv` carry
+    the names of taming's `ddconfig`.
+
+    Args:
+        embed_dim: size D of a code's vector.
+        n_embed: number of codes K.
+        z_channels: channels between encoder or decoder and the 1x1 convolutions around the quantiser.
+        resolution: side of the pictures it was trained on; decides only where attention sits.
+        in_channels, out_ch: channels of a picture.
+        ch: base width; every width `ch * ch_mult[i]` must be a multiple of norm_groups.
+        ch_mult: width multipliers from the highest resolution to the lowest; the factor f is 2^(len(ch_mult) - 1).
+        num_res_blocks: residual blocks on each level (one more in the decoder).
+        attn_resolutions: sides at which attention follows the blocks.
+        dropout: inside residual blocks, while training.
+        resamp_with_conv: convolutions when changing resolution.
+        quantizer: "vq" (nearest code) or "gumbel" (code of the largest logit; needs embed_dim = z_channels).
+        beta: weight of the commitment term.
+        norm_groups: groups of every GroupNorm.
+        patch_size: side p of the pixel blocks that are folded into channels before the encoder and unfolded after the
+            decoder; 1 as published. With 2, the costly full-resolution level is left out.
+
+    The submodule `quantize` is the quantiser: `model.quantize(model.encode(x))` returns a `Quantized`, whose z_q is the
+    code's value with a straight-through gradient.
+
+    Shapes:
+        x: (B, 3, H, W) in [-1, 1], H and W multiples of f -> reconstruction of the same shape, Quantized
+
+    Raises:
+        BadParameter, UnknownName: an argument is out of range.
+    """
+
+    def __init__(
+        self, *, embed_dim: int = 256, n_embed: int = 1024, z_channels: int = 256, resolution: int = 256,
+        in_channels: int = 3, out_ch: int = 3, ch: int = 128, ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        num_res_blocks: int = 2, attn_resolutions: Sequence[int] = (16,), double_z: bool = False, dropout: float = 0.0,
+        resamp_with_conv: bool = True, quantizer: str = "vq", beta: float = 0.25, norm_groups: int = 32,
+        patch_size: int = 1,
+    ):  # fmt: skip
+        super().__init__()
+        sizes = {"embed_dim": embed_dim, "n_embed": n_embed, "z_channels": z_channels, "len(ch_mult)": len(ch_mult),
+                 "num_res_blocks": num_res_blocks, "patch_size": patch_size}  # fmt: skip
+        _check_arguments(sizes, double_z, quantizer)
+        self.patch_size = patch_size
+        self.factor = patch_size * 2 ** (len(ch_mult) - 1)
+        common = {
+            "ch": ch, "ch_mult": tuple(ch_mult), "num_res_blocks": num_res_blocks, "z_channels": z_channels,
+            "resolution": resolution // patch_size, "attn_resolutions": tuple(attn_resolutions),
+            "dropout": dropout, "resamp_with_conv": resamp_with_conv, "norm_groups": norm_groups,
+        }  # fmt: skip
+        self.encoder = Encoder(in_channels=in_channels * patch_size**2, **common)
+        self.decoder = Decoder(out_ch=out_ch * patch_size**2, **common)
+        if quantizer == "vq":
+            self.quantize = VectorQuantizer(n_embed=n_embed, embed_dim=embed_dim, beta=beta)
+        else:
+            self.quantize = GumbelQuantizer(n_embed=n_embed, embed_dim=embed_dim, num_hiddens=z_channels)
+        self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The table of code vectors, (K, D)."""
+        return self.quantize.table
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The decoder's last weight, for `losses.adaptive_weight`."""
+        return self.decoder.last_layer
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return (D, h, w) for pictures of this size; raise BadParameter unless both are multiples of the factor."""
+        if height < 1 or width < 1 or height % self.factor or width % self.factor:
+            near = [max(1, round(side / self.factor)) * self.factor for side in (height, width)]
+            raise BadParameter(
+                f"picture size must be a multiple of the VQGAN's factor {self.factor}, got {height} x {width}; "
+                f"use {near[0]} x {near[1]}"
+            )
+        return self.codebook.shape[1], height // self.factor, width // self.factor
+
+    def latent_bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the smallest and the largest value of each channel in the codebook, (1, D, 1, 1) each."""
+        table = self.codebook.detach()
+        return table.amin(dim=0).reshape(1, -1, 1, 1), table.amax(dim=0).reshape(1, -1, 1, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return what is to be quantised: (B, 3, H, W) in [-1, 1] -> z_e (B, D, H / f, W / f)."""
+        self.latent_shape(*x.shape[-2:])
+        return self.quant_conv(self.encoder(_fold(x, self.patch_size)))
+
+    def snap(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Move latents to the nearest code vectors, straight-through; what guidance does with a latent of its own.
+
+        For the "vq" quantiser this is `quantize` without the losses. A Gumbel network's `quantize` expects the
+        encoder's features, while `snap` works among code vectors for both.
+
+        Shapes:
+            z: (B, D, h, w) -> z_q (B, D, h, w), codes (B, h, w)
+        """
+        codes = nearest_code(z.movedim(1, -1), self.codebook)
+        return straight_through(self.embed_codes(codes), z), codes
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Look up code vectors: codes (B, h, w), int64 -> z_q (B, D, h, w)."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    def decode(self, z_q: Tensor) -> Tensor:
+        """Return pictures: (B, D, h, w) -> (B, 3, f h, f w), about [-1, 1] but not clamped."""
+        return _unfold(self.decoder(self.post_quant_conv(z_q)), self.patch_size)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Return pictures for codes (B, h, w) -> (B, 3, f h, f w)."""
+        return self.decode(self.embed_codes(codes))
+
+    def encode_codes(self, x: Tensor) -> Tensor:
+        """Return the codes of pictures: (B, 3, H, W) in [-1, 1] -> (B, h, w), int64."""
+        return self.quantize(self.encode(x)).codes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
+        quantized = self.quantize(self.encode(x))
+        return self.decode(quantized.z_q), quantized
+
+    def use_explicit_attention(self, enabled: bool = True) -> "VQGAN":
+        """Compute attention by plain matrix products (they have second derivatives), or fused again; return self."""
+        use_explicit_attention(self, enabled)
+        return self
+
+
+def _fold(x: Tensor, patch_size: int) -> Tensor:
+    return x if patch_size == 1 else F.pixel_unshuffle(x, patch_size)
+
+
+def _unfold(x: Tensor, patch_size: int) -> Tensor:
+    return x if patch_size == 1 else F.pixel_shuffle(x, patch_size)
+
+
+def _check_arguments(sizes: dict[str, int], double_z: bool, quantizer: str) -> None:
+    """Refuse constructor arguments that cannot work."""
+    if quantizer not in QUANTIZERS:
+        raise unknown_name("quantizer", quantizer, QUANTIZERS)
+    if double_z:
+        raise BadParameter("double_z=True describes a KL autoencoder, which has no codes; a VQGAN needs double_z=False")
+    if quantizer == "gumbel" and sizes["embed_dim"] != sizes["z_channels"]:
+        got = f"{sizes['embed_dim']} and {sizes['z_channels']}"
+        raise BadParameter(f"a Gumbel VQGAN needs embed_dim = z_channels, got {got}")
+    for name, value in sizes.items():
+        if value < 1:
+            raise BadParameter(f"{name} must be at least 1, got {value}")
+
+
+def load_vqgan(name_or_path: str | Path, *, device: torch.device | str = "cpu") -> VQGAN:
+    """Load a VQGAN in eval mode, without gradients for its weights.
+
+    Args:
+        name_or_path: a shipped checkpoint (`emoji-vqgan`), a published network (`vqgan-imagenet-f16-16384`), a folder
+            with `config.json` or with a taming `.yaml` and `.ckpt`, or a checkpoint file.
+        device: where to put it.
+
+    Raises:
+        UnknownName: no shipped or published network has this name, and there is no such path.
+        MissingAsset: a published network whose files are not here; the message says where they belong.
+        CheckpointMismatch: the weights do not fit their configuration.
+    """
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if path.is_file():
+        return _load_weights(path, device=device)
+    shipped = checkpoints_dir() / name
+    for folder in (path, shipped):
+        if folder.is_dir():
+            return _load_folder(folder, device=device)
+    if name in VQGAN_MODELS:
+        return _load_published(name, device=device)
+    known = {p.parent.name for p in checkpoints_dir().glob(f"*vqgan*/{CONFIG}")} | set(VQGAN_MODELS)
+    if path.suffix in (*WEIGHT_SUFFIXES, ".yaml") or len(path.parts) > 1:
+        raise MissingAsset(f"no VQGAN at {path}; give an existing file or folder, or one of {', '.join(sorted(known))}")
+    raise unknown_name("VQGAN", name, known)
+
+
+def load_taming_checkpoint(
+    config: str | Path | None, ckpt: str | Path, *, device: torch.device | str = "cpu"
+) -> VQGAN:
+    """Load a checkpoint of taming-transformers, or of latent diffusion's first stage, with strictly checked keys.
+
+    The file is opened by a restricted unpickler: nothing in it is executed, and Lightning need not be installed.
+
+    Args:
+        config: the yaml; None works the arguments out from the tensors' shapes.
+        ckpt: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
+        device: where to put it.
+
+    Raises:
+        MissingAsset: a file is absent.
+        BadParameter, UnknownName: the yaml describes something else than a VQGAN.
+        CheckpointMismatch: the file is damaged, or yaml and tensors disagree; the message names each difference.
+    """
+    state = taming_format.generator_state(taming_format.read_checkpoint(ckpt), source=str(ckpt))
+    arguments = taming_format.infer_config(state) if config is None else taming_format.read_config(config)
+    return _build(arguments, state, source=str(ckpt), device=device)
+
+
+def _build(arguments: dict[str, Any], state: dict[str, Tensor], *, source: str, device: torch.device | str) -> VQGAN:
+    taming_format.compare_configs(arguments, state, source=source)
+    model = VQGAN(**arguments)
+    load_strict(model, state, source=source)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _load_weights(path: Path, *, device: torch.device | str) -> VQGAN:
+    """Load a checkpoint file, with the yaml beside it where there is exactly one or one of the same name."""
+    if path.parent.joinpath(CONFIG).is_file() and path.suffix == ".safetensors":
+        return load_model(VQGAN, path.parent, device=device)
+    named, beside = path.with_suffix(".yaml"), sorted(path.parent.glob("*.yaml"))
+    config = named if named.is_file() else beside[0] if len(beside) == 1 else None
+    return load_taming_checkpoint(config, path, device=device)
+
+
+def _load_folder(folder: Path, *, device: torch.device | str) -> VQGAN:
+    if folder.joinpath(CONFIG).is_file():
+        return load_model(VQGAN, folder, device=device)
+    weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
+    if len(weights) != 1:
+        got = ", ".join(p.name for p in weights) or "none"
+        raise MissingAsset(f"{folder} must hold {CONFIG}, or exactly one of *{', *'.join(WEIGHT_SUFFIXES)}; got {got}")
+    return _load_weights(weights[0], device=device)
+
+
+def _load_published(name: str, *, device: torch.device | str) -> VQGAN:
+    folders = [base / "vqgan" / name for base in (user_data_dir(), cache_dir()) if base is not None]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise MissingAsset(
+            f"the weights of {name} are not here; put its .ckpt (and .yaml), published with taming-transformers, in "
+            f"{folders[0]}, or pass the path of the .ckpt instead of the name"
+        )
+    model = _load_folder(folder, device=device)
+    expected = VQGAN_MODELS[name]
+    wrong = {k: model.config[k] for k, v in expected.items() if model.config[k] != v}
+    if wrong:
+        said = ", ".join(f"{k}={v} instead of {expected[k]}" for k, v in wrong.items())
+        raise CheckpointMismatch(f"{folder} holds another network than {name}: {said}; put the right file there")
+    return model

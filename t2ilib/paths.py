@@ -1,0 +1,45 @@
+"""Where things lie: the repository's own folders, and the ones a user may move by environment variable."""
+
+import os
+from pathlib import Path
+
+
+def repo_root() -> Path:
+    """Return the folder that holds `t2ilib`, `notebooks` and `data`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def notebooks_dir() -> Path:
+    """Return the folder of the paired notebooks."""
+    return repo_root() / "notebooks"
+
+
+def embedded_data_dir() -> Path:
+    """Return `data/`: the data set and the checkpoints that ship with the repository."""
+    return repo_root() / "data"
+
+
+def checkpoints_dir() -> Path:
+    """Return `data/checkpoints/`, one folder for each shipped model."""
+    return embedded_data_dir() / "checkpoints"
+
+
+def user_data_dir() -> Path | None:
+    """Return the folder named by `T2I_DATA` (torchvision's layout: `MNIST/raw`, `celeba`, ...), or None."""
+    value = os.environ.get("T2I_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads and derived files: `T2I_CACHE`, else `~/.cache/t2ilib`."""
+    return Path(os.environ.get("T2I_CACHE", "~/.cache/t2ilib")).expanduser()
+
+
+def reports_dir() -> Path:
+    """Return the folder for reports: `T2I_REPORTS`, else `reports/` of the repository."""
+    return Path(os.environ["T2I_REPORTS"]) if os.environ.get("T2I_REPORTS") else repo_root() / "reports"
+
+
+def runs_dir() -> Path:
+    """Return the folder that holds one folder for each run."""
+    return reports_dir() / "runs"

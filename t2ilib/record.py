@@ -1,0 +1,126 @@
+"""The record of a run: one folder with what was asked, what happened, and what came out.
+
+    reports/runs/<notebook>/<time>_<profile>_s<seed>_<id>/
+        run.json  metrics.csv  figures/*.png  (and notebook.ipynb, notebook.html when the runner executed it)
+"""
+
+import csv
+import datetime
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import sha256_of, write_json
+from .errors import BadParameter
+from .paths import runs_dir
+from .runtime import commit, device_name, peak_memory, rank_zero, versions
+
+
+def new_run_dir(name: str, *, profile: str, seed: int) -> Path:
+    """Return a fresh folder name for a run; nothing is created."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return runs_dir() / name / f"{stamp}_{profile}_s{seed}_{secrets.token_hex(2)}"
+
+
+class Run:
+    """Collect parameters, metrics, figures and artefacts of one run, safely on disk at every moment.
+
+    Args:
+        name: notebook name such as "03_vqgan_clip".
+        given: parameters as they stood in the parameters cell.
+        resolved: settings after the profile was applied (a dict, or any object with attributes).
+        device: the device used; its name is recorded, and its peak memory at the end.
+
+    The folder is the one that the runner prepared (`T2I_RUN_DIR`), else a new one under `reports/runs/`.
+    In a process of rank > 0 all methods do nothing.
+    """
+
+    def __init__(self, name: str, *, given: dict[str, Any], resolved: Any = None, device: Any = "cpu"):
+        self.active, self.device = rank_zero(), device
+        profile, seed = given.get("profile", "quick"), int(given.get("seed", 0))
+        self.dir = Path(os.environ.get("T2I_RUN_DIR") or new_run_dir(name, profile=profile, seed=seed))
+        self._start = time.time()
+        resolved = resolved if isinstance(resolved, dict) else vars(resolved) if resolved is not None else {}
+        self.data: dict[str, Any] = {
+            "name": name, "status": "running", "started": _now(), "finished": None, "seconds": None,
+            "profile": profile, "seed": seed, "device": device_name(device),
+            "parameters": {"given": _plain(given), "resolved": _plain(resolved)}, "versions": versions(),
+            "commit": commit(), "peak_memory_mib": None, "metrics": {}, "artefacts": [], "figures": [], "fallbacks": []}
+        if self.active:
+            (self.dir / "figures").mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    def log(self, step: int, **values: float) -> None:
+        """Append values at `step` to metrics.csv (columns step, name, value); flushed, so a kill loses nothing."""
+        if not self.active:
+            return
+        path = self.dir / "metrics.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as f:
+            rows = csv.writer(f)
+            if fresh:
+                rows.writerow(["step", "name", "value"])
+            rows.writerows([step, name, f"{float(value):.8g}"] for name, value in values.items())
+
+    def figure(self, name: str, figure: Any, *, thumbnail: bool = False) -> Path:
+        """Save a matplotlib figure or a PIL picture as figures/<name>.png; `thumbnail` makes it the run's face."""
+        path = self.dir / "figures" / f"{name}.png"
+        if self.active:
+            if hasattr(figure, "savefig"):
+                figure.savefig(path, dpi=110, bbox_inches="tight")
+            elif hasattr(figure, "save"):
+                figure.save(path)
+            else:
+                raise BadParameter(f"figure {name!r} must be a matplotlib figure or a PIL image, got {type(figure)}")
+            entry = f"figures/{name}.png"
+            self.data["figures"] += [entry] if entry not in self.data["figures"] else []
+            if thumbnail:
+                self.data["thumbnail"] = entry
+            self._write()
+        return path
+
+    def metric(self, **values: float | str) -> None:
+        """Record final values, shown in the report; the last value under a name counts."""
+        self.data["metrics"].update(_plain(values))
+        self._write()
+
+    def artefact(self, path: str | Path) -> None:
+        """Record a file that the run made, with its hash."""
+        path = Path(path)
+        inside = path.resolve().is_relative_to(self.dir.resolve())
+        name = path.resolve().relative_to(self.dir.resolve()).as_posix() if inside else path.name
+        self.data["artefacts"].append({"file": name, "sha256": sha256_of(path), "bytes": path.stat().st_size})
+        self._write()
+
+    def fallback(self, text: str) -> None:
+        """Record that something was done otherwise than asked."""
+        self.data["fallbacks"].append(text)
+        self._write()
+
+    def finish(self, status: str = "ok") -> None:
+        """Close the record with its status, duration and peak memory."""
+        self.data.update(status=status, finished=_now(), seconds=round(time.time() - self._start, 2),
+                         peak_memory_mib=round(peak_memory(self.device), 1))
+        self._write()
+
+    def _write(self) -> None:
+        if self.active:
+            write_json(self.dir / "run.json", self.data)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1:
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

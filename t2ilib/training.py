@@ -1,0 +1,216 @@
+"""Helpers around a training loop that stays visible in the notebook: Fabric, batches, EMA, schedule, resume, trackers."""
+
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from .runtime import rank_zero
+
+PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    """Return a launched Lightning Fabric for this process, or for all processes that torchrun started.
+
+    Under `torchrun` (WORLD_SIZE > 1) it joins the group: NCCL on GPUs, gloo on CPUs. `fabric.setup` wraps networks
+    and optimisers, `fabric.backward` replaces `loss.backward`; nothing else of the loop changes.
+    """
+    from lightning_fabric import Fabric
+
+    world, nodes = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    kind = torch.device(device).type
+    fabric = Fabric(accelerator={"cuda": "cuda", "mps": "mps"}.get(kind, "cpu"), devices=world // nodes or 1,
+                    num_nodes=nodes, strategy="ddp" if world > 1 else "auto", precision=PRECISION[dtype])
+    fabric.launch()
+    return fabric
+
+
+class Batches:
+    """Endless shuffled batches of indices into `n` items; its position is part of a checkpoint.
+
+    Each epoch is a new permutation; a batch may span two epochs, so that every batch is full. With several
+    processes each takes its own slice of one common batch, so that N processes see what one process would.
+
+    Args:
+        n: number of items. batch_size: of all processes together.
+        generator: own random stream. rank, world_size: this process, and how many there are.
+    """
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1):
+        if n < 1 or batch_size < 1:
+            raise BadParameter(f"need at least one item and a batch of at least one, got n={n}, batch_size={batch_size}")
+        if batch_size % world_size:
+            raise BadParameter(f"batch_size {batch_size} must be a multiple of the number of processes, {world_size}")
+        self.n, self.batch_size, self.generator, self.rank, self.world_size = n, batch_size, generator, rank, world_size
+        self.left = torch.empty(0, dtype=torch.int64)
+        self.epoch = 0
+
+    def next(self) -> Tensor:
+        """Return the indices (batch_size / world_size,) of the next batch of this process."""
+        while len(self.left) < self.batch_size:
+            self.left = torch.cat([self.left, torch.randperm(self.n, generator=self.generator)])
+            self.epoch += 1
+        batch, self.left = self.left[: self.batch_size], self.left[self.batch_size:]
+        return batch[self.rank:: self.world_size]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"left": self.left.clone(), "epoch": self.epoch, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.left, self.epoch = state["left"], state["epoch"]
+        self.generator.set_state(state["generator"])
+
+
+class EMA:
+    """Exponential moving average of a network's weights, with a warm-up (decay grows as (1 + t) / (10 + t)).
+
+    `ema.model` is the averaged copy, in eval mode; buffers are copied, not averaged.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        import copy
+
+        if not 0 <= decay < 1:
+            raise BadParameter(f"EMA decay must be in [0, 1), got {decay}")
+        self.decay, self.step = decay, 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`."""
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        own, new = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(own, new, 1 - decay)
+        for a, b in zip(self.model.buffers(), model.buffers(), strict=True):
+            a.copy_(b)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+
+
+def cosine_lr(step: int, steps: int, *, peak: float, warmup: int = 0, floor: float = 0.0) -> float:
+    """Return the learning rate at `step` of `steps`: linear warm-up to `peak`, then a half cosine to `floor * peak`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameter groups the learning rate `lr`, each times its own `lr_scale` if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def save_training(path: str | Path, *, step: int, **parts: Any) -> None:
+    """Write everything that a run needs to go on bit for bit: step, parts, and the global random states.
+
+    Args:
+        path: file; written under a temporary name and renamed. Only rank 0 writes.
+        step: number of finished steps.
+        parts: objects with `state_dict`, or `torch.Generator`s, by name.
+    """
+    if not rank_zero():
+        return
+    state = {name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+             for name, part in parts.items()}
+    python = random.getstate()
+    numpy = np.random.get_state()
+    rng = {"torch": torch.get_rng_state(), "python": [python[0], list(python[1]), python[2]],
+           "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]]}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state_all()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save({"step": step, "parts": state, "rng": rng}, temporary)
+    os.replace(temporary, path)
+
+
+def load_training(path: str | Path, **parts: Any) -> int:
+    """Restore what `save_training` wrote into the same parts, and return the number of finished steps.
+
+    Raises:
+        MissingAsset: no such file. CheckpointMismatch: other parts than were saved.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingAsset(f"no training state at {path}; start from step 0, or name the folder of the run to resume")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["parts"].keys() != parts.keys():
+        raise CheckpointMismatch(f"{path} holds {sorted(saved['parts'])}, expected {sorted(parts)}; "
+                                 "resume with the notebook that wrote it")
+    for name, part in parts.items():
+        if isinstance(part, torch.Generator):
+            part.set_state(saved["parts"][name])
+        else:
+            part.load_state_dict(saved["parts"][name])
+    rng = saved["rng"]
+    torch.set_rng_state(rng["torch"])
+    random.setstate((rng["python"][0], tuple(rng["python"][1]), rng["python"][2]))
+    numpy = rng["numpy"]
+    np.random.set_state((numpy[0], numpy[1].numpy().astype(np.uint32), *numpy[2:]))
+    if "cuda" in rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(rng["cuda"])
+    return saved["step"]
+
+
+class Every:
+    """Say "now" at most once in `seconds`, and at the end: for saving and drawing inside a loop of any speed."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def __call__(self, *, force: bool = False) -> bool:
+        due = force or time.monotonic() - self.last >= self.seconds
+        if due:
+            self.last = time.monotonic()
+        return due
+
+
+def make_tracker(name: str, run: Any, *, project: str = "t2ilib"):
+    """Return `log(step, **values)` for "csv" (always in the run folder), "tensorboard", "wandb" or "wandb-offline".
+
+    Whatever the tracker, metrics.csv of the run is written too: no account is needed to read a run.
+    """
+    known = ("csv", "tensorboard", "wandb", "wandb-offline")
+    if name not in known:
+        raise unknown_name("tracker", name, known)
+    if name == "csv" or not rank_zero():
+        return run.log
+    package = {"tensorboard": "tensorboard"}.get(name, "wandb")
+    try:
+        if name == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(run.dir / "tensorboard")
+        else:
+            import wandb
+
+            writer = wandb.init(project=project, dir=run.dir, name=run.dir.name, config=run.data["parameters"],
+                                mode="offline" if name.endswith("offline") else "online")
+    except ImportError as error:
+        raise MissingAsset(f"tracker {name!r} needs the package {package}: pip install {package}") from error
+
+    def log(step: int, **values: float) -> None:
+        run.log(step, **values)
+        if name == "tensorboard":
+            for key, value in values.items():
+                writer.add_scalar(key, value, step)
+        else:
+            writer.log(values, step=step)
+
+    return log

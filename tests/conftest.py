@@ -1,0 +1,90 @@
+"""What all tests share: reports that land in a scratch folder, no network, one thread, tiny notebooks, a browser."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+
+# Set before torch is imported, and inherited by worker processes and notebook kernels.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # what ships must be enough; a test that reaches for the network fails here too
+for name in ("T2I_RUN_DIR", "T2I_INTERACTIVE"):
+    os.environ.pop(name, None)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["T2I_REPORTS"] = tempfile.mkdtemp(prefix="t2i-test-reports-")
+    atexit.register(shutil.rmtree, os.environ["T2I_REPORTS"], ignore_errors=True)
+
+HEADER = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Tiny
+# [![Open in Colab](badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/{name}.ipynb)
+# See https://github.com/other/project too.
+
+# %% tags=["setup"]
+import sys
+REPOSITORY = "https://github.com/OWNER/REPO"
+if "google.colab" in sys.modules:
+    print("git clone", REPOSITORY)
+
+# %% tags=["parameters"] nbmake={{"mock": {{"profile": "smoke"}}}}
+profile: str = "quick"  # smoke, quick or full
+seed: int = 0
+scale: float = 2.0  # how much
+flag: bool = True
+words: list[str] = ["a", "b"]
+limit: int | None = None
+
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A function that adds a notebook with the given last cell to a small repository; returns its notebooks folder."""
+    root = tmp_path / "repository"
+    folder = root / "notebooks"
+
+    def add(body: str = "print(scale)", name: str = "90_tiny") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        source = Path(__file__).parent.parent / "notebooks" / "jupytext.toml"
+        shutil.copy(source, folder / "jupytext.toml")
+        (root / "pyproject.toml").write_text('[project]\nname = "x"\n\n[project.urls]\n'
+                                             'Repository = "https://github.com/OWNER/REPO"\n')
+        text = HEADER.format(name=name) + "# %%\n" + textwrap.dedent(body).strip() + "\n"
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        return folder
+
+    return add
+
+
+def find_browser() -> str | None:
+    """Return the path of an installed Chromium or Chrome."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    return next(filter(None, map(shutil.which, names)), str(mac) if mac.exists() else None)
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium or Chrome through playwright; tests that want it are skipped where there is none."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium or Chrome is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

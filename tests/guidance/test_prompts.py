@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from t2ilib.errors import BadParameter
+from t2ilib.guidance.prompts import (Prompt, embed_prompts, main_text, parse_prompt, parse_prompts, prompt_loss,
+                                     spherical_distance)
+
+INF = math.inf
+
+
+@pytest.mark.parametrize(("spec", "text", "weight", "stop"), [
+    ("a red heart", "a red heart", 1, -INF),
+    ("a red heart:0.5", "a red heart", 0.5, -INF),
+    ("a red heart:-1", "a red heart", -1, -INF),
+    ("a red heart:2:0.7", "a red heart", 2, 0.7),
+    ("a red heart : 2 : -inf", "a red heart", 2, -INF),
+    ("Star Wars: a poster", "Star Wars: a poster", 1, -INF),
+    ("Star Wars: a poster:.5", "Star Wars: a poster", 0.5, -INF),
+    ("a:b:c:1e-1:2", "a:b:c", 0.1, 2),
+    ("1:2:3", "1", 2, 3),
+    ("a clock at 12:30", "a clock at 12:30", 1, -INF),
+    ("a clock at 12:30:0.5", "a clock at 12:30", 0.5, -INF),
+    ("12:30", "12:30", 1, -INF),
+    ("area 51:0.5", "area 51", 0.5, -INF),
+    (r"score 3\:2", "score 3:2", 1, -INF),
+    (r"score 3\:2:4", "score 3:2", 4, -INF),
+    ("to:infinity", "to:infinity", 1, -INF),
+    ("naan: or nan:nan", "naan: or nan:nan", 1, -INF),
+    ("ends with a colon:", "ends with a colon:", 1, -INF),
+])
+def test_parse_prompt_peels_only_numbers(spec, text, weight, stop):
+    assert parse_prompt(spec) == Prompt(text, weight, stop)
+
+
+@pytest.mark.parametrize("spec", ["", "  ", ":1", "x:-inf", "a | | b", "a:0 | b:0", 3])
+def test_bad_prompts_are_refused(spec):
+    with pytest.raises(BadParameter):
+        parse_prompts(spec)
+
+
+def test_several_prompts():
+    found = parse_prompts(r"a castle | oil painting:0.5 | x\|y:-1:-0.5")
+    assert found == [Prompt("a castle"), Prompt("oil painting", 0.5), Prompt("x|y", -1, -0.5)]
+    assert parse_prompts([Prompt("a", 2), "b:3"]) == [Prompt("a", 2), Prompt("b", 3)]
+    assert main_text(found) == "a castle, oil painting"
+    assert main_text(parse_prompts("a:1|b:2")) == "b, a"
+
+
+def pair(cosine, dim=8):
+    a, b = torch.zeros(2, dim, dtype=torch.float64)
+    a[0] = 1
+    b[0], b[1] = cosine, math.sqrt(1 - cosine**2)
+    return a, b
+
+
+@pytest.mark.parametrize(("cosine", "loss"), [(0.15, 1.0085), (0.20, 0.9377), (0.25, 0.8687), (0.30, 0.8015),
+                                              (0.35, 0.7360), (0.40, 0.6720), (0.50, 0.5483),
+                                              (0.0, math.pi**2 / 8), (-1.0, math.pi**2 / 2), (1.0, 0.0)])
+def test_spherical_distance_is_half_the_squared_angle(cosine, loss):
+    distance = spherical_distance(*pair(cosine)).item()
+    assert distance == pytest.approx(loss, abs=5e-5)
+    assert distance == pytest.approx(math.acos(cosine) ** 2 / 2, abs=1e-14)
+
+
+def test_spherical_distance_equals_the_arcsine_form_with_its_gradient():
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.nn.functional.normalize(torch.randn(2, 50, 16, generator=g, dtype=torch.float64), dim=-1)
+    a.requires_grad_()
+    classic = (a - b).norm(dim=-1).div(2).arcsin().square().mul(2)
+    ours = spherical_distance(a, b)
+    assert_close(ours, classic, rtol=1e-13, atol=0)
+    # the two differ only in how they continue off the sphere: compare along it
+    tangent = torch.nn.functional.normalize(torch.randn(50, 16, generator=g, dtype=torch.float64), dim=-1)
+    tangent = tangent - (tangent * a.detach()).sum(-1, keepdim=True) * a.detach()
+    slopes = [(torch.autograd.grad(f.sum(), a, retain_graph=True)[0] * tangent).sum(-1) for f in (ours, classic)]
+    assert_close(slopes[0], slopes[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_finite_at_the_antipode_and_zero_at_coincidence(dtype):
+    a = torch.eye(4, dtype=dtype)[:1].requires_grad_()
+    spherical_distance(a, -a.detach()).sum().backward()
+    assert a.grad.isfinite().all()
+    a.grad = None
+    spherical_distance(a, a.detach()).sum().backward()
+    assert (a.grad == 0).all()
+    near = torch.tensor([[-1.0, 1e-6, 0, 0]], dtype=dtype).requires_grad_()
+    spherical_distance(near, a.detach()).sum().backward()
+    assert near.grad.isfinite().all() and near.grad.norm() == pytest.approx(math.pi, rel=1e-3)
+
+
+def make(prompts, dim=6):
+    class Texts:
+        def encode_text(self, texts):
+            rows = [torch.randn(dim, generator=torch.Generator().manual_seed(len(t))) for t in texts]
+            return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+    return embed_prompts(Texts(), [parse_prompts(p) for p in prompts])
+
+
+def test_prompt_loss_equals_the_formula_with_weights_and_signs():
+    targets = make(["a:2|bbb:-0.5", "cc"])
+    e = torch.nn.functional.normalize(torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
+    loss = prompt_loss(e, targets)
+    for i, weights in enumerate([(2, -0.5), (1,)]):
+        expected = 0.0
+        for p, w in enumerate(weights):
+            theta = torch.arccos((e[i] * targets.embedding[i, p]).sum(-1))
+            expected = expected + abs(w) * (theta.square() / 2 * math.copysign(1, w)).mean()
+        assert_close(loss[i], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_stop_keeps_the_value_and_drops_the_gradient_below_it():
+    targets = make(["a:1:0.9"])
+    t = targets.embedding[0, 0]
+    other = torch.nn.functional.normalize(torch.eye(6)[0] - t[0] * t, dim=0)
+    angles = torch.tensor([0.3, 1.0, 2.0])  # losses .045 and .5 lie below the stop of .9, and 2.0 above
+    e = (angles.cos()[:, None] * t + angles.sin()[:, None] * other)[None].requires_grad_()
+    loss = prompt_loss(e, targets)
+    loss.backward()
+    assert_close(loss[0], (angles.square() / 2).mean(), rtol=1e-5, atol=0)
+    assert (e.grad[0, :2] == 0).all() and e.grad[0, 2].norm() > 0
+
+
+def test_a_negative_weight_pushes_away():
+    plus, minus = make(["abc"]), make(["abc:-1"])
+    e = torch.nn.functional.normalize(torch.randn(1, 3, 6), dim=-1).requires_grad_()
+    (gp,) = torch.autograd.grad(prompt_loss(e, plus).sum(), e)
+    (gm,) = torch.autograd.grad(prompt_loss(e, minus).sum(), e)
+    assert_close(gp, -gm)

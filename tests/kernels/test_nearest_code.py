@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+import t2ilib.kernels.nearest_code  # noqa: F401  (the module, beside the function of the same name)
+from t2ilib.errors import BadParameter
+from t2ilib.kernels import nearest_code
+
+
+def brute_force(z, codebook):
+    distances = (z.double()[:, None] - codebook.double()[None]).square().sum(-1)
+    return distances.argmin(dim=1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 63, 1000])
+@pytest.mark.parametrize("k", [1, 3, 129, 1024])
+@pytest.mark.parametrize("d", [1, 5, 64])
+def test_equals_brute_force(n, k, d):
+    generator = torch.Generator().manual_seed(n + k + d)
+    z = torch.randn(n, d, generator=generator)
+    codebook = torch.randn(k, d, generator=generator)
+    codes, best = nearest_code(z, codebook), brute_force(z, codebook)
+    # float32 may pick the other of two rows whose distances agree to the last digits; nothing else
+    distance = (z.double() - codebook.double()[codes]).square().sum(dim=1)
+    smallest = (z.double() - codebook.double()[best]).square().sum(dim=1)
+    torch.testing.assert_close(distance, smallest, rtol=1e-5, atol=1e-6)
+    assert (codes != best).sum() <= 0.005 * n
+
+
+def test_memory_stays_bounded_because_the_work_is_cut_into_parts(monkeypatch):
+    import sys
+
+    module = sys.modules["t2ilib.kernels.nearest_code"]
+    torch.manual_seed(0)
+    z, codebook = torch.randn(100, 4), torch.randn(7, 4)
+    whole = nearest_code(z, codebook)
+    sizes = []
+    original = torch.addmm
+
+    def spy(*args, **kwargs):
+        result = original(*args, **kwargs)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(module, "_CPU_ELEMENTS", 50)
+    monkeypatch.setattr(module.torch, "addmm", spy)
+    torch.testing.assert_close(nearest_code(z, codebook), whole)
+    assert max(sizes) <= 50 and len(sizes) > 10
+
+
+@pytest.mark.parametrize("d", [1, 8, 33, 256])
+def test_of_equal_rows_the_lowest_index_wins(d):
+    torch.manual_seed(d)
+    half = torch.randn(37, d)
+    codebook = torch.cat([half, half, half])
+    codes = nearest_code(half, codebook)
+    torch.testing.assert_close(codes, torch.arange(37))
+
+
+def test_leading_dimensions_strides_and_half_precision():
+    torch.manual_seed(0)
+    codebook = torch.randn(50, 8)
+    z = torch.randn(2, 8, 5, 3)
+    expected = brute_force(z.movedim(1, -1).reshape(-1, 8), codebook).reshape(2, 5, 3)
+    torch.testing.assert_close(nearest_code(z.movedim(1, -1), codebook), expected)
+    channels_last = z.contiguous(memory_format=torch.channels_last).movedim(1, -1)
+    torch.testing.assert_close(nearest_code(channels_last, codebook.t().contiguous().t()), expected)
+    half = z.bfloat16()
+    exact = brute_force(half.movedim(1, -1).reshape(-1, 8), codebook).reshape(2, 5, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # distances are still float32
+        torch.testing.assert_close(nearest_code(half.movedim(1, -1), codebook), exact)
+    assert nearest_code(codebook[3], codebook).shape == ()
+
+
+def test_far_offsets_do_not_spoil_the_choice():
+    torch.manual_seed(0)
+    z, codebook = torch.rand(200, 4), torch.rand(30, 4)
+    torch.testing.assert_close(nearest_code(z + 1000, codebook + 1000), brute_force(z + 1000, codebook + 1000))
+
+
+def test_no_gradient_leaks():
+    z = torch.randn(4, 2, requires_grad=True)
+    assert not nearest_code(z, torch.randn(3, 2, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("z", "codebook", "message"),
+    [
+        (torch.randn(4, 3), torch.randn(5, 2), "D=2"),
+        (torch.randn(4, 3), torch.randn(0, 3), "codebook must be"),
+        (torch.randn(4, 3), torch.randn(5), "codebook must be"),
+        (torch.ones(4, 3, dtype=torch.int32), torch.randn(5, 3), "z must be a floating-point"),
+    ],
+)
+def test_bad_input_is_refused(z, codebook, message):
+    with pytest.raises(BadParameter, match=message):
+        nearest_code(z, codebook)

@@ -1,0 +1,65 @@
+"""What holds for every notebook of the repository; nbmake runs them in profile smoke beside these tests."""
+
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from t2ilib.errors import BadParameter
+from t2ilib.notebooks import list_notebooks, read_parameters, repository_url
+from t2ilib.pairs import address_problems, pair_problems
+from t2ilib.paths import notebooks_dir, repo_root
+
+NOTEBOOKS = list_notebooks()
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+ABSOLUTE = re.compile(r"(?<![\w.:/])(/(home|root|Users|tmp|work|mnt|opt|content/drive)/[\w.-]+|[A-Z]:\\\\)")
+
+
+def test_every_ipynb_has_its_script():
+    assert {p.stem for p in notebooks_dir().glob("*.ipynb")} == {p.stem for p in NOTEBOOKS}
+
+
+@each
+def test_pair(path):
+    assert pair_problems(path) == []
+
+
+@each
+def test_parameters_cell(path):
+    known = read_parameters(path)
+    assert known["profile"].default == "quick" and isinstance(known["seed"].default, int)
+    notebook = jupytext.read(path.with_suffix(".ipynb"))
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    assert cell.metadata.get("nbmake") == {"mock": {"profile": "smoke"}}
+    for line in cell.source.splitlines():
+        assert re.match(r"\w+: [^=]+ = |[#\s\])}]|$", line), f"no type: {line}"
+
+
+def test_public_address():
+    assert repository_url().startswith("https://github.com/")
+    assert address_problems() == []
+
+
+@each
+def test_no_magic_and_no_absolute_path(path):
+    for cell in jupytext.read(path).cells:
+        if cell.cell_type == "code":
+            assert not re.search(r"(?m)^\s*[!%]", cell.source), cell.source
+        assert not ABSOLUTE.search(cell.source), ABSOLUTE.search(cell.source)
+
+
+@pytest.mark.parametrize("path", sorted((repo_root() / "reports" / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_executed_copies_have_no_path_of_a_machine(path):
+    text = path.read_text(encoding="utf-8")
+    for known in {str(repo_root()), str(Path.home()), sys.prefix}:
+        assert len(known) < 5 or known not in text
+    assert not re.search(r'"(input|output)_path": "/', text)
+
+
+def test_a_parameters_cell_is_demanded(tiny):
+    path = tiny() / "90_tiny.py"
+    path.write_text("# %%\n1\n")
+    with pytest.raises(BadParameter, match="one cell tagged"):
+        read_parameters(path)

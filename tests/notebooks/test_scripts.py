@@ -1,0 +1,17 @@
+"""A percent notebook is also a script: each one runs from top to bottom under plain Python, in profile smoke."""
+
+import json
+
+import pytest
+
+from t2ilib import notebooks
+
+NAMES = [path.stem for path in notebooks.list_notebooks()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_as_a_script(name, tmp_path):
+    result = notebooks.run_script(notebooks.plan(name, profile="smoke"), run_dir=tmp_path)
+    assert result.status == "ok", (tmp_path / "log.txt").read_text()[-3000:]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["metrics"], f"{name} records no metric"

@@ -1,0 +1,123 @@
+"""Imports point down: the layers are drawn here, and every import in the library is checked against them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2ilib.paths import repo_root
+
+ROOT = repo_root() / "t2ilib"
+# From the bottom up. A unit is a module or a package directly under t2ilib; it may import units of lower boxes.
+BOXES = [
+    {"errors"},
+    {"paths"},
+    {"assets"},
+    {"runtime", "checkpoint", "record", "profiles", "parameters"},
+    {"kernels"},
+    {"layers"},
+    {"models", "losses", "diffusion", "encoders", "data"},
+    {"guidance", "metrics", "training", "show"},
+    {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods"},
+    {"__main__"},
+]
+# Lines inside one box that are drawn on purpose: (who, imports whom).
+ALLOWED = {
+    ("record", "runtime"),     # device, versions and commit belong in a record
+    ("record", "checkpoint"),  # hashes and atomic JSON
+    ("pairs", "notebooks"),    # works on the list of notebooks
+}
+# Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
+PEERS = {"models", "methods"}
+ALLOWED_PEERS = {
+    ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
+}
+# Heavy packages: imported inside functions, in the unit that owns them.
+HEAVY = {"open_clip": {"encoders"}, "transformers": {"encoders"}, "timm": {"encoders"}, "datasets": {"data"},
+         "lpips": {"metrics", "losses"}, "taming": {"bench", "losses"}, "papermill": {"execute"}, "jupytext": {
+             "notebooks", "pairs", "execute"}, "nbconvert": {"execute"}, "ray": {"sweep"}, "wandb": {"training"},
+         "lmdb": {"data"}, "pyarrow": {"data"}, "lightning_fabric": {"training"}, "torchmetrics": {"metrics"}}
+LEVEL = {unit: level for level, box in enumerate(BOXES) for unit in box}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def module_of(path: Path) -> list[str]:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: Path) -> list[tuple[list[str], bool]]:
+    """Return (dotted name inside t2ilib or of another package, whether at module level) for every import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))
+              for n in ast.walk(f)}
+    package = ["t2ilib", *module_of(path)][:None if path.name == "__init__.py" else -1]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name.split("."), id(node) not in inside) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            found += [([*base, alias.name], id(node) not in inside) for alias in node.names]
+    return found
+
+
+def violations(path: Path) -> list[str]:
+    me = module_of(path)
+    if not me:
+        return [f"t2ilib/__init__.py imports {'.'.join(name)}" for name, _ in imports(path)]
+    problems = [] if me[0] in LEVEL else [f"{me[0]} stands in no box of this test"]
+    for name, at_top in imports(path):
+        if name[0] == "t2ilib" and len(name) > 1:
+            other = name[1:]
+            if other[0] not in LEVEL:
+                continue  # a value of t2ilib/__init__.py, such as __version__
+            if other[0] != me[0]:
+                down = LEVEL[other[0]] < LEVEL.get(me[0], 0)
+                if not down and (me[0], other[0]) not in ALLOWED:
+                    problems.append(f"{'.'.join(me)} imports {'.'.join(other)}: not below it")
+            elif me[0] in PEERS and len(me) > 1 and len(other) > 1 and other[1] != me[1]:
+                peer = (ROOT / other[0] / f"{other[1]}.py").exists() and not other[1].startswith("_")
+                if peer and (".".join(me), ".".join(other[:2])) not in ALLOWED_PEERS:
+                    problems.append(f"{'.'.join(me)} imports its peer {'.'.join(other[:2])}")
+        elif name[0] in HEAVY:
+            if me[0] not in HEAVY[name[0]]:
+                problems.append(f"{'.'.join(me)} imports {name[0]}, which belongs to {sorted(HEAVY[name[0]])}")
+            if at_top:
+                problems.append(f"{'.'.join(me)} imports {name[0]} at module level, not in the function that needs it")
+    return problems
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    assert violations(path) == []
+
+
+def test_the_check_sees_violations(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "b.py").write_text("")
+    bad = tmp_path / "models" / "a.py"
+    bad.write_text("from ..metrics import x\nfrom .. import losses\nfrom t2ilib.data.emoji import y\nfrom . import b\n"
+                   "import open_clip\nfrom ..errors import T2IError\ndef f():\n    from t2ilib import methods\n")
+    found = "\n".join(violations(bad))
+    for name in ("metrics", "losses", "data.emoji", "peer models.b", "open_clip, which", "module level", "methods"):
+        assert name in found
+    assert "errors" not in found and len(violations(bad)) == 7
+
+
+def test_lines_in_the_allow_table_are_used():
+    used = {(module_of(path)[0], name[1]) for path in FILES if module_of(path)
+            for name, _ in imports(path) if name[0] == "t2ilib" and len(name) > 1}
+    assert used >= ALLOWED
+
+
+@pytest.mark.parametrize("module", ["t2ilib", "t2ilib.__main__", "t2ilib.notebooks", "t2ilib.pairs", "t2ilib.report"])
+def test_light_modules_stay_light(module):
+    """What starts with the command line must not pull in the packages that take seconds."""
+    code = f"import sys, {module}; print(sorted({{'torch', 'numpy', 'matplotlib', 'papermill'}} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root(), check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from t2ilib import losses
+from t2ilib.errors import BadParameter, UnknownName
+
+
+def test_vq_loss_equals_the_formula_and_splits_its_gradients():
+    z_e = torch.tensor([1.0, 2.0], requires_grad=True)
+    codes = torch.tensor([0.0, 4.0], requires_grad=True)
+    loss = losses.vq_loss(z_e, codes, beta=0.25)
+    assert loss.item() == pytest.approx(1.25 * (1 + 4) / 2)
+    loss.backward()
+    torch.testing.assert_close(codes.grad, torch.tensor([-1.0, 2.0]))
+    torch.testing.assert_close(z_e.grad, 0.25 * torch.tensor([1.0, -2.0]))
+    z_e.grad = codes.grad = None
+    losses.vq_loss(z_e, codes, beta=0.25, beta_on_codebook=True).backward()
+    torch.testing.assert_close(codes.grad, 0.25 * torch.tensor([-1.0, 2.0]))
+    torch.testing.assert_close(z_e.grad, torch.tensor([1.0, -2.0]))
+
+
+def test_critic_losses_equal_hand_computed_values():
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
+    assert losses.hinge_critic_loss(real, fake).item() == pytest.approx(0.5 * (0.5 + 0.75))
+    on_real = (math.log1p(math.exp(-2)) + math.log(2)) / 2
+    on_fake = (math.log1p(math.exp(-3)) + math.log1p(math.exp(0.5))) / 2
+    expected = 0.5 * (on_real + on_fake)
+    assert losses.logistic_critic_loss(real, fake).item() == pytest.approx(expected)
+    assert losses.generator_score_loss(fake).item() == pytest.approx(1.25)
+    assert losses.critic_loss("hinge", torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)).item() == pytest.approx(1)
+    with pytest.raises(UnknownName, match="did you mean hinge"):
+        losses.critic_loss("hing", real, fake)
+
+
+def test_critic_losses_equal_taming():
+    from taming.modules.losses.vqperceptual import hinge_d_loss, vanilla_d_loss
+
+    real, fake = torch.randn(2, 4, 1, 6, 6).unbind()
+    torch.testing.assert_close(losses.hinge_critic_loss(real, fake), hinge_d_loss(real, fake))
+    torch.testing.assert_close(losses.logistic_critic_loss(real, fake), vanilla_d_loss(real, fake))
+
+
+def test_adaptive_weight_balances_the_gradients_and_keeps_the_graph():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 3)
+    y = layer(torch.randn(5, 4))
+    reconstruction, score = y.square().mean(), 7 * y.mean()
+    weight = losses.adaptive_weight(reconstruction, score, layer.weight, eps=0.0)
+    assert not weight.requires_grad
+    pulls = (torch.autograd.grad(v, layer.weight, retain_graph=True)[0] for v in (reconstruction, weight * score))
+    norms = [pull.norm() for pull in pulls]
+    torch.testing.assert_close(*norms)
+    (reconstruction + weight * score).backward()
+    assert losses.adaptive_weight(layer.weight.sum(), 0 * layer.weight.sum(), layer.weight, maximum=10.0) == 10
+
+
+def test_gate_opens_at_the_start():
+    assert [losses.gate(step, 3, 0.5) for step in (0, 2, 3, 9)] == [0, 0, 0.5, 0.5]
+
+
+def test_feature_loss_ignores_contrast_and_measures_directions():
+    a = torch.randn(2, 8, 5, 5, requires_grad=True)
+    assert losses.feature_loss([a], [3 * a.detach()]).item() == pytest.approx(0, abs=1e-6)
+    assert losses.feature_loss([a], [-a.detach()]).item() == pytest.approx(4, rel=1e-5)
+    orthogonal = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+    assert losses.feature_loss(orthogonal[:1], orthogonal[1:]).item() == pytest.approx(2)
+    mixed = losses.feature_loss([a, orthogonal[0]], [-a.detach(), orthogonal[1]])
+    assert mixed.item() == pytest.approx(3, rel=1e-5)  # the mean over layers
+    target = torch.randn(2, 8, 5, 5, requires_grad=True)
+    losses.feature_loss([a], [target]).backward()
+    assert a.grad.abs().sum() > 0 and target.grad is None
+    with pytest.raises(BadParameter, match="got 1 and 0"):
+        losses.feature_loss([a], [])
