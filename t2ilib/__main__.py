@@ -6,7 +6,6 @@ Heavy packages are imported by the command that needs them, so that `--help` is 
 
 import argparse
 import ast
-import importlib.util
 import json
 import sys
 import time
@@ -239,17 +238,17 @@ def _models(args: argparse.Namespace) -> int:
         print("  none yet")
     if named:
         print("by name, downloaded when first used")
-        for name, text in named.items():
-            print(f"  {name:<32} {text}".rstrip())
+        for name, model in named.items():
+            here = "here" if model["here"] else "not here"
+            print(f"  {name:<24} {here:<24} {model['mb']:6.0f} MB    {model['description']}; {model['licence']}")
     return 0
 
 
-def _catalogue() -> dict[str, str]:
-    if importlib.util.find_spec("t2ilib.assets") is None:
-        return {}
+def _catalogue() -> dict[str, dict[str, Any]]:
     from . import assets
 
-    return {name: " ".join(str(getattr(asset, "description", "")).split()) for name, asset in assets.CATALOGUE.items()}
+    return {name: {"description": asset.description, "mb": asset.about_mb, "licence": asset.licence,
+                   "source": asset.source, "here": assets.find(asset)} for name, asset in assets.CATALOGUE.items()}
 
 
 def _add_notebooks(commands: Any) -> None:

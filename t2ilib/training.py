@@ -4,6 +4,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,39 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]) -> int:
+    """Collect the running statistics of batch norm anew, as plain averages over `batches`.
+
+    An average of weights (EMA) has other activations than the weights it was averaged from, so the statistics that
+    `EMA` copies do not belong to it. All other layers stay in the mode they are in.
+
+    Args:
+        model: the network whose statistics are replaced.
+        batches: what `forward` takes, e.g. training pictures; 512 pictures are enough.
+        forward: runs `model` on one batch.
+
+    Returns:
+        How many layers were recalibrated; 0 if the network has no batch norm, and then `batches` is not touched.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    before = [(norm.momentum, norm.training) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's way to ask for a plain average
+        norm.train()
+    try:
+        for batch in batches:
+            forward(batch)
+    finally:
+        for norm, (momentum, training) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.train(training)
+    return len(norms)
 
 
 def cosine_lr(step: int, steps: int, *, peak: float, warmup: int = 0, floor: float = 0.0) -> float:

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import assets, runtime
 from ..checkpoint import CONFIG, configurable, load_model, load_strict
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..kernels import nearest_code
 from ..layers.autoencoder import Decoder, Encoder
 from ..layers.conv_blocks import use_explicit_attention
 from ..layers.quantize import GumbelQuantizer, Quantized, VectorQuantizer, straight_through
-from ..paths import cache_dir, checkpoints_dir, user_data_dir
+from ..paths import checkpoints_dir
 from . import taming_format
 
 QUANTIZERS = ("vq", "gumbel")
@@ -26,7 +27,7 @@ WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 _F16 = {"embed_dim": 256, "z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4],
         "num_res_blocks": 2, "attn_resolutions": [16]}  # fmt: skip
-# Published networks by name, and the arguments that their files must agree with: the .ckpt; the .yaml is optional.
+# Published networks by name (`assets` tells where they are), and the arguments that their files must agree with.
 VQGAN_MODELS: dict[str, dict[str, Any]] = {
     "vqgan-imagenet-f16-1024": {**_F16, "n_embed": 1024, "quantizer": "vq"},
     "vqgan-imagenet-f16-16384": {**_F16, "n_embed": 16384, "quantizer": "vq"},
@@ -195,8 +196,8 @@ def load_vqgan(name_or_path: str | Path, *, device: torch.device | str = "cpu") 
 
     Raises:
         UnknownName: no shipped or published network has this name, and there is no such path.
-        MissingAsset: a published network whose files are not here; the message says where they belong.
-        CheckpointMismatch: the weights do not fit their configuration.
+        MissingAsset: a published network whose files are neither here nor to be had; it says where to put them.
+        CheckpointMismatch: the weights do not fit their configuration, or their bytes are not the expected ones.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if path.is_file():
@@ -262,13 +263,8 @@ def _load_folder(folder: Path, *, device: torch.device | str) -> VQGAN:
 
 
 def _load_published(name: str, *, device: torch.device | str) -> VQGAN:
-    folders = [base / "vqgan" / name for base in (user_data_dir(), cache_dir()) if base is not None]
-    folder = next((f for f in folders if f.is_dir()), None)
-    if folder is None:
-        raise MissingAsset(
-            f"the weights of {name} are not here; put its .ckpt (and .yaml), published with taming-transformers, in "
-            f"{folders[0]}, or pass the path of the .ckpt instead of the name"
-        )
+    """Load a published network from the user's folder or the cache, downloaded into the cache if need be."""
+    folder = assets.fetch(name, progress=runtime.progress)
     model = _load_folder(folder, device=device)
     expected = VQGAN_MODELS[name]
     wrong = {k: model.config[k] for k, v in expected.items() if model.config[k] != v}

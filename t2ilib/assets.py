@@ -1,0 +1,322 @@
+"""Named weights and data: where they come from, under which licence, and a careful download into a cache.
+
+A named asset is looked for in the user's folder (`T2I_DATA/<kind>/<name>`), then in the cache
+(`T2I_CACHE/<kind>/<name>`), then at its mirrors. `T2I_OFFLINE=1` (or `HF_HUB_OFFLINE=1`) forbids the last step.
+A hash that nobody has published is not invented: it is recorded in `asset.json` at the first download and checked
+from then on.
+"""
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointMismatch, MissingAsset, unknown_name
+from .paths import cache_dir, user_data_dir
+
+RECORD = "asset.json"
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")  # where one of them is expected, a user's file may be any of them
+CHUNK = 2**20
+TRIES = 4  # failures in a row, without a single new byte, before the next mirror is asked
+WAIT = 1.0  # seconds before the second try, doubled for each further one
+TIMEOUT = 30.0
+Progress = Callable[..., Iterable[bytes]]  # runtime.progress: (chunks of 1 MiB, total=, desc=) -> the same chunks
+
+
+@dataclass(frozen=True)
+class AssetFile:
+    """One file: its name in the asset's folder, mirrors in the order of asking, and what is known of its bytes.
+
+    `about_mb` is what its publisher says; `sha256` is None where none was published. An asset works without its
+    optional files.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    about_mb: float | None = None
+    sha256: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A named set of files; `kind` is the folder it lies in, below T2I_DATA or the cache."""
+
+    name: str
+    kind: str
+    description: str
+    licence: str
+    source: str
+    files: tuple[AssetFile, ...]
+
+    @property
+    def about_mb(self) -> float:
+        """Size of all files together in MB, as far as known."""
+        return sum(f.about_mb or 0 for f in self.files)
+
+    def folders(self) -> list[Path]:
+        """Return where it may lie, in the order of looking; the last one is where a download goes."""
+        return [base / self.kind / self.name for base in (user_data_dir(), cache_dir()) if base is not None]
+
+
+def _taming(name: str, description: str, about_mb: float, *, share: str, ckpt: str, yaml: str) -> Asset:
+    """Describe a network of taming-transformers; its authors publish each file by itself and within a shared folder."""
+    host = "https://heibox.uni-heidelberg.de"
+    return Asset(
+        name, "vqgan", description, "MIT (trained on ImageNet: non-commercial research)",
+        "https://github.com/CompVis/taming-transformers",
+        (AssetFile("model.yaml", (f"{host}/f/{yaml}/?dl=1", f"{host}/d/{share}/files/?p=%2Fconfigs%2Fmodel.yaml&dl=1"),
+                   optional=True),  # the tensors' shapes tell the same
+         AssetFile("last.ckpt", (f"{host}/f/{ckpt}/?dl=1", f"{host}/d/{share}/files/?p=%2Fckpts%2Flast.ckpt&dl=1"),
+                   about_mb=about_mb)))
+
+
+CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (
+    _taming("vqgan-imagenet-f16-1024", "VQGAN, 1,024 codes of 16 x 16 pixels, ImageNet", 958,
+            share="8088892a516d4e3baf92", ckpt="140747ba53464f49b476", yaml="6ecf2af6c658432c8298"),
+    _taming("vqgan-imagenet-f16-16384", "VQGAN, 16,384 codes of 16 x 16 pixels, ImageNet", 980,
+            share="a7530b09fed84f80a887", ckpt="867b05fc8c4841768640", yaml="274fb24ed38341bfa753"),
+)}
+
+
+def get(name: str) -> Asset:
+    """Return the catalogue's entry; a misspelt name is answered with the nearest ones (UnknownName)."""
+    if name not in CATALOGUE:
+        raise unknown_name("asset", name, CATALOGUE)
+    return CATALOGUE[name]
+
+
+def find(asset: str | Asset) -> Path | None:
+    """Return the folder in which the asset lies, or None; nothing is downloaded or hashed.
+
+    A file that the user put there may have another name than the published one: its suffix counts.
+    """
+    asset = get(asset) if isinstance(asset, str) else asset
+    for folder in asset.folders():
+        if all(_present(folder, f) for f in asset.files if not f.optional):
+            return folder
+    return None
+
+
+def fetch(asset: str | Asset, *, progress: Progress | None = None) -> Path:
+    """Return the folder that holds the asset's files, their hashes checked; download what is not here.
+
+    A download that broke off is resumed where it stopped, now or in a later run.
+
+    Args:
+        asset: a name of the catalogue, or an entry of one's own.
+        progress: wraps the chunks of 1 MiB of a download, such as `runtime.progress`.
+
+    Raises:
+        UnknownName: no asset has this name.
+        MissingAsset: not here, and no mirror could be read; the message tells how to get it by hand.
+        CheckpointMismatch: a file's bytes are not those that were published, or recorded earlier.
+    """
+    asset = get(asset) if isinstance(asset, str) else asset
+    folder = find(asset)
+    if folder is None:
+        if _offline():
+            raise MissingAsset(_by_hand(asset, "downloads are switched off (T2I_OFFLINE or HF_HUB_OFFLINE)"))
+        folder = asset.folders()[-1]
+        with _locked(folder):  # of several processes one downloads, the others find the files
+            for file in sorted(asset.files, key=lambda f: f.optional):
+                if not _present(folder, file):
+                    _download(asset, file, folder, progress or (lambda chunks, **_: chunks))
+    for file in asset.files:
+        _verify(folder, file)
+    return folder
+
+
+def _present(folder: Path, file: AssetFile) -> bool:
+    suffix = Path(file.name).suffix
+    return any(any(folder.glob(f"*{s}")) for s in (WEIGHTS if suffix in WEIGHTS else (suffix,)))
+
+
+def _offline() -> bool:
+    return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in ("T2I_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+def _by_hand(asset: Asset, reason: str) -> str:
+    def said(file: AssetFile) -> str:
+        size = f", about {file.about_mb:.0f} MB" if file.about_mb else ""
+        without = " (it also works without)" if file.optional else ""
+        return f"its {Path(file.name).suffix}{without} ({file.name}{size}, from {' or '.join(file.urls)})"
+
+    folders = asset.folders()
+    where = str(folders[0]) if len(folders) > 1 else f"{folders[0]} (or below the folder that T2I_DATA names)"
+    files = sorted(asset.files, key=lambda f: f.optional)
+    return (f"{asset.name} is not here: {reason}. By hand: put {' and '.join(map(said, files))} in {where}, "
+            f"then run this again. Source: {asset.source}")
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _expected(folder: Path, file: AssetFile) -> str | None:
+    return file.sha256 or _read_json(folder / RECORD).get(file.name, {}).get("sha256")
+
+
+def _verify(folder: Path, file: AssetFile) -> None:
+    path, expected = folder / file.name, _expected(folder, file)
+    if path.is_file() and expected and (got := _sha256(path)) != expected:
+        raise CheckpointMismatch(f"{path}: SHA-256 is {got[:12]}..., expected {expected[:12]}...; the file is damaged "
+                                 "or was exchanged: delete it, and it is downloaded again")
+
+
+def _record(folder: Path, file: AssetFile, part: Path, url: str, sha256: str) -> None:
+    entry = {"sha256": sha256, "bytes": part.stat().st_size, "url": url, "downloaded": time.strftime("%Y-%m-%d"),
+             "checked_against": "the published hash" if file.sha256 else "nothing: recorded at the first download"}
+    known = _read_json(folder / RECORD)
+    if file.name not in known:
+        _write_json(folder / RECORD, {**known, file.name: entry})
+
+
+# --- download ---------------------------------------------------------------------------------------------------------
+
+
+_HOPELESS = (errno.ENOSPC, errno.EACCES, errno.EROFS)  # waiting does not help; nor without a network (gaierror)
+
+
+class _Refused(Exception):
+    """A mirror answered, but not with this file: it is no use to ask it again."""
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder; the system releases it when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+b") as f:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            while True:
+                f.seek(0)
+                with contextlib.suppress(OSError):  # it gives up after ten seconds
+                    msvcrt.locking(f.fileno(), msvcrt.LK_LOCK, 1)
+                    break
+        else:
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -> None:
+    problems = []
+    for url in file.urls:
+        # one partial file for each mirror: bytes of two mirrors are never joined
+        part = folder / f"{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
+        try:
+            _transfer_with_retries(url, part, progress, desc=f"{asset.name}/{file.name} [MiB]")
+            _accept(folder, file, part, url)
+        except (_Refused, OSError, http.client.HTTPException) as error:
+            problems.append(f"{url}: {error or type(error).__name__}")
+            continue
+        for left in folder.glob(f"{file.name}.*.part*"):
+            left.unlink()
+        return
+    reason = f"{file.name} could not be downloaded ({'; '.join(problems)})"
+    if not file.optional:
+        raise MissingAsset(_by_hand(asset, reason))
+    warnings.warn(f"{asset.name}: {reason}; it works without", stacklevel=3)
+
+
+def _accept(folder: Path, file: AssetFile, part: Path, url: str) -> None:
+    """Give a finished download its name, if it is what was asked for; else delete it."""
+    sha256, size, expected = _sha256(part), part.stat().st_size, _expected(folder, file)
+    problem = ""
+    if expected and sha256 != expected:
+        recorded = "" if file.sha256 else f", recorded in {folder / RECORD} at an earlier download"
+        problem = f"SHA-256 is {sha256[:12]}..., expected {expected[:12]}...{recorded}"
+    elif not size or (file.about_mb and size < 0.5e6 * file.about_mb):
+        problem = f"got {size:,} bytes" + (f", expected about {file.about_mb:.0f} MB" if file.about_mb else "")
+    if problem:
+        part.unlink()
+        raise _Refused(problem)
+    _record(folder, file, part, url, sha256)  # before the rename: what has its name has its hash
+    os.replace(part, folder / file.name)
+
+
+def _transfer_with_retries(url: str, part: Path, progress: Progress, *, desc: str) -> None:
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.is_file() else 0
+        try:
+            return _transfer(url, part, progress, desc=desc)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # the file has become shorter than what is here
+                part.unlink(missing_ok=True)
+            elif error.code < 500 and error.code not in (408, 429):
+                raise _Refused(f"HTTP {error.code} {error.reason}") from error
+            problem = error
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), socket.gaierror) or getattr(error, "errno", 0) in _HOPELESS:
+                raise
+            problem = error
+        failures = failures + 1 if not part.is_file() or part.stat().st_size <= before else 1
+        if failures >= TRIES:
+            raise problem
+        time.sleep(WAIT * 2 ** (failures - 1))
+
+
+def _transfer(url: str, part: Path, progress: Progress, *, desc: str) -> None:
+    """Bring `part` to its full length, from where it stands if the server still has the same file."""
+    notes = part.with_name(part.name + ".json")  # which version of the file the bytes are of, and its length
+    have, known = (part.stat().st_size if part.is_file() else 0), _read_json(notes)
+    if have and known.get("total") == have:
+        return
+    headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity"}
+    resume = bool(have and known.get("total"))
+    if resume:
+        headers["Range"] = f"bytes={have}-"
+        if known.get("version"):
+            headers["If-Range"] = known["version"]
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise _Refused("it answers with a web page instead of the file")
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+        if answer.status == 206 and (not span or (int(span[1]), int(span[2])) != (have, known["total"])):
+            part.unlink()
+            raise ConnectionError("the file has changed since the download began; starting again")
+        have = have if answer.status == 206 else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if not have:
+            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            _write_json(notes, {"total": total, "version": None if (version or "").startswith("W/") else version})
+        chunks = iter(lambda: answer.read(CHUNK), b"")
+        with open(part, "ab" if have else "wb") as f:
+            for chunk in progress(chunks, total=total and -(-(total - have) // CHUNK), desc=desc):
+                f.write(chunk)
+    if total is not None and (got := part.stat().st_size) != total:
+        raise ConnectionError(f"the connection ended after {got:,} of {total:,} bytes")

@@ -1,0 +1,101 @@
+"""Questions to the judge: how often does a picture show its prompt, asked strictly, with everything to compare with.
+
+The judge is a CLIP that no method may use. A strict question lets all concept names of the emoji set compete; an easy
+one, among a few captions, flatters mush, and is reported beside it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.captions import plain_name
+from ..errors import UnknownName, unknown_name
+from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
+from .image import kid, nearest_neighbour
+
+
+class Judgement:
+    """A judge with the names it asks about.
+
+    Args:
+        judge: `.encode_image`, `.encode_text`, such as `load_judge()`.
+        data: the emoji set, all splits: its names compete, and its pictures are the reference.
+        synonyms_above: names whose text features have a larger cosine do not compete, nor do names of one family.
+
+    Attributes:
+        names: the M readable concept names. split_of: name -> split.
+    """
+
+    def __init__(self, judge: Any, data: Any, *, synonyms_above: float = 0.9):
+        self.judge, self.data = judge, data
+        self.of_row = [plain_name(name) for name in data.columns["name"]]
+        rows = {name: i for i, name in reversed(list(enumerate(self.of_row)))}
+        self.names = sorted(rows)
+        self.index = {name: i for i, name in enumerate(self.names)}
+        self.split_of = {name: data.columns["split"][i] for name, i in rows.items()}
+        with torch.no_grad():
+            self.text = judge.encode_text(self.names).cpu()
+        families = [data.columns["family"][rows[name]] for name in self.names]
+        self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
+
+    @torch.no_grad()
+    def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
+        """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""
+        return torch.cat([self.judge.encode_image(part).cpu() for part in images.split(batch_size)])
+
+    @torch.no_grad()
+    def data_features(self, rows: Sequence[int]) -> Tensor:
+        """Return the judge's features of pictures of the data set, on white: (len(rows), D)."""
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        return torch.cat([self.features(self.data.batch(part) * 0.5 + 0.5) for part in rows.split(256)])
+
+    def targets(self, names: Sequence[str]) -> Tensor:
+        """Return the index of each concept name, or raise UnknownName with the nearest ones."""
+        for name in names:
+            if name not in self.index:
+                raise unknown_name("concept", name, self.names)
+        return torch.tensor([self.index[name] for name in names])
+
+    def ranks(self, features: Tensor, names: Sequence[str], *, among: str | None = None) -> Tensor:
+        """Return the rank of each picture's name, 1 being best: among all names, or those of one split."""
+        target = self.targets(names)
+        if among is None:
+            return retrieval_ranks(features, self.text, target, exclude=self.synonyms[target])
+        pool = torch.tensor([i for i, name in enumerate(self.names) if self.split_of[name] == among])
+        inside = torch.isin(target, pool)
+        if not bool(inside.all()):
+            outside = names[int((~inside).nonzero()[0])]
+            raise UnknownName(f"{outside!r} is in split {self.split_of[outside]!r}; "
+                              f"ask among={among!r} only of its own names")
+        return retrieval_ranks(features, self.text[pool], torch.searchsorted(pool, target),
+                               exclude=self.synonyms[target][:, pool])
+
+    def report(self, features: Tensor, names: Sequence[str], *, among: str | None = None,
+               real: Tensor | None = None) -> dict[str, float]:
+        """Return the numbers that a table shows for pictures of given concepts.
+
+        Args:
+            features: of the pictures, from `features`. names: their concepts.
+            among: also ask the easy question, among the names of this split.
+            real: features of real pictures of the same split, for KID.
+
+        Returns:
+            n, top1 and top10 among all names with top10's 95 % interval (low, high), chance10; caption_top1 and
+            caption_top5 of the easy question; kid.
+        """
+        ranks, target = self.ranks(features, names), self.targets(names)
+        _, low, high = bootstrap_interval((ranks <= 10).float(), groups=list(names))
+        row = {"n": len(names), "top1": top_k(ranks, 1), "top10": top_k(ranks, 10), "low": low, "high": high,
+               "chance10": chance_level(target, len(self.names), 10, exclude=self.synonyms[target])}
+        if among is not None:
+            easy = self.ranks(features, names, among=among)
+            row |= {"caption_top1": top_k(easy, 1), "caption_top5": top_k(easy, 5)}
+        if real is not None and len(features) > 1:
+            row["kid"] = kid(real, features)[0]
+        return row
+
+    def novelty(self, features: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosine of each picture to its nearest training picture, and that one's position."""
+        return nearest_neighbour(features, training)
