@@ -87,7 +87,7 @@ from t2ilib.checkpoint import load_model, read_config, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
 from t2ilib.data.captions import caption_variants, plain_name
-from t2ilib.encoders import load_clip, load_judge, load_text_encoder
+from t2ilib.encoders import embedded_clips, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.emoji_clip import EmojiClip, text_tower_features
 from t2ilib.errors import unknown_name
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
@@ -173,11 +173,9 @@ def white(rows):
     return everything.batch(rows, background="white") * 0.5 + 0.5
 
 
-for part in ("train", "validation", "held_out"):
-    rows = rows_where(split=part)
-    print(f"{part:10} {len(rows)} pictures of {len(concept_of[rows].unique())} concepts")
+print({part: f"{len(rows_where(split=part))} pictures" for part in ("train", "validation", "held_out")})
 variants = caption_variants(everything)  # a fixed list for each row, the plain name first
-example = rows_where(split="train")[5::200][:4]
+example = rows_where(split="train")[5::len(rows_where(split="train")) // 4][:4]
 print(*[" | ".join(variants[row]) for row in example.tolist()[:2]], sep="\n")
 looks = augment(images[example.repeat_interleave(6)], runtime.generator(seed, "look")).unflatten(0, (-1, 6))
 keep("augmented", show.compare({columns["name"][row]: torch.cat([white([row]), looks[i]])
@@ -296,7 +294,6 @@ keep("words_pick_pictures", show.compare(dict(zip(SEARCHES, map(white, found_row
 
 # %%
 def names_pushed(cosines, own, temperature):
-    """Effective number of wrong names that share the push of one picture."""
     scores = (cosines / temperature).scatter(1, own[:, None], float("-inf"))
     return torch.special.entr(scores.softmax(dim=1)).sum(1).exp().mean().item()
 
@@ -561,16 +558,16 @@ resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
 save_due, look_due = Every(120), Every(300)
 looks_at = {0, cfg.steps // 10, cfg.steps // 3, cfg.steps - 1}
-seen, history = {}, {}
+seen = {}
 for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
     loss = train_step(step)
     run.log(step, loss=loss, scale=model.logit_scale.exp().item())
     if profile == "full" and save_due():
         save_training(folder / "state.pt", step=step + 1, **parts)
     if step in looks_at or (profile == "full" and look_due()):
-        history[step] = evaluate(ema.model)
-        run.log(step, **history[step])
-        print(f"step {step + 1} loss {loss:.3f}", {k: round(x, 3) for k, x in history[step].items()}, flush=True)
+        numbers = evaluate(ema.model)
+        run.log(step, **numbers)
+        print(f"step {step + 1} loss {loss:.3f}", {k: round(x, 3) for k, x in numbers.items()}, flush=True)
         seen[step] = best_pictures(ema.model, search_features, encode_rows(ema.model, pool), 1)[0][:, 0]
 if profile == "full":
     save_training(folder / "state.pt", step=cfg.steps, **parts)
@@ -657,7 +654,6 @@ keep("cosines", show.curves({k: (bins[:-1].tolist(), v.tolist()) for k, v in den
 # %%
 scores = pictures @ encode_texts(guide, name_features).T
 winner = scores.argmax(1)
-margin = scores.max(1).values - scores.gather(1, concept_of[held_out][:, None])[:, 0]
 closeness = (name_features[winner] * name_features[concept_of[held_out]]).sum(1)
 wrong = (winner != concept_of[held_out]).nonzero()[:, 0]
 order = wrong[closeness[wrong].argsort(descending=True)]
@@ -726,7 +722,8 @@ NAMES = NAMES if len(NAMES) > 2 else concepts[:6]
 climb_features = name_features[[number[name] for name in NAMES]]
 real_rows = torch.tensor([(concept_of == number[name]).nonzero()[0, 0] for name in NAMES])
 judge = load_towers("emoji-judge")
-fooled = {name: climb(load_towers(name), climb_features, cfg.ascent_steps) for name in ("emoji-clip", "emoji-clip-b")}
+guides = embedded_clips() or ["emoji-clip"]
+fooled = {name: climb(load_towers(name), climb_features, cfg.ascent_steps) for name in guides}
 
 # %%
 @torch.no_grad()

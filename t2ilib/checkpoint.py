@@ -18,6 +18,7 @@ from .errors import BadParameter, CheckpointMismatch, MissingAsset
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+RESERVED = ("format", "class", "kwargs", "parameters", "dtype", "sha256")  # what the config says of the file itself
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -70,15 +71,28 @@ def save_model(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | Non
         card: what the model card says: data hash, seed, parameters, metrics, licence, ... (plain JSON types).
     """
     if not hasattr(model, "config"):
-        raise BadParameter(f"{type(model).__name__} keeps no constructor arguments; decorate its class with @configurable")
+        raise BadParameter(f"{type(model).__name__} keeps no constructor arguments; decorate its class: @configurable")
     return save_state(folder, model.state_dict(), kind=type(model).__name__, kwargs=model.config, dtype=dtype, **card)
 
 
 def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str, kwargs: dict[str, Any],
                dtype: torch.dtype | None = None, **card: Any) -> Path:
-    """Write tensors and the arguments that rebuild their owner; `kind` is the class name that a loader checks."""
+    """Write tensors and the arguments that rebuild their owner; `kind` is the class name that a loader checks.
+
+    Raises:
+        BadParameter: a value of the card is no JSON type or takes a reserved name, or a tensor does not fit in `dtype`;
+            nothing is written then.
+    """
     folder = Path(folder)
-    state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
+    if taken := sorted(set(card) & set(RESERVED)):
+        raise BadParameter(f"the card must not set {', '.join(taken)}: the file itself decides; take another name")
+    try:
+        json.dumps([kwargs, card])
+    except TypeError as error:
+        raise BadParameter(f"{kind}: constructor arguments and card must be plain JSON types: {error}") from error
+    kept, state = state, {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
+    if lost := [k for k, v in state.items() if v is not kept[k] and not (v.isfinite() == kept[k].isfinite()).all()]:
+        raise BadParameter(f"{', '.join(lost[:4])}: values are too large for {dtype}; save without dtype")
     save_tensors(folder / WEIGHTS, state)
     write_json(folder / CONFIG, {
         "format": 1, "class": kind, "kwargs": kwargs, "parameters": sum(v.numel() for v in state.values()),
@@ -90,7 +104,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """Return the `config.json` of a checkpoint folder."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise MissingAsset(f"no checkpoint at {folder}: {CONFIG} is missing; `python -m t2ilib models` lists what is here")
+        raise MissingAsset(f"no checkpoint at {folder}: {CONFIG} is missing; `python -m t2ilib models` lists what is "
+                           "here")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -110,7 +125,7 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
         raise CheckpointMismatch(f"{path}: SHA-256 is {got[:12]}..., expected {config['sha256'][:12]}...; "
                                  "the file is damaged or was exchanged, restore it")
     if kind is not None and config["class"] != kind:
-        raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; give the name of another checkpoint")
+        raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; name another checkpoint")
     state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
     return state, config
 
@@ -123,15 +138,21 @@ def load_strict(model: nn.Module, state: dict[str, torch.Tensor], *, source: str
               for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or unexpected or shapes:
         parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes))]
-        said = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{', ...' if len(v) > 4 else ''}" for what, v in parts if v)
-        raise CheckpointMismatch(f"{source} does not fit {type(model).__name__}: {said}; use the config it was saved with")
+        said = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{', ...' if len(v) > 4 else ''}"
+                         for what, v in parts if v)
+        raise CheckpointMismatch(f"{source} does not fit {type(model).__name__}: {said}; "
+                                 "use the config it was saved with")
     model.load_state_dict(state)
 
 
 def load_model(cls: type[Model], folder: str | Path, *, device: torch.device | str = "cpu") -> Model:
     """Rebuild a network from its checkpoint folder, in eval mode, without gradients for its weights."""
     state, config = load_state(folder, kind=cls.__name__)
-    model = cls(**config["kwargs"])
+    try:
+        model = cls(**config["kwargs"])
+    except TypeError as error:
+        raise CheckpointMismatch(f"{folder} was saved with arguments that {cls.__name__} does not take ({error}); "
+                                 "it belongs to another version of this library") from error
     load_strict(model, state, source=str(folder))
     return model.to(device).eval().requires_grad_(False)
 

@@ -44,6 +44,8 @@ def resolve(profile: str, *, smoke: dict[str, Any], quick: dict[str, Any], full:
 def _checked(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):  # a notebook's parameters know no tuples
+        return tuple(value)
     if default is not None and type(value) is not type(default):
         raise BadParameter(f"{name} must be {type(default).__name__}, got {value!r} ({type(value).__name__}); "
                            f"the profile's own value is {default!r}")

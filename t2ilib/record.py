@@ -6,6 +6,7 @@
 
 import csv
 import datetime
+import math
 import os
 import secrets
 import time
@@ -88,6 +89,8 @@ class Run:
 
     def artefact(self, path: str | Path) -> None:
         """Record a file that the run made, with its hash."""
+        if not self.active:
+            return
         path = Path(path)
         inside = path.resolve().is_relative_to(self.dir.resolve())
         name = path.resolve().relative_to(self.dir.resolve()).as_posix() if inside else path.name
@@ -102,7 +105,7 @@ class Run:
     def finish(self, status: str = "ok") -> None:
         """Close the record with its status, duration and peak memory."""
         self.data.update(status=status, finished=_now(), seconds=round(time.time() - self._start, 2),
-                         peak_memory_mib=round(peak_memory(self.device), 1))
+                         peak_memory_mib=_plain(round(peak_memory(self.device), 1)))
         self._write()
 
     def _write(self) -> None:
@@ -119,8 +122,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1:
+    if hasattr(value, "item") and (value.numel() if hasattr(value, "numel") else getattr(value, "size", 1)) == 1:
         value = value.item()
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)  # JSON knows no NaN
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -36,6 +36,9 @@ def pick_device(name: str = "auto") -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present[kind]:
         raise BadParameter(f"device {name!r} is not available here; use device='auto' or 'cpu'")
+    count, index = torch.cuda.device_count() if kind == "cuda" else 1, name.removeprefix(kind).removeprefix(":") or "0"
+    if not (index.isdecimal() and int(index) < count):
+        raise BadParameter(f"device {name!r} is not one of the {count} {kind} device(s) here, numbered from 0")
     return torch.device(name)
 
 

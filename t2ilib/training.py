@@ -1,4 +1,4 @@
-"""Helpers around a training loop that stays visible in the notebook: Fabric, batches, EMA, schedule, resume, trackers."""
+"""Helpers around a training loop that stays visible: Fabric, batches, EMA, schedule, resume, trackers."""
 
 import math
 import os
@@ -27,8 +27,9 @@ def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.f
     from lightning_fabric import Fabric
 
     world, nodes = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-    kind = torch.device(device).type
-    fabric = Fabric(accelerator={"cuda": "cuda", "mps": "mps"}.get(kind, "cpu"), devices=world // nodes or 1,
+    kind, index = torch.device(device).type, torch.device(device).index
+    devices = [index] if kind == "cuda" and index is not None and world == 1 else world // nodes or 1
+    fabric = Fabric(accelerator={"cuda": "cuda", "mps": "mps"}.get(kind, "cpu"), devices=devices,
                     num_nodes=nodes, strategy="ddp" if world > 1 else "auto", precision=PRECISION[dtype])
     fabric.launch()
     return fabric
@@ -47,7 +48,7 @@ class Batches:
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1):
         if n < 1 or batch_size < 1:
-            raise BadParameter(f"need at least one item and a batch of at least one, got n={n}, batch_size={batch_size}")
+            raise BadParameter(f"need at least one item and a batch of at least one, got {n} and {batch_size}")
         if batch_size % world_size:
             raise BadParameter(f"batch_size {batch_size} must be a multiple of the number of processes, {world_size}")
         self.n, self.batch_size, self.generator, self.rank, self.world_size = n, batch_size, generator, rank, world_size
@@ -63,9 +64,12 @@ class Batches:
         return batch[self.rank:: self.world_size]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"left": self.left.clone(), "epoch": self.epoch, "generator": self.generator.get_state()}
+        return {"n": self.n, "left": self.left.clone(), "epoch": self.epoch, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("n", self.n) != self.n:
+            raise CheckpointMismatch(f"the saved batches are of {state['n']} items, these are of {self.n}; "
+                                     "resume with the same data set")
         self.left, self.epoch = state["left"], state["epoch"]
         self.generator.set_state(state["generator"])
 
@@ -183,7 +187,11 @@ def load_training(path: str | Path, **parts: Any) -> int:
     path = Path(path)
     if not path.is_file():
         raise MissingAsset(f"no training state at {path}; start from step 0, or name the folder of the run to resume")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in any way
+        raise CheckpointMismatch(f"{path} cannot be read as a training state ({type(error).__name__}); delete it and "
+                                 "start from step 0") from error
     if saved["parts"].keys() != parts.keys():
         raise CheckpointMismatch(f"{path} holds {sorted(saved['parts'])}, expected {sorted(parts)}; "
                                  "resume with the notebook that wrote it")

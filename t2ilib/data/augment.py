@@ -9,12 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import BadParameter
+
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def random_affine(n: int, generator: torch.Generator, *, degrees: float = 15.0, scale: tuple[float, float] = (0.75, 1.15),
+def _rgba(images: Tensor) -> Tensor:
+    """Return uint8 pictures (B, 4 or 3, S, S) as floats (B, 4, S, S) in [0, 1], opaque where they have no alpha."""
+    if images.ndim != 4 or images.shape[1] not in (3, 4) or images.shape[2] != images.shape[3]:
+        raise BadParameter(f"pictures must be square, (B, 3 or 4, S, S), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8:
+        raise BadParameter(f"pictures must be uint8 in 0 .. 255, got {images.dtype}")
+    x = images.float() / 255
+    return x if x.shape[1] == 4 else torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+
+
+def random_affine(n: int, generator: torch.Generator, *, degrees: float = 15.0,
+                  scale: tuple[float, float] = (0.75, 1.15),
                   stretch: float = 0.1, shift: float = 0.12) -> Tensor:
     """Return n sampling matrices (n, 2, 3) in normalised coordinates, ready for `affine_grid`.
 
@@ -32,7 +45,7 @@ def random_affine(n: int, generator: torch.Generator, *, degrees: float = 15.0, 
 
 
 def random_backgrounds(n: int, size: int, generator: torch.Generator, *, white: float = 0.4) -> Tensor:
-    """Return n backgrounds (n, 3, size, size) in [0, 1]: white with probability `white`, else a soft colour gradient."""
+    """Return n backgrounds (n, 3, size, size) in [0, 1]: white with probability `white`, else soft colour gradients."""
     ends = torch.rand((2, n, 3, 1, 1), generator=generator)
     ends[1] = torch.lerp(ends[0], ends[1], 0.5 * torch.rand((n, 1, 1, 1), generator=generator))
     angle = _uniform((n, 1, 1), 0, 2 * math.pi, generator)
@@ -44,7 +57,7 @@ def random_backgrounds(n: int, size: int, generator: torch.Generator, *, white: 
 
 
 def composite(rgba: Tensor, background: Tensor) -> Tensor:
-    """Lay pictures (B, 4, H, W) in [0, 1] over backgrounds that broadcast to (B, 3, H, W); premultiplied is not assumed."""
+    """Lay pictures (B, 4, H, W) in [0, 1], not premultiplied, over backgrounds that broadcast to (B, 3, H, W)."""
     return torch.lerp(background.expand(len(rgba), 3, *rgba.shape[2:]), rgba[:, :3], rgba[:, 3:])
 
 
@@ -56,8 +69,9 @@ def blur(x: Tensor, amount: Tensor) -> Tensor:
     return torch.lerp(x, soft, amount.view(-1, 1, 1, 1))
 
 
-def erase(x: Tensor, generator: torch.Generator, *, probability: float = 0.5, side: tuple[float, float] = (0.15, 0.4)) -> Tensor:
-    """Fill one rectangle of each picture with a random colour, with the given probability; sides as parts of the picture."""
+def erase(x: Tensor, generator: torch.Generator, *, probability: float = 0.5,
+          side: tuple[float, float] = (0.15, 0.4)) -> Tensor:
+    """Fill one rectangle of each picture with a random colour, with this probability; sides as parts of the picture."""
     n, _, h, w = x.shape
     half = _uniform((n, 2), *side, generator) / 2
     centre = torch.rand((n, 2), generator=generator)
@@ -77,23 +91,30 @@ def augment(images: Tensor, generator: torch.Generator, *, strength: float = 1.0
 
     Args:
         generator: CPU stream; the same stream gives the same pictures on every device.
+        strength: in [0, 2].
+
+    Raises:
+        BadParameter: pictures that are not square or not uint8, or a strength out of range.
     """
-    n, channels, size = images.shape[0], images.shape[1], images.shape[-1]
-    x = images.float() / 255
-    if channels == 3:
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    if not 0 <= strength <= 2:
+        raise BadParameter(f"strength must be in [0, 2], got {strength}")
+    x = _rgba(images)
+    n, size = len(x), x.shape[-1]
     if strength == 0:
         return composite(x, torch.ones((), device=x.device))
     s, device = strength, x.device
-    theta = random_affine(n, generator, degrees=15 * s, scale=(1 - 0.25 * s, 1 + 0.15 * s), stretch=0.15 * s, shift=0.1 * s)
+    theta = random_affine(n, generator, degrees=15 * s, scale=(1 - 0.25 * s, 1 + 0.15 * s), stretch=0.15 * s,
+                          shift=0.1 * s)
     x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], dim=1)  # premultiplied: no dark fringe from interpolation
     grid = F.affine_grid(theta, [n, 4, size, size], align_corners=False).to(device)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     x = x[:, :3] + (1 - x[:, 3:]) * random_backgrounds(n, size, generator).to(device)
-    gain, offset = _uniform((n, 1, 1, 1), 1 - 0.2 * s, 1 + 0.2 * s, generator), _uniform((n, 1, 1, 1), -0.1 * s, 0.1 * s, generator)
+    gain = _uniform((n, 1, 1, 1), 1 - 0.2 * s, 1 + 0.2 * s, generator)
+    offset = _uniform((n, 1, 1, 1), -0.1 * s, 0.1 * s, generator)
     x = ((x - 0.5) * gain.to(device) + 0.5 + offset.to(device)).clamp(0, 1)
     x = blur(x, (torch.rand(n, generator=generator) * 2 - 1).clamp(min=0).to(device))
-    noise = torch.randn(x.shape, generator=generator) * _uniform((n, 1, 1, 1), -0.06 * s, 0.06 * s, generator).clamp(min=0)
+    noise = torch.randn(x.shape, generator=generator)
+    noise *= _uniform((n, 1, 1, 1), -0.06 * s, 0.06 * s, generator).clamp(min=0)
     return erase((x + noise.to(device)).clamp(0, 1), generator, probability=0.4 * s)
 
 
@@ -109,16 +130,15 @@ def augment_exact(images: Tensor, generator: torch.Generator, *, shift: int = 4,
         recolour: share of pictures whose channels are exchanged.
         white: share of white backgrounds; the others are soft colour gradients.
     """
-    n, channels, size = images.shape[0], images.shape[1], images.shape[-1]
-    x = images.float() / 255
-    if channels == 3:
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    x = _rgba(images)
+    n, size = len(x), x.shape[-1]
     order = torch.rand((n, 3), generator=generator).argsort(dim=1)
     keep = torch.rand((n, 1), generator=generator) >= recolour
     order = torch.cat([torch.where(keep, torch.arange(3), order), torch.full((n, 1), 3)], dim=1)
     pixels = torch.arange(size)
     mirrored = torch.rand((n, 1), generator=generator) < torch.as_tensor(mirror).reshape(-1, 1)
-    columns = torch.where(mirrored, pixels.flip(0), pixels) + torch.randint(-shift, shift + 1, (n, 1), generator=generator)
+    columns = torch.where(mirrored, pixels.flip(0), pixels)
+    columns = columns + torch.randint(-shift, shift + 1, (n, 1), generator=generator)
     rows = pixels + torch.randint(-shift, shift + 1, (n, 1), generator=generator)
     inside = ((columns >= 0) & (columns < size))[:, None, None, :] & ((rows >= 0) & (rows < size))[:, None, :, None]
     batch = torch.arange(n)[:, None, None, None]

@@ -40,6 +40,9 @@ class DiffusionPrior:
     def sample(self, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
                size: tuple[int, int]) -> Tensor:
         """Return `num` latents for each of P prompts: (P * num, D, h, w); prompt i uses only `generators[i]`."""
+        if not prompts or len(prompts) != len(generators) or num < 1:
+            raise BadParameter(f"need num >= 1, and a generator for each of at least one prompt; got num={num}, "
+                               f"{len(prompts)} prompts and {len(generators)} generators")
         channels = self.network.mean.shape[1]
         noise = torch.cat([torch.randn((num, channels, *size), generator=g) for g in generators]).to(self.device)
         texts = [p for p in prompts for _ in range(num)]
@@ -56,6 +59,9 @@ class DiffusionPrior:
         The estimate carries no gradient: minimising this moves z towards it (the score distillation of Poole et al.
         2022, eq. 3, written as a regression).
         """
+        if not len(z) == len(prompts) == len(generators):
+            raise BadParameter(f"need a prompt and a generator for each latent, got {len(z)} latents, "
+                               f"{len(prompts)} prompts and {len(generators)} generators")
         x = self.network.normalize(z)
         low, high = self.tether_times
         draws = [(torch.rand((), generator=g), torch.randn(x.shape[1:], generator=g)) for g in generators]

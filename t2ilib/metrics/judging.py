@@ -93,7 +93,8 @@ class Judgement:
             easy = self.ranks(features, names, among=among)
             row |= {"caption_top1": top_k(easy, 1), "caption_top5": top_k(easy, 5)}
         if real is not None and len(features) > 1:
-            row["kid"] = kid(real, features)[0]
+            scale = features.shape[1] ** 0.5  # unit features: scaled so that KID's x . y / D is their cosine
+            row["kid"] = kid(real * scale, features * scale)[0]
         return row
 
     def novelty(self, features: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:

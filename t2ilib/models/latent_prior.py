@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoint import configurable
+from ..errors import BadParameter
 
 GROUPS = 16
 
@@ -93,6 +94,9 @@ class LatentPrior(nn.Module):
                  heads: int = 4, dropout: float = 0.1, latent_mean: list[float] | None = None,
                  latent_std: list[float] | None = None):
         super().__init__()
+        if channels % math.lcm(GROUPS, heads) or len(channel_mults) != len(attention):
+            raise BadParameter(f"channels must be a multiple of {GROUPS} and of heads, and attention as long as "
+                               f"channel_mults; got {channels}, {heads}, {list(attention)}, {list(channel_mults)}")
         dim = 4 * channels
         self.channels = channels
         self.register_buffer("mean", torch.tensor(latent_mean or [0.0] * latent_channels).view(1, -1, 1, 1))
@@ -155,7 +159,7 @@ class LatentPrior(nn.Module):
         h = self.middle[2](self.middle[1](h, tokens, mask), condition)
         for block in self.up:
             if isinstance(block[0], nn.Conv2d):
-                h = block[0](F.interpolate(h, scale_factor=2.0, mode="nearest"))
+                h = block[0](F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))  # twice; odd sizes less one
             else:
                 h = self._stage(block, torch.cat([h, skips.pop()], dim=1), condition, tokens, mask)
         return self.conv_out(F.silu(self.norm_out(h)))

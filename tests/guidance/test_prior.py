@@ -1,0 +1,136 @@
+import pytest
+import torch
+
+from t2ilib.errors import BadParameter
+from t2ilib.guidance.prior import DiffusionPrior
+from t2ilib.models.latent_prior import LatentPrior
+
+MEAN, STD = [1.0, -1.0, 0.0, 2.0], [0.5, 1.0, 2.0, 1.0]
+
+
+class Words:
+    """A text encoder: a random vector for each word, padded to the longest text of the call; counts what it encodes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, texts):
+        self.seen += texts
+
+        def word(w):
+            return torch.randn(6, generator=torch.Generator().manual_seed(sum(map(ord, w))))
+
+        rows = [torch.stack([word(w) for w in ("start " + text).split()]) for text in texts]
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(tokens.shape[1]) < torch.tensor([[len(r)] for r in rows])
+        return tokens, mask, torch.stack([r.mean(0) for r in rows])
+
+
+def make_network():
+    torch.manual_seed(0)
+    network = LatentPrior(latent_channels=4, channels=16, channel_mults=(1, 1), attention=(False, True),
+                          num_res_blocks=1, text_dim=6, heads=2, dropout=0.2, latent_mean=MEAN, latent_std=STD)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.03 * torch.randn_like(p))
+    return network
+
+
+@pytest.fixture
+def prior():
+    return DiffusionPrior(make_network(), Words(), steps=4, precision="float32")
+
+
+def streams(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_shapes_repeatable_and_the_network_is_frozen(prior):
+    z = prior.sample(["a red heart", "cat"], num=3, generators=streams(0, 1), size=(6, 4))
+    assert z.shape == (6, 4, 6, 4) and z.isfinite().all() and not z.requires_grad
+    torch.testing.assert_close(prior.sample(["a red heart", "cat"], num=3, generators=streams(0, 1), size=(6, 4)), z,
+                               rtol=0, atol=0)
+    assert not prior.network.training and not any(p.requires_grad for p in prior.network.parameters())
+    assert prior.text_encoder.seen == ["a red heart", "cat"]  # each text is encoded once
+
+
+def test_a_prompt_depends_on_its_own_generator_alone(prior):
+    both = prior.sample(["a red heart", "cat"], num=2, generators=streams(0, 1), size=(4, 4))
+    other = prior.sample(["a red heart", "a very long text beside it"], num=2, generators=streams(0, 9), size=(4, 4))
+    alone = prior.sample(["a red heart"], num=2, generators=streams(0), size=(4, 4))
+    torch.testing.assert_close(both[:2], other[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[:2], alone, rtol=1e-4, atol=1e-4)
+    assert (both[2:] - other[2:]).abs().max() > 0.1 and (both[0] - both[1]).abs().max() > 0.1
+    second = prior.sample(["cat"], num=2, generators=streams(1), size=(4, 4))
+    torch.testing.assert_close(both[2:], second, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_chunks_change_nothing(prior, chunk):
+    def draw():
+        return prior.sample(["cat", "a red heart"], num=3, generators=streams(0, 1), size=(4, 4))
+
+    whole = draw()
+    prior.chunk = chunk
+    torch.testing.assert_close(draw(), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_text_and_guidance_scale_matter():
+    samples = {}
+    for scale in (0.0, 1.0, 4.0):
+        prior = DiffusionPrior(make_network(), Words(), steps=4, guidance_scale=scale, precision="float32")
+        samples[scale] = [prior.sample([text], num=1, generators=streams(0), size=(4, 4)) for text in ("cat", "heart")]
+    torch.testing.assert_close(*samples[0.0])  # without guidance the text is not heard
+    difference = {scale: (a - b).abs().mean() for scale, (a, b) in samples.items()}
+    assert difference[4.0] > difference[1.0] > 1e-4
+
+
+class Known(LatentPrior):
+    """Believes that every picture is 0.5, in normalised units."""
+
+    def forward(self, x_t, t, tokens, mask, pooled):
+        from t2ilib.diffusion import alpha_sigma
+
+        alpha, sigma = alpha_sigma(t)
+        return (alpha * x_t - 0.5) / sigma
+
+
+def test_tether_pulls_towards_the_estimate():
+    network = Known(latent_channels=4, channels=16, channel_mults=(1,), attention=(False,), num_res_blocks=1,
+                    text_dim=6, heads=2, latent_mean=MEAN, latent_std=STD)
+    prior = DiffusionPrior(network, Words(), precision="float32")
+    believed = network.denormalize(torch.full((2, 4, 3, 3), 0.5))
+    z = (believed + torch.randn(2, 4, 3, 3)).requires_grad_()
+    loss = prior.tether(z, ["cat", "heart"], streams(0, 1))
+    std = torch.tensor(STD).view(4, 1, 1)
+    torch.testing.assert_close(loss, ((z - believed) / std).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-4)
+    (gradient,) = torch.autograd.grad(loss.sum(), z)
+    # the estimate carries no gradient: what remains is that of the squared distance itself
+    torch.testing.assert_close(gradient, 2 * (z - believed).detach() / std**2 / 36, rtol=1e-2, atol=1e-3)
+    exact = prior.tether(believed, ["cat", "heart"], streams(0, 1))
+    torch.testing.assert_close(exact, torch.zeros(2), rtol=0, atol=1e-4)
+
+
+def test_tether_of_a_real_network(prior):
+    z = prior.sample(["cat", "heart"], num=1, generators=streams(0, 1), size=(4, 4)).requires_grad_()
+    loss = prior.tether(z, ["cat", "heart"], streams(2, 3))
+    assert loss.shape == (2,) and loss.isfinite().all() and (loss > 0).all()
+    (gradient,) = torch.autograd.grad(loss.sum(), z)
+    assert gradient.isfinite().all()
+    with torch.no_grad():
+        after = prior.tether(z - 2.0 * gradient, ["cat", "heart"], streams(2, 3))
+    assert (after < loss).all()  # one small step along it helps, with the same noise
+    torch.testing.assert_close(prior.tether(z[:1], ["cat"], streams(2)), loss[:1], rtol=1e-3, atol=1e-4)
+    assert (prior.tether(z, ["cat", "heart"], streams(2, 4))[1] - loss[1]).abs() > 1e-6
+
+
+def test_wrong_arguments(prior):
+    network = make_network()
+    for options in ({"steps": 0}, {"guidance_scale": -1.0}):
+        with pytest.raises(BadParameter, match="steps >= 1 and guidance_scale >= 0"):
+            DiffusionPrior(network, Words(), **options)
+    for prompts, seeds, num in ((["a", "b"], (0,), 1), (["a"], (0, 1), 1), ([], (), 1), (["a"], (0,), 0)):
+        with pytest.raises(BadParameter, match="a generator for each"):
+            prior.sample(prompts, num=num, generators=streams(*seeds), size=(4, 4))
+    with pytest.raises(BadParameter, match="got 2 latents, 1 prompts and 2 generators"):
+        prior.tether(torch.zeros(2, 4, 4, 4), ["a"], streams(0, 1))

@@ -1,0 +1,75 @@
+"""The registry of methods, and VQGAN+CLIP with the checkpoints that ship: offline, small, repeatable."""
+
+import inspect
+
+import pytest
+from PIL import Image
+
+from t2ilib import methods
+from t2ilib.checkpoint import short_hash
+from t2ilib.errors import BadParameter, UnknownName
+from t2ilib.methods import METHODS, generate, generate_with_record
+from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, WITHOUT_PRIOR
+from t2ilib.guidance import GuidanceConfig
+from t2ilib.paths import checkpoints_dir
+
+FAST = dict(candidates=2, steps=2, num_cutouts=2, prior_steps=2)
+
+
+def test_stable_signature():
+    parameters = inspect.signature(generate).parameters
+    assert list(parameters)[:4] == ["prompt", "method", "num_images", "seed"]
+    assert parameters["method"].default in METHODS
+
+
+def test_pictures_and_record():
+    images, record = generate_with_record("a red heart", num_images=2, seed=3, **FAST)
+    assert len(images) == 2 and all(isinstance(i, Image.Image) and i.mode == "RGB" for i in images)
+    assert record["seeds"] == [3, 4] and record["config"]["prompt"] == "a red heart"
+    for name in ("emoji-vqgan", "emoji-clip", PRIORS["emoji-vqgan"]):
+        assert record["checkpoints"][name] == short_hash(checkpoints_dir() / name)
+
+
+def test_same_seed_same_bytes_and_another_seed_another_picture():
+    a, b = (generate("a blue car", num_images=1, seed=5, **FAST)[0].tobytes() for _ in range(2))
+    assert a == b
+    assert generate("a blue car", num_images=1, seed=6, **FAST)[0].tobytes() != a
+
+
+def test_without_prior():
+    images, record = generate_with_record("fire", num_images=1, init="random", prior_weight=0.0, steps=1, num_cutouts=2,
+                                          candidates=1, init_weight=0.0)
+    assert images[0].size == (64, 64) and "emoji-prior" not in record["checkpoints"]
+
+
+def test_defaults_are_valid_options():
+    for defaults in (WITH_PRIOR, WITHOUT_PRIOR):
+        GuidanceConfig.from_options("x", **defaults)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"method": "vqgan-clip"}, "did you mean vqgan_clip"),
+    ({"learning_rat": 0.1}, "learning_rate"),
+    ({"lr": 0.1}, "learning_rate"),
+    ({"clip": "emoji-judge"}, "only measures"),
+    ({"model": "emoji-vqgam"}, "emoji-vqgan"),
+])
+def test_misspelt_names_are_answered(wrong, message):
+    with pytest.raises(BadParameter, match=message):
+        generate("a red heart", num_images=1, **wrong)
+
+
+@pytest.mark.parametrize("prompt, count", [("", 1), ("   ", 1), (None, 1), ("x", 0)])
+def test_bad_input(prompt, count):
+    with pytest.raises(BadParameter):
+        generate(prompt, num_images=count)
+
+
+def test_a_model_without_prior_says_so(monkeypatch):
+    monkeypatch.setattr(methods.vqgan_clip, "PRIORS", {})
+    with pytest.raises(BadParameter, match="no learned prior"):
+        generate("x", num_images=1, **{**FAST, "init": "prior"})
+
+
+def test_unknown_name_is_a_bad_parameter():
+    assert issubclass(UnknownName, BadParameter)

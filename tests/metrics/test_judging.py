@@ -1,0 +1,95 @@
+"""The judge's questions: strict and easy ranks, synonyms, baselines, against a stand-in judge with known answers."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from t2ilib.data import CaptionedImages
+from t2ilib.errors import UnknownName
+from t2ilib.metrics.judging import Judgement
+
+NAMES = ["red heart", "fire", "dolphin", "flag: France", "black cat", "cat"]
+FAMILIES = ["red heart", "fire", "dolphin", "flag: France", "cat", "cat"]
+SPLITS = ["train", "train", "held_out", "held_out", "train", "train"]
+
+
+class ColourJudge:
+    """Pictures are recognised by their mean red and green; the text features of NAMES lie on a circle."""
+
+    def __init__(self):
+        angle = torch.linspace(0.0, 1.4, len(NAMES))
+        self.table = torch.stack([angle.cos(), angle.sin()], 1)
+        self.order = ["red heart", "fire", "dolphin", "flag of France", "black cat", "cat"]
+
+    def encode_text(self, texts):
+        return self.table[[self.order.index(t) for t in texts]]
+
+    def encode_image(self, x):
+        return F.normalize(x.mean((2, 3))[:, :2] + 1e-6, dim=-1)
+
+
+def picture_of(name):
+    judge = ColourJudge()
+    red, green = judge.encode_text([name])[0]
+    return torch.stack([red, green, torch.zeros(())]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+
+
+@pytest.fixture
+def judgement():
+    judge = ColourJudge()
+    images = torch.cat([picture_of(n) for n in judge.order]).mul(255).round().byte()
+    columns = {"name": NAMES, "family": FAMILIES, "split": SPLITS}
+    return Judgement(judge, CaptionedImages(images, judge.order, columns), synonyms_above=0.9999)
+
+
+def test_right_pictures_have_rank_one(judgement):
+    names = ["dolphin", "red heart", "flag of France"]
+    features = judgement.features(torch.cat([picture_of(n) for n in names]))
+    assert judgement.ranks(features, names).tolist() == [1, 1, 1]
+    row = judgement.report(features, names, real=judgement.data_features(range(6)))
+    assert row["top1"] == row["top10"] == row["high"] == 1.0 and row["n"] == 3
+    assert row["chance10"] == 1.0  # six names: every rank is among the first ten
+
+
+def test_wrong_pictures_rank_by_how_many_names_fit_better(judgement):
+    features = judgement.features(picture_of("cat"))  # at the end of the circle: the others fit in order of angle
+    assert judgement.ranks(features, ["flag of France"]).tolist() == [3]
+    assert judgement.ranks(features, ["red heart"]).tolist() == [6]
+
+
+def test_names_of_one_family_do_not_compete(judgement):
+    features = judgement.features(picture_of("cat"))
+    assert judgement.ranks(features, ["black cat"]).tolist() == [1]  # "cat" is nearer, but the same family
+
+
+def test_the_easy_question_asks_only_a_split(judgement):
+    features = judgement.features(picture_of("red heart"))
+    assert judgement.ranks(features, ["dolphin"], among="held_out").tolist() == [1]
+    assert judgement.ranks(features, ["dolphin"]).tolist() == [3]
+    with pytest.raises(UnknownName, match="split 'train'"):
+        judgement.ranks(features, ["fire"], among="held_out")
+
+
+def test_unknown_concepts_are_answered_with_near_ones(judgement):
+    with pytest.raises(UnknownName, match="did you mean red heart"):
+        judgement.targets(["red hart"])
+
+
+def test_a_constant_picture_gains_nothing(judgement):
+    features = torch.ones(6, 2)
+    ranks = judgement.ranks(features, judgement.names)
+    assert ranks.float().mean() > 2
+
+
+def test_novelty_finds_the_copy(judgement):
+    bank = judgement.data_features(range(6))
+    cosine, index = judgement.novelty(judgement.features(picture_of("dolphin")), bank)
+    assert index.tolist() == [2] and cosine.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_kid_is_zero_for_itself_and_grows_with_distance(judgement):
+    bank = judgement.data_features([0, 1, 2, 3, 4, 5])
+    names = ["red heart"] * 6
+    same = judgement.report(bank, names, real=bank)["kid"]
+    far = judgement.report(judgement.features(picture_of("cat").expand(6, 3, 8, 8)), names, real=bank)["kid"]
+    assert far > same + 0.05

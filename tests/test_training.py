@@ -1,0 +1,319 @@
+import json
+import math
+import os
+import random
+import runpy
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2ilib import training
+from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.paths import repo_root
+from t2ilib.runtime import generator
+from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, make_tracker, save_training, set_lr
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def batches(n=10, size=4, seed=0, **options):
+    return Batches(n, size, generator(seed, "batches"), **options)
+
+
+def test_each_epoch_shows_every_item_once_and_batches_are_full():
+    stream = batches()
+    drawn = torch.cat([stream.next() for _ in range(10)])  # 40 draws: 4 epochs
+    assert drawn.shape == (40,) and drawn.dtype == torch.int64
+    epochs = drawn.view(4, 10)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert not torch.equal(epochs[0], epochs[1]) and stream.epoch == 4
+    assert len(batches(n=3, size=8).next()) == 8  # more than an epoch
+
+
+def test_processes_together_see_what_one_would():
+    one, two = batches(size=6), [batches(size=6, rank=r, world_size=3) for r in range(3)]
+    for _ in range(7):
+        parts = torch.stack([b.next() for b in two])  # (3, 2)
+        torch.testing.assert_close(parts.t().flatten(), one.next())
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_position_is_restored(after):
+    stream = batches()
+    for _ in range(after):
+        stream.next()
+    state = stream.state_dict()
+    expected = [stream.next() for _ in range(6)]
+    other = batches(seed=99)
+    other.next()
+    other.load_state_dict(state)
+    assert all(torch.equal(other.next(), batch) for batch in expected)
+
+
+def test_wrong_batches_are_refused():
+    for n, size in ((0, 4), (4, 0)):
+        with pytest.raises(BadParameter, match="at least one"):
+            batches(n, size)
+    with pytest.raises(BadParameter, match="batch_size 5 must be a multiple of the number of processes, 2"):
+        batches(size=5, world_size=2)
+    with pytest.raises(CheckpointMismatch, match="of 10 items, these are of 9"):
+        batches(n=9).load_state_dict(batches().state_dict())
+
+
+# --- moving average, schedule -----------------------------------------------------------------------------------------
+
+
+def test_ema_values_warm_up_and_buffers():
+    net = nn.BatchNorm1d(2)
+    ema = EMA(net, 0.5)
+    expected = net.weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            net.weight.add_(1.0)
+            net.running_mean.fill_(step)
+        ema.update(net)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * net.weight.detach()
+        torch.testing.assert_close(ema.model.weight.detach(), expected)
+    assert (1 + 1) / (10 + 1) < 0.5 == decay  # it did warm up, and did reach its decay
+    assert ema.model.running_mean.tolist() == [29, 29] and not ema.model.training
+    assert net.training and net.weight.requires_grad and not ema.model.weight.requires_grad
+    other = EMA(nn.BatchNorm1d(2), 0.5)
+    other.load_state_dict(ema.state_dict())
+    assert other.step == 29
+    torch.testing.assert_close(other.model.weight, ema.model.weight, rtol=0, atol=0)
+    for decay in (1.0, -0.1):
+        with pytest.raises(BadParameter, match="decay"):
+            EMA(net, decay)
+
+
+def test_cosine_schedule():
+    def rates(n):
+        return [cosine_lr(i, 100, peak=2.0, warmup=10, floor=0.1) for i in range(n)]
+
+    values = rates(151)
+    assert values[0] == pytest.approx(0.2) and values[9] == values[10] == pytest.approx(2.0)
+    assert values[55] == pytest.approx(2 * (0.1 + 0.9 * 0.5)) and values[100] == values[150] == pytest.approx(0.2)
+    assert all(a > b for a, b in zip(values[10:100], values[11:101], strict=True))
+    assert cosine_lr(0, 10, peak=1.0) == 1.0 and cosine_lr(10, 10, peak=1.0) == pytest.approx(0.0)
+    assert math.isfinite(cosine_lr(5, 5, peak=1.0, warmup=5))
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([{"params": [net.weight]}, {"params": [net.bias], "lr_scale": 0.1}], lr=1.0)
+    set_lr(optimizer, 0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.05]
+
+
+def test_every(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    due = Every(10)
+    assert not due()
+    now[0] += 9.9
+    assert not due() and due(force=True)
+    now[0] += 9.9
+    assert not due()
+    now[0] += 0.2
+    assert due() and not due()
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """A small training that uses every source of chance: global torch, Python and NumPy, own streams, dropout."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        self.model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Dropout(0.3),
+                                   nn.Conv2d(8, 3, 3, padding=1))
+        self.ema = EMA(self.model, 0.9)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.stream = generator(0, "noise")
+        self.batches = Batches(12, 5, generator(0, "batches"))
+        self.data = torch.rand(12, 3, 6, 6, generator=generator(0, "data"))
+
+    def parts(self):
+        return dict(model=self.model, ema=self.ema, optimizer=self.optimizer, stream=self.stream, batches=self.batches)
+
+    def run(self, first, last):
+        losses = []
+        for step in range(first, last):
+            set_lr(self.optimizer, cosine_lr(step, 12, peak=1e-2, warmup=3))
+            x = self.data[self.batches.next()]
+            x = x * random.uniform(0.9, 1.1) + 0.01 * float(np.random.randn()) + 0.01 * torch.randn_like(x)
+            noise = torch.randn(x.shape, generator=self.stream)
+            loss = (self.model(x + 0.1 * noise) - x).square().mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.ema.update(self.model)
+            losses.append(loss.item())
+        return losses
+
+
+@pytest.mark.parametrize("stop", [1, 7])
+def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path, stop):
+    whole = Job()
+    losses = whole.run(0, 12)
+    cut = Job()
+    assert cut.run(0, stop) == losses[:stop]
+    save_training(tmp_path / "deep" / "state.pt", step=stop, **cut.parts())
+    cut.run(stop, 12)  # what happens after the save must not leak into it
+    resumed = Job()
+    torch.manual_seed(77)
+    random.seed(77)
+    np.random.seed(77)
+    first = load_training(tmp_path / "deep" / "state.pt", **resumed.parts())
+    assert first == stop and resumed.run(first, 12) == losses[stop:]
+    for net, other in ((resumed.model, whole.model), (resumed.ema.model, whole.ema.model)):
+        for key, value in other.state_dict().items():
+            assert torch.equal(net.state_dict()[key], value), key
+    assert losses[-1] < losses[0]
+
+
+def test_training_state_is_whole_or_absent(tmp_path, monkeypatch):
+    job, path = Job(), tmp_path / "state.pt"
+    save_training(path, step=1, **job.parts())
+    before = path.read_bytes()
+
+    def broken(state, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_training(path, step=2, **job.parts())
+    monkeypatch.undo()
+    assert path.read_bytes() == before and load_training(path, **job.parts()) == 1
+
+
+def test_only_rank_zero_saves(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    save_training(tmp_path / "state.pt", step=1, **Job().parts())
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_wrong_training_states(tmp_path):
+    job, path = Job(), tmp_path / "state.pt"
+    with pytest.raises(MissingAsset, match="no training state at .*state.pt; start from step 0"):
+        load_training(path, **job.parts())
+    save_training(path, step=1, model=job.model)
+    with pytest.raises(CheckpointMismatch, match=r"holds \['model'\], expected \['batches', 'ema'"):
+        load_training(path, **job.parts())
+    path.write_bytes(b"not a state")
+    with pytest.raises(CheckpointMismatch, match="cannot be read as a training state"):
+        load_training(path, model=job.model)
+
+
+# --- trackers ---------------------------------------------------------------------------------------------------------
+
+
+class FakeRun:
+    def __init__(self, folder):
+        self.dir, self.data, self.rows = folder, {"parameters": {"given": {"seed": 1}}}, []
+
+    def log(self, step, **values):
+        self.rows.append((step, values))
+
+
+def test_trackers(tmp_path, monkeypatch):
+    run = FakeRun(tmp_path)
+    make_tracker("csv", run)(3, loss=1.0)
+    assert run.rows == [(3, {"loss": 1.0})]
+    with pytest.raises(UnknownName, match="did you mean tensorboard"):
+        make_tracker("tensorbord", run)
+    for name, module in (("wandb", "wandb"), ("wandb-offline", "wandb"), ("tensorboard", "torch.utils.tensorboard")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingAsset, match=f"'{name}' needs the package .*: pip install {name.split('-')[0]}"):
+            make_tracker(name, run)
+
+
+def test_other_trackers_write_the_csv_too(tmp_path, monkeypatch):
+    run, seen = FakeRun(tmp_path), []
+    writer = types.SimpleNamespace(log=lambda values, step: seen.append((step, values)),
+                                   add_scalar=lambda key, value, step: seen.append((step, {key: value})))
+    wandb = types.SimpleNamespace(init=lambda **options: seen.append(options) or writer)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    make_tracker("wandb-offline", run, project="p")(4, loss=2.0)
+    assert seen[0]["mode"] == "offline" and seen[0]["project"] == "p" and seen[0]["dir"] == tmp_path
+    assert seen[1:] == [(4, {"loss": 2.0})] == run.rows
+    board = types.ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = lambda folder: seen.append(folder) or writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    make_tracker("tensorboard", run)(5, loss=3.0)
+    assert seen[2:] == [tmp_path / "tensorboard", (5, {"loss": 3.0})] and run.rows[1] == (5, {"loss": 3.0})
+    monkeypatch.setenv("RANK", "1")
+    make_tracker("wandb", run)(6, loss=4.0)
+    assert len(seen) == 4
+
+
+# --- Fabric -----------------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import json, sys
+import torch
+from torch import nn
+from t2ilib.runtime import generator
+from t2ilib.training import Batches, make_fabric
+
+torch.set_num_threads(1)
+fabric = make_fabric("cpu")
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+model, optimizer = fabric.setup(net, optimizer)
+batches = Batches(10, 4, generator(0, "b"), rank=fabric.global_rank, world_size=fabric.world_size)
+data = torch.rand(10, 3, 5, 5, generator=generator(0, "d"))
+losses = []
+for _ in range(5):
+    x = data[batches.next()]
+    loss = (model(x) - x).square().mean()
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    optimizer.step()
+    losses.append(fabric.all_reduce(loss.detach(), reduce_op="mean").item())
+if fabric.global_rank == 0:
+    weights = {k: v.tolist() for k, v in net.state_dict().items()}
+    open(sys.argv[1], "w").write(json.dumps({"world": fabric.world_size, "losses": losses, "weights": weights}))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "one")])
+    runpy.run_path(str(script))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *torchrun, str(script), str(tmp_path / "two")], capture_output=True, text=True,
+                          env=environment, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert (one["world"], two["world"]) == (1, 2)
+    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=1e-7)
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(torch.tensor(two["weights"][key]), torch.tensor(value), rtol=1e-4, atol=1e-6)
+    assert one["losses"][-1] < one["losses"][0]
+
+
+def test_fabric_of_one_process():
+    fabric = training.make_fabric(torch.device("cpu"), torch.bfloat16)
+    assert fabric.world_size == 1 and fabric.is_global_zero and fabric.device == torch.device("cpu")
+    model, optimizer = fabric.setup(net := nn.Linear(2, 2), torch.optim.SGD(net.parameters(), lr=0.1))
+    before = net.weight.detach().clone()
+    fabric.backward(model(torch.ones(3, 2)).square().mean())
+    optimizer.step()
+    assert net.weight.dtype == torch.float32 and not torch.equal(net.weight, before)
+    ema = EMA(model, 0.5)  # what fabric.setup returns can be averaged and saved like the network itself
+    ema.update(model)
+    assert set(model.state_dict()) == set(net.state_dict())
