@@ -75,18 +75,16 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 import time
 
 import torch
-from torch.nn import functional as F
 
 from t2ilib import diffusion, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
-from t2ilib.data.captions import caption_table, plain_name
+from t2ilib.data.captions import caption_table
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
-from t2ilib.guidance import Basis, GuidanceConfig, clamp_with_grad, spherical_distance, vqgan_clip
+from t2ilib.guidance import Basis, GuidanceConfig, clamp_with_grad, vqgan_clip, whole_picture
 from t2ilib.guidance.prior import DiffusionPrior
-from t2ilib.methods.vqgan_clip import WITH_PRIOR, WITHOUT_PRIOR
-from t2ilib.metrics import bootstrap_interval
+from t2ilib.methods.vqgan_clip import WITH_PRIOR
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.latent_prior import LatentPrior
 from t2ilib.models.vqgan import load_vqgan
@@ -146,7 +144,8 @@ with torch.no_grad():
     codes = vqgan.encode_codes(examples * 2 - 1) if examples.shape[-1] % vqgan.factor == 0 else None
     repainted = vqgan.decode_codes(codes).clamp(-1, 1) * 0.5 + 0.5
 print(f"{model}: {sum(p.numel() for p in vqgan.parameters()) / 1e6:.1f} M parameters, "
-      f"K = {len(vqgan.codebook)} codes of size D = {vqgan.codebook.shape[1]}, one for {vqgan.factor} x {vqgan.factor} pixels")
+      f"K = {len(vqgan.codebook)} codes of size D = {vqgan.codebook.shape[1]}, "
+      f"one for {vqgan.factor} x {vqgan.factor} pixels")
 print("codes of the heart's upper left corner:\n", codes[0, :4, :6].cpu().numpy())
 show.compare({"picture": examples.cpu(), "its codes": codes[:, None].repeat(1, 3, 1, 1).cpu() / len(vqgan.codebook),
               "repainted": repainted.cpu()}, titles=shown)
@@ -191,16 +190,15 @@ def plain_vqgan_clip(words, z, steps, learning_rate=0.1):
 # one view - the whole picture - its losses must be ours.
 
 # %%
-from t2ilib.guidance import whole_picture
-
 size = vqgan.latent_shape(*examples.shape[-2:])
-z_0 = vqgan.embed_codes(torch.randint(len(vqgan.codebook), (1, *size[1:]), generator=runtime.generator(seed, "codes")))
+random_codes = torch.randint(len(vqgan.codebook), (1, *size[1:]), generator=runtime.generator(seed, "codes"))
+z_0 = vqgan.embed_codes(random_codes.to(device_))
+words = prompt.split("|")[0].split(":")[0]
 one_view = whole_picture(1, tuple(examples.shape[-2:]))
 same = dict(init="latents", steps=3, num_cutouts=1, noise=0.0, learning_rate=0.1, width=examples.shape[-1],
             height=examples.shape[-2])
-ours = plain_vqgan_clip(prompt.split("|")[0].split(":")[0], z_0, 3)[1]
-theirs = vqgan_clip(GuidanceConfig(prompt.split("|")[0].split(":")[0], **same), vqgan=vqgan, clips=guide, latents=z_0,
-                    cutouts=one_view).losses[:, 0]
+ours = plain_vqgan_clip(words, z_0, 3)[1]
+theirs = vqgan_clip(GuidanceConfig(words, **same), vqgan=vqgan, clips=guide, latents=z_0, cutouts=one_view).losses[:, 0]
 torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-3, atol=1e-3)
 print("three steps, plain and library:", [f"{a:.4f} = {b:.4f}" for a, b in zip(ours, theirs.tolist())])
 
@@ -211,16 +209,16 @@ print("three steps, plain and library:", [f"{a:.4f} = {b:.4f}" for a, b in zip(o
 # then at the cosine beside that of the real drawing.
 
 # %%
-texture = vqgan_clip(GuidanceConfig(prompt, init="random", steps=cfg.texture_steps, num_cutouts=16, seed=seed, width=64,
-                                    height=64, num_images=2), vqgan=vqgan, clips=guide)
+classic = GuidanceConfig(prompt, init="random", steps=cfg.texture_steps, num_cutouts=16, seed=seed, num_images=2)
+texture = vqgan_clip(classic, vqgan=vqgan, clips=guide)
 real_heart = similarity.diag()[0].item()
 print(f"cosine to the prompt: texture {max(max(r) for r in texture.record['guide_similarity']):.2f}, "
       f"a real red heart {real_heart:.2f}")
 show.grid(torch.cat([texture.images.cpu(), examples[:1].cpu()]), ["from random codes", "another seed", "a real drawing"])
 
 # %% [markdown]
-# The loss was right and the picture is wrong: the guide knows what hearts have in common *among drawings*, and the search
-# left the drawings behind. What is missing is a **prior**: something that knows which code grids are pictures at all.
+# The loss was right and the picture is wrong: the guide knows what hearts have in common *among drawings*, and the
+# search left the drawings behind. What is missing is a **prior**: something that knows which code grids are pictures at all.
 #
 # ## A prior over latents
 # `emoji-prior` is a small diffusion model over the VQGAN's latents, conditioned on MiniLM's reading of the caption. It
@@ -384,7 +382,8 @@ figure
 show.compare({f"image {i + 1}": [part[i] for part in seen] for i in range(num_images)}, title="along the optimisation")
 
 # %%
-show.curves({name: [row[name] for row in result.history] for name in result.history[0] if name != "step"}, separate=True)
+terms = [name for name in result.history[0] if name != "step"]
+show.curves({name: [row[name] for row in result.history] for name in terms}, separate=True)
 
 # %% [markdown]
 # ## A judge that did not guide
@@ -449,8 +448,8 @@ for name, change in VARIANTS.items():
     features = judgement.features(gallery[name])
     with torch.no_grad():
         cosine = (guide.encode_image(gallery[name]) * guide.encode_text(tune)).sum(1).mean().item()
-    table[name] = {"guide": cosine, **judgement.report(features, tune, among="validation", real=reference["validation"]),
-                   "seconds": (time.perf_counter() - began) / len(tune)}
+    table[name] = {"guide": cosine, "seconds": (time.perf_counter() - began) / len(tune),
+                   **judgement.report(features, tune, among="validation", real=reference["validation"])}
 
 
 def print_table(table, columns=("guide", "top1", "top10", "caption_top1", "caption_top5", "kid", "seconds")):
@@ -477,7 +476,8 @@ show.compare({name: pictures[:8].cpu() for name, pictures in gallery.items()}, t
 def retrieve(names):
     """The training picture nearest to each prompt in the guide's space."""
     candidates = torch.tensor(rows_of["train"][:cfg.bank])
-    features = torch.cat([guide.encode_image((everything.batch(part) * 0.5 + 0.5).to(device_)) for part in candidates.split(128)])
+    features = torch.cat([guide.encode_image((everything.batch(part) * 0.5 + 0.5).to(device_))
+                          for part in candidates.split(128)])
     best = (guide.encode_text(names) @ features.T).argmax(1).cpu()
     return everything.batch(candidates[best]) * 0.5 + 0.5
 
@@ -496,8 +496,8 @@ for split in ("train", "held_out"):
     real = real_pictures(names)
     with torch.no_grad():
         copies = vqgan(real.to(device_) * 2 - 1)[0].clamp(-1, 1) * 0.5 + 0.5
-    sets = {"VQGAN+CLIP": drawn[split], "retrieved training picture": retrieve(names), "real, through the VQGAN": copies,
-            "real": real}
+    sets = {"VQGAN+CLIP": drawn[split], "retrieved training picture": retrieve(names),
+            "real, through the VQGAN": copies, "real": real}
     table = {}
     for label, pictures in sets.items():
         features = judgement.features(pictures)
@@ -527,16 +527,17 @@ run.figure("train", figure)
 figure
 
 # %% [markdown]
-# **What the numbers say.** Top-10 asks whether the judge would put the prompt among its ten best names; the interval is a
-# bootstrap over concepts. *nearest* is the cosine, for the judge, to the nearest training picture: near 1 would mean a
+# **What the numbers say.** Top-10 asks whether the judge would put the prompt among its ten best names; the interval is
+# a bootstrap over concepts. *nearest* is the cosine, for the judge, to the nearest training picture: near 1 would mean a
 # copy. KID compares the distribution with real held-out pictures.
 #
 # **What they do not say.** Judge and guide are of one kind and share MiniLM, so both may like the same mistakes; a person
 # was not asked. One seed per concept. KID on these features has no meaning outside this repository.
 #
 # ## Sentences from the original reports
-# The project that this notebook grew from reported the cosine of text and picture for two sentences, by the guide. Here
-# they are with both models. Scenes are beyond a VQGAN that only ever saw single emoji: expect the subject, not a painting.
+# The course project behind this notebook reported the cosine of text and picture for two sentences, by the guide. Here
+# they are with both models. Scenes are beyond a VQGAN that only ever saw single emoji: expect the subject, not a
+# painting.
 
 # %%
 sentences = ["a painting of an apple in a fruit bowl", "birds flying in a sunny day's sky"]
@@ -597,13 +598,14 @@ run.finish()
 # ## Summary
 # - VQGAN+CLIP searches the codes of a picture for agreement with a text; gradients pass the quantiser straight through.
 # - A score that is optimised stops being a measure: from random codes the small guide prefers texture to any drawing.
-# - A learned prior gives starts that are pictures; the guide chooses among them and corrects; a tether keeps them whole.
+# - A learned prior gives starts that are pictures; the guide chooses among them and corrects; a tether keeps them
+#   whole.
 # - The judge, strict ranks, retrieval and real pictures around the number are what make it worth reporting.
 #
 # ## Exercises
-# 1. Replace `spherical_distance` by the plain cosine. Which prompts change, and why do early steps slow down?
+# 1. Replace the angle in `plain_vqgan_clip` by the plain cosine. Which prompts change, and why do early steps slow down?
 # 2. Give the prompt a negative part: `"a red heart | yellow:-0.5"`. At which weight does the heart dissolve?
-# 3. Set `prior_weight` to 0, 1, 4 and 16. Where does the guide stop to correct, and where does the prior stop to protect?
+# 3. Set `prior_weight` to 0, 1, 4 and 16. Where does the guide stop correcting, where does the prior stop protecting?
 #
 # ## References
 # - Crowson et al. 2022, *VQGAN-CLIP: open domain image generation and editing with natural language guidance*

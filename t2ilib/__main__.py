@@ -1,4 +1,4 @@
-"""The command line: `python -m t2ilib run | generate | train | models | notebooks | report`.
+"""The command line: `python -m t2ilib run | generate | train | bench | models | notebooks | report`.
 
 Exit code 0 only on success; 1 when something failed; 2 for bad input, answered with one line; 130 when interrupted.
 Heavy packages are imported by the command that needs them, so that `--help` is instant.
@@ -19,7 +19,7 @@ from .console import Live, relative, summary
 from .errors import BadParameter, T2IError, close_matches, unknown_name
 from .paths import checkpoints_dir
 
-COMING = ("sweep", "bench")
+COMING = ("sweep",)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +48,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                      epilog=f"coming: {', '.join(COMING)}", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_run, _add_generate, _add_train, _add_models, _add_notebooks, _add_report):
+    for add in (_add_run, _add_generate, _add_train, _add_bench, _add_models, _add_notebooks, _add_report):
         add(commands)
     if not argv:
         parser.print_help()
@@ -133,6 +133,32 @@ def _train(args: argparse.Namespace) -> int:
         print(result.error, file=sys.stderr)
     print(f"report: {relative(report.build_report())}")
     return int(result.status != "ok")
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _command(commands, "bench", _bench, "Measure hot loops beside what they replace, into reports/benchmarks.",
+                      "example: python -m t2ilib bench cutouts --seconds 5")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured for each provider (default: 2)")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from . import bench
+
+    for name in args.names:
+        if name not in bench.BENCHMARKS:
+            raise unknown_name("benchmark", name, bench.BENCHMARKS)
+    for name in args.names or bench.BENCHMARKS:
+        rows, path = bench.run_benchmark(name, device=args.device, seconds=args.seconds)
+        for row in rows:
+            print(f"{row.kernel:<16} {row.shape:<28} {row.provider:<18} {row.p50:10.2f} {row.metric:<4} "
+                  f"x{row.ratio:.2f}", flush=True)
+        print(relative(path))
+    return 0
 
 
 # --- generate ---------------------------------------------------------------------------------------------------------

@@ -295,8 +295,8 @@ def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
     runpy.run_path(str(script))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *torchrun, str(script), str(tmp_path / "two")], capture_output=True, text=True,
-                          env=environment, cwd=tmp_path, timeout=600)
+    command = [sys.executable, *torchrun, str(script), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)

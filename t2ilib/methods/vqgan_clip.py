@@ -41,7 +41,8 @@ def run(prompt: str, *, num_images: int, seed: int, **options: Any) -> tuple[lis
     if config.init == "prior" or config.prior_weight:
         if model not in PRIORS:
             raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
-        prior = _prior(PRIORS[model], device, prior_options.get("guidance_scale", 3.0), prior_options.get("prior_steps", 18))
+        prior = _prior(PRIORS[model], device, prior_options.get("guidance_scale", 3.0),
+                       prior_options.get("prior_steps", 18))
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior)
     names = [config.model, *config.clip] + ([PRIORS[model]] if prior is not None else [])
     checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
@@ -66,4 +67,5 @@ def _clip(name: str, device: str):
 @functools.lru_cache(maxsize=2)
 def _prior(name: str, device: str, guidance_scale: float, steps: int) -> DiffusionPrior:
     network = load_model(LatentPrior, checkpoints_dir() / name, device=device)
-    return DiffusionPrior(network, load_text_encoder("minilm", device=device), guidance_scale=guidance_scale, steps=steps)
+    encoder = load_text_encoder("minilm", device=device)
+    return DiffusionPrior(network, encoder, guidance_scale=guidance_scale, steps=steps)

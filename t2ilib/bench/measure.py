@@ -1,0 +1,114 @@
+"""Time functions side by side, in turns, and keep the result as rows of one CSV layout."""
+
+import csv
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from .. import runtime
+
+
+@dataclass
+class Row:
+    """One line of a benchmark's CSV: milliseconds (or MiB) at the median, and the 20th and 80th percentile."""
+
+    kernel: str
+    provider: str
+    mode: str
+    shape: str
+    dtype: str
+    metric: str
+    p50: float
+    p20: float
+    p80: float
+    ratio: float  # the baseline's median over this one's: above 1 is faster, or smaller
+    device: str
+    threads: int
+    torch: str
+    commit: str
+    date: str
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline: str, mode: str, shape: str,
+            dtype: str = "float32", device: torch.device | str = "cpu", seconds: float = 2.0) -> list[Row]:
+    """Time each provider in turns for about `seconds` each, and return a row for each.
+
+    Turns spread whatever else the machine does over all providers alike. On CUDA the peak of allocated memory is
+    measured too, in rows of their own.
+
+    Args:
+        providers: name -> function of no arguments. baseline: the one whose median the ratios divide.
+    """
+    device = torch.device(device)
+    for work in providers.values():  # warm up: allocations, autotuning, compilation
+        work()
+        work()
+    times: dict[str, list[float]] = {name: [] for name in providers}
+    while min(sum(t) for t in times.values()) < seconds or min(map(len, times.values())) < 5:
+        for name, work in providers.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            times[name].append(time.perf_counter() - start)
+    quantiles = {n: torch.quantile(torch.tensor(t, dtype=torch.float64) * 1e3, torch.tensor([0.5, 0.2, 0.8]).double())
+                 for n, t in times.items()}
+    base = quantiles[baseline][0].item()
+    rows = [_row(kernel, name, mode, shape, dtype, "ms", q.tolist(), base / q[0].item(), device)
+            for name, q in quantiles.items()]
+    if device.type == "cuda":
+        peaks = {name: _peak(work, device) for name, work in providers.items()}
+        rows += [_row(kernel, name, mode, shape, dtype, "MiB", [peak] * 3, peaks[baseline] / max(peak, 1e-9), device)
+                 for name, peak in peaks.items()]
+    return rows
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(work: Callable[[], object], device: torch.device) -> float:
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    _wait(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def _row(kernel: str, provider: str, mode: str, shape: str, dtype: str, metric: str, values: Sequence[float],
+         ratio: float, device: torch.device) -> Row:
+    name = runtime.device_name(device) if device.type == "cuda" else _cpu_name()
+    return Row(kernel, provider, mode, shape, dtype, metric, *[round(v, 4) for v in values], round(ratio, 3), name,
+               torch.get_num_threads(), torch.__version__, runtime.commit(), datetime.date.today().isoformat())
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"
+
+
+def write_rows(path: str | Path, rows: Sequence[Row]) -> Path:
+    """Write rows as CSV, keeping rows of the same file that were measured on another device."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept: list[dict] = []
+    if path.exists():
+        with path.open(newline="") as f:
+            devices = {row.device for row in rows}
+            kept = [row for row in csv.DictReader(f) if row.get("device") not in devices]
+    with path.open("w", newline="") as f:
+        table = csv.DictWriter(f, COLUMNS)
+        table.writeheader()
+        table.writerows([*kept, *map(asdict, rows)])
+    return path
