@@ -214,11 +214,12 @@ texture = vqgan_clip(classic, vqgan=vqgan, clips=guide)
 real_heart = similarity.diag()[0].item()
 print(f"cosine to the prompt: texture {max(max(r) for r in texture.record['guide_similarity']):.2f}, "
       f"a real red heart {real_heart:.2f}")
-show.grid(torch.cat([texture.images.cpu(), examples[:1].cpu()]), ["from random codes", "another seed", "a real drawing"])
+show.grid(torch.cat([texture.images.cpu(), examples[:1].cpu()]), ["from random codes", "another seed", "a drawing"])
 
 # %% [markdown]
 # The loss was right and the picture is wrong: the guide knows what hearts have in common *among drawings*, and the
-# search left the drawings behind. What is missing is a **prior**: something that knows which code grids are pictures at all.
+# search left the drawings behind. What is missing is a **prior**: something that knows which code grids are pictures
+# at all.
 #
 # ## A prior over latents
 # `emoji-prior` is a small diffusion model over the VQGAN's latents, conditioned on MiniLM's reading of the caption. It
@@ -514,8 +515,8 @@ for split in ("train", "held_out"):
 
 # %%
 names = pick("held_out", cfg.num_concepts)[:8]
-figure = show.compare({"drawn": drawn["held_out"][:8].cpu(), "retrieved": retrieve(names), "real": real_pictures(names)},
-                      titles=names, title="held-out concepts")
+rows = {"drawn": drawn["held_out"][:8].cpu(), "retrieved": retrieve(names), "real": real_pictures(names)}
+figure = show.compare(rows, titles=names, title="held-out concepts")
 run.figure("held_out", figure)
 figure
 
@@ -528,11 +529,11 @@ figure
 
 # %% [markdown]
 # **What the numbers say.** Top-10 asks whether the judge would put the prompt among its ten best names; the interval is
-# a bootstrap over concepts. *nearest* is the cosine, for the judge, to the nearest training picture: near 1 would mean a
-# copy. KID compares the distribution with real held-out pictures.
+# a bootstrap over concepts. *nearest* is the cosine, for the judge, to the nearest training picture: near 1 would
+# mean a copy. KID compares the distribution with real held-out pictures.
 #
-# **What they do not say.** Judge and guide are of one kind and share MiniLM, so both may like the same mistakes; a person
-# was not asked. One seed per concept. KID on these features has no meaning outside this repository.
+# **What they do not say.** Judge and guide are of one kind and share MiniLM, so both may like the same mistakes; a
+# person was not asked. One seed per concept. KID on these features has no meaning outside this repository.
 #
 # ## Sentences from the original reports
 # The course project behind this notebook reported the cosine of text and picture for two sentences, by the guide. Here
@@ -603,7 +604,8 @@ run.finish()
 # - The judge, strict ranks, retrieval and real pictures around the number are what make it worth reporting.
 #
 # ## Exercises
-# 1. Replace the angle in `plain_vqgan_clip` by the plain cosine. Which prompts change, and why do early steps slow down?
+# 1. Replace the angle in `plain_vqgan_clip` by the plain cosine. Which prompts change, and why do early steps slow
+#    down?
 # 2. Give the prompt a negative part: `"a red heart | yellow:-0.5"`. At which weight does the heart dissolve?
 # 3. Set `prior_weight` to 0, 1, 4 and 16. Where does the guide stop correcting, where does the prior stop protecting?
 #

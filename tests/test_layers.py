@@ -33,6 +33,7 @@ ALLOWED = {
 PEERS = {"models", "methods"}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
+    ("models.vqgan_growth", "models.vqgan"),  # makes a larger one from a smaller one
 }
 # Heavy packages: imported inside functions, in the unit that owns them.
 HEAVY = {"open_clip": {"encoders"}, "transformers": {"encoders"}, "timm": {"encoders"}, "datasets": {"data"},
