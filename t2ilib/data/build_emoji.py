@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from t2ilib.data.phrases import plain_name
-from t2ilib.data.colors import color_words
-from t2ilib.data.emoji_families import SPLITS, families, split_of_families
-from t2ilib.data.emoji_sources import ARTISTS, NOTO_FONT, Concept, IconPackage, NotoFlags, read_concepts, read_icons
-from t2ilib.errors import BadParameter, MissingAsset
+from .phrases import plain_name
+from .colors import color_words
+from .emoji_families import SPLITS, families, split_of_families
+from .emoji_sources import ARTISTS, NOTO_FONT, Concept, IconPackage, NotoFlags, read_concepts, read_icons
+from ..errors import BadParameter, MissingAsset
 
 DESCRIBED_AT = 64  # colours and identical drawings are judged at this size, so that every size has the same rows
 SHARD_BYTES = 15 * 2**20

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2ilib.data.decoding import check_size, decode_all
-from t2ilib.data.records import Record, coco_records, emoji_records, folder_records, hub_records, parquet_records
-from t2ilib.errors import BadParameter, unknown_name
+from .decoding import check_size, decode_all
+from .records import Record, coco_records, emoji_records, folder_records, hub_records, parquet_records
+from ..errors import BadParameter, unknown_name
 
 KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl", "a .parquet file")
 

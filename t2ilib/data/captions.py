@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from t2ilib.data.captioned import CaptionedImages
-from t2ilib.data.colors import COLOR_WORDS
-from t2ilib.data.phrases import listed, plain_name, with_article
-from t2ilib.errors import BadParameter
+from .captioned import CaptionedImages
+from .colors import COLOR_WORDS
+from .phrases import listed, plain_name, with_article
+from ..errors import BadParameter
 
 VARIANTS = 8
 STYLES = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent", "fluent-flat": "flat fluent"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from t2ilib.errors import BadParameter
+from ..errors import BadParameter
 
 # Anchors in sRGB; each term has several, because terms are not round in any colour space. A pixel takes the word of its
 # nearest anchor in OKLab. "grey" reaches towards dark and light; "yellow" includes the amber of smiling faces.

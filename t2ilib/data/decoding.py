@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2ilib.data.records import Record
-from t2ilib.errors import BadParameter
+from .records import Record
+from ..errors import BadParameter
 
 SMALLEST, LARGEST = 8, 2048
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2ilib import paths
-from t2ilib.data.decoding import check_size
-from t2ilib.errors import MissingAsset, unknown_name
+from .. import paths
+from .decoding import check_size
+from ..errors import MissingAsset, unknown_name
 
 NAMES = ("auto", "digits", "mnist")
 SPLITS = ("train", "test", "all")

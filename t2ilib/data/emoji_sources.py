@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t2ilib.errors import MissingAsset
+from ..errors import MissingAsset
 
 # artist -> (package that holds the drawings, package whose chars.json names them): fluent-emoji has no list of its own.
 ARTISTS = {

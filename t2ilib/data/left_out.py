@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from t2ilib.data.captioned import CaptionedImages
-from t2ilib.runtime import derived_seed
+from .captioned import CaptionedImages
+from ..runtime import derived_seed
 
 JUDGE_SEED = 2
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t2ilib import paths
-from t2ilib.errors import BadParameter, MissingAsset, unknown_name
+from .. import paths
+from ..errors import BadParameter, MissingAsset, unknown_name
 
 EMOJI_SPLITS = ("train", "validation", "held_out", "all")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "description", "sentence", "sentences")
