@@ -20,7 +20,7 @@ BOXES = [
     {"layers"},
     {"models", "losses", "diffusion", "encoders", "data"},
     {"guidance", "metrics", "training", "show"},
-    {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods"},
+    {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods", "playground"},
     {"__main__"},
 ]
 # Lines inside one box that are drawn on purpose: (who, imports whom).

@@ -3,7 +3,8 @@
     generate("a red heart", method="vqgan_clip", num_images=4, seed=0)   # -> four PIL images
 
 A method is a function `(prompt, *, num_images, seed, **options) -> (pictures, record)`, where the record holds plain
-JSON types: what was asked, what was used, what came out.
+JSON types: what was asked, what was used, what came out. One whose signature names `callback` calls it after every step
+with a preview (`.step`, `.steps`, `.images` in [0, 1]), and ends early, keeping what it has, if that returns true.
 """
 
 from collections.abc import Callable

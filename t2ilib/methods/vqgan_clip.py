@@ -1,6 +1,7 @@
 """VQGAN+CLIP as a method: the embedded networks, their prior and the defaults that were chosen on `validation`."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from ..checkpoint import load_model, short_hash
 from ..encoders import load_clip, load_text_encoder
 from ..errors import BadParameter
-from ..guidance import GuidanceConfig, vqgan_clip
+from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.prior import DiffusionPrior
 from ..models.latent_prior import LatentPrior
 from ..models.vqgan import load_vqgan
@@ -25,10 +26,12 @@ WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32}  # the class
 PRIOR_OPTIONS = ("guidance_scale", "prior_steps")
 
 
-def run(prompt: str, *, num_images: int, seed: int, **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
+def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview], bool | None] | None = None,
+        **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures by VQGAN+CLIP.
 
     Args:
+        callback: called after every step with a preview; a true return value ends the run early.
         options: fields of `GuidanceConfig`; beside them `guidance_scale` and `prior_steps` of the prior.
     """
     prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
@@ -43,7 +46,7 @@ def run(prompt: str, *, num_images: int, seed: int, **options: Any) -> tuple[lis
             raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
         prior = _prior(PRIORS[model], device, prior_options.get("guidance_scale", 3.0),
                        prior_options.get("prior_steps", 18))
-    result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior)
+    result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback)
     names = [config.model, *config.clip] + ([PRIORS[model]] if prior is not None else [])
     checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
     return [to_image(x) for x in result.images], {**result.record, **prior_options, "checkpoints": checkpoints}

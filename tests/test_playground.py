@@ -1,0 +1,171 @@
+"""The panel without a browser: what it asks for, shows, keeps and says when something goes wrong."""
+
+import json
+import threading
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from t2ilib.errors import BadParameter, UnknownName
+from t2ilib.playground import Playground, read_options
+from t2ilib.record import Run
+
+CONTROLS = {"live": {"steps": dict(value=3, min=0, max=9, help="how often"),
+                     "rate": dict(value=0.5, min=0.0, max=1.0, step=0.1)}}
+
+
+def live(prompt, *, num_images, seed, callback=None, steps=3, **options):
+    if prompt == "bad":
+        raise BadParameter("<prompt> is bad; write a good one")
+    if prompt == "worse":
+        raise ZeroDivisionError("by zero")
+    if prompt == "doubtful":
+        warnings.warn_explicit("that is doubtful", UserWarning, "t2ilib/x.py", 1)
+        warnings.warn_explicit("noise of another package", UserWarning, "elsewhere/x.py", 1)
+    done = 0
+    for done in range(1, steps + 1):
+        images = torch.full((num_images, 3, 8, 8), done / steps)
+        if callback and callback(SimpleNamespace(step=done - 1, steps=steps, images=images)):
+            break
+    return [Image.new("RGB", (8, 8), (seed + i, 0, 0)) for i in range(num_images)], {"steps_done": done, "got": options}
+
+
+def plain(prompt, *, num_images, seed):
+    return [Image.new("RGB", (8, 8))] * num_images, {}
+
+
+METHODS = {"live": live, "plain": plain}
+
+
+def draw(prompt, *, method, num_images, seed, **options):
+    return METHODS[method](prompt, num_images=num_images, seed=seed, **options)
+
+
+@pytest.fixture
+def panel(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2I_RUN_DIR", str(tmp_path))
+    return Playground(draw, METHODS, controls=CONTROLS, run=Run("00_playground", given={}), num_images=2, seed=5,
+                      measure=lambda pictures, prompt, record: [{"judge": 0.5, "sees": f"<{prompt}>"}] * len(pictures))
+
+
+def press(panel):
+    panel.start()
+    panel.wait(20)
+    return panel.history[-1] if panel.error is None else panel.message.value
+
+
+def test_draws_shows_and_remembers(panel):
+    drawn = press(panel)
+    assert drawn.asked == {"prompt": "a red heart", "method": "live", "num_images": 2, "seed": 5}
+    assert len(panel.pictures.children) == 2 and len(drawn.scores) == 2
+    picture, below = panel.pictures.children[1].children
+    assert bytes(picture.value[:4]) == b"\x89PNG"
+    words = below.children[0].value
+    assert "seed 6" in words and "judge <b>0.50</b>" in words and "&lt;a red heart&gt;" in words
+    assert "2 pictures in" in panel.status.value and panel.bar.value == panel.bar.max == 3
+    row = panel.log.children[1].children[0].value
+    assert row.count("<img") == 2 and "a red heart" in row and "judge 0.50" in row
+    assert not panel.draw_button.disabled and panel.stop_button.disabled
+
+
+def test_only_moved_sliders_and_typed_options_are_sent(panel):
+    panel.sliders["rate"].value = 0.8
+    panel.more.value = "steps=2, mode=fast"
+    drawn = press(panel)
+    assert drawn.record == {"steps_done": 2, "got": {"rate": 0.8, "mode": "fast"}}
+    panel.method.value = "plain"
+    assert panel.sliders == {} and panel.options.children == ()
+    panel.restore(drawn)
+    assert panel.asked() == drawn.asked and panel.sliders["rate"].value == 0.8 and panel.sliders["steps"].value == 2
+
+
+def test_a_method_without_callback_has_no_live_preview_and_no_stop(panel):
+    panel.method.value, panel.more.value = "plain", ""
+    assert press(panel).record == {} and panel.error is None
+
+
+def test_stop_keeps_what_is_there(panel, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(prompt, *, num_images, seed, callback, **options):
+        for step in range(1000):
+            reached.set()
+            assert go_on.wait(20)
+            if callback(SimpleNamespace(step=step, steps=1000, images=torch.zeros(num_images, 3, 8, 8))):
+                break
+        return [Image.new("RGB", (8, 8))] * num_images, {"steps_done": step + 1}
+
+    monkeypatch.setitem(panel._methods, "live", slow)
+    panel.start()
+    assert reached.wait(20) and panel.draw_button.disabled and not panel.stop_button.disabled
+    panel.start()  # a second press is ignored
+    panel.stop()
+    go_on.set()
+    panel.wait(20)
+    assert panel.history[-1].stopped and len(panel.history) == 1 and "stopped at step 1" in panel.status.value
+
+
+@pytest.mark.parametrize(("prompt", "more", "said"), [
+    ("bad", "", "&lt;prompt&gt; is bad; write a good one"), ("  ", "", "the prompt is empty"),
+    ("x", "steps", "name=value"), ("worse", "", "ZeroDivisionError: by zero")])
+def test_errors_are_said_in_words(panel, prompt, more, said):
+    panel.prompt.value, panel.more.value = prompt, more
+    message = press(panel)
+    assert "t2i-error" in message and said in message and panel.history == []
+    assert not panel.draw_button.disabled and panel.bar.layout.display == "none"
+    panel.prompt.value, panel.more.value = "a red heart", ""
+    assert press(panel).pictures and panel.error is None and panel.message.value == ""
+
+
+def test_warnings_of_the_library_are_shown(panel):
+    panel.prompt.value = "doubtful"
+    assert press(panel).pictures
+    assert "that is doubtful" in panel.message.value and "another package" not in panel.message.value
+
+
+def test_save_writes_picture_and_record(panel, tmp_path):
+    panel.prompt.value = "A heart / two?"
+    drawn = press(panel)
+    button = panel.pictures.children[1].children[1].children[1].children[0]
+    button.click()
+    path = tmp_path / "pictures" / "a-heart-two_s6.png"
+    assert path.name in panel.message.value and Image.open(path).getpixel((0, 0)) == (6, 0, 0)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["asked"] == drawn.asked and record["picture"] == 1 and record["scores"]["judge"] == 0.5
+    button.click()
+    assert (tmp_path / "pictures" / "a-heart-two_s6_2.png").exists()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert len(run["artefacts"]) == 4 and run["metrics"]["drawings"] == 1
+
+
+def test_enter_draws_and_the_dice_change_the_seed(panel):
+    panel.prompt._handle_custom_msg({"event": "submit"}, [])
+    panel.wait(20)
+    assert len(panel.history) == 1
+    dice = panel.widget.children[2].children[3]
+    for _ in range(5):
+        dice.click()
+    assert 0 <= panel.seed.value < 100_000 and panel.seed.value != 5
+
+
+def test_unknown_method():
+    with pytest.raises(UnknownName, match="did you mean live"):
+        Playground(draw, METHODS, method="lives")
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("", {}), (" , ", {}), ("a=1", {"a": 1}),
+    ("a=1.5,b = x y; c=true d=none", {"a": 1.5, "b": "x y", "c": True, "d": None}),
+    ("clip=ViT-B-32/openai, sizes=[1, 2], prior_weight=0", {"clip": "ViT-B-32/openai", "sizes": [1, 2],
+                                                           "prior_weight": 0})])
+def test_read_options(text, found):
+    assert read_options(text) == found
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", "a b=1", "a="])
+def test_read_options_refuses(text):
+    with pytest.raises(BadParameter, match="name=value"):
+        read_options(text)
