@@ -4,11 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..checkpoint import load_model, short_hash
-from ..encoders import load_clip, load_text_encoder
+from ..encoders import TextEncoder, load_clip, load_text_encoder
 from ..errors import BadParameter
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.prior import DiffusionPrior
@@ -16,6 +15,7 @@ from ..models.latent_prior import LatentPrior
 from ..models.vqgan import load_vqgan
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
+from ..show import to_pil
 
 PRIORS = {"emoji-vqgan": "emoji-prior"}  # which VQGAN has a learned prior, and its checkpoint
 WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the guides correct it
@@ -23,7 +23,7 @@ WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the
     "init_weight": 0.5, "prior_weight": 1.0, "noise": 0.05,
 }
 WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32}  # the classic loop, for published networks
-PRIOR_OPTIONS = ("guidance_scale", "prior_steps")
+PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps"}  # here -> in `DiffusionPrior`
 
 
 def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview], bool | None] | None = None,
@@ -44,17 +44,12 @@ def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview]
     if config.init == "prior" or config.prior_weight:
         if model not in PRIORS:
             raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
-        prior = _prior(PRIORS[model], device, prior_options.get("guidance_scale", 3.0),
-                       prior_options.get("prior_steps", 18))
+        prior = DiffusionPrior(*_prior_networks(PRIORS[model], device),
+                               **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback)
     names = [config.model, *config.clip] + ([PRIORS[model]] if prior is not None else [])
     checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
-    return [to_image(x) for x in result.images], {**result.record, **prior_options, "checkpoints": checkpoints}
-
-
-def to_image(x: torch.Tensor) -> Image.Image:
-    """Turn one picture (3, H, W) in [0, 1] into a PIL image."""
-    return Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    return to_pil(result.images), {**result.record, **prior_options, "checkpoints": checkpoints}
 
 
 @functools.lru_cache(maxsize=2)
@@ -68,7 +63,6 @@ def _clip(name: str, device: str):
 
 
 @functools.lru_cache(maxsize=2)
-def _prior(name: str, device: str, guidance_scale: float, steps: int) -> DiffusionPrior:
+def _prior_networks(name: str, device: str) -> tuple[LatentPrior, TextEncoder]:
     network = load_model(LatentPrior, checkpoints_dir() / name, device=device)
-    encoder = load_text_encoder("minilm", device=device)
-    return DiffusionPrior(network, encoder, guidance_scale=guidance_scale, steps=steps)
+    return network, load_text_encoder("minilm", device=device)
