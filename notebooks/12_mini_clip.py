@@ -230,12 +230,8 @@ def text_features(texts):
 
 
 def load_towers(name):
-    """A shipped model, frozen; before it was ever trained, random weights stand in, and the run says so."""
-    if (checkpoints_dir() / name / "config.json").is_file():
-        return load_model(EmojiClip, checkpoints_dir() / name, device=device_)
-    run.fallback(f"{name} has not been trained yet: random weights stand in")
-    runtime.warn_fallback(f"{name} has not been trained yet: random weights stand in, its numbers mean nothing")
-    return EmojiClip(**RECIPES[name]["kwargs"]).to(device_).eval().requires_grad_(False)
+    """A shipped model with both towers, frozen."""
+    return load_model(EmojiClip, checkpoints_dir() / name, device=device_)
 
 
 features = text_features(texts)
@@ -422,8 +418,6 @@ print(len(train_rows), "pictures of", len(train_concepts), "concepts for", recip
 # %%
 def draw_pictures(rows):
     """Varied pictures (B, 3, 64, 64) in [0, 1], and which of them have other colours than their captions say."""
-    if not chosen["recolour"]:
-        return augment(images[rows], stream, strength=chosen["strength"]), None
     changed = (torch.rand(len(rows), generator=stream) < chosen["recolour"]) & colour_free[rows, 0]
     order = torch.rand((len(rows), 3), generator=stream).argsort(1)
     order = torch.cat([torch.where(changed[:, None], order, torch.arange(3)), torch.full((len(rows), 1), 3)], 1)
@@ -431,11 +425,8 @@ def draw_pictures(rows):
     return augment(mixed, stream, strength=chosen["strength"]), changed
 
 
-def draw_captions(rows, changed=None):
+def draw_captions(rows, changed):
     """One random caption variant for each row, without colour words where the colours were changed: (B, 384)."""
-    if not chosen["recolour"]:
-        return features[text_id[rows, torch.randint(width, (len(rows),), generator=stream)]]
-    changed = torch.zeros(len(rows), dtype=torch.bool) if changed is None else changed
     allowed = (colour_free[rows] | ~changed[:, None]).float()
     return features[text_id[rows, torch.multinomial(allowed, 1, generator=stream)[:, 0]]]
 
@@ -443,7 +434,8 @@ def draw_captions(rows, changed=None):
 def draw_bank():
     """One caption of one random picture for each training concept: (C, 384)."""
     pick = (torch.rand(len(rows_table), generator=stream) * rows_count).long()
-    return draw_captions(rows_table[torch.arange(len(rows_table)), pick])
+    rows = rows_table[torch.arange(len(rows_table)), pick]
+    return draw_captions(rows, changed=torch.zeros(len(rows), dtype=torch.bool))
 
 
 # %%

@@ -16,7 +16,8 @@ from t2ilib import training
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.paths import repo_root
 from t2ilib.runtime import generator
-from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, make_tracker, save_training, set_lr
+from t2ilib.training import (EMA, Batches, Every, cosine_lr, load_training, make_tracker, recalibrate_batch_norm,
+                             save_training, set_lr)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -317,3 +318,30 @@ def test_fabric_of_one_process():
     ema = EMA(model, 0.5)  # what fabric.setup returns can be averaged and saved like the network itself
     ema.update(model)
     assert set(model.state_dict()) == set(net.state_dict())
+
+
+# --- batch norm of averaged weights -----------------------------------------------------------------------------------
+
+
+def test_recalibration_replaces_the_running_statistics_by_plain_averages_and_leaves_the_mode_alone():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, momentum=0.5), nn.Dropout(0.5)).eval()
+    frozen = nn.BatchNorm1d(2, track_running_stats=False)
+    net.append(frozen)
+    with torch.no_grad():
+        net[1].running_mean.fill_(99.0)
+    rng = generator(0, "batch norm")
+    data = [torch.randn(16, 3, generator=rng) for _ in range(3)]
+    assert recalibrate_batch_norm(net, data, net) == 1
+    with torch.no_grad():
+        inner = [net[0](x) for x in data]
+    torch.testing.assert_close(net[1].running_mean, torch.stack([x.mean(0) for x in inner]).mean(0))
+    torch.testing.assert_close(net[1].running_var, torch.stack([x.var(0) for x in inner]).mean(0))
+    assert net[1].momentum == 0.5 and not net[1].training and not net[2].training
+
+
+def test_recalibration_restores_the_mode_when_a_batch_fails_and_skips_networks_without_batch_norm():
+    net = nn.Sequential(nn.BatchNorm1d(2)).eval()
+    with pytest.raises(RuntimeError):
+        recalibrate_batch_norm(net, [torch.zeros(4, 5)], net)
+    assert not net[0].training and net[0].momentum == 0.1
+    assert recalibrate_batch_norm(nn.Linear(2, 2), [1.0], lambda x: pytest.fail("no need to run it")) == 0

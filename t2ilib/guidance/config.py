@@ -59,7 +59,7 @@ class GuidanceConfig:
     prompt: str | Prompt | Sequence[str | Prompt]
     width: int | None = None
     height: int | None = None
-    model: str = "emoji-vqgan"
+    model: str = "emoji-vqgan-128"
     clip: str | Sequence[str] = "emoji-clip"
     clip_weights: float | Sequence[float] = 1.0
     seed: int = 0

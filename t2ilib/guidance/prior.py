@@ -1,8 +1,8 @@
 """A learned prior for VQGAN+CLIP: a small text-conditional diffusion model over the VQGAN's latents.
 
-From random codes a small CLIP is fooled into texture. The prior draws starts that look like pictures, and its `tether`
-pulls the optimised latents back towards what it believes in, so that the guide corrects a picture instead of
-dissolving it.
+From random codes a small CLIP is fooled into texture. The prior draws starts that look like pictures, from noise or
+from the coarse layout of related drawings, and its `tether` pulls the optimised latents back towards what it believes
+in, so that the guide corrects a picture instead of dissolving it.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import diffusion, runtime
 from ..errors import BadParameter
 from ..models.latent_prior import LatentPrior
+from ..models.start_bank import StartBank
 
 
 class DiffusionPrior:
@@ -24,12 +25,18 @@ class DiffusionPrior:
         steps: DPM-Solver++ steps.
         tether_times: range of noise levels t in which the tether looks.
         chunk: latents sampled in one batch.
+        bank: drawings from whose layout a part of the samples starts; None: all start from noise.
+        bank_share: part of the samples of each prompt that start from the drawings with the closest names.
+        bank_noise: time t to which those are noised; at 0.85 a twentieth of the variance is the drawing's.
     """
 
     def __init__(self, network: LatentPrior, text_encoder, *, guidance_scale: float = 3.0, steps: int = 18,
-                 tether_times: tuple[float, float] = (0.15, 0.5), chunk: int = 32, precision: str = "auto"):
-        if steps < 1 or guidance_scale < 0:
-            raise BadParameter(f"need steps >= 1 and guidance_scale >= 0, got {steps} and {guidance_scale}")
+                 tether_times: tuple[float, float] = (0.15, 0.5), chunk: int = 32, precision: str = "auto",
+                 bank: StartBank | None = None, bank_share: float = 0.5, bank_noise: float = 0.85):
+        if steps < 1 or guidance_scale < 0 or not 0 <= bank_share <= 1 or not 0 < bank_noise <= 1:
+            raise BadParameter(f"need steps >= 1, guidance_scale >= 0, bank_share in [0, 1] and bank_noise in (0, 1], "
+                               f"got {steps}, {guidance_scale}, {bank_share} and {bank_noise}")
+        self.bank, self.bank_share, self.bank_noise = bank, bank_share, bank_noise
         self.network, self.text_encoder = network.eval().requires_grad_(False), text_encoder
         self.guidance_scale, self.steps, self.tether_times, self.chunk = guidance_scale, steps, tether_times, chunk
         self.device = network.mean.device
@@ -39,19 +46,38 @@ class DiffusionPrior:
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
                size: tuple[int, int]) -> Tensor:
-        """Return `num` latents for each of P prompts: (P * num, D, h, w); prompt i uses only `generators[i]`."""
+        """Return `num` latents for each of P prompts: (P * num, D, h, w); prompt i uses only `generators[i]`.
+
+        With a bank of this size, the last `int(bank_share * num)` of each prompt start from drawings.
+        """
         if not prompts or len(prompts) != len(generators) or num < 1:
             raise BadParameter(f"need num >= 1, and a generator for each of at least one prompt; got num={num}, "
                                f"{len(prompts)} prompts and {len(generators)} generators")
         channels = self.network.mean.shape[1]
-        noise = torch.cat([torch.randn((num, channels, *size), generator=g) for g in generators]).to(self.device)
-        texts = [p for p in prompts for _ in range(num)]
-        out = []
-        for start in range(0, len(texts), self.chunk):
-            part = noise[start:start + self.chunk]
-            out.append(diffusion.sample_dpm_solver(self._denoiser(texts[start:start + self.chunk], self.guidance_scale),
-                                                   part, steps=self.steps))
-        return self.network.denormalize(torch.cat(out))
+        noise = torch.stack([torch.randn((num, channels, *size), generator=g) for g in generators]).to(self.device)
+        drawn = int(self.bank_share * num) if self.bank is not None and tuple(size) == self.bank.size else 0
+        out = self._denoise([p for p in prompts for _ in range(num - drawn)], noise[:, :num - drawn].flatten(0, 1), 1.0)
+        out = out.unflatten(0, (len(prompts), num - drawn))
+        if drawn:
+            x = torch.stack([self.network.normalize(self._drawings(prompt, drawn)) for prompt in prompts])
+            t = torch.full((len(prompts) * drawn,), self.bank_noise, device=self.device)
+            x_t = diffusion.q_sample(x.flatten(0, 1), t, noise[:, num - drawn:].flatten(0, 1))
+            again = self._denoise([p for p in prompts for _ in range(drawn)], x_t, self.bank_noise)
+            out = torch.cat([out, again.unflatten(0, (len(prompts), drawn))], dim=1)
+        return self.network.denormalize(out.flatten(0, 1))
+
+    def _denoise(self, texts: list[str], x_t: Tensor, start: float) -> Tensor:
+        """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time."""
+        steps, out = max(1, round(self.steps * start)), [x_t[:0]]
+        for i in range(0, len(texts), self.chunk):
+            denoiser = self._denoiser(texts[i:i + self.chunk], self.guidance_scale)
+            out.append(diffusion.sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))
+        return torch.cat(out)
+
+    def _drawings(self, prompt: str, count: int) -> Tensor:
+        """Return latents (count, D, h, w) of the drawings whose names are closest to the prompt."""
+        _, _, pooled = self._condition([prompt])
+        return self.bank.latents(self.bank.nearest(pooled[0], count)).to(self.device)
 
     def tether(self, z: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Tensor:
         """Return the mean squared distance (B,) of z to the prior's own estimate of it from a noised copy.

@@ -12,18 +12,21 @@ from ..errors import BadParameter
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.prior import DiffusionPrior
 from ..models.latent_prior import LatentPrior
+from ..models.start_bank import StartBank
 from ..models.vqgan import load_vqgan
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
 from ..show import to_pil
 
-PRIORS = {"emoji-vqgan": "emoji-prior"}  # which VQGAN has a learned prior, and its checkpoint
+PRIORS = {"emoji-vqgan-128": "emoji-prior", "emoji-vqgan": "emoji-prior"}  # the two paint from the same codes
+BANK = "emoji-starts"  # the training drawings in those codes
 WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the guides correct it
     "init": "prior", "candidates": 16, "steps": 40, "num_cutouts": 12, "learning_rate": 0.04, "ema": 0.9,
     "init_weight": 0.5, "prior_weight": 1.0, "noise": 0.05,
 }
 WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32}  # the classic loop, for published networks
-PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps"}  # here -> in `DiffusionPrior`
+PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps", "bank_share": "bank_share",
+                 "bank_noise": "bank_noise"}  # here -> in `DiffusionPrior`
 
 
 def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview], bool | None] | None = None,
@@ -32,10 +35,11 @@ def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview]
 
     Args:
         callback: called after every step with a preview; a true return value ends the run early.
-        options: fields of `GuidanceConfig`; beside them `guidance_scale` and `prior_steps` of the prior.
+        options: fields of `GuidanceConfig`; beside them `guidance_scale`, `prior_steps`, `bank_share` and
+            `bank_noise` of the prior.
     """
     prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
-    model = options.get("model", "emoji-vqgan")
+    model = options.get("model", GuidanceConfig.model)
     defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
     device = str(pick_device(config.device))
@@ -44,12 +48,21 @@ def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview]
     if config.init == "prior" or config.prior_weight:
         if model not in PRIORS:
             raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
-        prior = DiffusionPrior(*_prior_networks(PRIORS[model], device),
-                               **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
+        prior = load_prior(model, device=device, **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback)
-    names = [config.model, *config.clip] + ([PRIORS[model]] if prior is not None else [])
+    names = [config.model, *config.clip] + ([PRIORS[model], BANK] if prior is not None else [])
     checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
     return to_pil(result.images), {**result.record, **prior_options, "checkpoints": checkpoints}
+
+
+def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **options: Any) -> DiffusionPrior:
+    """Return the learned prior over the codes of a shipped VQGAN, with its bank of drawings.
+
+    Args:
+        options: of `DiffusionPrior`.
+    """
+    network, text_encoder, bank = _prior_networks(PRIORS[model], device)
+    return DiffusionPrior(network, text_encoder, **{"bank": bank, **options})
 
 
 @functools.lru_cache(maxsize=2)
@@ -63,6 +76,6 @@ def _clip(name: str, device: str):
 
 
 @functools.lru_cache(maxsize=2)
-def _prior_networks(name: str, device: str) -> tuple[LatentPrior, TextEncoder]:
+def _prior_networks(name: str, device: str) -> tuple[LatentPrior, TextEncoder, StartBank]:
     network = load_model(LatentPrior, checkpoints_dir() / name, device=device)
-    return network, load_text_encoder("minilm", device=device)
+    return network, load_text_encoder("minilm", device=device), load_model(StartBank, checkpoints_dir() / BANK)

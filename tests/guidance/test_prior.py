@@ -4,6 +4,7 @@ import torch
 from t2ilib.errors import BadParameter
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.models.latent_prior import LatentPrior
+from t2ilib.models.start_bank import StartBank
 
 MEAN, STD = [1.0, -1.0, 0.0, 2.0], [0.5, 1.0, 2.0, 1.0]
 
@@ -111,6 +112,31 @@ def test_tether_pulls_towards_the_estimate():
     torch.testing.assert_close(exact, torch.zeros(2), rtol=0, atol=1e-4)
 
 
+def with_bank(**options):
+    words = Words()
+    _, _, text = words.encode(["cat", "heart"])
+    bank = StartBank.build(torch.tensor([0, 1]).view(2, 1, 1).expand(2, 4, 4), torch.tensor([0, 1]), text,
+                           torch.tensor([[9.0, 9.0, 9.0, 9.0], [-9.0, -9.0, -9.0, -9.0]]))
+    return DiffusionPrior(make_network(), words, steps=8, precision="float32", bank=bank, **options)
+
+
+def test_a_part_of_the_samples_starts_from_the_drawings_of_the_closest_names(prior):
+    plain = with_bank(bank_share=0.0).sample(["cat", "heart"], num=3, generators=streams(0, 1), size=(4, 4))
+    mixed = with_bank(bank_share=0.4, bank_noise=0.2).sample(["cat", "heart"], num=3, generators=streams(0, 1),
+                                                             size=(4, 4))
+    plain, mixed = plain.unflatten(0, (2, 3)), mixed.unflatten(0, (2, 3))
+    torch.testing.assert_close(mixed[:, :2], plain[:, :2])  # int(0.4 * 3) = 1 starts from a drawing, the last
+    assert mixed[0, 2].mean() > 5 and mixed[1, 2].mean() < -5  # little noise: the cat's 9 and the heart's -9 remain
+    more = with_bank(bank_share=1.0, bank_noise=1.0).sample(["cat"], num=2, generators=streams(0), size=(4, 4))
+    assert more.mean().abs() < 4  # all noise: nothing of the drawing is left
+
+
+def test_drawings_of_another_size_are_not_used():
+    ours, plain = (with_bank(bank_share=share).sample(["cat"], num=2, generators=streams(0), size=(6, 4))
+                   for share in (1.0, 0.0))
+    torch.testing.assert_close(ours, plain)
+
+
 def test_tether_of_a_real_network(prior):
     z = prior.sample(["cat", "heart"], num=1, generators=streams(0, 1), size=(4, 4)).requires_grad_()
     loss = prior.tether(z, ["cat", "heart"], streams(2, 3))
@@ -126,8 +152,8 @@ def test_tether_of_a_real_network(prior):
 
 def test_wrong_arguments(prior):
     network = make_network()
-    for options in ({"steps": 0}, {"guidance_scale": -1.0}):
-        with pytest.raises(BadParameter, match="steps >= 1 and guidance_scale >= 0"):
+    for options in ({"steps": 0}, {"guidance_scale": -1.0}, {"bank_share": 1.5}, {"bank_noise": 0.0}):
+        with pytest.raises(BadParameter, match="need steps >= 1, guidance_scale >= 0"):
             DiffusionPrior(network, Words(), **options)
     for prompts, seeds, num in ((["a", "b"], (0,), 1), (["a"], (0, 1), 1), ([], (), 1), (["a"], (0,), 0)):
         with pytest.raises(BadParameter, match="a generator for each"):

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,7 +27,7 @@ def test_pictures_and_record():
     images, record = generate_with_record("a red heart", num_images=2, seed=3, **FAST)
     assert len(images) == 2 and all(isinstance(i, Image.Image) and i.mode == "RGB" for i in images)
     assert record["seeds"] == [3, 4] and record["config"]["prompt"] == "a red heart"
-    for name in ("emoji-vqgan", "emoji-clip", PRIORS["emoji-vqgan"]):
+    for name in ("emoji-vqgan-128", "emoji-clip", PRIORS["emoji-vqgan-128"]):
         assert record["checkpoints"][name] == short_hash(checkpoints_dir() / name)
 
 
@@ -44,13 +45,22 @@ def test_a_callback_sees_every_step_and_may_stop():
         return preview.step == 1
 
     images, record = generate_with_record("a red heart", num_images=1, callback=callback, **{**FAST, "steps": 50})
-    assert seen == [(0, 50, (1, 3, 64, 64)), (1, 50, (1, 3, 64, 64))] and record["steps_done"] == 2 and len(images) == 1
+    assert seen == [(0, 50, (1, 3, 128, 128)), (1, 50, (1, 3, 128, 128))]
+    assert record["steps_done"] == 2 and len(images) == 1
 
 
 def test_without_prior():
     images, record = generate_with_record("fire", num_images=1, init="random", prior_weight=0.0, steps=1, num_cutouts=2,
                                           candidates=1, init_weight=0.0)
-    assert images[0].size == (64, 64) and "emoji-prior" not in record["checkpoints"]
+    assert images[0].size == (128, 128) and "emoji-prior" not in record["checkpoints"]
+
+
+def test_the_sibling_paints_the_same_codes_smaller():
+    (large,), (small,) = (generate("a red heart", num_images=1, **{**FAST, "steps": 0, "candidates": 1, "model": model})
+                          for model in ("emoji-vqgan-128", "emoji-vqgan"))
+    assert large.size == (128, 128) and small.size == (64, 64)
+    difference = np.abs(np.asarray(large.resize((64, 64), Image.Resampling.BOX), float) - np.asarray(small, float))
+    assert difference.mean() < 12  # of 255; two other pictures differ by some 60
 
 
 def test_defaults_are_valid_options():
