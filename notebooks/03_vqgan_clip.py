@@ -106,7 +106,7 @@ cfg = profiles.resolve(
     profile, overrides={k: given[k] for k in ("steps", "num_concepts", "train_prior", "prior_steps")},
     smoke=dict(steps=2, texture_steps=2, candidates=2, sampling_steps=3, num_concepts=2, tune_concepts=2, bank=64),
     quick=dict(steps=WITH_PRIOR["steps"], texture_steps=80, candidates=WITH_PRIOR["candidates"], sampling_steps=18,
-               num_concepts=8, tune_concepts=4, bank=1000, train_prior=False, prior_steps=8000, batch_size=64,
+               num_concepts=8, tune_concepts=4, bank=1000, train_prior=False, prior_steps=8600, batch_size=64,
                learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, views=4),
     full=dict(texture_steps=200, num_concepts=150, tune_concepts=48, bank=6000, train_prior=True))
 if model not in PRIORS:

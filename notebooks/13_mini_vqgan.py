@@ -113,7 +113,7 @@ cfg = profiles.resolve(
                commitment=0.25, perceptual_weight=0.1, gan_weight=0.05, polish_start=0.85, polish_lr=2e-4,
                critic_lr=4e-4, test_rows=96, ablation_steps=60, palette_steps=60, grow_steps=24, grow_lr=6e-4,
                grow_polish=0.7, grow_read=0.15),
-    full=dict(network="shipped", steps=4500, test_rows=0, ablation_steps=200, grow_steps=3060))
+    full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060))
 if threads:
     torch.set_num_threads(threads)
 device_ = runtime.pick_device(device)
