@@ -108,7 +108,7 @@ cfg = profiles.resolve(
     quick=dict(steps=WITH_PRIOR["steps"], texture_steps=80, candidates=WITH_PRIOR["candidates"], sampling_steps=18,
                num_concepts=8, tune_concepts=4, bank=1000, train_prior=False, prior_steps=8600, batch_size=64,
                learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, views=4),
-    full=dict(texture_steps=200, num_concepts=150, tune_concepts=48, bank=6000, train_prior=True))
+    full=dict(texture_steps=100, num_concepts=80, tune_concepts=16, bank=6000, train_prior=True))
 if model not in PRIORS:
     raise BadParameter(f"the prior of this notebook knows the codes of {', '.join(PRIORS)}, not of {model}; for other "
                        f"networks use t2ilib.methods.generate(..., model={model!r})")
