@@ -26,7 +26,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 20 s | 1.4 GB |
-# | quick, four pictures | 2 CPU cores | 80 s | 1.5 GB |
+# | quick, four pictures | 2 CPU cores | 40 s | 1.5 GB |
 # | full, four pictures | 2 CPU cores | not measured | |
 # | full | GPU | not measured | |
 #

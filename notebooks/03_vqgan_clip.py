@@ -25,8 +25,8 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 30 s | 1.6 GB |
-# | quick | 2 CPU cores | not measured | |
+# | smoke | 1 CPU core | 40 s | 2.2 GB |
+# | quick | 2 CPU cores | 6 min | 6.8 GB |
 # | full: trains the prior, then measures | 2 CPU cores | about 2 h | about 3 GB |
 # | full | GPU | not measured | |
 #

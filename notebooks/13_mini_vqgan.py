@@ -28,9 +28,9 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 25 s | 1.3 GB |
-# | quick | 2 CPU cores | 2 min | 1.5 GB |
-# | full | 2 CPU cores | about 1 h | about 1.5 GB |
+# | smoke | 1 CPU core | 35 s | 1.4 GB |
+# | quick | 2 CPU cores | 2 min | 2.9 GB |
+# | full | 2 CPU cores | about 2 h | about 3 GB |
 # | full | GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 13 -p steps 300`.
@@ -694,7 +694,8 @@ for step in runtime.progress(range(first, cfg.grow_steps), desc="growing", every
 
 # %% [markdown]
 # The small network's pictures, enlarged, against what this run and the shipped `emoji-vqgan-128` paint from codes. PSNR
-# at 128 pixels, and at 64 after halving, where nothing should be lost.
+# at 128 pixels, and at 64 after halving, where nothing should be lost. The few steps of `quick` only begin to smooth
+# the doubled pixels; plain enlarging is still better than that.
 
 # %%
 large_test = big["held_out"].batch(spread(big["held_out"], cfg.test_rows)).cpu()
