@@ -72,6 +72,7 @@ work_dir: str = ""  # where the prior's training state lives; "" is reports/trai
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
+import functools
 import time
 
 import torch
@@ -104,11 +105,11 @@ given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prom
              prior_steps=prior_steps)
 cfg = profiles.resolve(
     profile, overrides={k: given[k] for k in ("steps", "num_concepts", "train_prior", "prior_steps")},
-    smoke=dict(steps=2, texture_steps=2, candidates=2, sampling_steps=3, num_concepts=2, tune_concepts=2, bank=64),
-    quick=dict(steps=WITH_PRIOR["steps"], texture_steps=80, candidates=WITH_PRIOR["candidates"], sampling_steps=18,
-               num_concepts=8, tune_concepts=4, bank=1000, train_prior=False, prior_steps=8600, batch_size=64,
+    smoke=dict(steps=2, texture_steps=2, candidates=2, sampling_steps=3, num_concepts=2, tune_concepts=2, rows=64),
+    quick=dict(steps=WITH_PRIOR["steps"], texture_steps=40, candidates=WITH_PRIOR["candidates"], sampling_steps=18,
+               num_concepts=8, tune_concepts=4, rows=1000, train_prior=False, prior_steps=8600, batch_size=64,
                learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, views=4),
-    full=dict(texture_steps=100, num_concepts=80, tune_concepts=16, bank=6000, train_prior=True))
+    full=dict(texture_steps=100, num_concepts=80, tune_concepts=16, rows=6000, train_prior=True))
 if model not in PRIORS:
     raise BadParameter(f"the prior of this notebook knows the codes of {', '.join(PRIORS)}, not of {model}; for other "
                        f"networks use t2ilib.methods.generate(..., model={model!r})")
@@ -447,12 +448,12 @@ def draw(names, *, batch=8, guides=guide, basis=None, source=prior, **options):
 tune = pick("validation", cfg.tune_concepts)
 rows_of = {split: [i for i, s in enumerate(everything.columns["split"]) if s == split]
            for split in ("train", "validation", "held_out")}
-reference = {split: judgement.data_features(rows_of[split][:cfg.bank]) for split in ("validation", "held_out")}
-training_features = judgement.data_features(rows_of["train"][:cfg.bank])
+reference = {split: judgement.data_features(rows_of[split][:cfg.rows]) for split in ("validation", "held_out")}
+training_features = judgement.data_features(rows_of["train"][:cfg.rows])
 with torch.no_grad():
-    bank = torch.cat([vqgan.encode(everything.batch(part).to(device_)) for part in
-                      torch.tensor(rows_of["train"][:cfg.bank]).split(64)])
-basis = Basis.fit(bank[: 6 * 64 if profile == "smoke" else 2000].float(), 16 if profile == "smoke" else 256)
+    encoded = torch.cat([vqgan.encode(everything.batch(part).to(device_)) for part in
+                         torch.tensor(rows_of["train"][:cfg.rows]).split(64)])
+basis = Basis.fit(encoded[: 6 * 64 if profile == "smoke" else 2000].float(), 16 if profile == "smoke" else 256)
 
 VARIANTS = {
     "random codes, classic loop": dict(init="random", candidates=1, steps=cfg.texture_steps, learning_rate=0.1,
@@ -496,25 +497,30 @@ show.compare({name: pictures[:8].cpu() for name, pictures in gallery.items()}, t
 # saw other artists' drawings of all concepts; it is examined on those that were left out.
 
 # %%
-held = everything.batch(rows_of["held_out"][:cfg.bank]) * 0.5 + 0.5
+held = everything.batch(rows_of["held_out"][:cfg.rows]) * 0.5 + 0.5
 with torch.no_grad():
-    outs = [vqgan(part.to(device_) * 2 - 1) for part in held.split(64)]
-copies, codes = torch.cat([o[0].cpu() for o in outs]) * 0.5 + 0.5, torch.cat([o[1].codes for o in outs])
-copies, half = copies.clamp(0, 1), lambda x: F.interpolate(x, size=64, mode="area")
-part_numbers = {"psnr": metrics.psnr(copies, held), "psnr_64": metrics.psnr(half(copies), half(held)),
+    codes = torch.cat([vqgan.encode_codes(part.to(device_) * 2 - 1) for part in held.split(32)])
+    copies = torch.cat([vqgan.decode_codes(part).cpu() for part in codes.split(32)]).clamp(-1, 1) * 0.5 + 0.5
+at_64 = functools.partial(F.interpolate, size=64, mode="area")
+part_numbers = {"psnr": metrics.psnr(copies, held), "psnr_64": metrics.psnr(at_64(copies), at_64(held)),
                 "ssim": metrics.ssim(copies, held)}
 part_numbers = {k: v.mean().item() for k, v in part_numbers.items()}
 part_numbers["codes_used"] = len(codes.unique()) / len(vqgan.codebook)
 
 # %%
-by_artist = [torch.tensor([i for i in rows_of["held_out"] if everything.columns["artist"][i] == artist][:cfg.bank])
+@torch.no_grad()
+def guide_features(rows):
+    """What the guide sees in pictures of the set: (len(rows), D)."""
+    return torch.cat([guide.encode_image(everything.batch(part) * 0.5 + 0.5) for part in rows.split(128)])
+
+
+by_artist = [torch.tensor([i for i in rows_of["held_out"] if everything.columns["artist"][i] == artist][:cfg.rows])
              for artist in sorted(set(everything.columns["artist"]))]
-exam, tops = torch.tensor(left_out_rows(everything))[:cfg.bank], []
+exam, tops = torch.tensor(left_out_rows(everything))[:cfg.rows], []
 for rows in by_artist:
     with torch.no_grad():
         words = guide.encode_text([judgement.of_row[i] for i in rows])
-        seen_by_guide = torch.cat([guide.encode_image(everything.batch(p) * 0.5 + 0.5) for p in rows.split(128)])
-    ranks = metrics.retrieval_ranks(words.cpu(), seen_by_guide.cpu(), torch.arange(len(rows)))
+    ranks = metrics.retrieval_ranks(words.cpu(), guide_features(rows).cpu(), torch.arange(len(rows)))
     tops.append([metrics.top_k(ranks, 1), metrics.top_k(ranks, 5)])
 exam_ranks = metrics.retrieval_ranks(judgement.data_features(exam), judgement.text,
                                      judgement.targets([judgement.of_row[i] for i in exam]))
@@ -536,14 +542,15 @@ print(f"emoji-judge: top-1 {part_numbers['judge_top1']:.3f}, top-10 {part_number
 # captions, and chance.
 
 # %%
+library = torch.tensor(rows_of["train"][:cfg.rows])
+library_features = guide_features(library)
+
+
 @torch.no_grad()
 def retrieve(names):
     """The training picture nearest to each prompt in the guide's space."""
-    candidates = torch.tensor(rows_of["train"][:cfg.bank])
-    features = torch.cat([guide.encode_image((everything.batch(part) * 0.5 + 0.5).to(device_))
-                          for part in candidates.split(128)])
-    best = (guide.encode_text(names) @ features.T).argmax(1).cpu()
-    return everything.batch(candidates[best]) * 0.5 + 0.5
+    best = (guide.encode_text(names) @ library_features.T).argmax(1).cpu()
+    return everything.batch(library[best]) * 0.5 + 0.5
 
 
 def real_pictures(names):
@@ -552,24 +559,23 @@ def real_pictures(names):
     return everything.batch([options[k % len(options)] for k, options in enumerate(rows)]) * 0.5 + 0.5
 
 
-results, drawn = {}, {}
+pictures_of = {}
 for split in ("train", "held_out"):
     names = pick(split, cfg.num_concepts)
-    drawn[split] = draw(names)
     real = real_pictures(names)
     with torch.no_grad():
         copies = vqgan(real.to(device_) * 2 - 1)[0].clamp(-1, 1) * 0.5 + 0.5
-    sets = {"VQGAN+CLIP": drawn[split], "retrieved training picture": retrieve(names),
+    sets = {"VQGAN+CLIP": draw(names), "retrieved training picture": retrieve(names),
             "real, through the VQGAN": copies, "real": real}
-    table = {}
+    table, pictures_of[split] = {}, sets
     for label, pictures in sets.items():
         features = judgement.features(pictures)
         table[label] = judgement.report(features, names, among=split, real=reference["held_out"])
         table[label]["nearest"] = judgement.novelty(features, training_features)[0].mean().item()
-    shuffled = names[1:] + names[:1]
-    table["VQGAN+CLIP, shuffled captions"] = judgement.report(judgement.features(drawn[split]), shuffled, among=split)
+        if label == "VQGAN+CLIP":
+            shuffled = judgement.report(features, names[1:] + names[:1], among=split)
+    table["VQGAN+CLIP, shuffled captions"] = shuffled
     table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["real"]["chance10"]}
-    results[split] = table
     print(f"{split}: n = {len(names)} concepts, one seed, strict ranks among {len(judgement.names)} names")
     print_table(table, ("top1", "top10", "low", "high", "caption_top1", "caption_top5", "kid", "nearest"))
     run.metric(**{f"{split}_top1": table["VQGAN+CLIP"]["top1"], f"{split}_top10": table["VQGAN+CLIP"]["top10"],
@@ -577,14 +583,17 @@ for split in ("train", "held_out"):
 
 # %%
 names = pick("held_out", cfg.num_concepts)[:8]
-rows = {"drawn": drawn["held_out"][:8].cpu(), "retrieved": retrieve(names), "real": real_pictures(names)}
+sets = pictures_of["held_out"]
+rows = {"drawn": sets["VQGAN+CLIP"][:8].cpu(), "retrieved": sets["retrieved training picture"][:8],
+        "real": sets["real"][:8]}
 figure = show.compare(rows, titles=names, title="held-out concepts")
 run.figure("held_out", figure)
 figure
 
 # %%
 names = pick("train", cfg.num_concepts)[:8]
-figure = show.compare({"drawn": drawn["train"][:8].cpu(), "real": real_pictures(names)}, titles=names,
+sets = pictures_of["train"]
+figure = show.compare({"drawn": sets["VQGAN+CLIP"][:8].cpu(), "real": sets["real"][:8]}, titles=names,
                       title="training concepts")
 run.figure("train", figure)
 figure

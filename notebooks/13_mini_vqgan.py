@@ -349,13 +349,12 @@ def critic_step(real, fake, critic, optimizer):
     return loss.item()
 
 
-def polish(net, fake, real, critic, critic_adam, features=None, gan=None):
-    """What perceptual term and critic add to the loss, with their weights."""
+def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual_weight, gan=cfg.gan_weight):
+    """What perceptual term and critic add to the pixel loss `pixels` of these pictures."""
     perceptual = losses.feature_loss(feature_maps(fake), feature_maps(real))
     critic_step(real, fake, critic, critic_adam)
-    score, pixels = losses.generator_score_loss(critic(fake)), pixel_loss(fake, real)
-    gan = (cfg.gan_weight if gan is None else gan) * losses.adaptive_weight(pixels, score, net.last_layer)
-    return (cfg.perceptual_weight if features is None else features) * perceptual + gan * score
+    score = losses.generator_score_loss(critic(fake))
+    return features * perceptual + gan * losses.adaptive_weight(pixels, score, net.last_layer) * score
 
 
 # %% [markdown]
@@ -366,15 +365,17 @@ def polish(net, fake, real, critic, critic_adam, features=None, gan=None):
 # %%
 def train_step(step):
     late = step >= polish_from
-    rate = dict(step=step, steps=polish_from, peak=cfg.learning_rate, warmup=min(100, cfg.steps // 10), floor=0.02)
-    set_lr(optimizer, cosine_lr(step - polish_from, cfg.steps - polish_from, peak=cfg.polish_lr, floor=0.02) if late
-           else cosine_lr(**rate))
+    if late:
+        rate = cosine_lr(step - polish_from, cfg.steps - polish_from, peak=cfg.polish_lr, floor=0.02)
+    else:
+        rate = cosine_lr(step, polish_from, peak=cfg.learning_rate, warmup=min(100, cfg.steps // 10), floor=0.02)
+    set_lr(optimizer, rate)
     real = augment_exact(data.images[batches.next()], stream).to(device_)
     model.encoder.requires_grad_(not late), model.quant_conv.requires_grad_(not late)
     fake, z_e, quantized = reconstruct(model, real)
     loss = pixel_loss(fake, real)
     if late:
-        loss = loss + polish(model, fake, real, critic, critic_adam)
+        loss = loss + polish(model, loss, fake, real, critic, critic_adam)
     else:
         codebook.update(z_e, quantized.codes)
         loss = loss + cfg.commitment * quantized.commitment
@@ -478,10 +479,18 @@ def fine_tune(net, name, z_q, real):
     return net.eval()
 
 
-LOSSES = {"L1": lambda net, fake, real, *rest: F.l1_loss(fake, real),
-          "L2": lambda net, fake, real, *rest: 4 * F.mse_loss(fake, real),
-          "pixels + features": lambda *args: pixel_loss(*args[1:3]) + polish(*args, features=1.0, gan=0.0),
-          "pixels + features + critic": lambda *args: pixel_loss(*args[1:3]) + polish(*args, features=1.0, gan=0.3)}
+def with_critic(net, fake, real, *critic):
+    pixels = pixel_loss(fake, real)
+    return pixels + polish(net, pixels, fake, real, *critic, features=1.0, gan=0.3)
+
+
+def with_features(net, fake, real, *critic):
+    return pixel_loss(fake, real) + losses.feature_loss(feature_maps(fake), feature_maps(real))
+
+
+LOSSES = {"L1": lambda net, fake, real, *critic: F.l1_loss(fake, real),
+          "L2": lambda net, fake, real, *critic: 4 * F.mse_loss(fake, real),
+          "pixels + features": with_features, "pixels + features + critic": with_critic}
 
 # %%
 lesson = data.batch(spread(data, 16 * 8)).to(device_)
@@ -673,7 +682,7 @@ def grow_step(step):
     if cfg.grow_polish * read_from <= step < read_from:
         y, x = torch.randint(0, 65, (2,), generator=grown_rng).tolist()
         part = [pictures[:, :, y:y + 64, x:x + 64] for pictures in (out, real)]
-        loss = loss + polish(grown, *part, big_critic, big_critic_adam)
+        loss = loss + polish(grown, pixel_loss(*part), *part, big_critic, big_critic_adam)
     grown_adam.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(grown.parameters(), 1.0)

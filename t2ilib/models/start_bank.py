@@ -21,8 +21,8 @@ class StartBank(nn.Module):
         text_dim: width E of the names' text features.
 
     Attributes:
-        grids: codes (N, h, w), int32. owner: index of each drawing's name (N,). text: unit features of the names
-        (M, E). codebook: (K, D).
+        grids: codes (N, h, w), int16. owner: index of each drawing's name (N,), int16. text: unit features of the
+        names (M, E). codebook: (K, D).
     """
 
     def __init__(self, *, drawings: int, names: int, size: tuple[int, int] = (16, 16), codes: int = 2048, dim: int = 8,
@@ -59,10 +59,10 @@ class StartBank(nn.Module):
 
         Drawings of one name keep their order. Where there are fewer than `count` drawings, they repeat.
         """
-        similarity = (self.text.float() @ F.normalize(text.float(), dim=0).to(self.text.device))[self.owner.long()]
+        similarity = (self.text @ F.normalize(text.float(), dim=0).to(self.text.device))[self.owner.long()]
         order = similarity.argsort(descending=True, stable=True)
         return order[torch.arange(count, device=order.device) % len(order)]
 
     def latents(self, rows: Tensor) -> Tensor:
         """Return the code vectors of drawings: positions (B,) -> (B, D, h, w)."""
-        return F.embedding(self.grids[rows].long(), self.codebook.float()).movedim(-1, 1)
+        return F.embedding(self.grids[rows].long(), self.codebook).movedim(-1, 1)

@@ -109,3 +109,11 @@ def test_nearest_neighbour_finds_the_copy():
     assert torch.equal(index, cosines.argmax(1))
     with pytest.raises(BadParameter, match="bank"):
         nearest_neighbour(query, bank[:0])
+
+
+def test_many_pictures_are_worked_on_in_parts_with_the_same_result():
+    reference = torch.rand(70, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = (reference * 0.9).clamp(0, 1)
+    for measure in (psnr, ssim):
+        one_by_one = torch.cat([measure(a[None], b[None]) for a, b in zip(images, reference, strict=True)])
+        torch.testing.assert_close(measure(images, reference), one_by_one, rtol=1e-12, atol=0)
