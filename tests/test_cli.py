@@ -27,7 +27,10 @@ def methods(monkeypatch):
         calls.append((prompt, method, num_images, seed, options))
         return [Image.new("RGB", (32, 32), "red")] * num_images, {"seconds": 1.5, "judge_score": 0.3}
 
-    monkeypatch.setattr(package, "METHODS", {"vqgan_clip": None, "generator": None}, raising=False)
+    def one_shot(prompt, *, num_images, seed):  # its signature tells that it has no steps to show
+        raise NotImplementedError
+
+    monkeypatch.setattr(package, "METHODS", {"vqgan_clip": one_shot, "generator": one_shot}, raising=False)
     monkeypatch.setattr(package, "generate_with_record", generate_with_record, raising=False)
     return calls
 

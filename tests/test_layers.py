@@ -15,12 +15,13 @@ BOXES = [
     {"errors"},
     {"paths"},
     {"assets"},
-    {"runtime", "checkpoint", "record", "profiles", "parameters"},
+    {"runtime", "checkpoint", "record", "profiles", "parameters", "picture_file", "film_formats"},
     {"kernels"},
     {"layers"},
     {"models", "losses", "diffusion", "encoders", "data"},
-    {"guidance", "metrics", "training", "show"},
-    {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods", "playground"},
+    {"guidance", "metrics", "training", "show", "film"},
+    {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods", "playground",
+     "generation"},
     {"__main__"},
 ]
 # Lines inside one box that are drawn on purpose: (who, imports whom).
@@ -28,6 +29,8 @@ ALLOWED = {
     ("record", "runtime"),     # device, versions and commit belong in a record
     ("record", "checkpoint"),  # hashes and atomic JSON
     ("pairs", "notebooks"),    # works on the list of notebooks
+    ("generation", "methods"),  # runs any of them
+    ("film", "show"),          # the sheet of a run's steps is a contact sheet
 }
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}

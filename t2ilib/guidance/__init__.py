@@ -1,18 +1,21 @@
 """Guidance: VQGAN+CLIP from small parts that also work alone."""
 
 from .augment import AUGMENTATIONS, Augmentations
-from .config import GuidanceConfig
+from .config import GuidanceConfig, options_table
 from .cutouts import CutoutParameters, apply_cutouts, draw_cutouts, warp, whole_picture
 from .latents import Basis, FreeLatents, Prior, SubspaceLatents
 from .loop import Preview, Result, vqgan_clip
 from .objective import Guides, frozen, render
 from .ops import LatentEMA, clamp_with_grad, replace_grad, resample, straight_through, total_variation, z_bounds
-from .prompts import Prompt, embed_prompts, parse_prompt, parse_prompts, prompt_loss, spherical_distance
+from .pictures import fit_picture, load_picture, noise_picture
+from .prompts import Prompt, load_prompts, parse_prompt, parse_prompts
+from .targets import Targets, embed_prompts, prompt_loss, spherical_distance
 
 __all__ = [
     "AUGMENTATIONS", "Augmentations", "Basis", "CutoutParameters", "FreeLatents", "GuidanceConfig", "Guides",
-    "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "apply_cutouts", "clamp_with_grad",
-    "draw_cutouts", "embed_prompts", "frozen", "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad",
+    "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "Targets", "apply_cutouts",
+    "clamp_with_grad", "draw_cutouts", "embed_prompts", "fit_picture", "frozen", "load_picture", "load_prompts",
+    "noise_picture", "options_table", "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad",
     "resample", "spherical_distance", "straight_through", "total_variation", "vqgan_clip", "warp", "whole_picture",
     "z_bounds",
 ]

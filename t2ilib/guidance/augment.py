@@ -2,18 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadParameter, unknown_name
 
-FILLS = ("background", "random", "white", "grey", "black", "edge")
+FILLS = ("background", "random", "random_grey", "white", "grey", "black", "edge")
 FIXED_FILLS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 LUMA = (0.299, 0.587, 0.114)
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+# the probabilities that came later: only where one of them is on are their random numbers drawn
+LATER = ("rotate", "crop", "sharpness", "gaussian", "elastic", "thin_plate")
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,18 @@ class Augmentations:
             hue by up to `hue` of a full turn.
         recolour: probability that a plain background, as found along the picture's border, gets a random colour.
         erase: probability of hiding a box of a share of the area within `erase_area`.
-        fill: what lies outside the picture: the colour of its border ("background"), a random or a fixed colour, or
-            its edge drawn out.
+        fill: what lies outside the picture: the colour of its border ("background"), a colour or grey drawn for each
+            cutout, a fixed colour, or its edge drawn out.
+        rotate: probability of a rotation by up to `rotate_degrees`, beside that of `affine`.
+        crop: probability of a window inside the window, with a share of its area within `crop_area` and a ratio of
+            width to height within `crop_ratio`.
+        sharpness: probability of a blend with the cutout smoothed over 3 x 3 pixels, by a factor within
+            `sharpness_factor`: 0 is smoothed, 1 unchanged, above it is sharpened.
+        gaussian: probability of noise of standard deviation `gaussian_std`, beside the noise of every cutout.
+        elastic: probability that each point of a 4 x 4 grid on the window moves by up to `elastic_strength` of half its
+            side, and what lies between them smoothly with them.
+        thin_plate: the same with four corners and the centre, `thin_plate_strength`, and one draw for all cutouts.
+        erase_aspect: largest ratio of the sides of a hidden box. erase_together: one box for all cutouts of a picture.
     """
 
     flip: float = 0.0
@@ -50,20 +66,41 @@ class Augmentations:
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.05, 0.2)
     fill: str = "background"
+    rotate: float = 0.0
+    rotate_degrees: float = 0.0
+    crop: float = 0.0
+    crop_area: tuple[float, float] = (1.0, 1.0)
+    crop_ratio: tuple[float, float] = (1.0, 1.0)
+    sharpness: float = 0.0
+    sharpness_factor: tuple[float, float] = (0.0, 0.3)
+    gaussian: float = 0.0
+    gaussian_std: float = 1.0
+    elastic: float = 0.0
+    elastic_strength: float = 0.02
+    thin_plate: float = 0.0
+    thin_plate_strength: float = 0.8
+    erase_aspect: float = 2.0
+    erase_together: bool = False
 
     def __post_init__(self):
-        for name in ("flip", "affine", "perspective", "jitter", "recolour", "erase"):
+        for name in ("flip", "affine", "perspective", "jitter", "recolour", "erase", *LATER):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadParameter(f"augmentation {name} is a probability in [0, 1], got {getattr(self, name)}")
-        for name in ("degrees", "shear", "translate", "brightness", "contrast", "saturation", "hue"):
+        for name in ("degrees", "shear", "translate", "brightness", "contrast", "saturation", "hue", "rotate_degrees",
+                     "gaussian_std", "elastic_strength", "thin_plate_strength"):
             if getattr(self, name) < 0:
                 raise BadParameter(f"augmentation {name} is a largest change and cannot be negative, "
                                    f"got {getattr(self, name)}")
-        for name, top in (("scale", math.inf), ("erase_area", 1.0)):
+        for name, top in (("scale", math.inf), ("erase_area", 1.0), ("crop_area", 1.0), ("crop_ratio", math.inf),
+                          ("sharpness_factor", math.inf)):
             pair = tuple(getattr(self, name))
-            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
-                raise BadParameter(f"augmentation {name} must be (low, high) with 0 < low <= high <= {top}, got {pair}")
+            low = "0 <=" if name == "sharpness_factor" else "0 <"
+            if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= top or (pair[0] == 0 and low == "0 <"):
+                raise BadParameter(f"augmentation {name} must be (low, high) with {low} low <= high <= {top}, "
+                                   f"got {pair}")
             object.__setattr__(self, name, pair)
+        if not 1 <= self.erase_aspect < math.inf:
+            raise BadParameter(f"augmentation erase_aspect is a ratio of at least 1, got {self.erase_aspect}")
         if not 0 <= self.distortion < 1:
             raise BadParameter(f"augmentation distortion must be in [0, 1), got {self.distortion}: "
                                "at 1 the corners of a window can cross")
@@ -84,21 +121,46 @@ AUGMENTATIONS = {
 }
 
 
-def resolve_augmentations(value: str | Mapping | Augmentations) -> Augmentations:
-    """Return the set called `value`, or one built from a mapping: `{"base": "plain", "flip": 0.5}`.
+# single augmentations at the strengths of the public VQGAN+CLIP tools, by name and by the code used there
+PUBLISHED = {
+    "flip": {"flip": 0.5},
+    "affine": {"affine": 0.7, "degrees": 15, "translate": 0.1, "shear": 5},
+    "rotation": {"rotate": 0.7, "rotate_degrees": 15},
+    "perspective": {"perspective": 0.7, "distortion": 0.7},
+    "elastic": {"elastic": 0.7, "elastic_strength": 0.02},
+    "thin_plate": {"thin_plate": 0.7, "thin_plate_strength": 0.8},
+    "crop": {"crop": 0.5, "crop_area": (0.25, 1.0), "crop_ratio": (1.0, 1.0)},
+    "resized_crop": {"crop": 0.5, "crop_area": (0.1, 1.0), "crop_ratio": (3 / 4, 4 / 3)},
+    "jitter": {"jitter": 0.7, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.1},
+    "sharpness": {"sharpness": 0.5, "sharpness_factor": (0.0, 0.3)},
+    "noise": {"gaussian": 0.5, "gaussian_std": 1.0},
+    "erase": {"erase": 0.7, "erase_area": (0.1, 0.4), "erase_aspect": 1 / 0.3, "erase_together": True},
+}
+CODES = {"Ji": "jitter", "Sh": "sharpness", "Gn": "noise", "Pe": "perspective", "Ro": "rotation", "Af": "affine",
+         "Et": "elastic", "Ts": "thin_plate", "Cr": "crop", "Er": "erase", "Re": "resized_crop"}
+
+
+def resolve_augmentations(value: str | Mapping | Sequence[str] | Augmentations) -> Augmentations:
+    """Return the set called `value`, one built from a mapping, or single augmentations at their published strengths.
+
+    Examples: `"plain"`; `{"base": "plain", "flip": 0.5}`; `"Af Pe Ji Er"` or `("affine", "perspective", "jitter",
+    "erase")`, whose first may be a set: `"plain, Sh"`. They happen in one fixed order, whatever the order of the names;
+    of Cr and Re the later counts. Here corners move out of the window as well as into it, by up to half the published
+    distance; a box is filled like what lies outside; and Cr, which does nothing in the public tool (its window is as
+    large as the cutout), keeps half to all of the side.
 
     Raises:
-        UnknownName: the set or one of the keys is not known.
+        UnknownName: the set or one of the names or keys is not known.
     """
     if isinstance(value, Augmentations):
         return value
     if isinstance(value, str):
-        if value not in AUGMENTATIONS:
-            raise unknown_name("augmentations", value, AUGMENTATIONS)
-        return AUGMENTATIONS[value]
+        return _named(re.split(r"[\s,]+", value.strip(" ,")))
+    if isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
+        return _named(value)
     if not isinstance(value, Mapping):
-        raise BadParameter(f"augmentations must be a name or a mapping of changes, got {type(value).__name__}; "
-                           f"names: {', '.join(AUGMENTATIONS)}")
+        raise BadParameter(f"augmentations must be a name, a list of names or a mapping of changes, got "
+                           f"{type(value).__name__}; names: {', '.join([*AUGMENTATIONS, *PUBLISHED])}")
     changes = dict(value)
     base = resolve_augmentations(changes.pop("base", "none"))
     known = [f.name for f in dataclasses.fields(Augmentations)]
@@ -106,6 +168,20 @@ def resolve_augmentations(value: str | Mapping | Augmentations) -> Augmentations
         if name not in known:
             raise unknown_name("augmentation", name, known)
     return dataclasses.replace(base, **changes)
+
+
+def _named(names: Sequence[str]) -> Augmentations:
+    """Compose what the names stand for; the first may be a whole set."""
+    if not names or names[0] not in AUGMENTATIONS:
+        names = ["none", *names]
+    changes = {}
+    for name in names[1:]:
+        key = CODES.get(name, name)
+        if key not in PUBLISHED:
+            raise unknown_name("augmentations", name, [*AUGMENTATIONS, *PUBLISHED, *CODES])
+        changes |= PUBLISHED[key]
+    base = AUGMENTATIONS[names[0]]
+    return dataclasses.replace(base, **changes) if changes else base
 
 
 def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +219,21 @@ def change_colours(cutouts: Tensor, matrix: Tensor, gain: Tensor) -> Tensor:
     grey = (cutouts.mean(dim=(-1, -2)) * luma).sum(-1)
     changed = (matrix @ cutouts.flatten(-2)).view_as(cutouts)
     return changed + (gain * grey)[..., None, None, None]
+
+
+def sharpen(cutouts: Tensor, factor: Tensor) -> Tensor:
+    """Blend each cutout with itself smoothed over 3 x 3 pixels (the centre counts 5/13, the others 1/13).
+
+    The outermost pixels stay as they are.
+
+    Shapes:
+        cutouts (B, n, 3, S, S), factor (B, n): 0 is smoothed, 1 unchanged, above it is sharpened -> (B, n, 3, S, S)
+    """
+    if cutouts.shape[-1] < 3:
+        return cutouts
+    inner = cutouts[..., 1:-1, 1:-1]
+    mean = F.avg_pool2d(cutouts.flatten(0, 1), 3, stride=1).view_as(inner)
+    return cutouts + (1 - factor)[..., None, None, None] * F.pad((mean - inner) * (9 / 13), (1, 1, 1, 1))
 
 
 def border_colour(images: Tensor, tolerance: float = 0.1) -> tuple[Tensor, Tensor]:

@@ -5,23 +5,28 @@ sampled once; no step loops over cutouts. Drawn parameters are an object that ca
 """
 
 import dataclasses
-import math
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .. import kernels
 from ..errors import BadParameter
-from .augment import (FIXED_FILLS, Augmentations, border_colour, change_colours, colour_matrices, recolour_background)
+from .augment import (FIXED_FILLS, LATER, Augmentations, border_colour, change_colours, colour_matrices,
+                      recolour_background, sharpen)
+from .geometry import (ELASTIC, PLATE, affine_matrix, control_shifts, crop_matrix, erased_boxes, flip_matrix,
+                       inner_crop_matrix, perspective_matrix, rotation_matrix, window_sizes)
 from .ops import clamp_with_grad
+from .warping import pooled, warp
 
 # columns of the block of uniform numbers that one picture's cutouts consume in one step
 COLUMNS = ("size", "x", "y", "flip", "affine", "angle", "shear", "move_x", "move_y", "scale", "perspective",
            *(f"corner{i}" for i in range(8)), "jitter", "brightness", "contrast", "saturation", "hue", "noise",
            "recolour", "red", "green", "blue", "erase", "area", "shape", "erase_x", "erase_y")
+# of a second block, drawn after the first and only where one of the augmentations in LATER is on
+LATER_COLUMNS = ("rotate", "turn", "crop", "crop_area", "crop_ratio", "crop_x", "crop_y", "sharpness", "factor",
+                 "gaussian", "elastic", "thin_plate")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class CutoutParameters:
     Shapes:
         matrix (B, n, 3, 3): output to picture, both in [-1, 1] between outer edges; colour (B, n, 3, 3), gain (B, n):
         see `colour_matrices`; recolour (B, n) in {0, 1}; background (B, n, 3): random colour; erase (B, n, 4): box
-        x0, y0, x1, y1 in [0, 1], empty for none; noise (B, n): standard deviation; noise_seed: B integers
+        x0, y0, x1, y1 in [0, 1], empty for none; noise (B, n): standard deviation; noise_seed: B integers;
+        sharpness (B, n): see `sharpen`; bend (B, n, 2, K): see `bend_basis`; pool: see `pooled`;
+        source (B, N, 3, 3), start: the matrices of all N cutouts of which these are a part, and where it begins
     """
 
     matrix: Tensor
@@ -43,6 +50,11 @@ class CutoutParameters:
     noise: Tensor
     noise_seed: tuple[int, ...]
     fill: str = "background"
+    sharpness: Tensor | None = None
+    bend: Tensor | None = None
+    pool: bool = False
+    source: Tensor | None = None
+    start: int = 0
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "CutoutParameters":
         """Return a copy on a device, in a precision."""
@@ -62,10 +74,50 @@ class CutoutParameters:
                 if isinstance(v := getattr(self, f.name), Tensor)}
         return dataclasses.replace(self, **wide, noise_seed=self.noise_seed[:1] * pictures)
 
+    def cutouts(self, start: int, stop: int) -> "CutoutParameters":
+        """Return the parameters of each picture's cutouts from `start` to `stop`, as views.
+
+        Rendered part by part, they are the same bits, noise included, as rendered at once.
+
+        Raises:
+            BadParameter: there is no such part.
+        """
+        count = self.matrix.shape[1]
+        if not 0 <= start < stop <= count:
+            raise BadParameter(f"cutouts({start}, {stop}) of {count}: need 0 <= start < stop <= {count}")
+        chosen = {f.name: v[:, start:stop] for f in dataclasses.fields(self)
+                  if isinstance(v := getattr(self, f.name), Tensor)}
+        chosen |= {"source": self.matrix if self.source is None else self.source, "start": self.start + start}
+        return dataclasses.replace(self, **chosen)
+
+    @staticmethod
+    def cat(parts: Sequence["CutoutParameters"]) -> "CutoutParameters":
+        """Join the cutouts of the same pictures along n; the noise of all is drawn from the first one's seeds.
+
+        All parts of one set, in their order, are that set again, bit for bit.
+
+        Raises:
+            BadParameter: there are none, or they are for other numbers of pictures, or differ in `fill` or `pool`.
+        """
+        kinds = {(len(p.matrix), p.fill, p.pool) for p in parts}
+        if len(kinds) != 1:
+            raise BadParameter("cutouts can be joined if they are for equally many pictures and agree in fill and "
+                               f"pool; got {sorted(kinds)}")
+        joined = {"source": None, "start": 0}
+        for name in (f.name for f in dataclasses.fields(CutoutParameters) if f.name != "source"):
+            values = [getattr(p, name) for p in parts]
+            like = next((v for v in values if isinstance(v, Tensor)), None)
+            if like is not None:
+                off = 1.0 if name == "sharpness" else 0.0
+                joined[name] = torch.cat([like.new_full((*p.matrix.shape[:2], *like.shape[2:]), off) if v is None else v
+                                          for v, p in zip(values, parts, strict=True)], dim=1)
+        return dataclasses.replace(parts[0], **joined)
+
 
 def draw_cutouts(generators: Sequence[torch.Generator], num: int, image_size: tuple[int, int], *, cut_size: int,
                  cut_pow: float = 1.0, min_cut: float | None = None, max_cut: float = 1.0, noise: float = 0.0,
-                 augmentations: Augmentations = Augmentations()) -> CutoutParameters:
+                 augmentations: Augmentations = Augmentations(), whole: bool = False,
+                 pool: bool = False) -> CutoutParameters:
     """Draw the cutouts of one step, the picture i from its own stream `generators[i]` (on the CPU).
 
     Args:
@@ -75,23 +127,55 @@ def draw_cutouts(generators: Sequence[torch.Generator], num: int, image_size: tu
         cut_pow, min_cut, max_cut: see `window_sizes`.
         noise: the standard deviation of each cutout's noise is uniform in [0, noise].
         augmentations: what else may happen.
+        whole: give every window the picture's longer side instead, so that it shows all of it.
+        pool: cut from the picture as `pooled` shrinks it, once for all cutouts.
 
     Returns:
         Parameters on the CPU, in float64.
     """
-    rows = [torch.rand(num, len(COLUMNS), generator=g, dtype=torch.float64) for g in generators]
+    u = _uniform(generators, num, COLUMNS)
     seeds = tuple(int(torch.randint(2**62, (), generator=g)) for g in generators)
-    u = dict(zip(COLUMNS, torch.stack(rows).unbind(-1), strict=True))
     a = augmentations
-    size = window_sizes(u["size"], image_size, cut_size, cut_pow=cut_pow, min_cut=min_cut, max_cut=max_cut)
-    matrix = _crop(u, size, image_size) @ _affine(u, a) @ _perspective(u, a) @ _flip(u, a)
+    size = torch.full_like(u["size"], max(image_size)) if whole else window_sizes(
+        u["size"], image_size, cut_size, cut_pow=cut_pow, min_cut=min_cut, max_cut=max_cut)
+    steps = [crop_matrix(u, size, image_size), affine_matrix(u, a), perspective_matrix(u, a), flip_matrix(u, a)]
+    std, later = u["noise"] * noise, {}
+    if any(getattr(a, name) for name in LATER):
+        rotation, inner, gaussian, later = _draw_later(generators, num, a)
+        steps[2:3] = [rotation, steps[2], inner]
+        std = torch.hypot(std, gaussian)
+    background = torch.stack([u["red"]] * 3 if a.fill == "random_grey" else [u["red"], u["green"], u["blue"]], dim=-1)
+    recolour = (u["recolour"] < a.recolour).double()
+    return CutoutParameters(functools.reduce(torch.matmul, steps), *_colours(u, a), recolour, background,
+                            erased_boxes(u, a), std, seeds, a.fill, pool=pool, **later)
+
+
+def _uniform(generators: Sequence[torch.Generator], num: int, columns: Sequence[str]) -> dict[str, Tensor]:
+    """Return uniform numbers (B, n) for each column, each picture's from its own stream."""
+    rows = [torch.rand(num, len(columns), generator=g, dtype=torch.float64) for g in generators]
+    return dict(zip(columns, torch.stack(rows).unbind(-1), strict=True))
+
+
+def _draw_later(generators: Sequence[torch.Generator], num: int, a: Augmentations):
+    """Draw what the augmentations in LATER need: two matrices, a standard deviation, and other fields."""
+    v = _uniform(generators, num, LATER_COLUMNS)
+    shifts = torch.stack([torch.rand(num, ELASTIC**2 + len(PLATE), 2, generator=g, dtype=torch.float64)
+                          for g in generators])
+    low, high = a.sharpness_factor
+    fields = {}
+    if a.sharpness:
+        fields["sharpness"] = torch.where(v["sharpness"] < a.sharpness, low + v["factor"] * (high - low), 1.0)
+    if a.elastic or a.thin_plate:
+        fields["bend"] = control_shifts(v, shifts, a)
+    gaussian = (v["gaussian"] < a.gaussian).double() * a.gaussian_std
+    return rotation_matrix(v, a), inner_crop_matrix(v, a), gaussian, fields
+
+
+def _colours(u: dict[str, Tensor], a: Augmentations) -> tuple[Tensor, Tensor]:
     on = u["jitter"] < a.jitter
-    factors = {k: torch.where(on, 1 + _signed(u[k]) * getattr(a, k), 1.0)
+    factors = {k: torch.where(on, 1 + (2 * u[k] - 1) * getattr(a, k), 1.0)
                for k in ("brightness", "contrast", "saturation")}
-    colour, gain = colour_matrices(**factors, hue=torch.where(on, _signed(u["hue"]) * a.hue, 0.0))
-    background = torch.stack([u["red"], u["green"], u["blue"]], dim=-1)
-    return CutoutParameters(matrix, colour, gain, (u["recolour"] < a.recolour).double(), background, _erase(u, a),
-                            u["noise"] * noise, seeds, a.fill)
+    return colour_matrices(**factors, hue=torch.where(on, (2 * u["hue"] - 1) * a.hue, 0.0))
 
 
 def whole_picture(pictures: int, image_size: tuple[int, int]) -> CutoutParameters:
@@ -102,149 +186,6 @@ def whole_picture(pictures: int, image_size: tuple[int, int]) -> CutoutParameter
     none = torch.zeros(pictures, 1, 4, dtype=torch.float64)
     return CutoutParameters(matrix, torch.eye(3, dtype=none.dtype).expand_as(matrix), none[..., 0], none[..., 0],
                             none[..., :3], none, none[..., 0], (0,) * pictures)
-
-
-def window_sizes(u: Tensor, image_size: tuple[int, int], cut_size: int, *, cut_pow: float = 1.0,
-                 min_cut: float | None = None, max_cut: float = 1.0) -> Tensor:
-    """Return the sides of square windows: floor(u^cut_pow (max - min) + min) pixels, u uniform in [0, 1).
-
-    Args:
-        cut_pow: above 1 favours small windows, below 1 large ones.
-        min_cut, max_cut: limits as shares of the picture's shorter side; without `min_cut` the limit is `cut_size`
-            pixels, or the shorter side if that is less. Above 1 the window reaches beyond the picture.
-    """
-    side = min(image_size)
-    high = side * max_cut
-    low = min(min(side, cut_size) if min_cut is None else side * min_cut, high)
-    return (u.pow(cut_pow) * (high - low) + low).floor().clamp(min=1)
-
-
-def _signed(u: Tensor) -> Tensor:
-    return 2 * u - 1
-
-
-def _matrix(*rows: Sequence) -> Tensor:
-    """Stack three rows of tensors or numbers into (..., 3, 3)."""
-    like = next(v for row in rows for v in row if isinstance(v, Tensor))
-    flat = [v if isinstance(v, Tensor) else torch.full_like(like, v) for row in rows for v in row]
-    return torch.stack(flat, dim=-1).unflatten(-1, (3, 3))
-
-
-def _crop(u: dict[str, Tensor], size: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Window of `size` pixels at a uniform whole-pixel offset, within the picture where it fits, else around it."""
-    def centre_and_scale(u: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-        room = extent - size
-        offset = (u * (room.abs() + 1)).floor() * room.sign()
-        return (2 * offset + size) / extent - 1, size / extent
-
-    height, width = image_size
-    cx, sx = centre_and_scale(u["x"], width)
-    cy, sy = centre_and_scale(u["y"], height)
-    return _matrix((sx, 0, cx), (0, sy, cy), (0, 0, 1))
-
-
-def _affine(u: dict[str, Tensor], a: Augmentations) -> Tensor:
-    on = u["affine"] < a.affine
-    angle = torch.where(on, _signed(u["angle"]) * math.radians(a.degrees), 0.0)
-    shear = torch.where(on, (_signed(u["shear"]) * math.radians(a.shear)).tan(), 0.0)
-    scale = torch.where(on, a.scale[0] + u["scale"] * (a.scale[1] - a.scale[0]), 1.0)
-    x, y = (torch.where(on, _signed(u[k]) * 2 * a.translate, 0.0) for k in ("move_x", "move_y"))
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    return _matrix((cos, cos * shear - sin, x), (sin, sin * shear + cos, y), (0, 0, 1))
-
-
-def _flip(u: dict[str, Tensor], a: Augmentations) -> Tensor:
-    return _matrix((torch.where(u["flip"] < a.flip, -1.0, 1.0).to(u["flip"]), 0, 0), (0, 1, 0), (0, 0, 1))
-
-
-def _perspective(u: dict[str, Tensor], a: Augmentations) -> Tensor:
-    """Move the four corners of the window (Heckbert 1989, "Fundamentals of texture mapping", section 2.2.3)."""
-    on = (u["perspective"] < a.perspective).double() * a.distortion / 2
-    x0, y0, x1, y1, x2, y2, x3, y3 = (on * _signed(u[f"corner{i}"]) + start for i, start in
-                                      enumerate((-1, -1, 1, -1, 1, 1, -1, 1)))
-    dx1, dx2, dx3 = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
-    dy1, dy2, dy3 = y1 - y2, y3 - y2, y0 - y1 + y2 - y3
-    det = dx1 * dy2 - dx2 * dy1
-    g, h = (dx3 * dy2 - dx2 * dy3) / det, (dx1 * dy3 - dx3 * dy1) / det
-    from_unit_square = _matrix((x1 - x0 + g * x1, x3 - x0 + h * x3, x0), (y1 - y0 + g * y1, y3 - y0 + h * y3, y0),
-                               (g, h, 1))
-    to_unit_square = torch.tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1]], dtype=on.dtype)
-    return from_unit_square @ to_unit_square
-
-
-def _erase(u: dict[str, Tensor], a: Augmentations) -> Tensor:
-    area = a.erase_area[0] + u["area"] * (a.erase_area[1] - a.erase_area[0])
-    aspect = (_signed(u["shape"]) * math.log(2)).exp()
-    w, h = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    x, y = u["erase_x"] * (1 - w), u["erase_y"] * (1 - h)
-    box = torch.stack([x, y, x + w, y + h], dim=-1)
-    return torch.where((u["erase"] < a.erase)[..., None], box, 0.0)
-
-
-def centre_jacobian(matrix: Tensor, image_size: tuple[int, int], size: int) -> Tensor:
-    """Return the picture's pixels moved through per output pixel (columns: along x, along y) at a cutout's centre.
-
-    Shapes:
-        matrix (..., 3, 3) -> (..., 2, 2)
-    """
-    w = matrix[..., 2:, 2:]
-    step = matrix[..., :2, :2] / w - matrix[..., :2, 2:] @ matrix[..., 2:, :2] / w.square()
-    height, width = image_size
-    return step * torch.tensor([[width], [height]], dtype=matrix.dtype, device=matrix.device) / size
-
-
-def _positions(matrix: Tensor, size: int) -> Tensor:
-    """Return where each output pixel's centre lies in the picture, as (B, n, size, size, 2) in (x, y)."""
-    axis = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-    x, y, w = (matrix @ points).unbind(dim=-2)
-    return torch.stack([x / w, y / w], dim=-1).unflatten(-2, (size, size))
-
-
-def _coverage(positions: Tensor, footprint: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Return the share of each output pixel inside the picture: 1 within, a ramp one output pixel wide at the edge.
-
-    Shapes:
-        positions (B, n, S, S, 2), footprint (B, n): pixels of the picture per output pixel -> (B, n, 1, S, S)
-    """
-    height, width = image_size
-    extent = torch.tensor([width, height], dtype=positions.dtype, device=positions.device) / 2
-    inside = (1 - positions.abs()) * extent / footprint[..., None, None, None]
-    # a crop's outermost centres lie half an output pixel inside; the small surplus absorbs rounding
-    return (inside + 0.5 + 1e-4).clamp(0, 1).prod(dim=-1)[:, :, None]
-
-
-def _warp_perspective(images: Tensor, positions: Tensor, level: Tensor) -> Tensor:
-    """Sample as `kernels.cutouts` does (mip levels blended linearly, edges drawn out), at any positions."""
-    batch, n, size = positions.shape[:3]
-    grid = positions.reshape(batch, n * size, size, 2)  # stacked grids: no picture is copied for its cutouts
-    total = 0.0
-    for depth in range(math.ceil(float(level.max())) + 1):
-        if depth:
-            images = F.adaptive_avg_pool2d(images, [max(1, (s + 1) // 2) for s in images.shape[-2:]])
-        share = (1 - (level - depth).abs()).clamp(min=0)
-        seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        total = total + seen.unflatten(2, (n, size)).movedim(2, 1) * share[..., None, None, None]
-    return total
-
-
-def warp(images: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Make all cutouts of all pictures at once, filtered where they shrink the picture.
-
-    Shapes:
-        images (B, C, H, W), matrix (B, n, 3, 3) -> cutouts (B, n, C, size, size), coverage (B, n, 1, size, size);
-        outside the picture its edge is drawn out and the coverage is 0
-    """
-    image_size = images.shape[-2:]
-    steps = torch.linalg.vector_norm(centre_jacobian(matrix, image_size, size), dim=-2)  # along x and along y
-    positions = _positions(matrix, size)
-    coverage = _coverage(positions, steps.prod(dim=-1).sqrt(), image_size)
-    affine = matrix / matrix[..., 2:, 2:]
-    if not bool((affine[..., 2, :2] != 0).any()):
-        return kernels.cutouts(images, affine[..., :2, :], size, padding="border"), coverage
-    level = steps.amax(dim=-1).clamp(min=1).log2().clamp(max=math.log2(max(min(image_size), 1)))
-    return _warp_perspective(images, positions, level), coverage
 
 
 def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, clamp: bool = True) -> Tensor:
@@ -266,7 +207,8 @@ def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, cl
         raise BadParameter(f"cutout parameters are for {len(parameters.matrix)} pictures, got {len(images)}; "
                            "use parameters.expand(n) to share one picture's")
     p = parameters.to(images.device, images.dtype)
-    x, coverage = warp(images, p.matrix, size)
+    images = pooled(images, size) if p.pool else images
+    x, coverage = warp(images, p.matrix, size, bend=p.bend, source=p.source, start=p.start)
     old, plain = border_colour(images)
     recolour = p.recolour * plain.to(p.recolour)[:, None]
     border = old[:, None].expand_as(p.background) if p.fill == "background" else p.background
@@ -279,9 +221,10 @@ def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, cl
     if p.fill != "edge":
         x = fill + coverage * (x - fill)
     x = change_colours(x, p.colour, p.gain)
+    x = x if p.sharpness is None else sharpen(x, p.sharpness)
     x = torch.where(_boxes(p.erase, size), fill, x)
     if bool((p.noise > 0).any()):
-        x = x + p.noise[..., None, None, None] * _unit_noise(p.noise_seed, x)
+        x = x + p.noise[..., None, None, None] * _unit_noise(p, x)
     return clamp_with_grad(x) if clamp else x
 
 
@@ -293,7 +236,13 @@ def _boxes(erase: Tensor, size: int) -> Tensor:
     return (rows[..., :, None] & columns[..., None, :])[:, :, None]
 
 
-def _unit_noise(seeds: Sequence[int], like: Tensor) -> Tensor:
-    """Return standard normal noise, for each picture from its own seed, on the device where it is used."""
-    streams = [torch.Generator(like.device).manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.randn(like.shape[1:], generator=g, device=like.device) for g in streams]).to(like.dtype)
+def _unit_noise(p: CutoutParameters, like: Tensor) -> Tensor:
+    """Return standard normal noise, for each picture from its own seed, on the device where it is used.
+
+    That of all cutouts is drawn even for a part of them, which so gets the same.
+    """
+    count, total = like.shape[1], like.shape[1] if p.source is None else p.source.shape[1]
+    streams = [torch.Generator(like.device).manual_seed(seed) for seed in p.noise_seed]
+    shape = (total, *like.shape[2:])
+    drawn = [torch.randn(shape, generator=g, device=like.device)[p.start:p.start + count] for g in streams]
+    return torch.stack(drawn).to(like.dtype)

@@ -119,7 +119,7 @@ class FreeLatents:
     """Every number of z is a parameter; after each step z is brought back to the codebook's range per channel."""
 
     def __init__(self, z: Tensor, codebook: Tensor):
-        self.z = z.detach().clone().requires_grad_()
+        self.z = z.detach().clone(memory_format=torch.contiguous_format).requires_grad_()  # LBFGS flattens it
         self.low, self.high = (b.to(self.z.dtype) for b in z_bounds(codebook))
 
     def parameters(self) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """What a run minimises: a guide term and optional regularisers, each a function of one step that returns (B,)."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,17 @@ from ..errors import BadParameter
 from .config import GuidanceConfig
 from .cutouts import CutoutParameters, apply_cutouts, whole_picture
 from .ops import clamp_with_grad, straight_through, total_variation
-from .prompts import Prompt, Targets, embed_prompts, prompt_loss
+from .pictures import crop
+from .prompts import Box, Prompt, main_text
+from .targets import embed_prompts, prompt_loss
+
+
+Views = CutoutParameters | Mapping[Box | None, CutoutParameters]
 
 
 @dataclass
 class Step:
-    """One iteration as the terms of the objective see it.
+    """One iteration as the terms of the objective see it; `progress` is the share of all steps that is done.
 
     Shapes:
         z (B, D, h, w), images (B, 3, H, W) in [0, 1]
@@ -26,17 +31,27 @@ class Step:
     index: int
     z: Tensor
     images: Tensor
-    cutouts: CutoutParameters
+    cutouts: Views
+    progress: float = 0.0
 
 
 Term = Callable[[Step], Tensor]
 
 
 class Guides:
-    """One or several CLIPs with shares that sum to 1, and the prompts of every picture as each of them sees it."""
+    """One or several CLIPs with shares that sum to 1, and the prompts of every picture as each of them sees it.
+
+    Args:
+        clips: the guides. weights: their shares, before they are made to sum to 1.
+        prompts: of each picture.
+        dtype: of the CLIPs' arithmetic.
+        look: views of an image prompt, (V, 3, S, S) for a CLIP whose input has side S; needed where there are any.
+        long: see `embed_prompts`.
+    """
 
     def __init__(self, clips: Sequence, weights: Sequence[float], prompts: Sequence[Sequence[Prompt]],
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype = torch.float32, *, look: Callable[[Prompt, int], Tensor] | None = None,
+                 long: str = "truncate"):
         if len(clips) != len(weights):
             raise BadParameter(f"got {len(clips)} guides and {len(weights)} weights; give one weight per guide")
         for clip in clips:
@@ -45,7 +60,10 @@ class Guides:
                                    "judge; pass a model from load_clip")
         self.clips, self.dtype = list(clips), dtype
         self.shares = [w / sum(weights) for w in weights]
-        self.targets = [embed_prompts(clip, prompts) for clip in clips]
+        self.regions = sorted({p.region for group in prompts for p in group}, key=lambda box: box or ())
+        seen = [None if look is None else _looker(clip, look) for clip in clips]
+        self.targets = {region: [embed_prompts(clip, _within(region, prompts), look=see, long=long)
+                                 for clip, see in zip(clips, seen, strict=True)] for region in self.regions}
 
     @property
     def cut_size(self) -> int:
@@ -64,27 +82,54 @@ class Guides:
             features.append(nn.functional.normalize(f, dim=-1).unflatten(0, view.shape[:2]))
         return features
 
-    def losses(self, images: Tensor, cutouts: CutoutParameters, pictures: slice | Tensor = slice(None)) -> Tensor:
+    def losses(self, images: Tensor, cutouts: Views, pictures: slice | Tensor = slice(None), *,
+               progress: float = 0.0) -> Tensor:
         """Return the prompt loss under each guide times its share, for pictures whose prompts are those of `pictures`.
+
+        Args:
+            cutouts: of the whole picture, or of each region that prompts are confined to.
+            progress: moment of the run, for prompts that come and go.
 
         Shapes:
             images (B, 3, H, W) -> (B, G)
         """
-        per_guide = [share * prompt_loss(f, targets.select(pictures)) for f, targets, share in
-                     zip(self.embed(images, cutouts), self.targets, self.shares, strict=True)]
-        return torch.stack(per_guide, dim=1)
+        total = 0.0
+        for region, targets in self.targets.items():
+            views = cutouts[region] if isinstance(cutouts, Mapping) else cutouts
+            features = self.embed(crop(images, region), views)
+            total = total + torch.stack([share * prompt_loss(f, t.select(pictures).at(progress)) for f, t, share in
+                                         zip(features, targets, self.shares, strict=True)], dim=1)
+        return total
 
     @torch.no_grad()
     def similarity(self, images: Tensor) -> Tensor:
-        """Return the cosine of each whole picture to its prompts (weighted mean, by |w|, of sign(w) cos): (B, G)."""
-        view = whole_picture(len(images), tuple(images.shape[-2:]))
+        """Return the cosine of each whole picture to its prompts (weighted mean, by |w|, of sign(w) cos): (B, G).
 
-        def mean_cosine(features: Tensor, t: Targets) -> Tensor:
-            cosine = (features * t.embedding).sum(-1)  # (B, 1, E) * (B, P, E)
-            return (cosine * t.weight).sum(1) / t.weight.abs().sum(1)
+        Prompts for a region are compared with that region, those of a story as they pull at its end.
+        """
+        cosine = weight = 0.0
+        for region, targets in self.targets.items():
+            part = crop(images, region)
+            views = whole_picture(len(part), tuple(part.shape[-2:]))
+            last = [t.at(1.0) for t in targets]
+            cosine = cosine + torch.stack([((f * t.embedding).sum(-1) * t.weight).sum(1) for f, t in
+                                           zip(self.embed(part, views), last, strict=True)], dim=1)
+            weight = weight + torch.stack([t.weight.abs().sum(1) for t in last], dim=1)
+        return cosine / weight.clamp(min=1e-12)
 
-        return torch.stack([mean_cosine(f, t) for f, t in
-                            zip(self.embed(images, view), self.targets, strict=True)], dim=1)
+
+def _within(region: Box | None, prompts: Sequence[Sequence[Prompt]]) -> list[list[Prompt]]:
+    """Return the prompts of each picture for a region; where a picture has none, another's with weight 0."""
+    some = next(p for group in prompts for p in group if p.region == region)
+    return [[p for p in group if p.region == region] or [replace(some, weight=0.0)] for group in prompts]
+
+
+def _looker(clip, look: Callable[[Prompt, int], Tensor]) -> Callable[[Prompt], Tensor]:
+    def embed(prompt: Prompt) -> Tensor:
+        with torch.no_grad():
+            return clip.encode_image(look(prompt, _side(clip)))
+
+    return embed
 
 
 def _side(clip) -> int:
@@ -106,7 +151,7 @@ def render(vqgan, z: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor
 
 def guide_term(guides: Guides) -> Term:
     """Pull towards the prompts."""
-    return lambda step: guides.losses(step.images, step.cutouts).sum(dim=1)
+    return lambda step: guides.losses(step.images, step.cutouts, progress=step.progress).sum(dim=1)
 
 
 def tv_term(weight: float) -> Term:
@@ -121,8 +166,9 @@ def init_term(weight: float, mode: str, z_start: Tensor) -> Term:
     return lambda step: weight / 2 / (2 * step.index + 1) * step.z.square().flatten(1).mean(1)
 
 
-def prior_term(weight: float, prior, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Term:
-    """Penalise what the prior finds unlikely.
+def prior_term(weight: float, prior, prompts: Sequence[Sequence[Prompt]],
+               generators: Sequence[torch.Generator]) -> Term:
+    """Penalise what the prior finds unlikely for the texts that pull at that moment.
 
     Raises:
         BadParameter: the prior has no such penalty.
@@ -130,10 +176,15 @@ def prior_term(weight: float, prior, prompts: Sequence[str], generators: Sequenc
     if not hasattr(prior, "tether"):
         raise BadParameter(f"prior_weight is {weight}, but {type(prior).__name__} has no tether(z, prompts, "
                            "generators); set prior_weight=0 or use init_weight to stay near the start")
-    return lambda step: weight * prior.tether(step.z, list(prompts), list(generators))
+
+    def term(step: Step) -> Tensor:
+        texts = [main_text(group, step.progress) for group in prompts]
+        return weight * prior.tether(step.z, texts, list(generators))
+
+    return term
 
 
-def build_terms(config: GuidanceConfig, guides: Guides, z_start: Tensor, prior, prompts: Sequence[str],
+def build_terms(config: GuidanceConfig, guides: Guides, z_start: Tensor, prior, prompts: Sequence[Sequence[Prompt]],
                 generators: Sequence[torch.Generator]) -> dict[str, Term]:
     """Return the terms that the configuration switches on, by name; add to the dict to add a term of your own."""
     terms = {"guide": guide_term(guides)}

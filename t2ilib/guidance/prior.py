@@ -43,6 +43,11 @@ class DiffusionPrior:
         self.dtype = runtime.pick_dtype(self.device, precision)
         self._texts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
+    def settings(self) -> dict[str, float | list[float]]:
+        """Return what decides the samples beside the weights, as plain JSON types."""
+        return {"guidance_scale": self.guidance_scale, "steps": self.steps, "tether_times": list(self.tether_times),
+                "bank_share": self.bank_share if self.bank is not None else 0.0, "bank_noise": self.bank_noise}
+
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
                size: tuple[int, int]) -> Tensor:

@@ -1,39 +1,48 @@
-"""Prompts with weights and stops, and the loss that pulls a picture towards them.
+"""Prompts: texts, pictures, noise or vectors with a weight, a stop, a region of the picture and a span of the run."""
 
-The loss is that of the original VQGAN+CLIP notebook (Crowson et al. 2022, arXiv 2204.08583): half the squared angle
-between the embedding of a cutout and that of a prompt.
-"""
-
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ..errors import BadParameter
-from .ops import replace_grad
+from ..errors import BadParameter, MissingAsset, unknown_name
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 CLOCK_TIME = re.compile(r"(^|\D)([01]?\d|2[0-3]):[0-5]\d$")
 NO_STOP = -math.inf
+KINDS = ("text", "image", "noise", "vector")
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text with its pull on the picture.
+    """One wish with its pull on the picture.
 
     Attributes:
-        text: what the picture shall show, or shall not show if `weight` is negative.
+        text: what the picture shall show, or shall not show if `weight` is negative; the path of an "image", the seed
+            of a "noise", any label of a "vector".
         weight: strength of the pull; a negative one pushes away.
         stop: once the loss of a cutout falls below it, that cutout pulls no further; -inf never stops. For a negative
             weight the loss itself is negative (-theta^2 / 2), so a useful stop is negative too.
+        kind: where the target comes from: a "text" or an "image" that CLIP encodes, "noise" (a Gaussian vector), or a
+            "vector" in CLIP's space.
+        region: box x0, y0, x1, y1 in shares of the picture, from its upper left corner, to which the prompt is
+            confined; None is the whole picture.
+        span: first and last moment of the run, in shares of its steps. fade: share of the steps over which the prompt
+            comes and goes at those moments.
+        vector: the numbers of a "vector".
     """
 
     text: str
     weight: float = 1.0
     stop: float = NO_STOP
+    kind: str = "text"
+    region: Box | None = None
+    span: tuple[float, float] = (0.0, 1.0)
+    fade: float = 0.0
+    vector: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if not isinstance(self.text, str) or not self.text.strip():
@@ -42,9 +51,47 @@ class Prompt:
             raise BadParameter(f"weight of prompt {self.text!r} must be finite, got {self.weight}")
         if math.isnan(self.stop) or self.stop == math.inf:
             raise BadParameter(f"stop of prompt {self.text!r} must be a number or -inf, got {self.stop}")
+        if self.kind not in KINDS:
+            raise unknown_name("kind of prompt", str(self.kind), KINDS)
+        if (self.vector is not None) != (self.kind == "vector"):
+            raise BadParameter(f"prompt {self.text!r}: kind 'vector' goes with vector=(...), and only that")
+        for name in ("region", "span", "vector"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(float(v) for v in value))
+        if self.region is not None:
+            check_box(self.region, f"region of prompt {self.text!r}")
+        if len(self.span) != 2 or not 0 <= self.span[0] < self.span[1] <= 1 or not 0 <= self.fade <= 1:
+            raise BadParameter(f"span of prompt {self.text!r} must be (start, end) with 0 <= start < end <= 1 and fade "
+                               f"in [0, 1], got {self.span} and {self.fade}")
+
+    def strength(self, progress: float) -> float:
+        """Return which part of the weight pulls at a moment of the run, both in [0, 1].
+
+        At an inner end of the span it rises or falls linearly over `fade`, centred there, so that neighbours in a
+        story add up to 1.
+        """
+        def risen(moment: float) -> float:
+            if self.fade == 0:
+                return float(progress >= moment)
+            return min(max((progress - moment) / self.fade + 0.5, 0.0), 1.0)
+
+        start, end = self.span
+        return (risen(start) if start > 0 else 1.0) * (1 - risen(end) if end < 1 else 1.0)
+
+    def to_dict(self) -> dict:
+        """Return the fields that differ from their defaults, as plain JSON types; `Prompt(**d)` rebuilds the prompt."""
+        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, (v, default) in fields.items() if v != default}
 
 
-def parse_prompt(spec: str | Prompt) -> Prompt:
+def check_box(box: Sequence[float], what: str) -> None:
+    """Raise BadParameter unless `box` is x0, y0, x1, y1 in shares of a picture."""
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise BadParameter(f"{what} must be x0, y0, x1, y1 in shares of the picture, with 0 <= x0 < x1 <= 1 and "
+                           f"0 <= y0 < y1 <= 1, got {tuple(box)}")
+
+
+def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
     r"""Read `text`, `text:weight` or `text:weight:stop`; only numbers at the end are peeled off.
 
     Colons inside the text are safe ("Star Wars: a poster:0.5" has weight 0.5), and so is a time of day at the end
@@ -55,6 +102,10 @@ def parse_prompt(spec: str | Prompt) -> Prompt:
     """
     if isinstance(spec, Prompt):
         return spec
+    if isinstance(spec, Mapping):
+        if unknown := [k for k in spec if k not in Prompt.__dataclass_fields__]:
+            raise unknown_name("field of a prompt", unknown[0], Prompt.__dataclass_fields__)
+        return Prompt(**spec)
     if not isinstance(spec, str):
         raise BadParameter(f"a prompt must be text or a Prompt, got {type(spec).__name__}")
     text, numbers = spec.strip(), []
@@ -73,93 +124,64 @@ def parse_prompt(spec: str | Prompt) -> Prompt:
     return Prompt(text.replace(r"\:", ":").strip(), *numbers)
 
 
-def parse_prompts(spec: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
-    r"""Read several prompts for one picture, separated by `|` (a `|` that belongs to the text is written `\|`).
+def parse_prompts(spec: str | Prompt | Mapping | Sequence, *, cross_fade: float = 0.0) -> list[Prompt]:
+    r"""Read several prompts for one picture: `|` separates prompts, `^` the scenes of a story.
+
+    Scenes share the run evenly, one after another. Where `|` or `^` belongs to the text, write `\|` or `\^`.
+
+    Args:
+        spec: text, a Prompt, the dictionary of one, or a list of these.
+        cross_fade: share of a scene's length over which it blends with the next, in [0, 1].
 
     Example:
         parse_prompts("a castle | oil painting:0.5 | text:-0.3")
+        parse_prompts("a seed ^ a flower ^ a withered flower", cross_fade=0.5)
 
     Raises:
         BadParameter: a part is empty, or no prompt has a weight other than zero.
     """
-    parts = list(spec) if isinstance(spec, (list, tuple)) else [spec]
     prompts = []
-    for part in parts:
-        pieces = re.split(r"(?<!\\)\|", part) if isinstance(part, str) else [part]
-        if len(pieces) > 1 and not all(p.strip() for p in pieces):
-            raise BadParameter(f"prompt {part!r} has an empty part; write one '|' between two texts")
-        prompts += [parse_prompt(p.replace(r"\|", "|") if isinstance(p, str) else p) for p in pieces]
+    for part in spec if isinstance(spec, (list, tuple)) else [spec]:
+        if not isinstance(part, str):
+            prompts.append(parse_prompt(part))
+            continue
+        scenes = _split(part, "^")
+        for k, scene in enumerate(scenes):
+            span, fade = (k / len(scenes), (k + 1) / len(scenes)), cross_fade / len(scenes)
+            timed = {"span": span, "fade": fade} if len(scenes) > 1 else {}
+            prompts += [dataclasses.replace(parse_prompt(p), **timed) for p in _split(scene, "|")]
     if not any(p.weight for p in prompts):
         raise BadParameter(f"no prompt pulls: got {spec!r}; give at least one a weight other than 0")
     return prompts
 
 
-def main_text(prompts: Sequence[Prompt]) -> str:
-    """Return the texts that pull (weight above 0), strongest first, as one phrase: what a prior is conditioned on."""
-    wanted = sorted((p for p in prompts if p.weight > 0), key=lambda p: -p.weight)
-    return ", ".join(p.text for p in wanted)
+def _split(text: str, sign: str) -> list[str]:
+    pieces = re.split(rf"(?<!\\){re.escape(sign)}", text)
+    if len(pieces) > 1 and not all(p.strip() for p in pieces):
+        raise BadParameter(f"prompt {text!r} has an empty part; write one {sign!r} between two texts")
+    return [p.replace(f"\\{sign}", sign) for p in pieces]
 
 
-def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return theta^2 / 2 for the angle theta between unit vectors; shapes broadcast.
+def main_text(prompts: Sequence[Prompt], progress: float = 0.0) -> str:
+    """Return the texts that pull at a moment of the run, strongest first, as one phrase: what a prior is asked for.
 
-    Kahan's form theta = 2 atan2(|a - b|, |a + b|) is exact at both ends, where arcsin(|a - b| / 2) has an infinite
-    derivative at the antipode (and so a NaN gradient) and arccos(a . b) at coincidence.
-
-    Shapes:
-        a (..., D), b (..., D) -> (...), range [0, pi^2 / 2]
+    A prompt for a region counts only where no other does.
     """
-    apart = torch.linalg.vector_norm(a - b, dim=-1)
-    together = torch.linalg.vector_norm(a + b, dim=-1)
-    return 2 * torch.atan2(apart, together).square()
+    wanted = [p for p in prompts if p.kind == "text" and p.weight * p.strength(progress) > 0]
+    wanted = [p for p in wanted if p.region is None] or wanted
+    return ", ".join(p.text for p in sorted(wanted, key=lambda p: -p.weight * p.strength(progress)))
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Embedded prompts of a batch of pictures; pictures with fewer prompts are padded with weight 0.
+def load_prompts(path: str | Path) -> list[str]:
+    """Return the prompts of a text file, one a line; empty lines and those that start with # are left out.
 
-    Shapes:
-        embedding (B, P, D) of unit norm, weight (B, P), stop (B, P)
+    Raises:
+        MissingAsset: there is no such file. BadParameter: it holds no prompt.
     """
-
-    embedding: Tensor
-    weight: Tensor
-    stop: Tensor
-
-    def select(self, index: slice | list[int] | Tensor) -> "Targets":
-        """Return the targets of some of the pictures."""
-        return Targets(self.embedding[index], self.weight[index], self.stop[index])
-
-
-def embed_prompts(clip, prompts: Sequence[Sequence[Prompt]]) -> Targets:
-    """Embed the prompts of every picture with one CLIP; equal texts are embedded once.
-
-    Args:
-        clip: an object with `encode_text(list[str]) -> (N, D)` of unit norm.
-        prompts: for each of B pictures, its prompts.
-    """
-    texts = list(dict.fromkeys(p.text for group in prompts for p in group))
-    with torch.no_grad():
-        features = torch.nn.functional.normalize(clip.encode_text(texts).float(), dim=-1)
-    row = {text: i for i, text in enumerate(texts)}
-    width = max(map(len, prompts))
-    padded = [[*group, *[Prompt(group[0].text, 0.0)] * (width - len(group))] for group in prompts]
-    index = torch.tensor([[row[p.text] for p in group] for group in padded], device=features.device)
-    weight = torch.tensor([[p.weight for p in group] for group in padded], device=features.device)
-    stop = torch.tensor([[p.stop for p in group] for group in padded], device=features.device)
-    return Targets(features[index], weight, stop)
-
-
-def prompt_loss(features: Tensor, targets: Targets) -> Tensor:
-    """Return the loss of each picture: the sum over its prompts of |w| mean_cutouts(sign(w) theta^2 / 2).
-
-    The value is not divided by the sum of weights. A cutout whose signed loss lies below the prompt's `stop` still
-    counts in the value but has no gradient.
-
-    Shapes:
-        features (B, n, D) of unit norm -> (B,)
-    """
-    distance = spherical_distance(features[:, :, None], targets.embedding[:, None])
-    signed = distance * targets.weight.sign()[:, None]
-    signed = replace_grad(signed, torch.maximum(signed, targets.stop[:, None]))
-    return (signed.mean(dim=1) * targets.weight.abs()).sum(dim=1)
+    path = Path(path)
+    if not path.is_file():
+        raise MissingAsset(f"no file of prompts at {path}; write one prompt a line")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    if not (found := [line for line in lines if line and not line.startswith("#")]):
+        raise BadParameter(f"{path} holds no prompt; write one a line")
+    return found

@@ -1,7 +1,8 @@
 """VQGAN+CLIP as a method: the embedded networks, their prior and the defaults that were chosen on `validation`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -29,18 +30,22 @@ PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps", "ba
                  "bank_noise": "bank_noise"}  # here -> in `DiffusionPrior`
 
 
-def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview], bool | None] | None = None,
+def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
+        callback: Callable[[Preview], bool | None] | None = None, state: str | Path | None = None,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures by VQGAN+CLIP.
 
     Args:
         callback: called after every step with a preview; a true return value ends the run early.
+        state: file that keeps the state of the run; if it exists, the run goes on from there.
         options: fields of `GuidanceConfig`; beside them `guidance_scale`, `prior_steps`, `bank_share` and
             `bank_noise` of the prior.
     """
     prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
     model = options.get("model", GuidanceConfig.model)
-    defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
+    defaults = dict(WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR)
+    if options.get("init", "prior") != "prior":  # a start of one's own: no candidates to choose from, no prior to obey
+        defaults |= {"candidates": 1, "prior_weight": 0.0}
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
     device = str(pick_device(config.device))
     vqgan, clips = _vqgan(config.model, device), [_clip(name, device) for name in config.clip]
@@ -49,10 +54,11 @@ def run(prompt: str, *, num_images: int, seed: int, callback: Callable[[Preview]
         if model not in PRIORS:
             raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
         prior = load_prior(model, device=device, **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
-    result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback)
+    result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback, state=state)
     names = [config.model, *config.clip] + ([PRIORS[model], BANK] if prior is not None else [])
     checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
-    return to_pil(result.images), {**result.record, **prior_options, "checkpoints": checkpoints}
+    return to_pil(result.images), {**result.record, **prior_options, "checkpoints": checkpoints,
+                                   "codes": result.codes.tolist()}
 
 
 def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **options: Any) -> DiffusionPrior:

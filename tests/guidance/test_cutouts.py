@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance.augment import Augmentations, border_colour, colour_matrices, resolve_augmentations
-from t2ilib.guidance.cutouts import _perspective, apply_cutouts, draw_cutouts, warp, whole_picture, window_sizes
+from t2ilib.guidance.cutouts import apply_cutouts, draw_cutouts, warp, whole_picture, window_sizes
+from t2ilib.guidance.geometry import perspective_matrix
 
 spec = importlib.util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))
 plain = importlib.util.module_from_spec(spec)
@@ -69,7 +70,7 @@ def test_plain_windows_are_square_and_stay_inside_where_they_fit(max_cut):
 def test_perspective_moves_the_corners_as_drawn():
     u = {f"corner{i}": torch.rand(50, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
          for i in range(8)} | {"perspective": torch.zeros(50, dtype=torch.float64)}
-    m = _perspective(u, Augmentations(perspective=1, distortion=0.6))
+    m = perspective_matrix(u, Augmentations(perspective=1, distortion=0.6))
     for k, (x, y) in enumerate([(-1, -1), (1, -1), (1, 1), (-1, 1)]):
         p = m @ torch.tensor([x, y, 1.0], dtype=torch.float64)
         assert_close(p[:, 0] / p[:, 2], x + 0.3 * (2 * u[f"corner{2 * k}"] - 1))

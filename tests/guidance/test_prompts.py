@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from t2ilib.errors import BadParameter
-from t2ilib.guidance.prompts import (Prompt, embed_prompts, main_text, parse_prompt, parse_prompts, prompt_loss,
-                                     spherical_distance)
+from t2ilib.errors import BadParameter, MissingAsset
+from t2ilib.guidance.prompts import Prompt, load_prompts, main_text, parse_prompt, parse_prompts
+from t2ilib.guidance.targets import embed_prompts, prompt_loss, spherical_distance
 
 INF = math.inf
 
@@ -131,3 +131,70 @@ def test_a_negative_weight_pushes_away():
     (gp,) = torch.autograd.grad(prompt_loss(e, plus).sum(), e)
     (gm,) = torch.autograd.grad(prompt_loss(e, minus).sum(), e)
     assert_close(gp, -gm)
+
+
+def test_a_story_shares_the_run_and_cross_fades_to_a_sum_of_one():
+    story = parse_prompts(r"a seed:2 ^ a flower | ink ^ an \^ arrow", cross_fade=0.5)
+    assert [(p.text, p.weight) for p in story] == [("a seed", 2), ("a flower", 1), ("ink", 1), ("an ^ arrow", 1)]
+    assert [p.span for p in story] == [(0, 1 / 3), (1 / 3, 2 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
+    first, second, _, last = story
+    assert [first.strength(t) for t in (0, 0.2, 1 / 3, 0.5)] == pytest.approx([1, 1, 0.5, 0])
+    assert [last.strength(t) for t in (0.5, 2 / 3, 0.9, 1)] == pytest.approx([0, 0.5, 1, 1])
+    for t in torch.linspace(0, 1, 50).tolist():
+        assert first.strength(t) + second.strength(t) + last.strength(t) == pytest.approx(1)
+    hard = parse_prompts("a ^ b")
+    assert [[p.strength(t) for p in hard] for t in (0, 0.49, 0.5, 1)] == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert [main_text(story, t) for t in (0, 0.5, 1)] == ["a seed", "a flower, ink", "an ^ arrow"]
+    with pytest.raises(BadParameter, match="empty part"):
+        parse_prompts("a ^ ^ b")
+
+
+def test_a_prompt_for_a_region_names_the_picture_only_where_no_other_does():
+    star = Prompt("a star", region=(0, 0, 0.5, 0.5))
+    assert main_text([star, Prompt("the sky"), Prompt("7", kind="noise")]) == "the sky"
+    assert main_text([star]) == "a star"
+
+
+class Looks:
+    width = 6
+
+    def encode_text(self, texts, *, long=None):
+        row = torch.eye(self.width)[0 if long is None else 1]
+        return row.expand(len(texts), -1)
+
+
+def test_noise_vectors_and_images_become_unit_targets():
+    vector = Prompt("v", 0.5, kind="vector", vector=(0, 3, 0, 0, 0, 4))
+    group = [Prompt("7", kind="noise"), vector, Prompt("a.png", 2, kind="image")]
+    views = torch.eye(6)[2:5] * 3
+    targets = embed_prompts(Looks(), [group, [Prompt("x")]], look=lambda prompt: views)
+    assert targets.embedding.shape == (2, 5, 6)
+    assert_close(targets.embedding.norm(dim=-1), torch.ones(2, 5))
+    assert_close(targets.embedding[0, 1], torch.tensor([0, 0.6, 0, 0, 0, 0.8]))
+    assert_close(targets.embedding[0, 2:], views / 3)
+    assert_close(targets.weight, torch.tensor([[1, 0.5, 2 / 3, 2 / 3, 2 / 3], [1, 0, 0, 0, 0]]))
+    again = embed_prompts(Looks(), [[Prompt("7", 3, kind="noise")]])
+    assert torch.equal(again.embedding[0, 0], targets.embedding[0, 0])
+    assert embed_prompts(Looks(), [[Prompt("x")]], long="windows").embedding[0, 0, 1] == 1
+    with pytest.raises(BadParameter, match="2 numbers, this CLIP's space has 6"):
+        embed_prompts(Looks(), [[Prompt("v", kind="vector", vector=(1, 2))]])
+    with pytest.raises(BadParameter, match="is a seed"):
+        embed_prompts(Looks(), [[Prompt("x", kind="noise")]])
+
+
+def test_targets_follow_the_run():
+    targets = embed_prompts(Looks(), [parse_prompts("a:2 ^ b"), parse_prompts("c")])
+    assert targets.at(0).weight.tolist() == [[2, 0], [1, 0]] and targets.at(0.5).weight.tolist() == [[0, 1], [1, 0]]
+    assert targets.select([1]).at(0.9).weight.tolist() == [[1, 0]]
+    assert targets.select(slice(1, 2)) is not None and embed_prompts(Looks(), [[Prompt("a")]]).at(0.3).weight == 1
+
+
+def test_prompts_from_a_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# mine\n a red heart \n\na car:0.5 | blue\n", encoding="utf-8")
+    assert load_prompts(path) == ["a red heart", "a car:0.5 | blue"]
+    path.write_text("# nothing\n")
+    with pytest.raises(BadParameter, match="holds no prompt"):
+        load_prompts(path)
+    with pytest.raises(MissingAsset, match="one prompt a line"):
+        load_prompts(tmp_path / "no.txt")

@@ -1,0 +1,126 @@
+"""`python -m t2ilib generate`: pictures by any method, safe while they are made, and repeatable from their file."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import methods, picture_file, show
+from .checkpoint import short_hash
+from .errors import BadParameter
+from .film import FilmWriter
+from .guidance.prompts import load_prompts as read_prompts
+from .paths import checkpoints_dir
+from .runtime import warn_fallback
+
+__all__ = ["Keeper", "make", "read_prompts", "repeat", "save"]
+SAFETY = 60.0  # seconds between two savings of the picture so far
+VOLATILE = ("seconds",)  # differs between equal runs: kept out of the file, so that these have equal bytes
+
+
+class Keeper:
+    """A callback that keeps the picture so far on disk, every `every` steps or once a minute, and writes a film.
+
+    Args:
+        out: file of the picture or sheet. every: steps; 0 is once a minute. film: writer, or None.
+    """
+
+    def __init__(self, out: Path, *, every: int = 0, film: FilmWriter | None = None):
+        self.out, self.every, self.film = out, every, film
+        self.preview, self._last = None, time.monotonic()
+
+    def __call__(self, preview: Any) -> None:
+        self.preview = preview
+        if self.film is not None:
+            self.film.add(preview.images)
+        due = (preview.step + 1) % self.every == 0 if self.every else time.monotonic() - self._last > SAFETY
+        if due and preview.step + 1 < preview.steps:
+            self.write()
+
+    def write(self) -> Path | None:
+        """Write what the run would end with now; return the file, or None before the first step."""
+        if self.preview is None:
+            return None
+        images, self._last = show.to_pil(self.preview.finish()), time.monotonic()
+        return show.save(images[0] if len(images) == 1 else show.contact_sheet(images), self.out)
+
+
+def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int, options: dict[str, Any], out: Path,
+         every: int = 0, film: Path | None = None, restart: bool = False) -> tuple[list[Any], dict[str, Any]]:
+    """Make pictures as `methods.generate_with_record` does, safe against interruption where the method allows it.
+
+    While it runs, `out` shows the picture so far and the file `<out>.<method>.state` lets the same call go on.
+
+    Args:
+        out: file that will hold the result. every: steps between two pictures so far; 0 is once a minute.
+        film: file of a film of the steps. restart: forget an interrupted run.
+    """
+    given = dict(options)
+    if methods.takes(method, "state"):
+        state = given["state"] = out.with_name(f"{out.name}.{method}.state")
+        if restart:
+            state.unlink(missing_ok=True)
+        elif state.exists():
+            warn_fallback(f"going on with the run that was interrupted ({state.name}); --restart begins anew")
+    if not methods.takes(method, "callback"):
+        if film or every:
+            raise BadParameter(f"method {method!r} has no steps to show; leave out --film and --save-every")
+        return methods.generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **given)
+    writer = FilmWriter(film) if film else None
+    keeper = given["callback"] = Keeper(out, every=every, film=writer)
+    try:
+        made, record = methods.generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **given)
+    except KeyboardInterrupt:
+        keeper.write()
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+    return made, record if writer is None else {**record, "film": str(writer.path)}
+
+
+def save(images: Sequence[Any], captions: Sequence[str] | None, records: Sequence[tuple[dict[str, Any], int | None]],
+         out: Path, *, title: str, names: Sequence[str]) -> list[str]:
+    """Save one picture as it is; of several, a sheet and each of them beside it. Return the paths, the sheet first.
+
+    Args:
+        captions: below the pictures of a sheet. records: of each picture, the record of its run and its place there.
+        names: appended to the file's name for the single pictures.
+    """
+    if len(images) == 1 and captions is None:
+        return [str(_save_one(images[0], out, *records[0]))]
+    sheet = show.contact_sheet(images, captions, title=title)
+    files = [str(_save_one(sheet, out, records[0][0], None) if captions is None else show.save(sheet, out))]
+    for picture, (record, index), name in zip(images, records, names, strict=True):
+        files.append(str(_save_one(picture, out.with_name(f"{out.stem}_{name}{out.suffix}"), record, index)))
+    return files
+
+
+def _save_one(picture: Any, path: Path, record: dict[str, Any], index: int | None) -> Path:
+    """Save a picture; a PNG carries the record of its run and, of the codes, its own."""
+    if path.suffix.lower() != ".png":
+        return show.save(picture, path)
+    carried = {k: v for k, v in record.items() if k not in (*VOLATILE, "codes")}
+    if index is not None and "codes" in record:
+        carried["codes"] = record["codes"][index]
+    return picture_file.save_png(picture, path, {**carried, "index": index})
+
+
+def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
+    """Return what repeats the run that made a PNG, and which of its pictures that is (None: the sheet of all).
+
+    It warns where a checkpoint is not the one that was used.
+
+    Raises:
+        MissingAsset, BadParameter: there is no such file, or it does not say how it was made.
+    """
+    record = picture_file.read_record(path)
+    if not isinstance(record.get("call"), dict):
+        raise BadParameter(f"{path} was made with options that no file can hold (tensors or objects); repeat the call "
+                           "from Python")
+    for name, was in record.get("checkpoints", {}).items():
+        here = checkpoints_dir() / name
+        now = short_hash(here) if here.is_dir() else "absent"
+        if now != was:
+            warn_fallback(f"{path} was made with {name} {was}, here it is {now}: expect another picture")
+    return record["call"], record.get("index")

@@ -1,0 +1,113 @@
+"""Sampling: all cutouts of all pictures in one warp, filtered where they shrink the picture."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import kernels
+from .geometry import bend_basis
+
+
+def centre_jacobian(matrix: Tensor, image_size: tuple[int, int], size: int) -> Tensor:
+    """Return the picture's pixels moved through per output pixel (columns: along x, along y) at a cutout's centre.
+
+    Shapes:
+        matrix (..., 3, 3) -> (..., 2, 2)
+    """
+    w = matrix[..., 2:, 2:]
+    step = matrix[..., :2, :2] / w - matrix[..., :2, 2:] @ matrix[..., 2:, :2] / w.square()
+    height, width = image_size
+    return step * torch.tensor([[width], [height]], dtype=matrix.dtype, device=matrix.device) / size
+
+
+def _positions(matrix: Tensor, size: int, part: slice, bend: Tensor | None) -> Tensor:
+    """Return where the output pixels' centres of the cutouts `part` lie in the picture, (B, n, size, size, 2), x and y.
+
+    The product runs over all cutouts because its rounding depends on their number, and a part is to get the same bits.
+    """
+    axis = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    placed = (matrix @ points)[:, part]
+    if bend is not None:
+        shift = _bend(bend, size)
+        linear = matrix[:, part, :, :2, None]
+        placed = placed + linear[..., 0, :] * shift[:, :, :1] + linear[..., 1, :] * shift[:, :, 1:]
+    x, y, w = placed.unbind(dim=-2)
+    return torch.stack([x / w, y / w], dim=-1).unflatten(-2, (size, size))
+
+
+def _bend(bend: Tensor, size: int) -> Tensor:
+    """Return the shift of each output pixel from those of the control points: (B, n, 2, K) -> (B, n, 2, size^2)."""
+    basis = bend_basis(size).to(bend)
+    flat = bend.flatten(0, 1)
+    return torch.bmm(flat, basis.expand(len(flat), *basis.shape)).unflatten(0, bend.shape[:2])
+
+
+def _coverage(positions: Tensor, footprint: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return the share of each output pixel inside the picture: 1 within, a ramp one output pixel wide at the edge.
+
+    Shapes:
+        positions (B, n, S, S, 2), footprint (B, n): pixels of the picture per output pixel -> (B, n, 1, S, S)
+    """
+    height, width = image_size
+    extent = torch.tensor([width, height], dtype=positions.dtype, device=positions.device) / 2
+    inside = (1 - positions.abs()) * extent / footprint[..., None, None, None]
+    # a crop's outermost centres lie half an output pixel inside; the small surplus absorbs rounding
+    return (inside + 0.5 + 1e-4).clamp(0, 1).prod(dim=-1)[:, :, None]
+
+
+def _sample(images: Tensor, positions: Tensor, level: Tensor) -> Tensor:
+    """Sample as `kernels.cutouts` does (mip levels blended linearly, edges drawn out), at any positions."""
+    batch, n, size = positions.shape[:3]
+    grid = positions.reshape(batch, n * size, size, 2)  # stacked grids: no picture is copied for its cutouts
+    total = 0.0
+    for depth in range(math.ceil(float(level.max())) + 1):
+        if depth:
+            images = F.adaptive_avg_pool2d(images, [max(1, (s + 1) // 2) for s in images.shape[-2:]])
+        share = (1 - (level - depth).abs()).clamp(min=0)
+        seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        total = total + seen.unflatten(2, (n, size)).movedim(2, 1) * share[..., None, None, None]
+    return total
+
+
+def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = None, source: Tensor | None = None,
+         start: int = 0) -> tuple[Tensor, Tensor]:
+    """Make all cutouts of all pictures at once, filtered where they shrink the picture.
+
+    Args:
+        bend: shifts of the control points of `bend_basis`, which the sampling positions take in; the filter ignores
+            them.
+        source, start: the matrices of which `matrix` is the part from `start` on, so that it gets the same bits.
+
+    Shapes:
+        images (B, C, H, W), matrix (B, n, 3, 3), bend (B, n, 2, K), source (B, N, 3, 3) -> cutouts (B, n, C, size,
+        size), coverage (B, n, 1, size, size); outside the picture its edge is drawn out and the coverage is 0
+    """
+    image_size = images.shape[-2:]
+    steps = torch.linalg.vector_norm(centre_jacobian(matrix, image_size, size), dim=-2)  # along x and along y
+    whole = matrix if source is None else source
+    positions = _positions(whole, size, slice(start, start + matrix.shape[1]), bend)
+    coverage = _coverage(positions, steps.prod(dim=-1).sqrt(), image_size)
+    if bend is None and not bool((whole[..., 2, :2] != 0).any()):
+        affine = matrix / matrix[..., 2:, 2:]
+        return kernels.cutouts(images, affine[..., :2, :], size, padding="border"), coverage
+    level = steps.amax(dim=-1).clamp(min=1).log2().clamp(max=math.log2(max(min(image_size), 1)))
+    return _sample(images, positions, level), coverage
+
+
+def pooled(images: Tensor, size: int) -> Tensor:
+    """Shrink pictures by the mean of average and maximum pooling, at their aspect, the longer side to `size` pixels.
+
+    Smaller pictures stay as they are.
+
+    Shapes:
+        images (B, C, H, W) -> (B, C, h, w) with max(h, w) <= size
+    """
+    longest = max(images.shape[-2:])
+    if longest <= size:
+        return images
+    small = [max(1, round(s * size / longest)) for s in images.shape[-2:]]
+    return (F.adaptive_avg_pool2d(images, small) + F.adaptive_max_pool2d(images, small)) / 2
