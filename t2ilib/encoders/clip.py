@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from ..checkpoint import load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..paths import checkpoints_dir
-from ..runtime import pick_device
+from ..runtime import pick_device, warn_fallback
 from . import foreign
 from .emoji_clip import EmojiClip, EmojiTokenizer
-from .text import check_texts, warn_cut
+from .text import check_texts
+from .windows import text_windows
 
 JUDGE = "emoji-judge"
+LONG_TEXTS = ("truncate", "windows")
 
 
 class Clip(nn.Module):
@@ -27,7 +29,7 @@ class Clip(nn.Module):
 
     Attributes:
         model: the open_clip model itself; tokenizer: texts -> token ids (B, T) for it.
-        dim: D. image_size: side of the pictures that the model reads, in pixels.
+        dim: D. image_size: side of the pictures that the model reads, in pixels. context_length: tokens of a text.
         name: what was loaded. sha256: of the weight file. measure_only: no gradient ever leaves `encode_image`.
 
     References:
@@ -95,30 +97,59 @@ class Clip(nn.Module):
             x = self.normalise(self.resize(x.to(self.device)))
             return F.normalize(self.model.encode_image(x.to(_input_dtype(self.model.visual))).float(), dim=-1)
 
-    def encode_text(self, texts: list[str], *, batch_size: int = 256) -> Tensor:
-        """Return unit vectors (B, D) in float32; a text beyond the model's context (77 tokens) is cut, with a warning.
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a text that the model reads, special ones included: 77 in most CLIPs."""
+        return getattr(self.tokenizer, "context_length", None) or 77
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, special ones included; those beyond `context_length` are not read."""
+        check_texts([text])
+        return _count_tokens(self.tokenizer, text)
+
+    def encode_text(self, texts: list[str], *, batch_size: int = 256, long: str = "truncate") -> Tensor:
+        """Return unit vectors (B, D) in float32.
+
+        Args:
+            long: what becomes of a text beyond `context_length` tokens: "truncate" ignores its end, with a warning;
+                "windows" reads it in overlapping windows (`text_windows`) and returns the normalised mean of their
+                vectors. Texts that fit are not affected.
 
         Raises:
             BadParameter: not a list of strings.
+            UnknownName: another way than these two.
         """
         check_texts(texts)
+        if long not in LONG_TEXTS:
+            raise unknown_name("way with long texts", long, LONG_TEXTS)
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
-        self._warn_if_cut(texts)
+        rows = self._too_long(texts)
+        if rows and long == "truncate":
+            first, limit = texts[rows[0]], self.context_length
+            warn_fallback(f"{self.name} reads at most {limit} tokens: the end of {len(rows)} of {len(texts)} texts is "
+                          f"ignored, first of {first[:60]!r}... with {self.count_tokens(first)} tokens; shorten it, or "
+                          "read it whole with long='windows', which averages overlapping windows")
+        features = self._encode(texts, batch_size)
+        for i in rows if long == "windows" else []:
+            windows = text_windows(texts[i], self.context_length, self.count_tokens)
+            features[i] = F.normalize(self._encode(windows, batch_size).mean(dim=0), dim=-1)
+        return features
+
+    def _encode(self, texts: list[str], batch_size: int) -> Tensor:
+        """Return the unit vectors of texts whose ends are cut without a word."""
+        quiet = {"warn": False} if isinstance(self.tokenizer, EmojiTokenizer) else {}
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths together: less padding
         parts = []
         for start in range(0, len(order), batch_size):
-            tokens = self.tokenizer([texts[i] for i in order[start:start + batch_size]]).to(self.device)
+            tokens = self.tokenizer([texts[i] for i in order[start:start + batch_size]], **quiet).to(self.device)
             parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1))
         return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
 
-    def _warn_if_cut(self, texts: list[str]) -> None:
-        limit = getattr(self.tokenizer, "context_length", None) or 77
-        if isinstance(self.tokenizer, EmojiTokenizer):
-            return  # it warns by itself
-        long = [t for t in texts if len(t.encode()) + 2 > limit and _count_tokens(self.tokenizer, t) > limit]
-        if long:
-            warn_cut(self.name, limit, long, len(texts), stacklevel=4)
+    def _too_long(self, texts: list[str]) -> list[int]:
+        """Return the indices of texts beyond the context; few bytes are few tokens, and need no counting."""
+        limit = self.context_length
+        return [i for i, t in enumerate(texts) if len(t.encode()) + 2 > limit and self.count_tokens(t) > limit]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -132,8 +163,15 @@ def _input_dtype(tower: nn.Module) -> torch.dtype:
 
 
 def _count_tokens(tokenizer: Any, text: str) -> int:
+    if isinstance(tokenizer, EmojiTokenizer):
+        return tokenizer.count_tokens(text)
     inner = getattr(tokenizer, "tokenizer", None)
-    return len(inner(text, verbose=False)["input_ids"]) if inner is not None else len(tokenizer.encode(text)) + 2
+    if inner is None:  # open_clip's own: byte pairs between two special tokens
+        return len(tokenizer.encode(text)) + 2
+    text = getattr(tokenizer, "clean_fn", str)(text)
+    if getattr(tokenizer, "tokenizer_mode", "") == "clips":  # open_clip adds start, end and class tokens itself
+        return len(inner(text, add_special_tokens=False, verbose=False)["input_ids"]) + 3
+    return len(inner(text, verbose=False)["input_ids"])
 
 
 def embedded_clips() -> list[str]:

@@ -138,9 +138,14 @@ class EmojiTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(minilm_folder(check=False), local_files_only=True)
         self.tokenizer, self.context_length = tokenizer, context_length
 
-    def __call__(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+    def __call__(self, texts: str | list[str], context_length: int | None = None, *, warn: bool = True) -> Tensor:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        return tokenize(self.tokenizer, texts, context_length or self.context_length, name="emoji-clip")["input_ids"]
+        return tokenize(self.tokenizer, texts, context_length or self.context_length,
+                        name="emoji-clip" if warn else None)["input_ids"]
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, the two special ones included, before anything is cut."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 
 def _freeze(transformer: nn.Module) -> None:

@@ -189,12 +189,17 @@ def warn_cut(name: str, limit: int, long: list[str], total: int, *, stacklevel: 
                   f"{long[0][:60]!r}...", stacklevel=stacklevel)
 
 
-def tokenize(tokenizer: Any, texts: list[str], max_length: int, *, name: str) -> Any:
-    """Tokenise to the longest text of the call; texts beyond `max_length` tokens are cut, with one warning."""
+def tokenize(tokenizer: Any, texts: list[str], max_length: int, *, name: str | None) -> Any:
+    """Tokenise to the longest text of the call; texts beyond `max_length` tokens are cut, with one warning.
+
+    Args:
+        name: the reader in the warning; None does not warn, because the caller does.
+    """
     batch = tokenizer(texts, add_special_tokens=True, truncation=False, padding=False, verbose=False)
     long = [t for t, ids in zip(texts, batch["input_ids"], strict=True) if len(ids) > max_length]
     if long:
-        warn_cut(name, max_length, long, len(texts), stacklevel=4)
+        if name is not None:
+            warn_cut(name, max_length, long, len(texts), stacklevel=4)
         batch = tokenizer(texts, add_special_tokens=True, truncation=True, max_length=max_length, padding=False)
     return tokenizer.pad({k: batch[k] for k in ("input_ids", "attention_mask")}, padding=True, return_tensors="pt")
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from t2ilib.encoders import load_clip
 from t2ilib.encoders.foreign import infer_config, is_torchscript, read_state
+from t2ilib.encoders.windows import text_windows
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 
 CONFIG = {"embed_dim": 16,
@@ -179,6 +180,79 @@ def test_text_tower_and_truncation(tiny, tmp_path):
     with pytest.raises(BadParameter, match="list of strings"):
         clip.encode_text("a fish")
     assert clip.model.logit_scale.exp() == clip.logit_scale
+
+
+@pytest.fixture
+def reader(tiny, tmp_path):
+    save_file(tiny.state_dict(), tmp_path / "openai.safetensors")
+    return load_clip(str(tmp_path / "openai.safetensors"))
+
+
+def test_tokens_are_counted_as_the_model_reads_them(reader):
+    assert reader.context_length == 77
+    assert [reader.count_tokens(t) for t in ("", "a fish", "fish " * 76)] == [2, 4, 78]
+    for text in ("A café &amp; a naïve fox!", "x" * 60, "a fish " * 30):
+        assert min(reader.count_tokens(text), 77) == (reader.tokenizer([text])[0] != 0).sum()
+    with pytest.raises(BadParameter, match="list of strings"):
+        reader.count_tokens(3)
+
+
+def test_the_warning_says_which_text_how_long_and_what_to_do(reader):
+    long = "a story of a fish that " * 20
+    with pytest.warns(UserWarning) as caught:
+        reader.encode_text([long, "a fish", long + "swims"], batch_size=1)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    for words in ("a story of a fish that", "at most 77 tokens", "2 of 3 texts", "with 122 tokens", "long='windows'"):
+        assert words in str(caught[0].message)
+
+
+def test_windows_read_the_whole_text_and_leave_short_ones_alone(reader):
+    long = " ".join(f"number {i} of a long story" for i in range(40))
+    other_end = long + " with a red dragon"
+    texts = ["a fish", long, "a red heart", other_end]
+    with pytest.warns(UserWarning, match="2 of 4"):
+        cut = reader.encode_text(texts)
+    assert torch.equal(cut[1], cut[3])  # the end is not read
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = reader.encode_text(texts, long="windows")
+        assert torch.equal(reader.encode_text(texts[::2], long="windows"), reader.encode_text(texts[::2]))
+    assert torch.equal(whole[[0, 2]], cut[[0, 2]])
+    assert (whole[1] - whole[3]).abs().max() > 1e-4 and (whole[1] - cut[1]).abs().max() > 1e-4
+    parts = text_windows(long, 77, reader.count_tokens)
+    assert len(parts) > 3
+    mean = F.normalize(torch.stack([reader.encode_text([p])[0] for p in parts]).mean(0), dim=0)
+    torch.testing.assert_close(whole[1], mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(4))
+
+
+def test_a_giant_word_in_both_ways(reader):
+    giant = "".join("bcdfg"[i * i % 5] + "aeiou"[i % 5] for i in range(200))
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        cut = reader.encode_text([giant])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = reader.encode_text([giant], long="windows")
+    assert (whole - cut).abs().max() > 1e-4 and whole.isfinite().all()
+    with pytest.raises(UnknownName, match="did you mean windows"):
+        reader.encode_text(["a fish"], long="window")
+
+
+def test_other_tokenizers_count_their_own_special_tokens(reader):
+    """The two kinds of open_clip's tokenizer around a Hugging Face one, on MiniLM's word pieces."""
+    from open_clip.tokenizer import HFTokenizer
+
+    from t2ilib.encoders.text import minilm_folder
+
+    text = "two  red   hearts"
+    reader.tokenizer = HFTokenizer(str(minilm_folder(check=False)), context_length=12)
+    assert reader.context_length == 12
+    assert reader.count_tokens(text) == (reader.tokenizer([text]) != 0).sum() == 5
+    reader.tokenizer = HFTokenizer(str(minilm_folder(check=False)), context_length=12, tokenizer_mode="clips")
+    reader.tokenizer.tokenizer.add_special_tokens({"bos_token": "[unused0]", "eos_token": "[unused1]"})
+    full = " ".join(["heart"] * 9)
+    assert reader.count_tokens(full) == 12 and (reader.tokenizer([full]) != 0).all()
+    assert reader.tokenizer([full + " fish"]).tolist() == reader.tokenizer([full]).tolist()  # the tenth word is cut
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 32), (20, 16)])

@@ -1,5 +1,7 @@
 """The embedded CLIP: open_clip underneath, towers of several kinds, checkpoints without MiniLM, guide and judge."""
 
+import warnings
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -158,6 +160,25 @@ def test_text_vectors_do_not_depend_on_the_company(shipped):
     torch.testing.assert_close(many[1:2], clip.encode_text(["a very long text about a heart"]), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(many.norm(dim=1), torch.ones(3))
     assert clip.encode_text([]).shape == (0, 12)
+
+
+def test_long_prompts_of_the_embedded_clip(shipped):
+    clip = load_clip()
+    assert clip.context_length == 77 and clip.count_tokens("a red heart") == 5
+    assert clip.tokenizer.count_tokens("heart " * 100) == 102
+    texts = ["a cat", "heart " * 100, "cat " * 90 + "heart " * 90, "a fish"]
+    with pytest.warns(UserWarning, match="with 102 tokens; shorten it, or read it whole with long='windows'") as caught:
+        cut = clip.encode_text(texts, batch_size=1)  # once for each call, not once for each batch
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = clip.encode_text(texts, batch_size=1, long="windows")
+        cat, heart = clip.encode_text(["cat " * 75, "heart " * 75])
+    assert torch.equal(whole[[0, 3]], cut[[0, 3]])
+    torch.testing.assert_close(cut[2], cat, atol=1e-5, rtol=1e-4)  # nothing but its first 75 words
+    assert whole[2] @ cat < 0.999 and whole[2] @ heart > cut[2] @ heart
+    with pytest.warns(UserWarning, match="at most 77 tokens"):
+        clip.tokenizer(texts)  # who tokenises by himself hears of it too
 
 
 def test_embedded_errors(shipped, tmp_path, monkeypatch):
