@@ -152,6 +152,16 @@ def test_features_that_are_no_numbers_rank_last():
     assert table.agreement == pytest.approx(0.5)  # one picture agrees, the broken one is no order at all
 
 
+def test_a_text_without_a_score_is_the_last_of_the_order():
+    class BlindToBlue(ColourClip):
+        def encode_text(self, texts):
+            return super().encode_text(texts).where(torch.tensor([t != "blue" for t in texts])[:, None], math.nan)
+
+    table = panel(plain("red"), ["red"], {"a": BlindToBlue(), "b": ColourClip()}, distractors=OTHERS)
+    # best last: blue, green, yellow, orange, red beside the same order in which blue and green tie
+    assert table.agreement == pytest.approx(spearmanr([5, 2, 1, 3, 4], [5, 1.5, 1.5, 3, 4]).statistic)
+
+
 def test_pictures_are_shown_whole_on_their_borders_colour():
     tall = torch.rand(2, 3, 9, 4, generator=torch.Generator().manual_seed(1))
     tall[:, :, [0, -1]] = tall[:, :, :, [0, -1]] = torch.tensor([0.2, 0.5, 0.7])[:, None, None]
