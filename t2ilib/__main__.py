@@ -255,11 +255,19 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _add_models(commands: Any) -> None:
-    parser = _command(commands, "models", _models, "List the models that ship with the repository, and those by name.")
+    parser = _command(commands, "models", _models, "List the models that ship with the repository, and those by name.",
+                      "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--convert", nargs=2, metavar=("NAME_OR_PATH", "OUT_FOLDER"),
+                        help="write a VQGAN as safetensors and config.json, which load at once")
 
 
 def _models(args: argparse.Namespace) -> int:
+    if args.convert:
+        from .models.vqgan import convert_vqgan
+
+        print(relative(convert_vqgan(*args.convert)))
+        return 0
     shipped = {}
     for path in sorted(checkpoints_dir().glob("*/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -282,15 +290,18 @@ def _models(args: argparse.Namespace) -> int:
     if named:
         print("by name, downloaded when first used")
         for name, model in named.items():
-            here = "here" if model["here"] else "not here"
-            print(f"  {name:<24} {here:<24} {model['mb']:6.0f} MB    {model['description']}; {model['licence']}")
+            size, codes = (f"{model[k]:,.0f}" if model[k] else "?" for k in ("mb", "codes"))
+            print(f"  {name:<25} {'here' if model['here'] else 'not here':<8} {size:>5} MB  {model['data']:<15} "
+                  f"{codes:>6} codes  f{model['factor']:<2}  {model['licence']}")
     return 0
 
 
 def _catalogue() -> dict[str, dict[str, Any]]:
     from . import assets
 
-    return {name: {"description": asset.description, "mb": asset.about_mb, "licence": asset.licence,
+    return {name: {"data": asset.data, "codes": asset.arguments.get("n_embed"),
+                   "factor": 2 ** (len(asset.arguments["ch_mult"]) - 1), "mb": asset.about_mb,
+                   "licence": asset.licence, "sha256": {f.name: f.sha256 for f in asset.files if not f.optional},
                    "source": asset.source, "here": assets.find(asset)} for name, asset in assets.CATALOGUE.items()}
 
 

@@ -1,4 +1,4 @@
-"""Named weights and data: where they come from, under which licence, and a careful download into a cache.
+"""Named weights and data: a careful download into a cache; `catalogue` says what there is.
 
 A named asset is looked for in the user's folder (`T2I_DATA/<kind>/<name>`), then in the cache
 (`T2I_CACHE/<kind>/<name>`), then at its mirrors. `T2I_OFFLINE=1` (or `HF_HUB_OFFLINE=1`) forbids the last step.
@@ -13,19 +13,22 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import time
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import CheckpointMismatch, MissingAsset, unknown_name
-from .paths import cache_dir, user_data_dir
+from .catalogue import CATALOGUE, Asset, AssetFile, get
+from .errors import CheckpointMismatch, MissingAsset
 
+__all__ = ["CATALOGUE", "Asset", "AssetFile", "fetch", "find", "get"]
 RECORD = "asset.json"
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")  # where one of them is expected, a user's file may be any of them
 CHUNK = 2**20
@@ -33,69 +36,6 @@ TRIES = 4  # failures in a row, without a single new byte, before the next mirro
 WAIT = 1.0  # seconds before the second try, doubled for each further one
 TIMEOUT = 30.0
 Progress = Callable[..., Iterable[bytes]]  # runtime.progress: (chunks of 1 MiB, total=, desc=) -> the same chunks
-
-
-@dataclass(frozen=True)
-class AssetFile:
-    """One file: its name in the asset's folder, mirrors in the order of asking, and what is known of its bytes.
-
-    `about_mb` is what its publisher says; `sha256` is None where none was published. An asset works without its
-    optional files.
-    """
-
-    name: str
-    urls: tuple[str, ...]
-    about_mb: float | None = None
-    sha256: str | None = None
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Asset:
-    """A named set of files; `kind` is the folder it lies in, below T2I_DATA or the cache."""
-
-    name: str
-    kind: str
-    description: str
-    licence: str
-    source: str
-    files: tuple[AssetFile, ...]
-
-    @property
-    def about_mb(self) -> float:
-        """Size of all files together in MB, as far as known."""
-        return sum(f.about_mb or 0 for f in self.files)
-
-    def folders(self) -> list[Path]:
-        """Return where it may lie, in the order of looking; the last one is where a download goes."""
-        return [base / self.kind / self.name for base in (user_data_dir(), cache_dir()) if base is not None]
-
-
-def _taming(name: str, description: str, about_mb: float, *, share: str, ckpt: str, yaml: str) -> Asset:
-    """Describe a network of taming-transformers; its authors publish each file by itself and within a shared folder."""
-    host = "https://heibox.uni-heidelberg.de"
-    return Asset(
-        name, "vqgan", description, "MIT (trained on ImageNet: non-commercial research)",
-        "https://github.com/CompVis/taming-transformers",
-        (AssetFile("model.yaml", (f"{host}/f/{yaml}/?dl=1", f"{host}/d/{share}/files/?p=%2Fconfigs%2Fmodel.yaml&dl=1"),
-                   optional=True),  # the tensors' shapes tell the same
-         AssetFile("last.ckpt", (f"{host}/f/{ckpt}/?dl=1", f"{host}/d/{share}/files/?p=%2Fckpts%2Flast.ckpt&dl=1"),
-                   about_mb=about_mb)))
-
-
-CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (
-    _taming("vqgan-imagenet-f16-1024", "VQGAN, 1,024 codes of 16 x 16 pixels, ImageNet", 958,
-            share="8088892a516d4e3baf92", ckpt="140747ba53464f49b476", yaml="6ecf2af6c658432c8298"),
-    _taming("vqgan-imagenet-f16-16384", "VQGAN, 16,384 codes of 16 x 16 pixels, ImageNet", 980,
-            share="a7530b09fed84f80a887", ckpt="867b05fc8c4841768640", yaml="274fb24ed38341bfa753"),
-)}
-
-
-def get(name: str) -> Asset:
-    """Return the catalogue's entry; a misspelt name is answered with the nearest ones (UnknownName)."""
-    if name not in CATALOGUE:
-        raise unknown_name("asset", name, CATALOGUE)
-    return CATALOGUE[name]
 
 
 def find(asset: str | Asset) -> Path | None:
@@ -152,7 +92,9 @@ def _by_hand(asset: Asset, reason: str) -> str:
     def said(file: AssetFile) -> str:
         size = f", about {file.about_mb:.0f} MB" if file.about_mb else ""
         without = " (it also works without)" if file.optional else ""
-        return f"its {Path(file.name).suffix}{without} ({file.name}{size}, from {' or '.join(file.urls)})"
+        packed = " out of the zip archive" if file.member else ""
+        where = f", from {' or '.join(file.urls)}" if file.urls else ", no address is known"
+        return f"its {Path(file.name).suffix}{without} ({file.name}{packed}{size}{where})"
 
     folders = asset.folders()
     where = str(folders[0]) if len(folders) > 1 else f"{folders[0]} (or below the folder that T2I_DATA names)"
@@ -245,7 +187,7 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
         for left in folder.glob(f"{file.name}.*.part*"):
             left.unlink()
         return
-    reason = f"{file.name} could not be downloaded ({'; '.join(problems)})"
+    reason = f"{file.name} could not be downloaded ({'; '.join(problems) or 'no address is known'})"
     if not file.optional:
         raise MissingAsset(_by_hand(asset, reason))
     warnings.warn(f"{asset.name}: {reason}; it works without", stacklevel=3)
@@ -253,6 +195,7 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
 
 def _accept(folder: Path, file: AssetFile, part: Path, url: str) -> None:
     """Give a finished download its name, if it is what was asked for; else delete it."""
+    part = _extract(part, file.member) if file.member else part
     sha256, size, expected = _sha256(part), part.stat().st_size, _expected(folder, file)
     problem = ""
     if expected and sha256 != expected:
@@ -265,6 +208,25 @@ def _accept(folder: Path, file: AssetFile, part: Path, url: str) -> None:
         raise _Refused(problem)
     _record(folder, file, part, url, sha256)  # before the rename: what has its name has its hash
     os.replace(part, folder / file.name)
+
+
+def _extract(archive: Path, member: str) -> Path:
+    """Take the member, in whatever folder it lies, out of a zip archive and delete the archive; CRCs are checked."""
+    part = archive.with_name(f"{archive.name}.out")
+    try:
+        with zipfile.ZipFile(archive) as content:
+            found = [n for n in content.namelist() if PurePosixPath(n).name == member]
+            if len(found) != 1:
+                held = ", ".join(content.namelist()[:4]) or "nothing"
+                raise zipfile.BadZipFile(f"it must hold one {member}, and holds {held}")
+            with content.open(found[0]) as source, open(part, "wb") as target:
+                shutil.copyfileobj(source, target, CHUNK)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: it is encrypted
+        for path in (archive, part):
+            path.unlink(missing_ok=True)
+        raise _Refused(f"no usable zip archive: {error}") from error
+    archive.unlink()
+    return part
 
 
 def _transfer_with_retries(url: str, part: Path, progress: Progress, *, desc: str) -> None:
@@ -296,6 +258,8 @@ def _transfer(url: str, part: Path, progress: Progress, *, desc: str) -> None:
     if have and known.get("total") == have:
         return
     headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity"}
+    if "/content/links/" in url:  # koofr's shares serve only those who come from the page of the share
+        headers["Referer"] = url.partition("/files/get/")[0].replace("/content/links/", "/links/")
     resume = bool(have and known.get("total"))
     if resume:
         headers["Range"] = f"bytes={have}-"

@@ -14,6 +14,7 @@ ROOT = repo_root() / "t2ilib"
 BOXES = [
     {"errors"},
     {"paths"},
+    {"catalogue"},
     {"assets"},
     {"runtime", "checkpoint", "record", "profiles", "parameters", "picture_file", "film_formats"},
     {"kernels"},

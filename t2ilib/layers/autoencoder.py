@@ -35,13 +35,13 @@ class _Level(nn.Module):
 
 
 class _Middle(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention (or nothing), residual block at the lowest resolution."""
 
-    def __init__(self, *, channels: int, dropout: float, norm_groups: int):
+    def __init__(self, *, channels: int, attention: bool, dropout: float, norm_groups: int):
         super().__init__()
         sizes = {"in_channels": channels, "out_channels": channels, "dropout": dropout, "norm_groups": norm_groups}
         self.block_1 = ResnetBlock(**sizes)
-        self.attn_1 = AttnBlock(channels=channels, norm_groups=norm_groups)
+        self.attn_1 = AttnBlock(channels=channels, norm_groups=norm_groups) if attention else nn.Identity()
         self.block_2 = ResnetBlock(**sizes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +58,7 @@ class Encoder(nn.Module):
         resolution: side that decides where attention goes; other sides can be encoded all the same.
         z_channels: channels of the result, twice as many with double_z (mean and log variance).
         resamp_with_conv: strided convolution instead of average pooling.
+        mid_attention: attention between the two blocks at the lowest resolution.
 
     Shapes:
         x: (B, in_channels, H, W) -> (B, z_channels, H / f, W / f)
@@ -66,7 +67,7 @@ class Encoder(nn.Module):
     def __init__(
         self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, attn_resolutions: Sequence[int],
         in_channels: int, resolution: int, z_channels: int, double_z: bool = False, dropout: float = 0.0,
-        resamp_with_conv: bool = True, norm_groups: int = 32,
+        resamp_with_conv: bool = True, mid_attention: bool = True, norm_groups: int = 32,
     ):  # fmt: skip
         super().__init__()
         widths = [ch] + [ch * m for m in ch_mult]
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
             if i < len(ch_mult) - 1:
                 level.downsample = Downsample(channels=widths[i + 1], with_conv=resamp_with_conv)
             self.down.append(level)
-        self.mid = _Middle(channels=widths[-1], dropout=dropout, norm_groups=norm_groups)
+        self.mid = _Middle(channels=widths[-1], attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
         self.norm_out = group_norm(widths[-1], norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
@@ -103,12 +104,12 @@ class Decoder(nn.Module):
     def __init__(
         self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, attn_resolutions: Sequence[int],
         out_ch: int, resolution: int, z_channels: int, dropout: float = 0.0, resamp_with_conv: bool = True,
-        norm_groups: int = 32,
+        mid_attention: bool = True, norm_groups: int = 32,
     ):  # fmt: skip
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = _Middle(channels=widths[-1], dropout=dropout, norm_groups=norm_groups)
+        self.mid = _Middle(channels=widths[-1], attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
         levels = []
         for i in range(len(ch_mult)):  # indexed by resolution like the encoder's, run from the last to the first
             level = _Level(

@@ -91,6 +91,9 @@ def _restricted_pickle() -> types.SimpleNamespace:
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint file by name; nothing in the file is executed.
 
+    Where the format allows it (files of torch >= 1.6) the tensors are mapped, not read: of the 4 GB of a transformer
+    only the first stage that is then used comes into memory. Do not change the file while they are in use.
+
     Raises:
         MissingAsset: there is no such file.
         CheckpointMismatch: the file is damaged, is a TorchScript archive, or holds no tensors.
@@ -106,8 +109,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
                 raise CheckpointMismatch(f"{path} is a TorchScript program, not a checkpoint; give the .ckpt file")
+    with open(path, "rb") as file:
+        mmap = file.read(4) == b"PK\x03\x04"  # older files can only be read as a whole
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle())
+        content = torch.load(path, map_location="cpu", weights_only=False, mmap=mmap,
+                             pickle_module=_restricted_pickle())
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         raise CheckpointMismatch(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); download it again"
@@ -167,11 +173,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if params.get("remap") is not None:
         raise BadParameter(f"{path}: remapped codes are not supported; use a checkpoint without 'remap'")
     ddconfig = dict(params["ddconfig"])
-    if ddconfig.pop("attn_type", "vanilla") != "vanilla":
-        raise BadParameter(f"{path}: attn_type must be 'vanilla'; other attentions are not supported")
+    attention = str(ddconfig.pop("attn_type", "vanilla")).lower()
+    if attention not in ("vanilla", "none"):
+        raise BadParameter(f"{path}: attn_type must be 'vanilla' or 'none'; other attentions are not supported")
     strange = sorted(ddconfig.keys() - set(_DDCONFIG))
     if strange:
         raise BadParameter(f"{path}: ddconfig has options that are not supported: {', '.join(strange)}")
+    if attention == "none":
+        ddconfig.update(mid_attention=False, attn_resolutions=[])
     return {**ddconfig, "embed_dim": params["embed_dim"], "n_embed": params["n_embed"], "quantizer": _KINDS[kind]}
 
 
@@ -200,6 +209,7 @@ def infer_config(state: Mapping[str, Tensor], *, resolution: int = _PUBLISHED_RE
         "ch_mult": [width // ch for width in widths],
         "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
         "attn_resolutions": [resolution // 2**i for i in attention],
+        "mid_attention": "encoder.mid.attn_1.norm.weight" in state,
         "resamp_with_conv": levels == 1 or "encoder.down.0.downsample.conv.weight" in state,
     }
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import assets, runtime
-from ..checkpoint import CONFIG, configurable, load_model, load_strict
+from ..checkpoint import CONFIG, configurable, load_model, load_strict, save_model
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..kernels import nearest_code
 from ..layers.autoencoder import Decoder, Encoder
@@ -25,13 +25,9 @@ from . import taming_format
 QUANTIZERS = ("vq", "gumbel")
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
-_F16 = {"embed_dim": 256, "z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4],
-        "num_res_blocks": 2, "attn_resolutions": [16]}  # fmt: skip
-# Published networks by name (`assets` tells where they are), and the arguments that their files must agree with.
+# Published networks by name, and the arguments that their files must agree with, as far as they were published.
 VQGAN_MODELS: dict[str, dict[str, Any]] = {
-    "vqgan-imagenet-f16-1024": {**_F16, "n_embed": 1024, "quantizer": "vq"},
-    "vqgan-imagenet-f16-16384": {**_F16, "n_embed": 16384, "quantizer": "vq"},
-}
+    name: asset.arguments for name, asset in assets.CATALOGUE.items() if asset.kind == "vqgan"}
 
 
 @configurable
@@ -53,6 +49,7 @@ class VQGAN(nn.Module):
         attn_resolutions: sides at which attention follows the blocks.
         dropout: inside residual blocks, while training.
         resamp_with_conv: convolutions when changing resolution.
+        mid_attention: attention between the two innermost blocks of encoder and decoder.
         quantizer: "vq" (nearest code) or "gumbel" (code of the largest logit; needs embed_dim = z_channels).
         beta: weight of the commitment term.
         norm_groups: groups of every GroupNorm.
@@ -73,8 +70,8 @@ class VQGAN(nn.Module):
         self, *, embed_dim: int = 256, n_embed: int = 1024, z_channels: int = 256, resolution: int = 256,
         in_channels: int = 3, out_ch: int = 3, ch: int = 128, ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
         num_res_blocks: int = 2, attn_resolutions: Sequence[int] = (16,), double_z: bool = False, dropout: float = 0.0,
-        resamp_with_conv: bool = True, quantizer: str = "vq", beta: float = 0.25, norm_groups: int = 32,
-        patch_size: int = 1,
+        resamp_with_conv: bool = True, mid_attention: bool = True, quantizer: str = "vq", beta: float = 0.25,
+        norm_groups: int = 32, patch_size: int = 1,
     ):  # fmt: skip
         super().__init__()
         sizes = {"embed_dim": embed_dim, "n_embed": n_embed, "z_channels": z_channels, "len(ch_mult)": len(ch_mult),
@@ -85,7 +82,8 @@ class VQGAN(nn.Module):
         common = {
             "ch": ch, "ch_mult": tuple(ch_mult), "num_res_blocks": num_res_blocks, "z_channels": z_channels,
             "resolution": resolution // patch_size, "attn_resolutions": tuple(attn_resolutions),
-            "dropout": dropout, "resamp_with_conv": resamp_with_conv, "norm_groups": norm_groups,
+            "dropout": dropout, "resamp_with_conv": resamp_with_conv, "mid_attention": mid_attention,
+            "norm_groups": norm_groups,
         }  # fmt: skip
         self.encoder = Encoder(in_channels=in_channels * patch_size**2, **common)
         self.decoder = Decoder(out_ch=out_ch * patch_size**2, **common)
@@ -190,8 +188,9 @@ def load_vqgan(name_or_path: str | Path, *, device: torch.device | str = "cpu") 
     """Load a VQGAN in eval mode, without gradients for its weights.
 
     Args:
-        name_or_path: a shipped checkpoint (`emoji-vqgan`), a published network (`vqgan-imagenet-f16-16384`), a folder
-            with `config.json` or with a taming `.yaml` and `.ckpt`, or a checkpoint file.
+        name_or_path: a shipped checkpoint (`emoji-vqgan`), a published network (`vqgan-imagenet-f16-16384`, and those
+            that `python -m t2ilib models` lists), a folder with `config.json` or with a taming `.yaml` and `.ckpt`, or
+            a checkpoint file.
         device: where to put it.
 
     Raises:
@@ -234,6 +233,23 @@ def load_taming_checkpoint(
     state = taming_format.generator_state(taming_format.read_checkpoint(ckpt), source=str(ckpt))
     arguments = taming_format.infer_config(state) if config is None else taming_format.read_config(config)
     return _build(arguments, state, source=str(ckpt), device=device)
+
+
+def convert_vqgan(name_or_path: str | Path, folder: str | Path) -> Path:
+    """Write what `load_vqgan` loads as safetensors and `config.json`, and return the folder; bits are kept.
+
+    Training state, losses and transformer stay behind: the result is several times smaller and loads at once.
+
+    Raises:
+        BadParameter: the folder holds something already.
+        and what `load_vqgan` raises.
+    """
+    name, folder = str(name_or_path), Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadParameter(f"{folder} exists and is not an empty folder; give a new one")
+    asset = assets.CATALOGUE.get(name)
+    origin = {"licence": asset.licence, "source": asset.source, "data": asset.data} if asset else {}
+    return save_model(folder, load_vqgan(name), converted_from=Path(name).name, **origin)
 
 
 def _build(arguments: dict[str, Any], state: dict[str, Tensor], *, source: str, device: torch.device | str) -> VQGAN:
