@@ -73,7 +73,8 @@ _LDM = "https://ommer-lab.com/files/latent-diffusion"
 _TAMING, _LATENT = "https://github.com/CompVis/taming-transformers", "https://github.com/CompVis/latent-diffusion"
 
 _F16 = {"embed_dim": 256, "z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4],
-        "num_res_blocks": 2, "attn_resolutions": [16], "quantizer": "vq"}
+        "num_res_blocks": 2, "attn_resolutions": [16], "mid_attention": True, "in_channels": 3, "out_ch": 3,
+        "quantizer": "vq"}
 _GUMBEL_F8 = {**_F16, "n_embed": 8192, "ch_mult": [1, 1, 2, 4], "attn_resolutions": [32], "quantizer": "gumbel"}
 _LDM_F4 = {**_F16, "embed_dim": 3, "z_channels": 3, "n_embed": 8192, "ch_mult": [1, 2, 4], "attn_resolutions": []}
 _LDM_F8 = {**_F16, "embed_dim": 4, "z_channels": 4, "ch_mult": [1, 2, 2, 4], "attn_resolutions": [32]}

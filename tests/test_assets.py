@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import socket
 import threading
+import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,7 +14,7 @@ import pytest
 
 from t2ilib import assets
 from t2ilib.assets import Asset, AssetFile
-from t2ilib.errors import CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.errors import CheckpointMismatch, MissingAsset
 
 DATA = bytes(range(256)) * 8000  # 2 MB: two chunks
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -277,22 +279,64 @@ def test_of_several_at_once_one_downloads(server):
     assert len(folders) == 3 and len(set(folders)) == 1 and len(page.requests) == 1
 
 
-def test_catalogue_is_complete_and_invents_nothing():
-    with pytest.raises(UnknownName, match="did you mean vqgan-imagenet-f16-16384"):
-        assets.fetch("vqgan-imagenet-f16-1638")
-    for name, asset in assets.CATALOGUE.items():
-        assert asset.name == name and asset.licence and asset.description and asset.source.startswith("https://")
-        assert asset.about_mb > 0 and any(not f.optional for f in asset.files)
-        for file in asset.files:
-            assert len(set(file.urls)) == len(file.urls) >= 2
-            assert all(url.startswith("https://") for url in file.urls)
-            assert file.sha256 is None or len(file.sha256) == 64
+def zipped(**members):
+    """The bytes of a zip archive; names with `__` lie in a folder."""
+    with io.BytesIO() as out:
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name.replace("__", "/") + ".ckpt", data)
+        return out.getvalue()
 
 
-def test_each_published_vqgan_is_in_the_catalogue():
-    from t2ilib.models.vqgan import VQGAN_MODELS
+@pytest.mark.parametrize("member", ["model", "vq-f8__model"])
+def test_member_of_a_zip_archive_is_taken_out_and_recorded(server, member):
+    archive = zipped(other=b"x", **{member: DATA})
+    server.pages["/a.zip"] = page = Page(archive, cuts=[len(archive) // 2])
+    asset = asset_at(server, "/a.zip", name="model.ckpt", member="model.ckpt", about_mb=2.0)
+    folder = assets.fetch(asset)
+    assert (folder / "model.ckpt").read_bytes() == DATA and leftovers(folder) == ["asset.json", "model.ckpt"]
+    assert json.loads((folder / "asset.json").read_text())["model.ckpt"]["sha256"] == SHA
+    assert len(page.requests) == 2  # it broke off once
+    assert assets.fetch(asset) == folder and len(page.requests) == 2
+    (folder / "model.ckpt").unlink()
+    page.data, page.etag = zipped(model=DATA[::-1]), '"two"'
+    with pytest.raises(MissingAsset, match="asset.json at an earlier download"):
+        assets.fetch(asset)
 
-    assert {n for n, a in assets.CATALOGUE.items() if a.kind == "vqgan"} == set(VQGAN_MODELS)
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda z: z[:900] + bytes([z[900] ^ 255]) + z[901:], "no usable zip archive"),
+    (lambda z: z[: len(z) // 2], "no usable zip archive: File is not a zip file"),
+    (lambda z: zipped(other=b"x"), "it must hold one model.ckpt, and holds other.ckpt"),
+    (lambda z: zipped(model=DATA[::-1]), "SHA-256 is"),
+], ids=["damaged", "cut", "other", "exchanged"])
+def test_unusable_archive_is_refused_and_the_next_mirror_asked(server, damage, said):
+    sound = zipped(model=DATA)
+    server.pages["/bad.zip"], server.pages["/a.zip"] = Page(damage(sound)), Page(sound)
+    known = {"name": "model.ckpt", "member": "model.ckpt", "sha256": SHA}
+    with pytest.raises(MissingAsset, match=said) as caught:
+        assets.fetch(asset_at(server, "/bad.zip", **known))
+    assert "model.ckpt out of the zip archive" in str(caught.value)
+    folder = assets.fetch(asset_at(server, "/bad.zip", "/a.zip", **known))
+    assert (folder / "model.ckpt").read_bytes() == DATA and leftovers(folder) == ["asset.json", "model.ckpt"]
+
+
+def test_without_an_address_it_says_how_to_do_it_by_hand(server, tmp_path):
+    asset = asset_at(server)
+    with pytest.raises(MissingAsset, match=r"a\.ckpt could not be downloaded \(no address is known\).*put its \.ckpt"):
+        assets.fetch(asset)
+    folder = tmp_path / "cache" / "vqgan" / "thing"
+    (folder / "mine.pt").write_bytes(b"x")
+    assert assets.fetch(asset) == folder
+
+
+def test_shares_that_want_to_know_where_one_comes_from(server):
+    server.pages["/content/links/12ab/files/get/a?path=%2Fa"] = page = Page()
+    server.pages["/plain"] = plain = Page()
+    assets.fetch(asset_at(server, "/content/links/12ab/files/get/a?path=%2Fa"))
+    assert page.requests[0]["Referer"] == server.url + "/links/12ab"
+    assets.fetch(replace(asset_at(server, "/plain"), name="other"))
+    assert "Referer" not in plain.requests[0]
 
 
 def write_taming_files(folder, model, arguments):
@@ -302,9 +346,10 @@ def write_taming_files(folder, model, arguments):
 
     state = {**model.state_dict(), "loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4)}
     torch.save({"epoch": 1, "global_step": 2, "state_dict": state, "optimizer_states": []}, folder / "last.ckpt")
-    ddconfig = {k: v for k, v in arguments.items() if k not in ("embed_dim", "n_embed", "quantizer")}
+    ours = ("embed_dim", "n_embed", "quantizer", "mid_attention")
+    ddconfig = {k: v for k, v in arguments.items() if k not in ours}
     params = {"embed_dim": arguments["embed_dim"], "n_embed": arguments["n_embed"],
-              "ddconfig": {**ddconfig, "double_z": False, "in_channels": 3, "out_ch": 3, "dropout": 0.0},
+              "ddconfig": {**ddconfig, "double_z": False, "dropout": 0.0},
               "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"base_learning_rate": 4.5e-6, "params": params,
                                                                  "target": "taming.models.vqgan.VQModel"}}))
@@ -325,7 +370,8 @@ def test_load_vqgan_downloads_by_name(server, tmp_path, monkeypatch):
     for path in ("last.ckpt", "model.yaml"):
         server.pages[f"/{path}"] = Page((tmp_path / path).read_bytes())
     entry = assets.CATALOGUE[name]
-    files = tuple(replace(f, urls=(server.url + "/gone", f"{server.url}/{f.name}"), about_mb=None) for f in entry.files)
+    files = tuple(replace(f, urls=(server.url + "/gone", f"{server.url}/{f.name}"), about_mb=None, sha256=None)
+                  for f in entry.files)
     monkeypatch.setitem(assets.CATALOGUE, name, replace(entry, files=files))
     monkeypatch.setitem(vqgan.VQGAN_MODELS, name, arguments)
     loaded = vqgan.load_vqgan(name)
@@ -337,21 +383,3 @@ def test_load_vqgan_downloads_by_name(server, tmp_path, monkeypatch):
     (assets.find(name) / "last.ckpt").write_bytes(b"damaged")
     with pytest.raises(CheckpointMismatch, match="delete it"):
         vqgan.load_vqgan(name)
-
-
-def test_models_command_lists_the_catalogue(tmp_path, monkeypatch, capsys):
-    from t2ilib.__main__ import main
-
-    monkeypatch.delenv("T2I_DATA", raising=False)
-    monkeypatch.setenv("T2I_CACHE", str(tmp_path))
-    folder = tmp_path / "vqgan" / "vqgan-imagenet-f16-1024"
-    folder.mkdir(parents=True)
-    (folder / "last.ckpt").write_bytes(b"x")
-    assert main(["models"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "imagenet" in line}
-    assert " here " in lines["vqgan-imagenet-f16-1024"] and "not here" not in lines["vqgan-imagenet-f16-1024"]
-    assert "not here" in lines["vqgan-imagenet-f16-16384"] and "980 MB" in lines["vqgan-imagenet-f16-16384"]
-    assert "MIT" in lines["vqgan-imagenet-f16-16384"]
-    assert main(["models", "--json"]) == 0
-    named = json.loads(capsys.readouterr().out)["by_name"]
-    assert named["vqgan-imagenet-f16-1024"]["here"] == str(folder) and named["vqgan-imagenet-f16-16384"]["here"] is None

@@ -34,9 +34,9 @@ def write_yaml(path, *, target="taming.models.vqgan.VQModel", nested=False, embe
     return path
 
 
-def make_model(quantizer="vq"):
+def make_model(quantizer="vq", **changes):
     torch.manual_seed(0)
-    return VQGAN(**DDCONFIG, embed_dim=8, n_embed=24, quantizer=quantizer).eval()
+    return VQGAN(**{**DDCONFIG, **changes}, embed_dim=8, n_embed=24, quantizer=quantizer).eval()
 
 
 def lightning_file(path, state, **options):
@@ -136,10 +136,22 @@ def test_configuration_is_worked_out_from_shapes(tmp_path, quantizer):
     assert {k: model.config[k] for k in inferred} == inferred
 
 
+@pytest.mark.parametrize("levels", [[], [8]])  # which resolutions are listed is without effect there
+def test_configuration_without_any_attention(tmp_path, levels):
+    model = make_model(attn_resolutions=[], mid_attention=False)
+    ckpt = lightning_file(tmp_path / "a.ckpt", full_state(model))
+    config = write_yaml(tmp_path / "model.yaml", target="ldm.models.autoencoder.VQModel", attn_type="none",
+                        attn_resolutions=levels)
+    assert_same(load_taming_checkpoint(config, ckpt), model)
+    assert_same(load_taming_checkpoint(None, ckpt), model)
+    with pytest.raises(CheckpointMismatch, match="mid_attention is False in the configuration and True in the file"):
+        load_taming_checkpoint(config, lightning_file(tmp_path / "b.ckpt", full_state(make_model())))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_embed": 48}, "n_embed is 48 in the configuration and 24 in the file"),
+        ({"attn_type": "vanilla", "n_embed": 48}, "n_embed is 48 in the configuration and 24 in the file"),
         ({"ch_mult": [1, 1, 2]}, r"ch_mult is \[1, 1, 2\] in the configuration and \[1, 2, 2\] in the file"),
         ({"num_res_blocks": 2, "ch": 64}, "ch is 64 .* and 32 .*num_res_blocks is 2 .* and 1 "),
         ({"attn_resolutions": [16]}, r"attn_resolutions is \[16\] in the configuration and \[8\] in the file"),

@@ -19,6 +19,9 @@ CONFIGS = {
                                    z_channels=8),
     "gumbel f8 layout, narrow": dict(ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=2, attn_resolutions=(8, 16),
                                      resolution=64, z_channels=16),
+    "latent diffusion f4 layout without attention, narrow": dict(
+        ch=32, ch_mult=(1, 2, 4), num_res_blocks=1, attn_resolutions=(), resolution=64, z_channels=3,
+        mid_attention=False),
     "average pooling": dict(ch=32, ch_mult=(2, 1), num_res_blocks=1, attn_resolutions=(32,), resolution=32,
                             z_channels=4, resamp_with_conv=False),
 }  # fmt: skip
@@ -40,7 +43,10 @@ def test_encoder_and_decoder_equal_taming_in_values_and_gradients(name, layout):
             p.add_(0.02 * torch.randn_like(p))
     with contextlib.redirect_stdout(io.StringIO()):
         sizes = {"in_channels": 3, "out_ch": 3, "double_z": False, **config}
+        middle = sizes.pop("mid_attention", True)
         encoder, decoder = TamingEncoder(**sizes), TamingDecoder(**sizes)
+    if not middle:  # what latent diffusion makes of attn_type: none
+        encoder.mid.attn_1, decoder.mid.attn_1 = torch.nn.Identity(), torch.nn.Identity()
     encoder.load_state_dict(model.encoder.state_dict())
     decoder.load_state_dict(model.decoder.state_dict())
     model = model.to(memory_format=layout)
