@@ -259,7 +259,7 @@ def _add_models(commands: Any) -> None:
                       "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--convert", nargs=2, metavar=("NAME_OR_PATH", "OUT_FOLDER"),
-                        help="write a VQGAN as safetensors and config.json, which load at once")
+                        help="write a VQGAN as safetensors and config.json, without training state")
 
 
 def _models(args: argparse.Namespace) -> int:

@@ -238,7 +238,8 @@ def load_taming_checkpoint(
 def convert_vqgan(name_or_path: str | Path, folder: str | Path) -> Path:
     """Write what `load_vqgan` loads as safetensors and `config.json`, and return the folder; bits are kept.
 
-    Training state, losses and transformer stay behind: the result is several times smaller and loads at once.
+    Training state, losses and transformer stay behind: what is left of a 4 GB file are 300 MB, and a load checks the
+    hash of no more than these.
 
     Raises:
         BadParameter: the folder holds something already.
