@@ -76,7 +76,7 @@ class Augmentations:
     gaussian: float = 0.0
     gaussian_std: float = 1.0
     elastic: float = 0.0
-    elastic_strength: float = 0.02
+    elastic_strength: float = 0.018
     thin_plate: float = 0.0
     thin_plate_strength: float = 0.8
     erase_aspect: float = 2.0
@@ -127,7 +127,7 @@ PUBLISHED = {
     "affine": {"affine": 0.7, "degrees": 15, "translate": 0.1, "shear": 5},
     "rotation": {"rotate": 0.7, "rotate_degrees": 15},
     "perspective": {"perspective": 0.7, "distortion": 0.7},
-    "elastic": {"elastic": 0.7, "elastic_strength": 0.02},
+    "elastic": {"elastic": 0.7, "elastic_strength": 0.018},
     "thin_plate": {"thin_plate": 0.7, "thin_plate_strength": 0.8},
     "crop": {"crop": 0.5, "crop_area": (0.25, 1.0), "crop_ratio": (1.0, 1.0)},
     "resized_crop": {"crop": 0.5, "crop_area": (0.1, 1.0), "crop_ratio": (3 / 4, 4 / 3)},

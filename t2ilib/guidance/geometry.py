@@ -3,6 +3,7 @@
 All matrices take output to picture, both in [-1, 1] between outer edges, and stand to the right of what they happen in.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -128,6 +129,7 @@ def control_shifts(u: dict[str, Tensor], shifts: Tensor, a: Augmentations) -> Te
     return torch.cat([on[..., None] * elastic, plate], dim=-1)
 
 
+@functools.lru_cache(maxsize=4)
 def bend_basis(size: int) -> Tensor:
     """Return how much each control point's shift counts at each output pixel, (ELASTIC**2 + 5, size * size), float64.
 

@@ -23,7 +23,7 @@ def centre_jacobian(matrix: Tensor, image_size: tuple[int, int], size: int) -> T
 
 
 def _positions(matrix: Tensor, size: int, part: slice, bend: Tensor | None) -> Tensor:
-    """Return where the output pixels' centres of the cutouts `part` lie in the picture, (B, n, size, size, 2), x and y.
+    """Return where the output pixels of the cutouts `part` lie in the picture, (B, n, size, size, 2) in (x, y).
 
     The product runs over all cutouts because its rounding depends on their number, and a part is to get the same bits.
     """
