@@ -89,6 +89,7 @@ CUTOUT_METHODS = {
     # (`pool=True` does that here) and zooms are filled by reflection
     "wide_zoom": CutoutMethod(parts=((0.6, ZOOM), (0.4, WIDE))),
 }
+ALIASES = {"updatedpooling": "pooled"}  # names that other tools use
 
 
 def resolve_method(value: str | CutoutMethod) -> CutoutMethod:
@@ -99,9 +100,10 @@ def resolve_method(value: str | CutoutMethod) -> CutoutMethod:
     """
     if isinstance(value, CutoutMethod):
         return value
-    if value not in CUTOUT_METHODS:
+    name = ALIASES.get(value, value)
+    if name not in CUTOUT_METHODS:
         raise unknown_name("cutout method", str(value), CUTOUT_METHODS)
-    return CUTOUT_METHODS[value]
+    return CUTOUT_METHODS[name]
 
 
 def draw_method(name_or_method: str | CutoutMethod, generators: Sequence[torch.Generator], num: int,

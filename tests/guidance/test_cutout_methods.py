@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance.augment import AUGMENTATIONS, resolve_augmentations
-from t2ilib.guidance.cutout_methods import CUTOUT_METHODS, CutoutMethod, draw_method
+from t2ilib.guidance.cutout_methods import CUTOUT_METHODS, CutoutMethod, draw_method, resolve_method
 from t2ilib.guidance.cutouts import CutoutParameters, apply_cutouts, draw_cutouts
 from t2ilib.guidance.warping import centre_jacobian, pooled
 
@@ -103,6 +103,7 @@ def test_methods_of_ones_own_and_misspelt_names():
     p = draw_method(CutoutMethod(parts=((1, crops), (3, whole))), streams(0), 8, SIZE, cut_size=16)
     assert (p.matrix[0, :2, 0, 0] > 0).all() and (p.matrix[0, 2:, 0, 0] < 0).all()
     assert not p.noise[0, :2].any() and p.noise[0, 2:].all()
+    assert resolve_method("updatedpooling") is CUTOUT_METHODS["pooled"]
     with pytest.raises(UnknownName, match="latest"):
         draw_method("lates", streams(0), 4, SIZE, cut_size=16)
     with pytest.raises(UnknownName, match="did you mean cut_pow"):
