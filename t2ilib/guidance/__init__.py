@@ -2,6 +2,7 @@
 
 from .augment import AUGMENTATIONS, Augmentations
 from .config import GuidanceConfig, options_table
+from .cutout_methods import CUTOUT_METHODS, CutoutMethod, draw_method
 from .cutouts import CutoutParameters, apply_cutouts, draw_cutouts, warp, whole_picture
 from .latents import Basis, FreeLatents, Prior, SubspaceLatents
 from .loop import Preview, Result, vqgan_clip
@@ -12,10 +13,10 @@ from .prompts import Prompt, load_prompts, parse_prompt, parse_prompts
 from .targets import Targets, embed_prompts, prompt_loss, spherical_distance
 
 __all__ = [
-    "AUGMENTATIONS", "Augmentations", "Basis", "CutoutParameters", "FreeLatents", "GuidanceConfig", "Guides",
-    "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "Targets", "apply_cutouts",
-    "clamp_with_grad", "draw_cutouts", "embed_prompts", "fit_picture", "frozen", "load_picture", "load_prompts",
-    "noise_picture", "options_table", "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad",
-    "resample", "spherical_distance", "straight_through", "total_variation", "vqgan_clip", "warp", "whole_picture",
-    "z_bounds",
+    "AUGMENTATIONS", "Augmentations", "Basis", "CUTOUT_METHODS", "CutoutMethod", "CutoutParameters", "FreeLatents",
+    "GuidanceConfig", "Guides", "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "Targets",
+    "apply_cutouts", "clamp_with_grad", "draw_cutouts", "draw_method", "embed_prompts", "fit_picture", "frozen",
+    "load_picture", "load_prompts", "noise_picture", "options_table", "parse_prompt", "parse_prompts", "prompt_loss",
+    "render", "replace_grad", "resample", "spherical_distance", "straight_through", "total_variation", "vqgan_clip",
+    "warp", "whole_picture", "z_bounds",
 ]

@@ -72,6 +72,8 @@ class GuidanceConfig:
     init_image: str | None = option(None, "start", "file for init `image`, or a PNG made here for `previous`")
     mask: str | Sequence[float] | None = option(None, "start", "where `init_image` may change, all else is kept: a "
                                                 "picture, white there, or a box (x0, y0, x1, y1) in shares")
+    redraw: float = option(0.0, "start", "how far the prior draws the start anew for the prompt: 0 not at all, 1 with "
+                           "nothing of it left", low=0, high=1)
     candidates: int = option(1, "start", "starts for each picture, of which the guides keep the best", low=1,
                              whole=True)
     select_cutouts: int = option(4, "start", "augmented views, beside the whole picture, by which they choose", low=0,
@@ -150,6 +152,8 @@ class GuidanceConfig:
         if (self.init in ("image", "previous")) != (self.init_image is not None):
             raise BadParameter(f"init={self.init!r} and init_image={self.init_image!r} contradict each other: "
                                "init_image goes with init='image' or 'previous', and only with these")
+        if self.redraw and self.init == "prior":
+            raise BadParameter("redraw is for starts that are not the prior's own; leave it out, or change init")
         if self.mask is not None:
             if self.init_image is None:
                 raise BadParameter("mask says which part of init_image is kept; give init='image' and init_image")

@@ -71,6 +71,22 @@ class DiffusionPrior:
             out = torch.cat([out, again.unflatten(0, (len(prompts), drawn))], dim=1)
         return self.network.denormalize(out.flatten(0, 1))
 
+    @torch.no_grad()
+    def redraw(self, z: Tensor, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
+               strength: float) -> Tensor:
+        """Return `num` versions of each latent, drawn anew for its prompt from a noised copy (Meng et al. 2022).
+
+        Args:
+            strength: the time in (0, 1] to which the copy is noised; at 1 nothing of it is left.
+
+        Shapes:
+            z (P, D, h, w) -> (P * num, D, h, w)
+        """
+        x = self.network.normalize(z.to(self.device)).repeat_interleave(num, dim=0)
+        noise = torch.cat([torch.randn((num, *z.shape[1:]), generator=g) for g in generators]).to(x)
+        x_t = diffusion.q_sample(x, torch.full((len(x),), strength, device=self.device), noise)
+        return self.network.denormalize(self._denoise([p for p in prompts for _ in range(num)], x_t, strength))
+
     def _denoise(self, texts: list[str], x_t: Tensor, start: float) -> Tensor:
         """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time."""
         steps, out = max(1, round(self.steps * start)), [x_t[:0]]

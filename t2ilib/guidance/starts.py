@@ -40,7 +40,17 @@ def make_starts(run: RunSetup, latents: Tensor | None) -> tuple[Tensor, Tensor]:
     else:
         starts = _given(latents, len(run.seeds), (run.vqgan.codebook.shape[1], *size))
     starts = starts.to(run.device, torch.promote_types(run.vqgan.codebook.dtype, torch.float32))
-    return choose_starts(run, starts)
+    return choose_starts(run, _redraw(run, starts) if config.redraw else starts)
+
+
+def _redraw(run: RunSetup, starts: Tensor) -> Tensor:
+    """Let the prior draw the first start of each picture anew, once for each candidate: (B, N, D, h, w)."""
+    config = run.config
+    if not hasattr(run.prior, "redraw"):
+        raise BadParameter("redraw needs prior=..., an object with redraw(z, prompts, num=, generators=, strength=)")
+    z = run.prior.redraw(starts[:, 0], run.texts, num=config.candidates, generators=run.generators("redraw"),
+                         strength=config.redraw)
+    return z.to(starts).unflatten(0, (len(starts), config.candidates))
 
 
 def choose_starts(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:

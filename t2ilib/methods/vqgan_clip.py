@@ -43,16 +43,14 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     """
     prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
     model = options.get("model", GuidanceConfig.model)
-    defaults = dict(WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR)
-    if options.get("init", "prior") != "prior":  # a start of one's own: no candidates to choose from, no prior to obey
-        defaults |= {"candidates": 1, "prior_weight": 0.0}
+    defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
     device = str(pick_device(config.device))
     vqgan, clips = _vqgan(config.model, device), [_clip(name, device) for name in config.clip]
     prior = None
-    if config.init == "prior" or config.prior_weight:
+    if config.init == "prior" or config.prior_weight or config.redraw:
         if model not in PRIORS:
-            raise BadParameter(f"model {model!r} has no learned prior; use init='random' and prior_weight=0")
+            raise BadParameter(f"model {model!r} has no learned prior; use init='random', prior_weight=0 and redraw=0")
         prior = load_prior(model, device=device, **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback, state=state)
     names = [config.model, *config.clip] + ([PRIORS[model], BANK] if prior is not None else [])

@@ -160,3 +160,16 @@ def test_wrong_arguments(prior):
             prior.sample(prompts, num=num, generators=streams(*seeds), size=(4, 4))
     with pytest.raises(BadParameter, match="got 2 latents, 1 prompts and 2 generators"):
         prior.tether(torch.zeros(2, 4, 4, 4), ["a"], streams(0, 1))
+
+
+def test_redrawing_keeps_little_or_much_of_the_start(prior):
+    z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def redraw(strength, z=z):
+        return prior.redraw(z, ["a", "b"], num=3, generators=streams(0, 1), strength=strength)
+
+    little, much = redraw(0.1), redraw(1.0)
+    assert little.shape == (6, 4, 4, 4) and torch.equal(little, redraw(0.1))
+    start = z.repeat_interleave(3, dim=0)
+    assert (little - start).norm() < 0.5 * (much - start).norm()
+    assert (redraw(1.0, z + 5) - much).abs().mean() < 0.1 * much.abs().mean()  # nothing of the start is left

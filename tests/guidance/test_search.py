@@ -87,6 +87,22 @@ def test_a_run_goes_on_from_the_codes_in_a_png(coder, clip, tmp_path):
         run(coder, clip, init="previous", init_image=str(tmp_path / "bare.png"))
 
 
+def test_a_prior_may_draw_the_start_anew(coder, clip, picture):
+    class Prior:
+        def redraw(self, z, prompts, *, num, generators, strength):
+            assert prompts == ["red", "red"] and strength == 0.5 and z.shape == (2, 4, 4, 6)
+            noise = torch.stack([torch.randn(num, *z.shape[1:], generator=g) for g in generators])
+            return (z[:, None] + noise).flatten(0, 1)
+
+    options = {"init": "image", "init_image": picture[0], "width": 48, "height": 32, "steps": 0, "num_images": 2}
+    result = run(coder, clip, **options, redraw=0.5, candidates=6, fixed={"prior": Prior()})
+    plain = run(coder, clip, **options)
+    assert len(set(result.record["candidate_chosen"])) > 1 or result.record["candidate_chosen"] != [0, 0]
+    assert not torch.equal(result.z_start[0], result.z_start[1]) and torch.equal(plain.z_start[0], plain.z_start[1])
+    with pytest.raises(BadParameter, match="redraw needs prior"):
+        run(coder, clip, **options, redraw=0.5)
+
+
 def test_outside_the_mask_every_pixel_is_kept(coder, clip, picture):
     path, _ = picture
     result = run(coder, clip, init="image", init_image=path, width=48, height=32, mask=(0.5, 0, 1, 1), steps=20,
