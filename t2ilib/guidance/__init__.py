@@ -4,6 +4,7 @@ from .augment import AUGMENTATIONS, Augmentations
 from .config import GuidanceConfig, options_table
 from .cutout_methods import CUTOUT_METHODS, CutoutMethod, draw_method
 from .cutouts import CutoutParameters, apply_cutouts, draw_cutouts, warp, whole_picture
+from .films import interpolate_latents, interpolate_prompts, zoom
 from .latents import Basis, FreeLatents, Prior, SubspaceLatents
 from .loop import Preview, Result, vqgan_clip
 from .objective import Guides, frozen, render
@@ -16,7 +17,7 @@ __all__ = [
     "AUGMENTATIONS", "Augmentations", "Basis", "CUTOUT_METHODS", "CutoutMethod", "CutoutParameters", "FreeLatents",
     "GuidanceConfig", "Guides", "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "Targets",
     "apply_cutouts", "clamp_with_grad", "draw_cutouts", "draw_method", "embed_prompts", "fit_picture", "frozen",
-    "load_picture", "load_prompts", "noise_picture", "options_table", "parse_prompt", "parse_prompts", "prompt_loss",
-    "render", "replace_grad", "resample", "spherical_distance", "straight_through", "total_variation", "vqgan_clip",
-    "warp", "whole_picture", "z_bounds",
+    "interpolate_latents", "interpolate_prompts", "load_picture", "load_prompts", "noise_picture", "options_table",
+    "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad", "resample", "spherical_distance",
+    "straight_through", "total_variation", "vqgan_clip", "warp", "whole_picture", "z_bounds", "zoom",
 ]

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadParameter, unknown_name
-from .config import GuidanceConfig, _spell
+from .config import GuidanceConfig
 from .latents import Prior
-from .loop import _networks, vqgan_clip
+from .loop import vqgan_clip
 from .objective import frozen, render
 from .ops import straight_through, z_bounds
 from .prompts import Prompt, parse_prompts
+from .setup import load_networks
 
 EASES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
@@ -141,7 +142,7 @@ def interpolate_prompts(config: GuidanceConfig, prompts: Sequence[PromptSpec], *
     first_steps = config.steps if first_steps is None else first_steps
     _check(ease, frames=(frames, 1), steps_per_frame=(steps_per_frame, 0), first_steps=(first_steps, 0))
     anchored = config.init != "random" if anchored is None else anchored
-    vqgan, clips, _ = _networks(config, vqgan, clips)
+    vqgan, clips, _ = load_networks(config, vqgan, clips)
     given = {"vqgan": vqgan, "clips": clips, "prior": prior}
     base = dataclasses.replace(config, prompt=tuple(_mixed((group, 1.0)) for group in groups[:None if anchored else 1]),
                                steps=first_steps, subspace_steps=min(config.subspace_steps, first_steps))
@@ -152,7 +153,7 @@ def interpolate_prompts(config: GuidanceConfig, prompts: Sequence[PromptSpec], *
 def _prompt_frames(base: GuidanceConfig, later: GuidanceConfig, groups: Sequence[Sequence[Prompt]], frames: int,
                    curve: Callable[[float], float], given: dict[str, Any], start: dict[str, Any]) -> Iterator[Tensor]:
     result = vqgan_clip(base, **given, **start)
-    films = base.num_images
+    later, films = _sized(later, result.images), base.num_images
     keys, pictures = result.z.unflatten(0, (-1, films)), result.images.unflatten(0, (-1, films))
     anchored = len(keys) > 1
     keys = _on_codes(keys, given["vqgan"].codebook)
@@ -168,16 +169,16 @@ def _prompt_frames(base: GuidanceConfig, later: GuidanceConfig, groups: Sequence
             if anchored:
                 moved = slerp(keys[leg], keys[leg + 1], t)
                 z, way = torch.lerp(z + moved - way, moved, max(PULL, 1 / (frames - i + 1))), moved
-            text = _mixed((groups[leg], 1 - t), (groups[leg + 1], t))
-            result = vqgan_clip(_at(later, leg * frames + i, prompt=text), **given, latents=z)
+            mixed = _mixed((groups[leg], 1 - t), (groups[leg + 1], t))
+            result = vqgan_clip(_at(later, leg * frames + i, prompt=(mixed,)), **given, latents=z)
             z = result.z
             yield result.images
 
 
-def _mixed(*shares: tuple[Sequence[Prompt], float]) -> str:
-    """Write groups of prompts, their weights times their shares, as one text."""
+def _mixed(*shares: tuple[Sequence[Prompt], float]) -> tuple[Prompt, ...]:
+    """Return the prompts of several groups as one, their weights times the groups' shares."""
     prompts = [dataclasses.replace(p, weight=p.weight * share) for group, share in shares for p in group]
-    return " | ".join(_spell(p) for p in prompts if p.weight)
+    return tuple(p for p in prompts if p.weight)
 
 
 def zoom(config: GuidanceConfig, *, frames: int = 60, steps_per_frame: int = 4, zoom: float = 1.02,
@@ -207,7 +208,7 @@ def zoom(config: GuidanceConfig, *, frames: int = 60, steps_per_frame: int = 4, 
     _check("linear", frames=(frames, 1), steps_per_frame=(steps_per_frame, 0), first_steps=(first_steps, 0))
     camera = {"zoom": zoom, "pan": pan, "rotate": rotate}
     _camera(1.0, **camera)
-    vqgan, clips, _ = _networks(config, vqgan, clips)
+    vqgan, clips, _ = load_networks(config, vqgan, clips)
     given = {"vqgan": vqgan, "clips": clips, "prior": prior}
     base = dataclasses.replace(config, steps=first_steps, subspace_steps=min(config.subspace_steps, first_steps))
     return _zoom_frames(base, _of_frames(config, steps_per_frame, learning_rate), frames, camera, given, start)
@@ -216,6 +217,7 @@ def zoom(config: GuidanceConfig, *, frames: int = 60, steps_per_frame: int = 4, 
 def _zoom_frames(base: GuidanceConfig, later: GuidanceConfig, frames: int, camera: dict[str, Any],
                  given: dict[str, Any], start: dict[str, Any]) -> Iterator[Tensor]:
     images, vqgan = vqgan_clip(base, **given, **start).images, given["vqgan"]
+    later = _sized(later, images)
     yield images
     for i in range(1, frames):
         with torch.no_grad(), frozen(vqgan):
@@ -254,7 +256,12 @@ def _camera(aspect: float, zoom: float, pan: tuple[float, float], rotate: float)
 def _of_frames(config: GuidanceConfig, steps: int, learning_rate: float | None) -> GuidanceConfig:
     """Return the configuration of the frames that continue from another one."""
     rate = config.learning_rate if learning_rate is None else learning_rate
-    return dataclasses.replace(config, init="latents", candidates=1, subspace_steps=0, steps=steps, learning_rate=rate)
+    return dataclasses.replace(config, init="latents", init_image=None, mask=None, redraw=0.0, progressive=(),
+                               candidates=1, subspace_steps=0, steps=steps, learning_rate=rate)
+
+
+def _sized(config: GuidanceConfig, images: Tensor) -> GuidanceConfig:
+    return dataclasses.replace(config, height=images.shape[-2], width=images.shape[-1])
 
 
 def _at(config: GuidanceConfig, frame: int, **changes: Any) -> GuidanceConfig:
