@@ -116,6 +116,57 @@ class _ChannelsLastCPU(torch.autograd.Function):
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
 
 
+class _InputKept(torch.autograd.Function):
+    """The same values in the dtype of x, computed in float32, with only x and the statistics kept for the backward.
+
+    PyTorch keeps the input of SiLU as well, and under autocast float32 copies of both.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        shape = x.shape[0], x.shape[1], x[0, 0].numel()
+        y, mean, rstd = torch.native_group_norm(_plain(x), weight, bias, *shape, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.inputs_saved, ctx.constants = 3, {"groups": groups, "eps": eps}
+        return _like(F.silu(y, inplace=True), x)
+
+    @staticmethod
+    @second_order_via(group_norm_silu_reference)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        shape, groups, wide = (x.shape[0], x.shape[1], x[0, 0].numel()), ctx.constants["groups"], _plain(x)
+        y, _, _ = torch.native_group_norm(wide, weight, bias, *shape, groups, ctx.constants["eps"])
+        inner = torch.ops.aten.silu_backward(_plain(grad), y)
+        del y
+        wanted = list(ctx.needs_input_grad[:3])
+        dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(inner, wide, mean, rstd, weight, *shape, groups,
+                                                                       wanted)
+        return dx if dx is None else _like(dx, x), dweight, dbias, None, None
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.float().contiguous()  # CUDA's normalisation copies any other layout itself
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """Give y the dtype of x, and its layout where that is channels-last."""
+    y = y.to(x.dtype)
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return y.contiguous(memory_format=torch.channels_last) if last else y
+
+
+def _suits_kept_input(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    return (
+        x.device.type == "cuda"
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and weight is not None
+        and bias is not None
+        and weight.dtype == bias.dtype == torch.float32
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()  # a compiler decides by itself what to compute again
+    )
+
+
 def _suits_channels_last_cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     return (
         x.device.type == "cpu"
@@ -164,4 +215,6 @@ def group_norm_silu(
     choose(backend, *present, name="group_norm_silu", has_triton_kernel=False)
     if _suits_channels_last_cpu(x, weight, bias):
         return _ChannelsLastCPU.apply(x, weight, bias, groups, eps)
+    if _suits_kept_input(x, weight, bias):
+        return _InputKept.apply(x, weight, bias, groups, eps)
     return group_norm_silu_reference(x, weight, bias, groups, eps)

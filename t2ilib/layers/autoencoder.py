@@ -5,12 +5,31 @@ Names of parameters follow taming-transformers. Checked against: taming.modules.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from .conv_blocks import AttnBlock, Downsample, ResnetBlock, Upsample, group_norm, norm_silu
 
 
-class _Level(nn.Module):
+class Blocks(nn.Module):
+    """Blocks that follow one another.
+
+    Attributes:
+        checkpoint: keep only each block's input for the backward pass and compute its inside again there (Chen et al.
+            2016, arXiv 1604.06174): bit-equal, slower, and much smaller.
+    """
+
+    checkpoint = False
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Return `block(x)`."""
+        if not (self.checkpoint and torch.is_grad_enabled()):
+            return block(x)
+        return checkpoint.checkpoint(block, x, use_reentrant=False, preserve_rng_state=self.training)
+
+
+class _Level(Blocks):
     """Residual blocks of one resolution, each followed by attention where asked for, then a change of resolution."""
 
     def __init__(
@@ -28,13 +47,13 @@ class _Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
-            x = block(x)
+            x = self.run(block, x)
             if len(self.attn):
-                x = self.attn[i](x)
+                x = self.run(self.attn[i], x)
         return x
 
 
-class _Middle(nn.Module):
+class _Middle(Blocks):
     """Residual block, attention (or nothing), residual block at the lowest resolution."""
 
     def __init__(self, *, channels: int, attention: bool, dropout: float, norm_groups: int):
@@ -45,7 +64,7 @@ class _Middle(nn.Module):
         self.block_2 = ResnetBlock(**sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        return self.run(self.block_2, self.run(self.attn_1, self.run(self.block_1, x)))
 
 
 class Encoder(nn.Module):

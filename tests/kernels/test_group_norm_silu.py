@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -66,6 +68,26 @@ def test_channels_last_keeps_its_format_and_agrees_in_bf16(shape):
     torch.testing.assert_close(y.double(), expected, rtol=2e-2, atol=2e-2)
     for a, b in zip(found, wanted, strict=True):
         assert (a.double() - b).norm() / b.norm() < 1e-2
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_that_keeps_its_input_alone_agrees(layout, dtype):
+    function = sys.modules["t2ilib.kernels.group_norm_silu"]._InputKept.apply  # what CUDA tensors take
+    x, weight, bias = inputs((3, 32, 9, 7), layout, dtype)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = function(x, weight, bias, 8, EPS)
+    assert y.dtype == dtype and y.stride() == x.stride()
+    assert sum(t.nbytes for t in kept) < 1.2 * x.nbytes
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = [y, *torch.autograd.grad(y, (x, weight, bias), upstream, retain_graph=True)]
+    expected = plain(*exact, 8)
+    for a, b in zip(found, [expected, *torch.autograd.grad(expected, exact, upstream.double())], strict=True):
+        assert (a.double() - b).norm() / b.norm() < (1e-5 if dtype == torch.float32 else 1e-2)
+    (gradient,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(gradient.float().square().sum(), x)[0].abs().sum() > 0
 
 
 def test_large_mean_does_not_destroy_the_variance():
