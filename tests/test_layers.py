@@ -32,6 +32,7 @@ ALLOWED = {
     ("pairs", "notebooks"),    # works on the list of notebooks
     ("generation", "methods"),  # runs any of them
     ("film", "show"),          # the sheet of a run's steps is a contact sheet
+    ("bench", "methods"),      # measures a method as people call it, with its chosen defaults
 }
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}

@@ -37,7 +37,8 @@ COLUMNS = [field.name for field in fields(Row)]
 
 
 def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline: str, mode: str, shape: str,
-            dtype: str = "float32", device: torch.device | str = "cpu", seconds: float = 2.0) -> list[Row]:
+            dtype: str = "float32", device: torch.device | str = "cpu", seconds: float = 2.0,
+            least: int = 5) -> list[Row]:
     """Time each provider in turns for about `seconds` each, and return a row for each.
 
     Turns spread whatever else the machine does over all providers alike. On CUDA the peak of allocated memory is
@@ -45,13 +46,14 @@ def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline
 
     Args:
         providers: name -> function of no arguments. baseline: the one whose median the ratios divide.
+        least: timed calls of each provider even if they take longer than `seconds`.
     """
     device = torch.device(device)
     for work in providers.values():  # warm up: allocations, autotuning, compilation
-        work()
-        work()
+        for _ in range(min(2, least)):
+            work()
     times: dict[str, list[float]] = {name: [] for name in providers}
-    while min(sum(t) for t in times.values()) < seconds or min(map(len, times.values())) < 5:
+    while min(sum(t) for t in times.values()) < seconds or min(map(len, times.values())) < least:
         for name, work in providers.items():
             _wait(device)
             start = time.perf_counter()

@@ -1,7 +1,8 @@
-"""What can be measured: kernels against the plain code they replace, the VQGAN against taming's modules."""
+"""What can be measured: kernels and the VQGAN against what they replace, guidance against the classic loop."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from ..kernels import cutouts, group_norm_silu, nearest_code
 from ..models.vqgan import VQGAN
 from ..paths import reports_dir
 from ..runtime import autocast, generator, pick_device, pick_dtype
+from .guidance import vqgan_clip_rows
+from .guidance_score import vqgan_clip_score_rows
 from .measure import Row, measure, write_rows
 
 
@@ -101,21 +104,22 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
                        dtype="as named", device=device, seconds=seconds)
 
 
-BENCHMARKS: dict[str, Callable[[torch.device, float], Iterator[Row]]] = {
+BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "nearest_code": nearest_code_rows, "cutouts": cutouts_rows, "group_norm_silu": group_norm_silu_rows,
-    "vqgan": vqgan_rows,
+    "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows, "vqgan_clip_score": vqgan_clip_score_rows,
 }
 
 
-def run_benchmark(name: str, *, device: str = "auto", seconds: float = 2.0, folder: Path | None = None
-                  ) -> tuple[list[Row], Path]:
+def run_benchmark(name: str, *, device: str = "auto", seconds: float = 2.0, folder: Path | None = None,
+                  **options: Any) -> tuple[list[Row], Path]:
     """Run one benchmark and write its CSV; return the rows and the file.
 
     Args:
         name: a key of `BENCHMARKS`. device: as in `pick_device`. seconds: measured for each provider.
         folder: where the CSV goes; None is `reports/benchmarks/`.
+        options: further arguments of the benchmark's function.
     """
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, BENCHMARKS)
-    rows = list(BENCHMARKS[name](pick_device(device), seconds))
+    rows = list(BENCHMARKS[name](pick_device(device), seconds, **options))
     return rows, write_rows((folder or reports_dir() / "benchmarks") / f"{name}.csv", rows)

@@ -19,7 +19,7 @@ from .. import runtime
 from ..errors import BadParameter
 from ..layers.autoencoder import Blocks
 from ..layers.conv_blocks import Upsample, doubling_kernel
-from .objective import _side
+from .objective import _side, render
 from .ops import clamp_with_grad
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -207,6 +207,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
+        self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -218,10 +219,14 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self._forget, storage.nbytes())
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            weakref.finalize(storage, self._forget, key, size)
 
-    def _forget(self, size: int) -> None:
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
         self.now -= size
 
 
@@ -252,9 +257,7 @@ def memory_estimate(vqgan, clips, *, image_size: tuple[int, int], pictures: int 
         live = stack.enter_context(LiveBytes())
         size = [side // vqgan.factor for side in image_size]
         z = torch.zeros(pictures, channels, *size, device=device).requires_grad_()
-        with runtime.autocast(device, dtype):
-            decoded = vqgan.decode(z)
-        images, loss = clamp_with_grad((decoded.float() + 1) / 2), 0.0
+        (images, _), loss = render(vqgan, z, dtype), 0.0
         for clip in clips:
             views = _stand_in(images, cutouts, _side(clip))
             with runtime.autocast(device, dtype):
