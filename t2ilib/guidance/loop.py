@@ -19,6 +19,7 @@ from .objective import Views, frozen
 from .ops import straight_through
 from .search import Search
 from .setup import RunSetup
+from .speed import fast
 from .starts import make_starts
 from .state import StateFile
 
@@ -117,16 +118,18 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         z_start, chosen = make_starts(run, latents)
     else:
         z_start, chosen = (t.to(run.device) for t in (saved["search"]["z_start"], saved["chosen"]))
-    search = Search(run, z_start, basis)
+    search, c = Search(run, z_start, basis), run.config
     if saved is not None:
         search.load_state_dict(saved["search"])
-    _loop(search, cutouts, callback, progress, lambda: state.save({"search": search.state_dict(), "chosen": chosen}),
-          state)
-    losses, history = search.history()
-    with torch.no_grad():
-        z = search.z()
-        images, (_, codes) = run.finish(z), straight_through(z, run.vqgan.codebook)
-        similarity = run.guides.similarity(images)
+    with fast(run.vqgan, run.guides.clips, channels_last=c.channels_last, compile=c.compile, checkpoint=c.checkpoint,
+              drop_encoder=True, drop_text=True, dtype=run.dtype):
+        _loop(search, cutouts, callback, progress,
+              lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)
+        losses, history = search.history()
+        with torch.no_grad():
+            z = search.z()
+            images, (_, codes) = run.finish(z), straight_through(z, run.vqgan.codebook)
+            similarity = run.guides.similarity(images)
     state.remove()
     record = {
         "config": run.config.to_dict(), "height": run.image_size[0], "width": run.image_size[1], "seeds": run.seeds,
