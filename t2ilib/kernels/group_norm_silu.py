@@ -45,6 +45,13 @@ def _chunks(x: Tensor) -> list[slice]:
     return [slice(i, i + step) for i in range(0, x.shape[0], step)]
 
 
+def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
+    """Split pictures and positions so that each piece stays in the cache."""
+    positions = x.shape[2] * x.shape[3]
+    step = max(1, _CHUNK // max(1, x.shape[1]))
+    return [(part, slice(i, i + step)) for part in _chunks(x) for i in range(0, positions, step)]
+
+
 def _channels_last_forward(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,20 +85,24 @@ def _channels_last_backward(
     shift = bias - mean_c * scale
     dx = torch.empty_like(x)
     source, upstream, target = _positions(x), _positions(grad), _positions(dx)
-    sums = x.new_empty((2, *x.shape[:2]), dtype=torch.float32)  # of grad and of grad * normalised x, over positions
-    for part in _chunks(x):
-        values = source[part].float()  # (b, HW, C)
+    total, against_x = x.new_zeros((2, x.shape[0], 1, channels), dtype=torch.float32)  # sums over positions
+    for part, where in _pieces(x):
+        values = source[part, where].float()  # (b, p, C)
         inner = torch.addcmul(shift[part], values, scale[part])
-        inner = torch.ops.aten.silu_backward(upstream[part].float(), inner)  # gradient in front of SiLU
-        total = inner.sum(dim=1, keepdim=True)  # (b, 1, C)
-        against_x = rstd_c[part] * ((inner * values).sum(dim=1, keepdim=True) - mean_c[part] * total)
-        sums[0, part], sums[1, part] = total[:, 0], against_x[:, 0]
-        mean_total = _spread(_group_sums((total * weight)[:, 0], groups), channels) / n
-        mean_against = _spread(_group_sums((against_x * weight)[:, 0], groups), channels) / n
-        slope = -rstd_c[part].square() * mean_against
-        offset = -rstd_c[part] * mean_total - slope * mean_c[part]
-        target[part] = torch.addcmul(offset, values, slope).addcmul_(inner, scale[part])
-    return dx, sums[1].sum(dim=0), sums[0].sum(dim=0)
+        inner = torch.ops.aten.silu_backward(upstream[part, where].float(), inner)  # gradient in front of SiLU
+        target[part, where] = inner
+        total[part] += inner.sum(dim=1, keepdim=True)
+        against_x[part] += inner.mul_(values).sum(dim=1, keepdim=True)
+    against_x = rstd_c * (against_x - mean_c * total)  # of grad * normalised x
+    mean_total = _spread(_group_sums((total * weight)[:, 0], groups), channels) / n
+    mean_against = _spread(_group_sums((against_x * weight)[:, 0], groups), channels) / n
+    slope = -rstd_c.square() * mean_against
+    offset = -rstd_c * mean_total - slope * mean_c
+    for part, where in _pieces(x):
+        inner = target[part, where].float()
+        target[part, where] = torch.addcmul(offset[part], source[part, where].float(), slope[part]).addcmul_(
+            inner, scale[part])
+    return dx, against_x.sum(dim=(0, 1)), total.sum(dim=(0, 1))
 
 
 class _ChannelsLastCPU(torch.autograd.Function):

@@ -132,6 +132,21 @@ def test_other_networks_are_left_alone(vqgan, clip):
     assert_close(quick.images, plain.images, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(8, 12), (11, 9)])
+def test_patches_are_those_of_the_convolution(size):
+    tower = nn.Sequential(nn.Conv2d(3, 5, (4, 3), stride=(4, 3)), nn.Conv2d(5, 2, 2, stride=1)).requires_grad_(False)
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    plain = tower(x)
+    with fast(nn.Identity(), tower):
+        assert "forward" in vars(tower[0]) and "forward" not in vars(tower[1])
+        assert_close(tower(x), plain)
+    attention = nn.MultiheadAttention(16, 2, batch_first=True).eval().requires_grad_(False)
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    plain = attention(x, x, x, need_weights=False)[0]
+    with fast(nn.Identity(), attention, dtype=torch.bfloat16), torch.autocast("cpu", torch.bfloat16):
+        assert_close(attention(x, x, x, need_weights=False)[0].float(), plain, rtol=0.05, atol=0.02)
+
+
 def test_attention_with_a_mask_or_with_other_keys_is_the_modules_own():
     attention = nn.MultiheadAttention(16, 2, batch_first=True).eval().requires_grad_(False)
     holder = nn.Sequential(attention)
