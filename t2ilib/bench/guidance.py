@@ -22,6 +22,7 @@ from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantis
 from .measure import Row, _row, _wait, measure
 
 PROMPT = "a red heart"
+NOISE = 0.1  # largest standard deviation on a cutout, as the classic loop has it
 CPU_SHAPES = ((128, 8), (256, 16))  # picture side, cutouts; what two cores do in a few minutes
 CUDA_SHAPES = tuple((side, n) for side in (256, 400, 512) for n in (32, 64))
 CPU_ABLATION, CUDA_ABLATION = (128, 8), (512, 32)  # where every lever is switched off in turn
@@ -82,10 +83,10 @@ def guidance_step(vqgan, clip, side: int, cutouts: int, *, dtype: torch.dtype, a
         views = torch.cat([apply_cutouts(images, p, clip.image_size) for p in _single(parameters)], dim=1)
         with autocast(images.device, dtype):
             features = clip.encode_image(views.flatten(0, 1))
-        return prompt_loss(F.normalize(features.float(), dim=-1)[None], guides.targets[0]).sum()
+        return prompt_loss(F.normalize(features.float(), dim=-1)[None], guides.targets[None][0]).sum()
 
     def step() -> None:
-        parameters = draw_cutouts(stream, cutouts, (side, side), cut_size=guides.cut_size, noise=config.noise,
+        parameters = draw_cutouts(stream, cutouts, (side, side), cut_size=guides.cut_size, noise=NOISE,
                                   augmentations=config.augmentations)
         loss = loss_of(picture(latents()), parameters)
         optimizer.zero_grad(set_to_none=True)

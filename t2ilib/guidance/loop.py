@@ -14,7 +14,7 @@ from .. import runtime
 from ..errors import RunFailed
 from .config import GuidanceConfig
 from .latents import Basis, Prior
-from .memory import out_of_memory, relief
+from .memory import check_memory, out_of_memory, relief
 from .objective import Views, frozen
 from .ops import straight_through
 from .search import Search
@@ -123,6 +123,7 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         search.load_state_dict(saved["search"])
     with fast(run.vqgan, run.guides.clips, channels_last=c.channels_last, compile=c.compile, checkpoint=c.checkpoint,
               drop_encoder=True, drop_text=True, dtype=run.dtype):
+        need = check_memory(run)
         _loop(search, cutouts, callback, progress,
               lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)
         losses, history = search.history()
@@ -136,7 +137,7 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         "prompts": run.texts, "steps_done": search.done, "candidate_chosen": chosen.tolist(),
         "guide_similarity": similarity.tolist(), "seconds": round(time.perf_counter() - began, 3),
         "device": runtime.device_name(run.device), "dtype": str(run.dtype).removeprefix("torch."),
-        "versions": runtime.versions(),
+        "memory_estimate_mib": need and round(need / 2**20), "versions": runtime.versions(),
     }
     return Result(images, z, codes, z_start, losses, history, record)
 

@@ -4,10 +4,32 @@ from typing import Any
 
 import torch
 
+from .. import runtime
 from ..errors import RunFailed
 from .config import GuidanceConfig
+from .setup import RunSetup
+from .speed import memory_estimate
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
+
+
+def check_memory(run: RunSetup) -> int | None:
+    """Return the estimate of a step's memory in bytes on a GPU, and warn if it exceeds what is free; None elsewhere.
+
+    Call it where the networks are in the state of the loop.
+    """
+    if run.device.type != "cuda":
+        return None
+    c, pictures = run.config, len(run.seeds)
+    size = run.image_size if run.window is None else tuple(side * run.vqgan.factor for side in run.window)
+    need = memory_estimate(run.vqgan, run.guides.clips, image_size=size, pictures=pictures, dtype=run.dtype,
+                           cutouts=-(-c.num_cutouts // c.cutout_passes), checkpoint=c.checkpoint)
+    free = torch.cuda.mem_get_info(run.device)[0] + torch.cuda.memory_reserved(run.device)
+    if need > free:
+        runtime.warn_fallback(f"a step of {pictures} pictures of {size[1]} x {size[0]} with {c.num_cutouts} cutouts "
+                              f"takes about {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; consider "
+                              f"cutout_passes={2 * c.cutout_passes}, checkpoint=True or a smaller size")
+    return need
 
 
 def out_of_memory(error: BaseException) -> bool:
