@@ -6,6 +6,7 @@ and a product with one-hot rows, one crop after the other. Crowson et al. 2022 (
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 
 import torch
@@ -41,20 +42,29 @@ def classic_decoder(vqgan) -> Callable[[Tensor], Tensor]:
     return lambda z: decoder(enter(z))
 
 
-def classic_clip(clip) -> nn.Module:
-    """Return a copy of an open_clip ViT as OpenAI's package runs it: positions first, and float16 weights on CUDA."""
+def classic_clip(clip, *, half: bool | None = None) -> nn.Module:
+    """Return a copy of an open_clip ViT as OpenAI's package runs it: positions first, and float16 weights on CUDA.
+
+    Args:
+        half: float16 weights, with norms in float32; None decides by the device.
+    """
     clip = copy.deepcopy(clip)
-    transformer = clip.model.visual.transformer
-    transformer.batch_first = False
-    for block in transformer.resblocks:
+    tower = clip.model.visual
+    tower.transformer.batch_first = False
+    for block in tower.transformer.resblocks:
         block.attn.batch_first = False
-    if clip.device.type == "cuda":
-        layers = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-        for module in clip.modules():
-            if isinstance(module, layers):
+    if clip.device.type == "cuda" if half is None else half:
+        for module in tower.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
                 module.half()
-        clip.model.visual.proj.data = clip.model.visual.proj.data.half()
+            elif isinstance(module, nn.LayerNorm):
+                module.forward = functools.partial(_wide_norm, module)
+        tower.proj.data = tower.proj.data.half()
     return clip
+
+
+def _wide_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
 
 
 class ClassicLoop:

@@ -118,6 +118,7 @@ def _bytes(*networks, device: torch.device) -> int:
 def peak_mib(step: Step, weights: int, device: torch.device) -> float:
     """Return MiB at the peak of one step: weights, and on CUDA what torch allocates, elsewhere what tensors hold."""
     if device.type == "cuda":
+        step()  # what libraries allocate once belongs to nobody
         _wait(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -141,6 +142,7 @@ class _Contest:
         self.steps: dict[str, Step] = {}
         self.weights: dict[str, int] = {}
         self.warm_up: dict[str, float] = {}
+        self.entering: list[tuple] = []
 
     def classic(self) -> None:
         vqgan, clip = self.base[0], classic_clip(self.base[1])
@@ -151,6 +153,9 @@ class _Contest:
         """Add our step under `name`; `state` goes to `fast`, None leaves the networks as they were loaded."""
         networks, dtype = _own_networks(*self.base), dtype or self.dtype
         self.steps[name] = guidance_step(*networks, self.side, self.cutouts, dtype=dtype, **options)
+        self.entering.append((name, networks, dtype, state))
+
+    def _enter(self, name: str, networks: tuple[VQGAN, Clip], dtype: torch.dtype, state: dict | None) -> None:
         if state is not None:
             self.stack.enter_context(fast(*networks, dtype=dtype, **state))
         # networks as loaded keep all they have, though another provider may have parked what they share
@@ -161,6 +166,8 @@ class _Contest:
             self.warm_up[name] = _seconds(self.steps[name], self.device)
 
     def rows(self, seconds: float) -> Iterator[Row]:
+        for each in self.entering:  # after all prompts are embedded: text towers are shared, and parked by the first
+            self._enter(*each)
         shape, dtype = f"{self.side} px, {self.cutouts} cutouts", _precision(self.device, self.dtype)
         peaks = {name: peak_mib(step, self.weights[name], self.device) for name, step in self.steps.items()}
         timed = measure("vqgan_clip", self.steps, baseline="classic", mode="step", shape=shape, dtype=dtype,

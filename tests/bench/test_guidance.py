@@ -50,6 +50,10 @@ def test_the_peers_networks_compute_the_same(networks):
     other = classic_clip(clip)
     assert not other.model.visual.transformer.batch_first and clip.model.visual.transformer.batch_first
     assert_close(other.encode_image(x), clip.encode_image(x), rtol=1e-4, atol=1e-5)
+    half = classic_clip(clip, half=True)
+    assert half.model.visual.conv1.weight.dtype == torch.float16 != clip.model.visual.conv1.weight.dtype
+    assert_close(half.encode_image(x), clip.encode_image(x), rtol=0, atol=0.01)
+    assert half.encode_text(["a"]).dtype == torch.float32
 
 
 def test_a_classic_step_is_its_formula(networks):
