@@ -10,14 +10,16 @@ from .loop import Preview, Result, vqgan_clip
 from .objective import Guides, frozen, render
 from .ops import LatentEMA, clamp_with_grad, replace_grad, resample, straight_through, total_variation, z_bounds
 from .pictures import fit_picture, load_picture, noise_picture
+from .speed import fast, memory_estimate
 from .prompts import Prompt, load_prompts, parse_prompt, parse_prompts
 from .targets import Targets, embed_prompts, prompt_loss, spherical_distance
 
 __all__ = [
     "AUGMENTATIONS", "Augmentations", "Basis", "CUTOUT_METHODS", "CutoutMethod", "CutoutParameters", "FreeLatents",
     "GuidanceConfig", "Guides", "LatentEMA", "Preview", "Prior", "Prompt", "Result", "SubspaceLatents", "Targets",
-    "apply_cutouts", "clamp_with_grad", "draw_cutouts", "draw_method", "embed_prompts", "fit_picture", "frozen",
-    "interpolate_latents", "interpolate_prompts", "load_picture", "load_prompts", "noise_picture", "options_table",
-    "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad", "resample", "spherical_distance",
-    "straight_through", "total_variation", "vqgan_clip", "warp", "whole_picture", "z_bounds", "zoom",
+    "apply_cutouts", "clamp_with_grad", "draw_cutouts", "draw_method", "embed_prompts", "fast", "fit_picture",
+    "frozen", "interpolate_latents", "interpolate_prompts", "load_picture", "load_prompts", "memory_estimate",
+    "noise_picture", "options_table", "parse_prompt", "parse_prompts", "prompt_loss", "render", "replace_grad",
+    "resample", "spherical_distance", "straight_through", "total_variation", "vqgan_clip", "warp", "whole_picture",
+    "z_bounds", "zoom",
 ]

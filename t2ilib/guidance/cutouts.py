@@ -206,9 +206,10 @@ def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, cl
     if len(parameters.matrix) != len(images):
         raise BadParameter(f"cutout parameters are for {len(parameters.matrix)} pictures, got {len(images)}; "
                            "use parameters.expand(n) to share one picture's")
-    p = parameters.to(images.device, images.dtype)
+    host = parameters.to(parameters.matrix.device, images.dtype)  # what decides stays here: no step waits for a GPU
+    p = host.to(images.device, images.dtype)
     images = pooled(images, size) if p.pool else images
-    x, coverage = warp(images, p.matrix, size, bend=p.bend, source=p.source, start=p.start)
+    x, coverage = warp(images, host.matrix, size, bend=p.bend, source=host.source, start=p.start)
     old, plain = border_colour(images)
     recolour = p.recolour * plain.to(p.recolour)[:, None]
     border = old[:, None].expand_as(p.background) if p.fill == "background" else p.background
@@ -216,14 +217,14 @@ def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, cl
         border = torch.full_like(p.background, FIXED_FILLS[p.fill])
     # once a background is recoloured, what lies outside and what is erased has that colour too
     fill = torch.where(recolour[..., None] > 0, p.background, border)[..., None, None]
-    if recolour.any():
+    if bool((host.recolour > 0).any()):
         x = recolour_background(x, old, p.background, recolour)
     if p.fill != "edge":
         x = fill + coverage * (x - fill)
     x = change_colours(x, p.colour, p.gain)
     x = x if p.sharpness is None else sharpen(x, p.sharpness)
     x = torch.where(_boxes(p.erase, size), fill, x)
-    if bool((p.noise > 0).any()):
+    if bool((host.noise > 0).any()):
         x = x + p.noise[..., None, None, None] * _unit_noise(p, x)
     return clamp_with_grad(x) if clamp else x
 

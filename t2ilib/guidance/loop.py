@@ -126,11 +126,11 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         need = check_memory(run)
         _loop(search, cutouts, callback, progress,
               lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)
-        losses, history = search.history()
-        with torch.no_grad():
-            z = search.z()
-            images, (_, codes) = run.finish(z), straight_through(z, run.vqgan.codebook)
-            similarity = run.guides.similarity(images)
+    losses, history = search.history()
+    with torch.no_grad():
+        z = search.z()
+        images, (_, codes) = run.finish(z), straight_through(z, run.vqgan.codebook)
+        similarity = run.guides.similarity(images)
     state.remove()
     record = {
         "config": run.config.to_dict(), "height": run.image_size[0], "width": run.image_size[1], "seeds": run.seeds,

@@ -67,7 +67,7 @@ def _sample(images: Tensor, positions: Tensor, level: Tensor) -> Tensor:
     for depth in range(math.ceil(float(level.max())) + 1):
         if depth:
             images = F.adaptive_avg_pool2d(images, [max(1, (s + 1) // 2) for s in images.shape[-2:]])
-        share = (1 - (level - depth).abs()).clamp(min=0)
+        share = (1 - (level - depth).abs()).clamp(min=0).to(images.device)
         seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         total = total + seen.unflatten(2, (n, size)).movedim(2, 1) * share[..., None, None, None]
     return total
@@ -76,6 +76,8 @@ def _sample(images: Tensor, positions: Tensor, level: Tensor) -> Tensor:
 def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = None, source: Tensor | None = None,
          start: int = 0) -> tuple[Tensor, Tensor]:
     """Make all cutouts of all pictures at once, filtered where they shrink the picture.
+
+    What is decided by the matrices is decided where they are: left on the CPU, no step waits for a GPU.
 
     Args:
         bend: shifts of the control points of `bend_basis`, which the sampling positions take in; the filter ignores
@@ -86,11 +88,11 @@ def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = Non
         images (B, C, H, W), matrix (B, n, 3, 3), bend (B, n, 2, K), source (B, N, 3, 3) -> cutouts (B, n, C, size,
         size), coverage (B, n, 1, size, size); outside the picture its edge is drawn out and the coverage is 0
     """
-    image_size = images.shape[-2:]
+    image_size, device = images.shape[-2:], images.device
     steps = torch.linalg.vector_norm(centre_jacobian(matrix, image_size, size), dim=-2)  # along x and along y
     whole = matrix if source is None else source
-    positions = _positions(whole, size, slice(start, start + matrix.shape[1]), bend)
-    coverage = _coverage(positions, steps.prod(dim=-1).sqrt(), image_size)
+    positions = _positions(whole.to(device), size, slice(start, start + matrix.shape[1]), bend)
+    coverage = _coverage(positions, steps.prod(dim=-1).sqrt().to(device), image_size)
     if bend is None and not bool((whole[..., 2, :2] != 0).any()):
         affine = matrix / matrix[..., 2:, 2:]
         return kernels.cutouts(images, affine[..., :2, :], size, padding="border"), coverage

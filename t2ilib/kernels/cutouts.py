@@ -77,7 +77,7 @@ def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, an
     """
     count, n = theta.shape[:2]
     channels = images.shape[1]
-    grid = F.affine_grid(theta.flatten(0, 1), (count * n, 1, size, size), align_corners=False)
+    grid = F.affine_grid(theta.flatten(0, 1).to(images.device), (count * n, 1, size, size), align_corners=False)
     grid = grid.reshape(count, n * size, size, 2)
     level = _mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])
     deepest = math.ceil(float(level.max())) if level.numel() else 0
@@ -88,6 +88,7 @@ def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, an
         share = (1 - (level - depth).abs()).clamp(min=0)  # (B, n): linear blend of the two nearest levels
         if depth < deepest and not bool((share > 0).any()):
             continue
+        share = share.to(images.device)
         picture = warp(images, grid, padding).reshape(count, channels, n, size, size)
         picture = picture if deepest == 0 else picture * share[:, None, :, None, None].to(picture.dtype)
         total = picture if total is None else total + picture
@@ -125,7 +126,8 @@ def cutouts(
 
     Args:
         images: pictures in any range, [0, 1] in guidance.
-        theta: one matrix for each cutout; without the leading B all pictures share the cutouts.
+        theta: one matrix for each cutout; without the leading B all pictures share the cutouts. It may stay on the
+            CPU: the choice of mip levels then does not wait for the GPU.
         size: output side in pixels.
         padding: what lies outside the picture: "zeros", "border" or "reflection".
         antialias: filter where a window shrinks; off gives plain bilinear sampling.
@@ -150,7 +152,7 @@ def cutouts(
         raise BadParameter(f"cutouts: size must be at least 1, got {size}; CLIP's input size is usual")
     if padding not in PADDINGS:
         raise unknown_name("padding", padding, PADDINGS)
-    choose(backend, images, theta, name="cutouts", has_triton_kernel=False)
+    choose(backend, images, theta.to(images.device), name="cutouts", has_triton_kernel=False)
     theta = theta.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):  # sampling positions need more than half precision
         warped = cutouts_reference(images.to(theta.dtype), theta, size, padding, antialias, _Warp.apply)

@@ -25,7 +25,8 @@ WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the
     "init": "prior", "candidates": 16, "steps": 40, "num_cutouts": 12, "learning_rate": 0.04, "ema": 0.9,
     "init_weight": 0.5, "prior_weight": 1.0, "noise": 0.05,
 }
-WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32}  # the classic loop, for published networks
+# the classic loop, for published networks
+WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32, "precision": "auto"}
 PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps", "bank_share": "bank_share",
                  "bank_noise": "bank_noise"}  # here -> in `DiffusionPrior`
 
