@@ -14,6 +14,7 @@ from ..models.vqgan import VQGAN
 from ..paths import reports_dir
 from ..runtime import autocast, generator, pick_device, pick_dtype
 from .guidance import vqgan_clip_rows
+from .guidance_quality import vqgan_clip_quality_rows
 from .guidance_score import vqgan_clip_score_rows
 from .measure import Row, measure, write_rows
 
@@ -107,6 +108,7 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "nearest_code": nearest_code_rows, "cutouts": cutouts_rows, "group_norm_silu": group_norm_silu_rows,
     "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows, "vqgan_clip_score": vqgan_clip_score_rows,
+    "vqgan_clip_quality": vqgan_clip_quality_rows,
 }
 
 

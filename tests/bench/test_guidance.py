@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from t2ilib.bench import guidance, guidance_score
+from t2ilib.bench import guidance, guidance_quality, guidance_score
 from t2ilib.bench.classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
 from t2ilib.encoders.clip import Clip
 from t2ilib.encoders.foreign import build
@@ -141,3 +141,14 @@ def test_the_clock_stands_still_while_the_judge_looks():
 def test_prompts_come_from_the_validation_split():
     prompts = guidance_score.validation_prompts(4)
     assert len(set(prompts)) == 4 and prompts == guidance_score.validation_prompts(4)
+
+
+def test_the_difference_of_equal_starts_is_paired():
+    names = ["a", "b", "c", "d"] * 2
+    plain, levers = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1.0]), torch.tensor([1, 1, 1, 1, 1, 0, 0, 1.0])
+    rows = guidance_quality._table({"plain": plain, "levers": levers}, {"plain": 6.0, "levers": 2.0}, names, CPU)
+    table = {(r.provider, r.mode): r for r in rows}
+    difference = table["levers", "top-10, paired difference to plain"]
+    assert difference.p50 == 0 and difference.p20 < 0 < difference.p80 and difference.shape == "4 concepts, 8 pictures"
+    assert table["levers", "pictures judged alike"].p50 == 0.75
+    assert table["levers", "search"].ratio == 3 and table["plain", "top-10 among all names"].p50 == 0.75
