@@ -1,5 +1,6 @@
 """`python -m t2ilib generate`: pictures by any method, safe while they are made, and repeatable from their file."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,15 @@ from . import methods, picture_file, show
 from .checkpoint import short_hash
 from .errors import BadParameter
 from .film import FilmWriter
+from .guidance.augment import AUGMENTATIONS, CODES, Augmentations
+from .guidance.config import options_table
+from .guidance.cutout_methods import CUTOUT_METHODS, CutoutMethod
 from .guidance.prompts import load_prompts as read_prompts
+from .methods.vqgan_clip import WITH_PRIOR, WITHOUT_PRIOR
 from .paths import checkpoints_dir
 from .runtime import warn_fallback
 
-__all__ = ["Keeper", "make", "read_prompts", "repeat", "save"]
+__all__ = ["Keeper", "make", "options_page", "read_prompts", "repeat", "save"]
 SAFETY = 60.0  # seconds between two savings of the picture so far
 VOLATILE = ("seconds",)  # differs between equal runs: kept out of the file, so that these have equal bytes
 
@@ -124,3 +129,57 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
         if now != was:
             warn_fallback(f"{path} was made with {name} {was}, here it is {now}: expect another picture")
     return record["call"], record.get("index")
+
+
+def options_page() -> str:
+    """Return the reference of all options of VQGAN+CLIP, as Markdown, made from the configuration's own fields."""
+    lines = ["# Options of VQGAN+CLIP", "",
+             "Fields of `t2ilib.guidance.GuidanceConfig`; as options, `-o name=value` of `python -m t2ilib generate`,",
+             "or keywords of `t2ilib.methods.generate`. This page is made from the code by",
+             "`python -m t2ilib generate --options`. With the shipped networks these defaults differ: "
+             + ", ".join(f"`{k}={v!r}`" for k, v in WITH_PRIOR.items()) + ";",
+             "with published ones: " + ", ".join(f"`{k}={v!r}`" for k, v in WITHOUT_PRIOR.items()) + "."]
+    group = None
+    for row in options_table():
+        if row["group"] != group:
+            group = row["group"]
+            lines += ["", f"## {group.capitalize()}", "", "| option | default | meaning |", "|---|---|---|"]
+        default = f"`{row['default']}`" if row["default"] else ""
+        lines.append(f"| `{row['option']}` | {default} | {row['meaning'].replace('|', chr(92) + '|')} |")
+    lines += ["", "## Named ways of cutting", ""]
+    lines += ["| `cutouts` | windows | noise | augmentations |", "|---|---|---|---|"]
+    lines += [f"| `{name}` | {_windows(method)} | {_noise(method)} | {_augmentations(method)} |"
+              for name, method in CUTOUT_METHODS.items()]
+    codes = ", ".join(f"`{code}` {name}" for code, name in CODES.items())
+    lines += ["", f"Augmentations by name or code: {codes}; and the sets " + ", ".join(f"`{n}`" for n in AUGMENTATIONS)
+              + ".", ""]
+    return "\n".join(lines)
+
+
+def _parts(method: CutoutMethod) -> list[tuple[str, CutoutMethod]]:
+    return [(f"{share:.0%} ", part) for share, part in method.parts] or [("", method)]
+
+
+def _windows(method: CutoutMethod) -> str:
+    def one(m: CutoutMethod) -> str:
+        if m.whole:
+            return "the whole picture" + (", pooled" if m.pool else "")
+        low = "CLIP's input" if m.min_cut is None else f"{m.min_cut:g}"
+        return f"{low} to {m.max_cut:g} of the short side" if low != f"{m.max_cut:g}" else "the short side"
+
+    return "; ".join(share + one(part) for share, part in _parts(method))
+
+
+def _noise(method: CutoutMethod) -> str:
+    return "; ".join(f"{part.noise:g}" for _, part in _parts(method))
+
+
+def _augmentations(method: CutoutMethod) -> str:
+    def one(m: CutoutMethod) -> str:
+        plain = Augmentations()
+        named = {f.name: getattr(m.augmentations, f.name) for f in dataclasses.fields(Augmentations)}
+        changed = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in named.items()
+                   if v != getattr(plain, k)]
+        return ", ".join(changed) or "none"
+
+    return "; ".join(share + one(part) for share, part in _parts(method))

@@ -1,5 +1,6 @@
 """The generate command from end to end, with the models that ship: what it writes, repeats and survives."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 from t2ilib import generation, methods
 from t2ilib.__main__ import main
 from t2ilib.errors import BadParameter
+from t2ilib.guidance import GuidanceConfig
+from t2ilib.paths import repo_root
 from t2ilib.picture_file import read_record, save_png
 
 FAST = ["-o", "candidates=2", "-o", "steps=4", "-o", "num_cutouts=2", "-o", "prior_steps=2", "-o", "model=emoji-vqgan"]
@@ -88,3 +91,11 @@ def test_previews_and_a_film(tmp_path, monkeypatch):
     assert generate("a red heart", *argv, *FAST) == 0
     assert written == [1]  # after every second step; the last one is the result
     assert Image.open(tmp_path / "f.gif").n_frames >= 2
+
+
+def test_the_reference_of_options_is_made_from_the_code(capsys):
+    assert generate("--options") == 0
+    page = capsys.readouterr().out
+    path = repo_root() / "t2ilib" / "guidance" / "README.md"
+    assert path.read_text(encoding="utf-8") == page, f"run: python -m t2ilib generate --options > {path}"
+    assert all(f"| `{f.name}` |" in page for f in dataclasses.fields(GuidanceConfig))
