@@ -214,7 +214,9 @@ def _generate(args: argparse.Namespace) -> int:
         captions += [name.replace("_", " ")] * len(kept)
         records += [(record, i) for i in kept]
         names += [f"{name}_{i + 1}" if method == "all" else str(i + 1) for i in kept]
-        if not args.json:
+        if args.json:
+            record.setdefault("judge_score", generation.judge_scores(made, prompt))
+        else:
             print(f"{name}: {len(made)} picture{'s' * (len(made) > 1)} in {record['seconds']:.1f} s", flush=True)
     title = prompt if isinstance(prompt, str) else " | ".join(prompt)
     files = generation.save(images, captions if method == "all" else None, records, args.out, title=title, names=names)

@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from . import methods, picture_file, show
 from .checkpoint import short_hash
+from .encoders import load_judge
 from .errors import BadParameter
 from .film import FilmWriter
 from .guidance.augment import AUGMENTATIONS, CODES, Augmentations
 from .guidance.config import options_table
 from .guidance.cutout_methods import CUTOUT_METHODS, CutoutMethod
 from .guidance.prompts import load_prompts as read_prompts
+from .guidance.prompts import main_text, parse_prompts
 from .methods.vqgan_clip import WITH_PRIOR, WITHOUT_PRIOR
 from .paths import checkpoints_dir
 from .runtime import warn_fallback
 
-__all__ = ["Keeper", "make", "options_page", "read_prompts", "repeat", "save"]
+__all__ = ["Keeper", "judge_scores", "make", "options_page", "read_prompts", "repeat", "save"]
 SAFETY = 60.0  # seconds between two savings of the picture so far
 VOLATILE = ("seconds",)  # differs between equal runs: kept out of the file, so that these have equal bytes
 
@@ -129,6 +134,20 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
         if now != was:
             warn_fallback(f"{path} was made with {name} {was}, here it is {now}: expect another picture")
     return record["call"], record.get("index")
+
+
+def judge_scores(images: Sequence[Any], prompt: str | Sequence[str]) -> list[float]:
+    """Return the cosine of each PIL picture and what its prompt asks for at the end, by the judge that guides nothing.
+
+    Args:
+        prompt: of all pictures, or a list of prompts with equally many pictures each, next to one another.
+    """
+    judge, prompts = load_judge(), [prompt] if isinstance(prompt, str) else list(prompt)
+    texts = [main_text(parse_prompts(p), 1.0) or p for p in prompts for _ in range(len(images) // len(prompts))]
+    pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) for image in images]) / 255
+    with torch.no_grad():
+        cosine = (judge.encode_image(pixels) * judge.encode_text(texts)).sum(1)
+    return [round(c, 4) for c in cosine.tolist()]
 
 
 def options_page() -> str:

@@ -8,10 +8,13 @@ from PIL import Image
 
 from t2ilib import generation, methods
 from t2ilib.__main__ import main
+from t2ilib.data import load_captioned
+from t2ilib.data.captions import plain_name
 from t2ilib.errors import BadParameter
 from t2ilib.guidance import GuidanceConfig
 from t2ilib.paths import repo_root
 from t2ilib.picture_file import read_record, save_png
+from t2ilib.show import to_pil
 
 FAST = ["-o", "candidates=2", "-o", "steps=4", "-o", "num_cutouts=2", "-o", "prior_steps=2", "-o", "model=emoji-vqgan"]
 
@@ -51,7 +54,8 @@ def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red heart\na blue car\n")
     argv = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out.png", *FAST]
     assert generate(*argv, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["prompts"] == ["a red heart", "a blue car"]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["prompts"] == ["a red heart", "a blue car"] and len(answer["judge_score"]) == 2
     one = methods.generate("a blue car", num_images=1, seed=0, candidates=2, steps=4, num_cutouts=2, prior_steps=2,
                            model="emoji-vqgan")[0]
 
@@ -91,6 +95,15 @@ def test_previews_and_a_film(tmp_path, monkeypatch):
     assert generate("a red heart", *argv, *FAST) == 0
     assert written == [1]  # after every second step; the last one is the result
     assert Image.open(tmp_path / "f.gif").n_frames >= 2
+
+
+def test_the_judge_scores_what_the_prompt_asks_for_at_the_end():
+    data = load_captioned("emoji", split="all", image_size=64)
+    rows = {plain_name(name): i for i, name in enumerate(data.columns["name"])}
+    heart, car = to_pil(data.batch([rows["red heart"], rows["automobile"]]) * 0.5 + 0.5)
+    same = generation.judge_scores([heart, car], ["a red heart:2 | yellow:-1", "a red heart ^ automobile"])
+    crossed = generation.judge_scores([car, heart], ["a red heart", "automobile"])
+    assert min(same) > 0.4 > 0.2 > max(crossed)
 
 
 def test_the_reference_of_options_is_made_from_the_code(capsys):
