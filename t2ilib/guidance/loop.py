@@ -93,6 +93,7 @@ def vqgan_clip(config: GuidanceConfig, *, vqgan=None, clips=None, prior: Prior |
     """
     fallbacks: list[str] = []
     while True:
+        run = None
         try:
             run = RunSetup(config, vqgan, clips, prior)
             with frozen(*run.networks):
@@ -101,7 +102,7 @@ def vqgan_clip(config: GuidanceConfig, *, vqgan=None, clips=None, prior: Prior |
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            changes, told = relief(config, error)
+            changes, told = relief(config, error, run and run.memory_estimate)
         else:
             result.record["fallbacks"] = fallbacks
             return result
@@ -123,7 +124,7 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         search.load_state_dict(saved["search"])
     with fast(run.vqgan, run.guides.clips, channels_last=c.channels_last, compile=c.compile, checkpoint=c.checkpoint,
               drop_encoder=True, drop_text=True, dtype=run.dtype):
-        need = check_memory(run)
+        check_memory(run)
         _loop(search, cutouts, callback, progress,
               lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)
     losses, history = search.history()
@@ -137,7 +138,8 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
         "prompts": run.texts, "steps_done": search.done, "candidate_chosen": chosen.tolist(),
         "guide_similarity": similarity.tolist(), "seconds": round(time.perf_counter() - began, 3),
         "device": runtime.device_name(run.device), "dtype": str(run.dtype).removeprefix("torch."),
-        "memory_estimate_mib": need and round(need / 2**20), "versions": runtime.versions(),
+        "memory_estimate_mib": run.memory_estimate and round(run.memory_estimate / 2**20),
+        "versions": runtime.versions(),
     }
     return Result(images, z, codes, z_start, losses, history, record)
 

@@ -29,11 +29,13 @@ class RunSetup:
         prompts: of every picture. texts: what a prior is asked for at the start. seeds: of every picture.
         size: final size (h, w) in codes. stages: see `schedule.stages`. window: part of the grid that is decoded at
             once, in codes, or None.
+        memory_estimate: bytes of a step, once it was asked for (see `memory.check_memory`).
         base: the picture that a mask keeps, (1, 3, H, W), and mask (1, 1, H, W); None without a mask.
     """
 
     def __init__(self, config: GuidanceConfig, vqgan, clips, prior: Prior | None):
         self.config, self.prior = config, prior
+        self.memory_estimate: int | None = None
         self.vqgan, clips, self.weights = load_networks(config, vqgan, clips)
         self.device = self.vqgan.codebook.device
         self.dtype = runtime.pick_dtype(self.device, config.precision)
