@@ -17,7 +17,6 @@
 # A small network learns which grids of codes are drawings, and paints a first draft for any words.
 #
 # **What you will learn**
-# - why a search for codes needs somebody who knows what drawings look like
 # - diffusion as a turn: noise, target and sampler in a few lines each, checked against the library
 # - what training buys, and what the caption buys, noise level by noise level
 # - what guidance and the number of steps do to a picture, and what they cost
@@ -71,9 +70,8 @@ work_dir: str = ""  # where the training state lives, to go on after an interrup
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
-# A profile gives the settings that the parameters leave open; `quick` names them all. `quick` trains a smaller network
-# on a part of the drawings while you watch, and samples from the shipped one. Only `full` trains the shipped one, and
-# only `full` writes to `data/checkpoints`.
+# `quick` trains a smaller network on a part of the drawings while you watch, and samples from the shipped one. Only
+# `full` trains the shipped one, and only `full` writes to `data/checkpoints`.
 
 # %%
 import math
@@ -123,19 +121,20 @@ print(runtime.describe(device_, dtype_, profile, seed))
 
 # %% [markdown]
 # ## The idea
-# A picture is a grid of 256 codes, each one of 2048. Of the $2048^{256}$ grids nearly none is a drawing, so whoever
-# searches among all of them for what a guide likes finds texture: this is the lesson of notebook 03. A *prior*
-# $p(z \mid \text{words})$ says where the drawings are.
+# A picture is a grid of 256 codes, each one of 2048. Of the $2048^{256}$ grids nearly none is a drawing, so a search
+# for what a guide likes ends in texture (notebook 03). A *prior* $p(z \mid \text{words})$ says where the drawings are.
 #
 # A diffusion model learns it from one exercise: hide a latent $z_0$ in noise $\epsilon$, and guess what was hidden.
-# With the cosine schedule, hiding is a turn by an angle $\varphi$, from the drawing at time $t = 0$ to pure noise at
-# $t = 1$:
+# With the cosine schedule, hiding is a turn by an angle $\varphi$, from drawing at time $t = 0$ to noise at $t = 1$:
 #
-# $$z_t = \alpha_t z_0 + \sigma_t\epsilon = \cos\varphi\; z_0 + \sin\varphi\; \epsilon, \qquad
+# $$z_t = \cos\varphi\; z_0 + \sin\varphi\; \epsilon, \qquad
 #   v = \frac{dz_t}{d\varphi} = \cos\varphi\; \epsilon - \sin\varphi\; z_0 .$$
 #
-# The network is asked for $v$, the direction of the turn (Salimans and Ho 2022): who knows $z_t$ and $v$ knows the
-# drawing too, $z_0 = \cos\varphi\, z_t - \sin\varphi\, v$, and can turn back a little and ask again. That is sampling.
+# The network predicts $v$, the direction of the turn (Salimans and Ho 2022): who knows $z_t$ and $v$ knows
+# $z_0 = \cos\varphi\, z_t - \sin\varphi\, v$, and can turn back a little and ask again. That is sampling.
+#
+# **Check** against the library, with a perfect denoiser: if the only drawings in the world are $c_1 \dots c_N$, Bayes'
+# rule says how likely each of them hides in $z_t$, and the best guess is their average with these weights.
 
 # %%
 def angle(t):
@@ -161,11 +160,6 @@ def naive_ddim(denoiser, z, steps):
     return guess
 
 
-# %% [markdown]
-# **Check** against the library. As a denoiser for the test take a perfect one: if the only drawings in the world are
-# $c_1 \dots c_N$, Bayes' rule says how likely each of them hides in $z_t$, and the best guess is their average with
-# these weights.
-
 # %%
 def copier(drawings):
     """The best possible denoiser in a world of these drawings (N, D, h, w)."""
@@ -189,9 +183,10 @@ print("q_sample, v_target and ten steps of DDIM: the library computes the same")
 
 # %% [markdown]
 # ## The data
-# The prior sees no pixels. `emoji-vqgan` turns each training drawing of 64 x 64 pixels into a latent of 8 x 16 x 16
-# numbers, in a few versions: as it is, moved by whole pixels, mirrored where left and right mean the same. Its sibling
-# `emoji-vqgan-128` paints from the same codes with more pixels; it makes the pictures to look at.
+# The prior sees no pixels. `emoji-vqgan` turns each training drawing into a latent of 8 x 16 x 16 numbers, in a few
+# versions: as it is, moved by whole pixels, mirrored where left and right mean the same. `emoji-vqgan-128` paints from
+# the same codes with more pixels. The network works with latents of mean 0 and variance 1 in each channel, so mean and
+# deviation are part of it.
 
 # %%
 MIRRORED = {"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"}
@@ -225,10 +220,6 @@ def keep(name, figure, **options):
     return figure
 
 
-# %% [markdown]
-# The network works with latents of mean 0 and variance 1 in each channel, so mean and deviation are part of it. Beside
-# them, how much one place tells about the next: with neither neighbours nor words to go by, nothing could be guessed.
-
 # %%
 def spread(pictures, count):
     """The set, or `count` pictures taken evenly from all of it."""
@@ -249,9 +240,8 @@ for name, values in {"mean": mean, "std": std}.items():
 print(f"correlation with the neighbour to the right: {(standard[..., 1:] * standard[..., :-1]).mean():.2f}")
 
 # %% [markdown]
-# What is left of a drawing in its noised latent? At $t = 0.85$, where the search of notebook 03 starts half of its
-# drafts, a twentieth of the variance: the eye finds next to nothing. Yet a large ring or a dark mouth is still there
-# for who knows what to expect, and the network does.
+# What is left of a drawing? At $t = 0.85$, where notebook 03 starts half of its drafts, a twentieth of the variance: a
+# large ring or a dark mouth, for who knows what to expect.
 
 # %%
 few = standard[torch.linspace(0, len(standard) - 1, cfg.looks).long()]
@@ -264,8 +254,7 @@ keep("noised", show.compare(rows, scale=1.1))
 
 # %% [markdown]
 # ## Probe: the perfect denoiser is a copier
-# The denoiser of the check knows its world perfectly. Give it the latents of 64 drawings, start from noise, and see
-# what it invents.
+# Give the perfect denoiser the latents of 64 drawings, start from noise, and see what it invents.
 
 # %%
 world = standard[torch.linspace(0, len(standard) - 1, 64).long()]
@@ -274,17 +263,16 @@ made = diffusion.sample_dpm_solver(copier(world), noise, steps=18)
 distance, owner = torch.cdist(made.flatten(1), world.flatten(1)).min(dim=1)
 typical = torch.cdist(world.flatten(1), world.flatten(1)).mean()
 print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; between two drawings: {typical:.1f}")
-run.metric(copier_distance=distance.mean().item())
 keep("copier", show.compare({"sampled": paint(made * std + mean), "nearest of 64": paint(world[owner] * std + mean)},
                             scale=1.1))
 
 # %% [markdown]
-# Nothing: it returns its drawings. The best score on the training set is a memory. That a trained network draws
-# something new comes from what it *cannot* do, look everything up; so it is measured on concepts that it never saw.
+# Nothing: it returns its drawings. What a trained network draws anew comes from what it *cannot* remember, so it is
+# measured on concepts that it never saw.
 #
 # ## The words
-# MiniLM reads a caption once and for all: one vector of 384 numbers for each token, a mask that says which are real,
-# and their average. Every drawing has eight captions, and training picks one of them at a time.
+# MiniLM reads a caption once and for all: a vector of 384 numbers for each token, a mask that says which are real, and
+# their average. Every drawing has eight captions; training picks one at a time.
 
 # %%
 def encode_captions(text_encoder, texts, longest=20):
@@ -316,7 +304,7 @@ for text, mask in zip(example, found.mask):
 # ## The model
 # A U-Net over 16 x 16, 8 x 8 and 4 x 4 places. Time and average of the caption scale and shift each residual block;
 # at the two coarser levels every place also looks at all others and at the caption's tokens. The last layer starts at
-# zero, so an untrained network predicts $v = 0$.
+# zero: an untrained network predicts $v = 0$.
 
 # %%
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
@@ -334,7 +322,8 @@ print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(f
 # %% [markdown]
 # ## Training
 # One step: noise a latent at a random time, drop one caption in ten (so that the network also learns to do without),
-# predict $v$. The times of a batch are spread evenly over $[0, 1)$, which makes the loss less noisy.
+# predict $v$. In `full` the loop saves its whole state every two minutes: interrupt it, start it again, and it goes on;
+# delete the folder to start anew. What counts is the running average of the weights (EMA).
 
 # %%
 def prior_loss(network, rows, stream, latents, where, tokens, lengths, pooled):
@@ -360,10 +349,6 @@ def drafts(network, words, num=1, **options):
 
 words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
 
-# %% [markdown]
-# The loop. In `full` it saves its whole state every two minutes: interrupt it, start it again, and it goes on; delete
-# the folder to start anew. What counts is the running average of the weights (EMA), not the last ones.
-
 # %%
 ema = EMA(network, cfg.ema_decay)
 optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -388,11 +373,16 @@ for step in runtime.progress(range(first, last), desc="prior", every=60):
         shots[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
 run.metric(pictures_per_second=cfg.batch_size * (last - first) / (time.perf_counter() - began))
 print(f"{last - first} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
+logged = show.read_metrics(run.dir)["prior_loss"] if last > first else [1.0]
+keep("loss", show.curves({"v-loss": logged}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
-# names. It is the second place to start from, see below. Both are stored in half precision, with everything needed to
-# repeat them.
+# names, a second place to start from. Both are stored in half precision.
+#
+# Then look at drafts along the way, from the same noise. First the network learns that a drawing is colour in the
+# middle and white around it, then what belongs to which word: faces become round and yellow, flags fill the width.
+# Edges take the hours of `full`, and which flag has which colours the shipped one does not know either.
 
 # %%
 def make_bank(small, data, latents, text_encoder):
@@ -419,24 +409,13 @@ trained = made.get("emoji-prior", shipped)
 print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters; emoji-starts: {len(bank.grids)} "
       f"drawings of {len(bank.text)} names")
 
-# %% [markdown]
-# ## Look
-# The loss, and drafts along the way from the same noise. First the network learns that a drawing is colour in the
-# middle and white around it, then what belongs to which word: faces become round and yellow, flags fill the width.
-# Edges and features take the hours of `full`.
-
-# %%
-logged = show.read_metrics(run.dir) if len(shots) else {"prior_loss": [1.0]}
-keep("loss", show.curves({"v-loss": logged["prior_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
-
 # %%
 shots["emoji-prior"] = paint(drafts(shipped, words, 2, guidance_scale=2.0))
 keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
 
 # %% [markdown]
 # ## What training buys, what the caption buys
-# The error of $v$ on drawings of concepts that were not trained on, noise level by noise level, with the same noise for
-# everybody. What it is worth shows beside
+# The error of $v$ on drawings of concepts that were not trained on, with the same noise for everybody, beside
 # - *predict 0*: the best answer of somebody who knows only mean 0 and variance 1; the error is 1 at every level;
 # - *no caption*: the network with its learned "no text";
 # - *wrong captions*: handed round by half the set. Whoever ignores them does not notice.
@@ -479,17 +458,22 @@ print(f"n = {len(names)} drawings of validation concepts, and as many of trainin
 print(" " * 46 + "".join(f"  t = {level}" for level in LEVELS) + "     mean")
 for name, values in errors.items():
     print(f"{name:46}" + "".join(f"{x:9.3f}" for x in values.mean(1).tolist()) + f"{values.mean():9.3f}")
-groups = [plain_name(name) for name in validation.columns["name"]]
-print("validation: what the caption takes off the error, with a 95 % interval over concepts")
-for level, difference in zip(LEVELS, errors["emoji-prior, no caption"] - errors["emoji-prior"]):
-    middle, low, high = metrics.bootstrap_interval(difference, groups=groups)
-    print(f"t = {level}: {middle:.4f} [{low:.4f}, {high:.4f}]")
 run.metric(v_loss=errors["this run"].mean().item(), shipped_v_loss=errors["emoji-prior"].mean().item())
 names = ("predict 0", "this run", "emoji-prior")
 keep("levels", show.curves({name: (LEVELS, errors[name].mean(1)) for name in names}, xlabel="noise level t",
                            ylabel="error of v, validation", size=(5.0, 2.8)))
 
+# %% [markdown]
+# Neighbours explain most: the error is small even without words. Words matter where noise is strong, for there it is
+# decided *what* will be drawn. And they are worth several times more on concepts that were trained on: a new caption
+# hardly helps, a wrong one misleads.
+
 # %%
+groups = [plain_name(name) for name in validation.columns["name"]]
+print("validation: what the caption takes off the error, with a 95 % interval over concepts")
+for level, difference in zip(LEVELS, errors["emoji-prior, no caption"] - errors["emoji-prior"]):
+    middle, low, high = metrics.bootstrap_interval(difference, groups=groups)
+    print(f"t = {level}: {middle:.4f} [{low:.4f}, {high:.4f}]")
 added = {}
 for kind in ("", ", trained concepts"):
     for what in (", no caption", ", wrong captions"):
@@ -498,16 +482,11 @@ for kind in ("", ", trained concepts"):
 keep("captions", show.curves(added, xlabel="noise level t", ylabel="error added", size=(5.0, 2.8)))
 
 # %% [markdown]
-# Three things to see. Neighbours explain most: without any words the error is already small. Words matter where noise
-# is strong, for there it is decided *what* will be drawn; later the picture itself says it better. And a caption is
-# worth several times more on concepts that were trained on: a wrong one misleads at once, a new one helps little.
-#
 # ## Sampling in the open
-# A sampler starts from noise and turns back in steps. **Guidance** (Ho and Salimans 2022) asks the network twice, with
-# caption and without, and goes further in the direction of the difference: $v = v_0 + s\,(v_c - v_0)$. At $s = 0$ the
-# words do not count, at $s = 1$ they are taken as learned, above they are exaggerated. **DPM-Solver++** (Lu et al.
-# 2022) goes like DDIM, but also looks at how its guess changed since the last step, and extrapolates. This is all of
-# it, and the library's prior must draw the same:
+# **Guidance** (Ho and Salimans 2022) asks the network with caption and without, and goes further in the direction of
+# the difference: $v = v_0 + s\,(v_c - v_0)$. At $s = 0$ the words do not count, at $s = 1$ they are taken as learned,
+# above they are exaggerated. **DPM-Solver++** (Lu et al. 2022) goes like DDIM, but extrapolates how its guess changed
+# since the last step. This is all of it; the library must draw the same:
 
 # %%
 def guided(network, texts, scale):
@@ -551,9 +530,8 @@ for scale in (0.0, 1.0, 3.0, 6.0):
 keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(cfg.samples)], scale=1.1), thumbnail=True)
 
 # %% [markdown]
-# Without words the network draws anything, and at scale 1 it follows them loosely. Scale 3 is clearer, at twice the
-# price, since every step asks twice. At 6 the latents leave the range of drawings: colours burn, shapes simplify, and
-# the samples of one prompt become alike. The search of notebook 03 takes 3.
+# Scale 3 is clearer than 1, at twice the price. At 6 the latents leave the range of drawings: colours burn, and the
+# samples of one prompt become alike. Notebook 03 takes 3.
 #
 # ## How many steps
 # The same noise, and more steps. The error is the distance to the latents after many steps, relative to their size.
@@ -575,13 +553,12 @@ for count in cfg.step_counts:
 keep("steps", show.compare(rows, titles=repeated, scale=1.1))
 
 # %% [markdown]
-# The time grows with the steps, and the picture soon stops changing. With guidance both samplers are equally rough at
-# few steps; the second order of DPM-Solver++ pays where the steps are small already. The search takes 18.
+# With guidance both samplers are equally rough at few steps; the second order of DPM-Solver++ pays where the steps are
+# small already. The picture soon stops changing: notebook 03 takes 18.
 #
 # ## Half from drawings
-# Noise is a hard place to start: the coarse layout is decided there, by a small network. So half of the drafts start
-# from the four drawings whose *names* lie closest to the prompt, noised to $t = 0.85$ (Meng et al. 2022). The last row
-# starts from pure noise, the same noise.
+# Noise decides the coarse layout, and does it badly. So half of the drafts start from the drawings whose *names* lie
+# closest to the prompt, noised to $t = 0.85$ (Meng et al. 2022). The last row starts from the same noise alone.
 
 # %%
 def from_bank(network, words, num=1, level=0.85, **options):
@@ -602,8 +579,8 @@ keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(each
 # ## Measure
 # A judge that none of these networks knows is asked strictly: among all concept names of the set, synonyms aside, is
 # the prompt one of its ten best for this picture? One picture for each concept, none chosen. Beside them stand the
-# nearest drawing itself (looking up, which draws nothing), the prompts handed round, real drawings of the concept as
-# the ceiling, and chance. *Like the drawing* is the judge's cosine to the nearest drawing: a copy would have 1.
+# nearest drawing itself (looking up, which draws nothing), the prompts handed round, real drawings, and chance.
+# *Like start* is the judge's cosine to the nearest drawing: a copy would have 1.
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
@@ -645,25 +622,23 @@ for name, row in table.items():
     print(f"{name:28}" + "".join(f"{row[c]:11.3f}" if c in row else " " * 11 for c in columns))
 run.metric(top10_noise=table["from noise"]["top10"], top10_bank=table["from the nearest drawing"]["top10"],
            top10_looked_up=table["the nearest drawing itself"]["top10"], seconds=table["from noise"]["seconds"])
-
-# %%
 shown = torch.linspace(0, count - 1, min(8, count)).long()
 keep("judged", show.compare({name: made[shown] for name, made in pictures.items()}, scale=1.2,
                             titles=[textwrap.fill(concepts[i], 14) for i in shown]))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
-# - A single draft is rarely recognised, and simply looking up the nearest drawing does as well or better: the judge
-#   rewards clean pictures. Drafts earn their place otherwise: they differ from seed to seed and follow words that no
-#   drawing has, so that a guide can choose among many and correct them (notebook 03).
-# - Guidance is not decoration: at scale 1 far fewer drafts are recognised than at 3.
+# - A single draft is rarely recognised, and looking up the nearest drawing does at least as well: the judge rewards
+#   clean pictures. Drafts earn their place otherwise: they differ from seed to seed and follow words that no drawing
+#   has, so a guide can choose among many and correct them (notebook 03).
+# - Guidance is not decoration: at scale 1 fewer drafts are recognised than at 3.
 # - *Like start* lies between a fresh draft and a copy: the drawing gives layout and colours, not the picture.
-# - The error of $v$ says little about looks. A live network at twice the error draws mosaics, not half a picture.
-# - One picture for each concept is a small sample: compare the intervals before two rows. The judge learned its names
-#   from other artists' drawings; no person was asked.
+# - The error of $v$ says little about looks: at less than twice the error, the live network draws mosaics.
+# - One picture for each concept is a small sample: look at the intervals. No person was asked.
 #
 # ## Save and reload
-# What is loaded answers exactly as what was saved.
+# What is loaded answers exactly as what was saved. Then a slider, where a person watches: how much noise the drawing
+# gets before it is drawn anew; elsewhere the stops stand side by side.
 
 # %%
 for name, cls in {"emoji-prior": LatentPrior, "emoji-starts": StartBank}.items() if made else ():
@@ -673,10 +648,6 @@ for name, cls in {"emoji-prior": LatentPrior, "emoji-starts": StartBank}.items()
     else:
         torch.testing.assert_close(loaded.latents(torch.arange(4)), made[name].latents(torch.arange(4)), rtol=0, atol=0)
     print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
-
-# %% [markdown]
-# In a live notebook, a slider: how much noise the drawing gets before it is drawn anew; elsewhere the stops stand side
-# by side.
 
 # %%
 def redrawn(level):
@@ -690,9 +661,8 @@ show.slider(redrawn, [0.3, 0.6, 0.75, 0.85, 0.95, 1.0], label="t")
 # %% [markdown]
 # ## Summary
 # - Noising is a turn; a network that knows the direction of the turn can turn back, step by step.
-# - The perfect denoiser copies. What a small one makes of unseen concepts must be measured on unseen concepts.
-# - Most of the error is explained by neighbours, little by words, and that little, exaggerated by guidance, decides
-#   what is drawn.
+# - The perfect denoiser copies; what a small one makes of new concepts must be measured on new concepts.
+# - Neighbours explain most of the error, words little; guidance exaggerates that little, and it decides what is drawn.
 # - A noised drawing gives the layout that noise does not, and the share of noise says how much of it survives.
 #
 # ## Exercises
