@@ -25,9 +25,9 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 40 s | 2.2 GB |
-# | quick | 2 CPU cores | 6 min | 6.8 GB |
-# | full: measures | 2 CPU cores | 30 min | 3 GB |
+# | smoke | 1 CPU core | 50 s | 2.2 GB |
+# | quick | 2 CPU cores | 7 min | 3.0 GB |
+# | full: measures | 2 CPU cores | 40 min (estimate) | 3 GB |
 # | full | GPU | not measured | |
 #
 # Rerun it with your own words: `python -m t2ilib run 03 -p prompt "a blue whale"`.
