@@ -1,7 +1,6 @@
 """`python -m t2ilib generate`: pictures by any method, safe while they are made, and repeatable from their file."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .guidance.prompts import main_text, parse_prompts
 from .methods.vqgan_clip import WITH_PRIOR, WITHOUT_PRIOR
 from .paths import checkpoints_dir
 from .runtime import warn_fallback
+from .training import Every
 
 __all__ = ["Keeper", "judge_scores", "make", "options_page", "read_prompts", "repeat", "save"]
 SAFETY = 60.0  # seconds between two savings of the picture so far
@@ -37,13 +37,13 @@ class Keeper:
 
     def __init__(self, out: Path, *, every: int = 0, film: FilmWriter | None = None):
         self.out, self.every, self.film = out, every, film
-        self.preview, self._last = None, time.monotonic()
+        self.preview, self._minute = None, Every(SAFETY)
 
     def __call__(self, preview: Any) -> None:
         self.preview = preview
         if self.film is not None:
             self.film.add(preview.images)
-        due = (preview.step + 1) % self.every == 0 if self.every else time.monotonic() - self._last > SAFETY
+        due = (preview.step + 1) % self.every == 0 if self.every else self._minute()
         if due and preview.step + 1 < preview.steps:
             self.write()
 
@@ -51,7 +51,7 @@ class Keeper:
         """Write what the run would end with now; return the file, or None before the first step."""
         if self.preview is None:
             return None
-        images, self._last = show.to_pil(self.preview.finish()), time.monotonic()
+        images = show.to_pil(self.preview.finish())
         return show.save(images[0] if len(images) == 1 else show.contact_sheet(images), self.out)
 
 

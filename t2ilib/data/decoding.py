@@ -33,15 +33,9 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
     Returns:
         (image_size, image_size, 4) uint8.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        picture = io.BytesIO(picture)
-    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I;16", "I", "F")):
-        image = _to_8_bits(image)
-    image = image.convert("RGBA")
+    image = open_rgba(picture)
     if image.size != (image_size, image_size):
         short = min(image.size)
         # halving and the like is exact averaging; anything else takes the sharper filter
@@ -50,6 +44,19 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
         left, top = (image.width - short) / 2, (image.height - short) / 2
         image = image.resize((image_size, image_size), method, box=(left, top, left + short, top + short))
     return np.asarray(image)
+
+
+def open_rgba(picture: "bytes | str | Path | object"):
+    """Return encoded bytes, a file or a PIL image as a PIL image of mode RGBA, upright as its EXIF data say."""
+    from PIL import Image, ImageOps
+
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        picture = io.BytesIO(picture)
+    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I;16", "I", "F")):
+        image = _to_8_bits(image)
+    return image.convert("RGBA")
 
 
 def _to_8_bits(image):

@@ -79,6 +79,13 @@ def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, sha
     return starts[torch.arange(len(starts), device=best.device), best], best.cpu()
 
 
+def resize(z: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return latents on a grid of another size: (B, D, h, w) -> (B, D, size[0], size[1])."""
+    if tuple(z.shape[-2:]) == tuple(size):
+        return z
+    return F.interpolate(z, size, mode="bicubic", align_corners=False)
+
+
 @dataclass(frozen=True)
 class Basis:
     """Principal components of latents: a small space in which every point looks somewhat like data.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.decoding import open_rgba
 from ..errors import BadParameter, MissingAsset
 from .prompts import check_box
 
@@ -21,13 +22,11 @@ def load_picture(path: str | Path) -> Tensor:
     Raises:
         MissingAsset: there is no such file. BadParameter: it cannot be read as a picture.
     """
-    from PIL import Image, ImageOps
-
     path = Path(path).expanduser()
     if not path.is_file():
         raise MissingAsset(f"no picture at {path}; correct the path")
     try:
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+        image = open_rgba(path)
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, by format
         raise BadParameter(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
     pixels = torch.from_numpy(np.asarray(image).copy()).movedim(-1, 0).float() / 255

@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadParameter, RunFailed
-from .latents import Basis, FreeLatents, SubspaceLatents
+from .latents import Basis, FreeLatents, SubspaceLatents, resize
 from .objective import Step, Views, build_terms
 from .ops import LatentEMA
 from .schedule import lr_factor, optimizer_class
@@ -27,7 +26,7 @@ class Search:
         config = run.config
         if config.subspace_steps and basis is None:
             raise BadParameter("subspace_steps needs basis=...; build one with Basis.fit(latents, k)")
-        self.run, self.basis, self.done = run, basis, 0
+        self.run, self.done = run, 0
         self.z_start, self.stage = z_start, 0
         self.tether_streams = run.generators("prior tether")
         self.rows: list[Tensor] = []  # (1 + terms, B) of each step, on the device
@@ -69,9 +68,7 @@ class Search:
         self._enter(index)
         size = tuple(self.latents().shape[-2:])
         corners = run.draw_windows(size)
-        shown = run._part(size) if corners else size
-        pixels = (shown[0] * run.vqgan.factor, shown[1] * run.vqgan.factor)
-        cutouts = run.draw(pixels) if fixed is None else fixed
+        cutouts = run.draw(run.pixels(run.shown(size))) if fixed is None else fixed
         factor = lr_factor(config.lr_schedule, index, config.steps, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
@@ -174,10 +171,3 @@ class Search:
     def _streams(self) -> list[torch.Generator]:
         drawn = [g for streams in self.run.streams.values() for g in streams]
         return [*drawn, *self.run.tile_streams, *self.tether_streams]
-
-
-def resize(z: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return latents on a grid of another size: (B, D, h, w) -> (B, D, size[0], size[1])."""
-    if tuple(z.shape[-2:]) == tuple(size):
-        return z
-    return F.interpolate(z, size, mode="bicubic", align_corners=False)

@@ -30,13 +30,14 @@ class RunSetup:
         size: final size (h, w) in codes. stages: see `schedule.stages`. window: part of the grid that is decoded at
             once, in codes, or None.
         memory_estimate: bytes of a step, once it was asked for (see `memory.check_memory`).
-        base: the picture that a mask keeps, (1, 3, H, W), and mask (1, 1, H, W); None without a mask.
+        kept: for each size in codes of a run with a mask, the picture that it keeps, (1, 3, H, W), and the mask
+            (1, 1, H, W); empty without a mask.
     """
 
     def __init__(self, config: GuidanceConfig, vqgan, clips, prior: Prior | None):
         self.config, self.prior = config, prior
         self.memory_estimate: int | None = None
-        self.vqgan, clips, self.weights = load_networks(config, vqgan, clips)
+        self.vqgan, clips, weights = load_networks(config, vqgan, clips)
         self.device = self.vqgan.codebook.device
         self.dtype = runtime.pick_dtype(self.device, config.precision)
         self.prompts = [group for group in config.prompts() for _ in range(config.num_images)]
@@ -44,12 +45,12 @@ class RunSetup:
         self.seeds = config.seeds()
         self.size = _latent_size(config, self.vqgan)
         self.stages = stages(config.steps, self.size, config.progressive)
-        self.image_size, self.start_size = self._pixels(self.size), self._pixels(self.stages[0].size)
+        self.image_size, self.start_size = self.pixels(self.size), self.pixels(self.stages[0].size)
         self.window = self._window()
         self.networks = [self.vqgan, *clips]
-        self._load_kept()
+        self.kept = self._load_kept()
         with frozen(*self.networks):
-            self.guides = Guides(clips, self.weights, self.prompts, self.dtype, look=self._look,
+            self.guides = Guides(clips, weights, self.prompts, self.dtype, look=self._look,
                                  long=config.long_prompts)
         names = {region: "cutouts" + ("" if region is None else f" {region}") for region in self.guides.regions}
         self.streams = {region: self.generators(name) for region, name in names.items()}
@@ -59,7 +60,8 @@ class RunSetup:
         """Return one random stream for each picture, independent of the rest of the batch."""
         return [runtime.generator(seed, "guidance", name) for seed in self.seeds]
 
-    def _pixels(self, size: Sequence[int]) -> tuple[int, int]:
+    def pixels(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return (H, W) of a grid of (h, w) codes."""
         return size[0] * self.vqgan.factor, size[1] * self.vqgan.factor
 
     def _window(self) -> tuple[int, int] | None:
@@ -69,12 +71,13 @@ class RunSetup:
             raise BadParameter("a prompt for a region needs the whole picture at each step; leave out tile or regions")
         return tuple(min(side, max(1, self.config.tile // self.vqgan.factor)) for side in self.size)
 
-    def _load_kept(self) -> None:
-        self.base = self.mask = None
-        if self.config.mask is not None:
-            self.base = fit_picture(load_picture(self.config.init_image), self.image_size)[None].to(self.device)
-            mask = self.config.mask
-            self.mask = load_mask(mask, self.image_size)[None].to(self.device)
+    def _load_kept(self) -> dict[tuple[int, int], tuple[Tensor, ...]]:
+        if self.config.mask is None:
+            return {}
+        whole = (fit_picture(load_picture(self.config.init_image), self.image_size),
+                 load_mask(self.config.mask, self.image_size))
+        return {size: tuple(fit_picture(x.to(self.device), self.pixels(size))[None] for x in whole)
+                for size in {self.size, *(stage.size for stage in self.stages)}}
 
     def draw(self, image_size: tuple[int, int]) -> Views:
         """Draw the cutouts of the next step for every region of pictures of this size."""
@@ -115,37 +118,35 @@ class RunSetup:
 
     def draw_windows(self, size: tuple[int, int]) -> list[tuple[int, int]] | None:
         """Return where each picture's window lies in a grid of this size, or None where all of it is decoded."""
-        if self.window is None or (size[0] <= self.window[0] and size[1] <= self.window[1]):
-            return None
-        return draw_windows(self.tile_streams, size, self._part(size))
+        part = self.shown(size)
+        return None if part == size else draw_windows(self.tile_streams, size, part)
 
-    def _part(self, size: Sequence[int]) -> tuple[int, int]:
-        return min(size[0], self.window[0]), min(size[1], self.window[1])
+    def shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the part of a grid of this size that is decoded at once, (h, w) in codes: all of it, or a window."""
+        return size if self.window is None else tuple(map(min, size, self.window))
 
     def paint(self, z: Tensor, corners: list[tuple[int, int]] | None = None) -> Tensor:
         """Return the pictures of latents, or of a window of each, with what the mask keeps: (B, 3, H, W) in [0, 1]."""
-        if corners is not None:
-            part = self._part(z.shape[-2:])
-            images, _ = render(self.vqgan, cut_windows(z, corners, part), self.dtype)
-            return self._keep(images, tuple(z.shape[-2:]), corners, part)
-        images, _ = render(self.vqgan, z, self.dtype)
-        return self._keep(images, tuple(z.shape[-2:]))
+        size = tuple(z.shape[-2:])
+        part = z if corners is None else cut_windows(z, corners, self.shown(size))
+        images, _ = render(self.vqgan, part, self.dtype)
+        return self._keep(images, size, corners)
 
-    def _keep(self, images: Tensor, size: tuple[int, int], corners=None, part=None) -> Tensor:
-        if self.mask is None:
+    def _keep(self, images: Tensor, size: tuple[int, int], corners: list[tuple[int, int]] | None = None) -> Tensor:
+        if not self.kept:
             return images
-        base, mask = (fit_picture(x[0], self._pixels(size))[None] for x in (self.base, self.mask))
+        base, mask = self.kept[size]
         if corners is not None:
-            base, mask = (cut_windows(x, corners, part, self.vqgan.factor) for x in (base, mask))
+            base, mask = (cut_windows(x, corners, self.shown(size), self.vqgan.factor) for x in (base, mask))
         return base + mask * (images - base)
 
     @torch.no_grad()
     def finish(self, z: Tensor) -> Tensor:
         """Return whole pictures, window by window where that was asked for."""
         size = tuple(z.shape[-2:])
-        if self.window is None or (size[0] <= self.window[0] and size[1] <= self.window[1]):
+        if self.shown(size) == size:
             return self.paint(z)
-        images = decode_tiled(lambda part: render(self.vqgan, part, self.dtype)[0], z, self._part(size))
+        images = decode_tiled(lambda part: render(self.vqgan, part, self.dtype)[0], z, self.shown(size))
         return self._keep(images, size)
 
 

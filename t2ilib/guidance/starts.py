@@ -1,12 +1,11 @@
 """Where a run starts: random codes, a prior's samples, pictures, noise, an earlier result; the best of several."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import picture_file
 from ..errors import BadParameter
-from .latents import prior_samples, random_codes, select_starts
+from .latents import prior_samples, random_codes, resize, select_starts
 from .objective import render
 from .pictures import NOISES, fit_picture, load_picture, noise_picture
 from .setup import RunSetup
@@ -29,11 +28,11 @@ def make_starts(run: RunSetup, latents: Tensor | None) -> tuple[Tensor, Tensor]:
     elif config.init == "random":
         starts = random_codes(run.vqgan.codebook, size, run.generators("start"), config.candidates)
     elif config.init in NOISES:
-        noise = [noise_picture(config.init, _pixels(run, size), g) for g in run.generators("start")
+        noise = [noise_picture(config.init, run.start_size, g) for g in run.generators("start")
                  for _ in range(config.candidates)]
         starts = encode_pictures(run.vqgan, torch.stack(noise)).unflatten(0, (-1, config.candidates))
     elif config.init == "image":
-        picture = fit_picture(load_picture(config.init_image), _pixels(run, size))
+        picture = fit_picture(load_picture(config.init_image), run.start_size)
         starts = encode_pictures(run.vqgan, picture[None])[None].expand(len(run.seeds), -1, -1, -1, -1)
     elif config.init == "previous":
         starts = _previous(run, size)[None].expand(len(run.seeds), -1, -1, -1, -1)
@@ -86,10 +85,6 @@ def encode_pictures(vqgan, pictures: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _pixels(run: RunSetup, size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] * run.vqgan.factor, size[1] * run.vqgan.factor
-
-
 def _previous(run: RunSetup, size: tuple[int, int]) -> Tensor:
     """Return the latents (1, D, h, w) of the codes that a PNG made by this library carries."""
     path = run.config.init_image
@@ -101,8 +96,7 @@ def _previous(run: RunSetup, size: tuple[int, int]) -> Tensor:
         raise BadParameter(f"{path} carries codes of {made!r}, this run is of {run.config.model!r}; name that model, "
                            "or use init='image' to start from its pixels")
     codes = torch.tensor(codes, device=run.vqgan.codebook.device)
-    z = F.embedding(codes, run.vqgan.codebook).movedim(-1, 0)[None]
-    return z if tuple(z.shape[-2:]) == tuple(size) else F.interpolate(z, size, mode="bicubic", align_corners=False)
+    return resize(run.vqgan.embed_codes(codes[None]), size)
 
 
 def _given(latents: Tensor, count: int, shape: tuple[int, int, int]) -> Tensor:
