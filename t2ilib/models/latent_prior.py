@@ -13,15 +13,9 @@ from torch.nn import functional as F
 
 from ..checkpoint import configurable
 from ..errors import BadParameter
+from ..layers.unet_blocks import timestep_embedding
 
 GROUPS = 16
-
-
-def timestep_embedding(t: Tensor, dim: int, *, scale: float = 1000.0) -> Tensor:
-    """Return sinusoidal features (B, dim) of times t (B,) in [0, 1] (Vaswani et al. 2017, section 3.5)."""
-    freqs = torch.exp(-math.log(10000.0) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angles = scale * t[:, None].float() * freqs
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class ResBlock(nn.Module):

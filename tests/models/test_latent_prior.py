@@ -4,7 +4,8 @@ import torch
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.diffusion import q_sample, stratified_times, v_target
 from t2ilib.errors import BadParameter
-from t2ilib.models.latent_prior import LatentPrior, timestep_embedding
+from t2ilib.layers.unet_blocks import timestep_embedding
+from t2ilib.models.latent_prior import LatentPrior
 
 TINY = dict(latent_channels=4, channels=16, channel_mults=(1, 2), attention=(False, True), num_res_blocks=1,
             text_dim=6, heads=2, dropout=0.0)
