@@ -16,7 +16,7 @@ BOXES = [
     {"paths"},
     {"catalogue"},
     {"assets"},
-    {"runtime", "checkpoint", "record", "profiles", "parameters", "picture_file", "film_formats"},
+    {"runtime", "checkpoint", "record", "profiles", "parameters", "picture_file", "film_formats", "live_bytes"},
     {"kernels"},
     {"layers"},
     {"models", "losses", "diffusion", "encoders", "data"},

@@ -15,7 +15,8 @@ from ..encoders.foreign import build, model_config
 from ..guidance import GuidanceConfig, Guides, apply_cutouts, clamp_with_grad, draw_cutouts, prompt_loss, render
 from ..guidance.cutouts import CutoutParameters
 from ..guidance.latents import FreeLatents, random_codes
-from ..guidance.speed import LiveBytes, fast
+from ..guidance.speed import fast
+from ..live_bytes import LiveBytes
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
 from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise

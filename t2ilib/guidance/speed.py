@@ -6,19 +6,17 @@ whatever only they decide can be computed once.
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .. import runtime
 from ..errors import BadParameter
 from ..layers.autoencoder import Blocks
 from ..layers.conv_blocks import Upsample, doubling_kernel
+from ..live_bytes import LiveBytes
 from .objective import _side, render
 from .ops import clamp_with_grad
 
@@ -211,41 +209,6 @@ def _compiled(vqgan, towers: Sequence, mode: str) -> contextlib.AbstractContextM
     build = functools.partial(torch.compile, dynamic=False, mode=mode)
     named = [(vqgan, "decode"), *((t, "encode_image" if hasattr(t, "encode_image") else "forward") for t in towers)]
     return _replaced([(owner, name, build(getattr(owner, name))) for owner, name in named])
-
-
-class LiveBytes(TorchDispatchMode):
-    """Count the bytes of tensors that operations inside the block make and that are still alive, and their peak.
-
-    Memory that an operation takes and gives back within itself is not seen.
-
-    Attributes:
-        now, peak: bytes.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if not any(r.alias_info for r in func._schema.returns):  # else a view, or a result written in place
-            for t in tree_leaves(out):
-                if isinstance(t, Tensor):
-                    self._count(t.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def memory_estimate(vqgan, clips, *, image_size: tuple[int, int], pictures: int = 1, cutouts: int = 16,

@@ -12,7 +12,8 @@ from t2ilib.encoders.foreign import build
 from t2ilib.errors import BadParameter
 from t2ilib.guidance import GuidanceConfig, draw_cutouts, frozen, vqgan_clip
 from t2ilib.guidance.objective import Guides, render
-from t2ilib.guidance.speed import LiveBytes, fast, memory_estimate
+from t2ilib.guidance.speed import fast, memory_estimate
+from t2ilib.live_bytes import LiveBytes
 from t2ilib.models.vqgan import VQGAN
 from t2ilib.runtime import generator
 
@@ -173,20 +174,3 @@ def test_the_estimate_is_what_a_real_step_takes(networks, options):
             weights = sum(t.nbytes for n in networks for t in [*n.parameters(), *n.buffers()])
         assert estimate == pytest.approx(weights + live.peak, rel=0.1)
         assert estimate - weights == pytest.approx(live.peak, rel=0.2)
-
-
-def test_live_bytes_are_those_of_tensors_that_are_alive():
-    with LiveBytes() as live:
-        x = torch.zeros(1000)
-        y = (x + 1)[:10].exp()
-        assert live.now == 4000 + 40 and live.peak == 8000 + 40
-        x.add_(1)
-        del x
-        assert live.now == 40 and y.sum() > 0
-    saved = []
-    layer, x = nn.Sequential(nn.Linear(50, 50), nn.Sigmoid(), nn.Linear(50, 50)), torch.randn(100, 50)
-    layer.requires_grad_(False)
-    with LiveBytes() as live, torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        out = layer(x.requires_grad_())
-        kept = {t.untyped_storage().data_ptr(): t.nbytes for t in saved if t.shape[0] == 100}
-        assert live.now == sum(kept.values()) + out.nbytes
