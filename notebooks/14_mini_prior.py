@@ -86,13 +86,14 @@ from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
 from t2ilib.data.captions import caption_table, plain_name
+from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.latent_prior import LatentPrior
 from t2ilib.models.start_bank import StartBank
 from t2ilib.models.vqgan import load_vqgan
-from t2ilib.paths import checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
 from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, save_training, set_lr
 
@@ -272,26 +273,16 @@ keep("copier", show.compare({"sampled": paint(made * std + mean), "nearest of 64
 #
 # ## The words
 # MiniLM reads a caption once and for all: a vector of 384 numbers for each token, a mask that says which are real, and
-# their average. Every drawing has eight captions; training picks one at a time.
+# their average. Every drawing has eight captions; training picks one at a time. Their features lie one after another,
+# each as long as it is; `full` keeps them on disk.
 
 # %%
-def encode_captions(text_encoder, texts, longest=20):
-    """Token features (M, longest, 384) in half precision, their number (M,), and pooled features (M, 384)."""
-    tokens = torch.zeros(len(texts), longest, text_encoder.dim, dtype=torch.float16)
-    lengths, pooled = torch.zeros(len(texts), dtype=torch.long), torch.zeros(len(texts), text_encoder.dim)
-    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
-    for chunk in runtime.progress(order.split(256), desc="captions"):
-        with runtime.autocast(device_, dtype_):
-            found = text_encoder.encode([texts[i] for i in chunk])
-        width = min(longest, found.tokens.shape[1])
-        tokens[chunk, :width], pooled[chunk] = found.tokens[:, :width].half().cpu(), found.pooled.float().cpu()
-        lengths[chunk] = found.mask.sum(1).clamp(max=longest).cpu()
-    return tokens, lengths, pooled
-
-
 text_encoder = load_text_encoder("minilm", device=device_)
 captions, where = caption_table(data)
-texts = encode_captions(text_encoder, captions) if cfg.train else None
+texts = None
+if cfg.train:
+    texts = encode_texts(text_encoder, captions, longest=20, dtype=dtype_, progress="captions",
+                         cache=cache_dir() / "texts" if profile == "full" else None)
 example = [captions[i] for i in where[len(data) // 2]]
 found = text_encoder.encode(example)
 print(f"{len(captions)} different captions of {len(data)} drawings; tokens {tuple(found.tokens.shape)}, "
@@ -326,15 +317,13 @@ print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(f
 # delete the folder to start anew. What counts is the running average of the weights (EMA).
 
 # %%
-def prior_loss(network, rows, stream, latents, where, tokens, lengths, pooled):
+def prior_loss(network, rows, stream, latents, where, texts):
     view = torch.randint(latents.shape[1], (len(rows),), generator=stream)
     z = network.normalize(latents[rows, view].to(device_))
     which = where[rows, torch.randint(where.shape[1], (len(rows),), generator=stream)]
-    longest = int(lengths[which].max())
-    text = (tokens[which, :longest].float(), torch.arange(longest) < lengths[which, None], pooled[which])
     drop = torch.rand(len(rows), generator=stream) < cfg.drop_text
     t, eps = diffusion.stratified_times(len(rows), stream), torch.randn(z.shape, generator=stream)
-    text, drop, t, eps = [part.to(device_) for part in text], drop.to(device_), t.to(device_), eps.to(device_)
+    text, drop, t, eps = texts.batch(which, device_), drop.to(device_), t.to(device_), eps.to(device_)
     with runtime.autocast(device_, dtype_):
         v = network(diffusion.q_sample(z, t, eps), t, *network.without_text(*text, drop)).float()
     return (v - diffusion.v_target(z, t, eps)).square().mean()
@@ -360,7 +349,7 @@ first = load_training(folder / "state.pt", **parts) if resume else 0
 last, shots, save_due, began = cfg.steps if cfg.train else first, {}, Every(120), time.perf_counter()
 for step in runtime.progress(range(first, last), desc="prior", every=60):
     set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02))
-    loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, *texts)
+    loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, texts)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
