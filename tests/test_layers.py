@@ -20,7 +20,7 @@ BOXES = [
     {"kernels"},
     {"layers"},
     {"models", "losses", "diffusion", "encoders", "data"},
-    {"guidance", "metrics", "training", "show", "film"},
+    {"guidance", "cascade", "metrics", "training", "show", "film"},
     {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods", "playground",
      "generation"},
     {"__main__"},

@@ -1,0 +1,13 @@
+"""A cascade of text-conditional diffusion networks in pixels: a small picture first, then larger ones from it.
+
+Ho et al. 2022, "Cascaded diffusion models"; Saharia et al. 2022, "Photorealistic text-to-image diffusion models"
+(Imagen). A super-resolution network sees the smaller picture enlarged and noised, so that it also mends what the stage
+before got wrong: `low_resolution_condition` is that step, in training and in sampling.
+"""
+
+from .drawing import Cascade, CascadePreview, TextCondition, mix_conditions
+from .pictures import downsample, enlarge, low_resolution_condition, random_crop_pairs
+from .walk import Sampling, Stage
+
+__all__ = ["Cascade", "CascadePreview", "Sampling", "Stage", "TextCondition", "downsample", "enlarge",
+           "low_resolution_condition", "mix_conditions", "random_crop_pairs"]

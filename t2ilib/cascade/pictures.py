@@ -1,0 +1,74 @@
+"""Pictures of two sizes: what a super-resolution network is given, in training and in sampling alike."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .walk import noised
+from ..errors import BadParameter
+
+
+def enlarge(x: Tensor, size: int) -> Tensor:
+    """Resize pictures (B, C, h, w) to (B, C, size, size) by bilinear interpolation, which leaves no value range."""
+    return x if x.shape[-2:] == (size, size) else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+def downsample(x: Tensor, size: int) -> Tensor:
+    """Shrink pictures (B, C, H, W) in [-1, 1] to (B, C, size, size) without aliasing.
+
+    The average of whole blocks where the sides divide, else bicubic with a low-pass filter. Where a set has drawings of
+    the smaller size, those are the better pair.
+    """
+    if any(side < size for side in x.shape[-2:]):
+        raise BadParameter(f"cannot shrink pictures of {tuple(x.shape[-2:])} to {size} pixels; use enlarge")
+    if all(side % size == 0 for side in x.shape[-2:]):
+        return F.adaptive_avg_pool2d(x, size)
+    return F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps: Tensor, *,
+                             schedule: str = "cosine") -> Tensor:
+    """Return what a super-resolution network sees of the smaller picture: enlarged, then noised at time `level`.
+
+    Both in units of the networks. A picture in [0, 1] that is noised and only then brought to [-1, 1] has another mean
+    and twice the noise, and a network that never saw that in training answers with noise.
+
+    Args:
+        low: (B, C, h, w) in [-1, 1]. level: time in [0, 1], one or (B,). eps: noise (B, C, size, size).
+    """
+    level = torch.as_tensor(level, dtype=torch.float32, device=low.device).expand(len(low))
+    return noised(enlarge(low, size), level, eps, schedule)
+
+
+def random_crop_pairs(high: Tensor, low: Tensor, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut the same place out of both pictures of each pair, another one in each pair.
+
+    Training on crops suffices for super-resolution, which works with what is near. Give `low` already enlarged (the
+    factor is 1 then) if crops should also see across their edges what whole pictures see there.
+
+    Args:
+        high: (B, C, H, W). low: (B, C, H / f, W / f). crop: side in pixels of `high`, a multiple of f.
+
+    Shapes:
+        result: (B, C, crop, crop), (B, C, crop / f, crop / f)
+
+    Raises:
+        BadParameter: sizes that do not belong together.
+    """
+    (height, width), (h, w) = high.shape[-2:], low.shape[-2:]
+    factor = height // max(h, 1)
+    if len(high) != len(low) or factor < 1 or (h * factor, w * factor) != (height, width):
+        raise BadParameter(f"pairs must be as many, and one size a multiple of the other; got {tuple(high.shape)} and "
+                           f"{tuple(low.shape)}")
+    if crop % factor or not 0 < crop <= min(height, width):
+        raise BadParameter(f"crop must be a multiple of the factor {factor}, at most {min(height, width)}; got {crop}")
+    side, places = crop // factor, []
+    for free in (h - side, w - side):
+        places.append(torch.randint(free + 1, (len(low),), generator=generator).to(low.device))
+
+    def cut(x: Tensor, scale: int) -> Tensor:
+        rows, columns = (scale * p[:, None] + torch.arange(scale * side, device=x.device) for p in places)
+        every = torch.arange(len(x), device=x.device)[:, None, None]
+        return x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
+
+    return cut(high, factor), cut(low, 1)

@@ -1,0 +1,139 @@
+"""The settings of a cascade, and all that it knows of schedules, targets and samplers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import diffusion
+from ..errors import BadParameter, unknown_name
+
+SAMPLERS = {"ddim": diffusion.sample_ddim, "dpm_solver": diffusion.sample_dpm_solver}
+THRESHOLDS = ("none", "static", "dynamic")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network of a cascade, and what it was trained for.
+
+    Attributes:
+        network: `(x_t, t, tokens, mask, pooled, low=, low_t=) -> prediction`, with `without_text`.
+        size: side of its pictures. schedule, shift, target: of `diffusion`.
+        level: time to which the smaller picture is noised when sampling; the first stage ignores it.
+    """
+
+    network: nn.Module
+    size: int
+    schedule: str = "cosine"
+    shift: float = 0.0
+    target: str = "v"
+    level: float = 0.1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw. For `guidance_scale` and `steps` a list gives each stage its own value.
+
+    Attributes:
+        guidance_scale: classifier-free guidance; 1 is the plain conditional network.
+        steps: of the sampler. sampler: a name in `SAMPLERS`.
+        threshold: what keeps guided pictures in [-1, 1]: "none", "static" clips, "dynamic" (Saharia et al. 2022,
+            section 2.3) clips at the given percentile and rescales.
+        interval: times between which there is guidance.
+        negative: text to be guided away from, in the place of "no text".
+    """
+
+    guidance_scale: float | Sequence[float] = 3.0
+    steps: int | Sequence[int] = 20
+    sampler: str = "dpm_solver"
+    threshold: str = "dynamic"
+    percentile: float = 0.995
+    interval: tuple[float, float] = (0.0, 1.0)
+    negative: str | None = None
+
+    def __post_init__(self):
+        for kind, name, known in (("sampler", self.sampler, SAMPLERS), ("threshold", self.threshold, THRESHOLDS)):
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        if min(_listed(self.guidance_scale)) < 0 or min(_listed(self.steps)) < 1 or not 0 < self.percentile <= 1:
+            raise BadParameter(f"need guidance_scale >= 0, steps >= 1 and percentile in (0, 1], got "
+                               f"{self.guidance_scale}, {self.steps} and {self.percentile}")
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "Sampling":
+        """Return the settings of these names; raises UnknownName for a misspelt one."""
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        return cls(**options)
+
+    def of_stage(self, name: str, stage: int, stages: int) -> Any:
+        """Return the value of a setting at one of so many stages."""
+        values = _listed(getattr(self, name))
+        if len(values) not in (1, stages):
+            raise BadParameter(f"{name} must be one value or one for each of the {stages} stages, got {values}")
+        return values[stage if len(values) > 1 else 0]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def split(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """Return independent streams drawn from a stream; the first ones do not depend on how many are asked for."""
+    return [torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+            for _ in range(count)]
+
+
+def noise(streams: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Return standard normal noise (B, *shape), that of each picture from its own stream."""
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in streams])
+
+
+def noised(x_0: Tensor, t: Tensor, eps: Tensor, schedule: str, shift: float = 0.0) -> Tensor:
+    """Return x_t (B, ...) at time t (B,)."""
+    _check_schedule(schedule, shift)
+    return diffusion.q_sample(x_0, t, eps)
+
+
+def guided(network: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor], condition: dict[str, Tensor],
+           nothing: dict[str, Tensor], scale: float, interval: tuple[float, float]) -> diffusion.Denoiser:
+    """Return a denoiser with classifier-free guidance."""
+    if tuple(interval) != (0.0, 1.0):
+        raise BadParameter(f"guidance is everywhere, interval=(0, 1); got {interval}")
+    return diffusion.with_guidance(network, condition, nothing, scale)
+
+
+def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Sampling, *, steps: int, start: float,
+         streams: Sequence[torch.Generator], keep: tuple[Tensor, Tensor] | None,
+         callback: Callable[[int, Tensor], None]) -> Tensor:
+    """Sample from x_t (B, C, H, W) at time `start` down to 0, with one stream for each picture.
+
+    Args:
+        keep: pictures (B, C, H, W), and where (B, 1, H, W) bool they are to be kept.
+    """
+    _check_schedule(stage.schedule, stage.shift)
+    if stage.target != "v":
+        raise unknown_name("target", stage.target, ["v"])
+
+    def bounded(x_t: Tensor, t: Tensor) -> Tensor:
+        x_0, _ = diffusion.from_v(x_t, t, denoiser(x_t, t))
+        if settings.threshold != "none":
+            dynamic = settings.threshold == "dynamic"
+            s = x_0.abs().flatten(1).quantile(settings.percentile, dim=1).clamp(min=1) if dynamic else x_0.new_ones(1)
+            s = s.view(-1, 1, 1, 1)
+            x_0 = x_0.clamp(-s, s) / s
+        x_0 = x_0 if keep is None else torch.where(keep[1], keep[0], x_0)
+        alpha, sigma = diffusion.alpha_sigma(t, x_t.ndim)
+        return diffusion.v_target(x_0, t, (x_t - alpha * x_0) / sigma)
+
+    out = SAMPLERS[settings.sampler](bounded, x_t, steps=steps, start=start, callback=callback)
+    return out if keep is None else torch.where(keep[1], keep[0], out)
+
+
+def _check_schedule(schedule: str, shift: float) -> None:
+    if schedule != "cosine" or shift:
+        raise unknown_name("schedule", f"{schedule}, shift {shift}", ["cosine, shift 0.0"])

@@ -1,0 +1,56 @@
+"""Networks that know their data exactly, and a text encoder that knows three colours."""
+
+import pytest
+import torch
+from torch import nn
+
+from t2ilib.cascade import Cascade, Stage
+from t2ilib.diffusion import alpha_sigma
+
+COLOURS = {"red": (0.8, -0.6, -0.6), "blue": (-0.6, -0.6, 0.8), "green": (-0.6, 0.7, -0.6)}
+
+
+class Words:
+    """A text encoder: the last word is a colour, or grey; a token for each word; remembers what it encodes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, texts):
+        self.seen += texts
+        pooled = torch.tensor([COLOURS.get(t.split()[-1], (0.0, 0.0, 0.0)) for t in texts])
+        lengths = torch.tensor([len(t.split()) for t in texts])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return mask[..., None] * pooled[:, None], mask, pooled
+
+
+class Painter(nn.Module):
+    """The exact network for pixels drawn from N(colour of the text, std^2), halfway to the smaller picture if any.
+
+    The colour is read from the tokens that the mask keeps and from `pooled`; remembers what it is called with.
+    """
+
+    def __init__(self, std=0.1):
+        super().__init__()
+        self.null, self.std, self.calls = nn.Parameter(torch.zeros(3)), std, []
+
+    def without_text(self, tokens, mask, pooled, drop):
+        first = torch.arange(tokens.shape[1]) == 0
+        return (torch.where(drop[:, None, None], self.null, tokens), torch.where(drop[:, None], first, mask),
+                torch.where(drop[:, None], self.null, pooled))
+
+    def forward(self, x_t, t, tokens, mask, pooled, low=None, low_t=None):
+        self.calls.append({"x_t": x_t, "t": t, "low": low, "low_t": low_t, "mask": mask})
+        read = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        mean = (0.5 * (read + pooled))[:, :, None, None]
+        mean = mean if low is None else 0.5 * (mean + low)
+        alpha, sigma = alpha_sigma(t, x_t.ndim)
+        x_0 = mean + alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * (x_t - alpha * mean)
+        return (alpha * x_t - x_0) / sigma
+
+
+@pytest.fixture
+def make():
+    def build(sizes=(4, 8), std=0.1, **options):
+        return Cascade([Stage(Painter(std), size) for size in sizes], Words(), precision="float32", **options)
+    return build
