@@ -201,7 +201,8 @@ class Cascade:
                            steps=steps[k], every=many[k])
             if many[k] > 1:
                 scores = score(x * 0.5 + 0.5, [t for t in texts for _ in range(candidates)]).view(-1, candidates)
-                x = x.unflatten(0, (-1, candidates))[torch.arange(len(texts)), scores.argmax(1).to(x.device)]
+                first_rows = candidates * torch.arange(len(texts), device=x.device)
+                x = x[first_rows + scores.argmax(1).to(x.device)]
             out.append(x)
             given = replace(given, low=x, begin=None, strength=1.0)
         return out

@@ -31,6 +31,15 @@ class Stage:
     target: str = "v"
     level: float = 0.1
 
+    @classmethod
+    def card_names(cls) -> set[str]:
+        """Return the names of what a stage is beside its network."""
+        return {f.name for f in fields(cls)} - {"network"}
+
+    def card(self) -> dict[str, Any]:
+        """Return what a checkpoint must say of the network, as plain JSON types: `Stage(network, **card)`."""
+        return {name: getattr(self, name) for name in sorted(self.card_names())}
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -112,10 +112,7 @@ def encode_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path |
     Raises:
         BadParameter: no list of strings, or features that do not fit in half precision.
     """
-    if isinstance(texts, str) or not len(texts) or not all(isinstance(t, str) for t in texts):
-        raise BadParameter(f"texts: got {type(texts).__name__}, expected a list of one or more strings")
-    if batch_size < 1 or (longest is not None and longest < 1):
-        raise BadParameter(f"need batch_size >= 1 and longest >= 1 or None, got {batch_size} and {longest}")
+    _check(texts, longest, batch_size)
     position: dict[str, int] = {}
     rows = torch.tensor([position.setdefault(text, len(position)) for text in texts])
     distinct = list(position)
@@ -135,6 +132,13 @@ def encode_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path |
         runtime.warn_fallback(f"{cut} of {len(texts)} texts are longer than longest={longest} tokens; their ends are "
                               "left out")
     return TextFeatures(tokens, **found, rows=rows, cut=cut)
+
+
+def _check(texts: Sequence[str], longest: int | None, batch_size: int) -> None:
+    if isinstance(texts, str) or not len(texts) or not all(isinstance(t, str) for t in texts):
+        raise BadParameter(f"texts: got {type(texts).__name__}, expected a list of one or more strings")
+    if batch_size < 1 or (longest is not None and longest < 1):
+        raise BadParameter(f"need batch_size >= 1 and longest >= 1 or None, got {batch_size} and {longest}")
 
 
 @torch.no_grad()

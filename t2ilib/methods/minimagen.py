@@ -1,0 +1,157 @@
+"""MinImagen as a method: a cascade of small diffusion networks in pixels, and a guide that chooses among drafts."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import runtime
+from ..cascade import Cascade, CascadePreview, Sampling, Stage
+from ..checkpoint import load_model, read_config, short_hash
+from ..encoders import load_clip, load_text_encoder
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..guidance.pictures import fit_picture, load_mask, load_picture
+from ..paths import checkpoints_dir
+from ..show import to_pil
+
+STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
+TEXT_ENCODER = "minilm"
+RECIPE = "python -m t2ilib run 08 --profile full"
+DEFAULTS = {"candidates": 4, "clip": "emoji-clip", "init_image": None, "strength": 0.7, "mask": None, "device": "auto",
+            "precision": "auto", "chunk": 32, **{f.name: f.default for f in fields(Sampling)}}
+
+
+def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
+        callback: Callable[[CascadePreview], bool | None] | None = None,
+        **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Make pictures with the cascade whose checkpoints are here: the base, and each super-resolution network.
+
+    Args:
+        callback: called after every step of the sampler with a preview; a true return value ends the run early.
+        options: fields of `Sampling`; beside them `candidates` (drafts for each picture, of which the guide `clip`
+            keeps the best; 1 needs no guide), `init_image` (a file to redraw with `strength` in (0, 1], or, with
+            `mask`, to draw into where it is white or in a box; one candidate then), `device`, `precision` and `chunk`
+            (pictures in a batch).
+
+    Raises:
+        UnknownName: no such option. BadParameter: a value out of range. MissingAsset: no base network.
+    """
+    given, how = _resolve(options)
+    prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    texts = [text for text in prompts for _ in range(num_images)]
+    seeds = [seed + j for _ in prompts for j in range(num_images)]
+    device, began = str(runtime.pick_device(given["device"])), time.perf_counter()
+    cascade = load_cascade(device=device, precision=given["precision"], chunk=given["chunk"])
+    seen: list[int] = []
+    scores: list[Tensor] = []
+
+    def watch(preview: CascadePreview) -> bool | None:
+        seen.append(preview.step)
+        return callback(preview) if callback else None
+
+    images = _draw(cascade, texts, given, scores, generators=[runtime.generator(s, "minimagen") for s in seeds],
+                   callback=watch, **how)
+    record = {"config": given, "prompts": texts, "seeds": seeds, "height": images.shape[-2], "width": images.shape[-1],
+              "steps_done": len(seen), "seconds": round(time.perf_counter() - began, 3), **_used(cascade)}
+    if scores:
+        table = scores[0].view(len(texts), -1)
+        record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
+        record["checkpoints"] |= _hashes([given["clip"]])
+    return to_pil(images.cpu() * 0.5 + 0.5), record
+
+
+def _used(cascade: Cascade) -> dict[str, Any]:
+    return {"stages": [stage.card() for stage in cascade.stages], "text_encoder": TEXT_ENCODER,
+            "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
+            "versions": runtime.versions(), "checkpoints": _hashes(present())}
+
+
+def _hashes(names: Sequence[str]) -> dict[str, str]:
+    return {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
+
+
+def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all options with their defaults as plain JSON types, and those of them that `Sampling` takes, checked."""
+    for name in options:
+        if name not in DEFAULTS:
+            raise unknown_name("option of minimagen", name, DEFAULTS)
+    given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}), **options}
+    if given["candidates"] != 1 and given["init_image"]:
+        raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
+    if given["mask"] is not None and not given["init_image"]:
+        raise BadParameter("a mask needs init_image=..., the picture into which to draw")
+    how = {f.name: given[f.name] for f in fields(Sampling)}
+    Sampling.of(how)
+    plain = {tuple: list, type(Path()): str}
+    return {k: plain.get(type(v), lambda x: x)(v) for k, v in given.items()}, how
+
+
+def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: list[Tensor], **how: Any) -> Tensor:
+    """Return pictures (B, 3, H, W) in [-1, 1]; what the guide said of the candidates is added to `scores`."""
+    if given["init_image"]:
+        size = (cascade.stages[-1].size,) * 2
+        picture = fit_picture(load_picture(given["init_image"]), size).expand(len(texts), -1, -1, -1) * 2 - 1
+        if given["mask"] is None:
+            return cascade.edit(picture, texts, strength=given["strength"], **how)[-1]
+        return cascade.inpaint(picture, load_mask(given["mask"], size)[None], texts, **how)[-1]
+    if given["candidates"] == 1:
+        return cascade.sample(texts, **how)[-1]
+    guide = _guide(given["clip"], str(cascade.device))
+
+    def score(pictures: Tensor, wanted: list[str]) -> Tensor:
+        seen = torch.cat([guide.encode_image(part) for part in pictures.split(given["chunk"])])
+        scores.append((seen * guide.encode_text(wanted)).sum(1).cpu())
+        return scores[-1]
+
+    return cascade.sample(texts, candidates=given["candidates"], score=score, **how)[-1]
+
+
+def present() -> list[str]:
+    """Return the names of the cascade's checkpoints that are here, from small to large."""
+    return [name for name in STAGES if (checkpoints_dir() / name).is_dir()]
+
+
+def load_cascade(*, device: str = "cpu", precision: str = "auto", chunk: int = 32) -> Cascade:
+    """Return the cascade of the checkpoints that are here.
+
+    Raises:
+        MissingAsset: there is no base network. CheckpointMismatch: a checkpoint does not say what it was trained for.
+    """
+    names = present()
+    if STAGES[0] not in names:
+        raise MissingAsset(f"no checkpoint {STAGES[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
+                           "restore it with `git checkout`")
+    stages = [_stage(folder, device, short_hash(folder)) for folder in (checkpoints_dir() / name for name in names)]
+    return Cascade(stages, _text_encoder(device), precision=precision, chunk=chunk)
+
+
+def _network() -> type[torch.nn.Module]:
+    from ..models.imagen_unet import ImagenUNet
+
+    return ImagenUNet
+
+
+@functools.lru_cache(maxsize=6)
+def _stage(folder: Path, device: str, sha256: str) -> Stage:  # the hash: what is trained anew is loaded anew
+    card = read_config(folder).get("stage")
+    if not isinstance(card, dict) or card.keys() != Stage.card_names():
+        raise CheckpointMismatch(f"{folder} does not say what it was trained for: 'stage' is {card!r}, expected "
+                                 f"{', '.join(sorted(Stage.card_names()))}; save it with save_model(..., "
+                                 "stage=Stage(...).card())")
+    return Stage(load_model(_network(), folder, device=device), **card)
+
+
+@functools.lru_cache(maxsize=2)
+def _text_encoder(device: str):
+    return load_text_encoder(TEXT_ENCODER, device=device)
+
+
+@functools.lru_cache(maxsize=4)
+def _guide(name: str, device: str):
+    return load_clip(name, device=device)

@@ -1,0 +1,135 @@
+"""MinImagen as a method, with tiny networks in a folder of their own: options, record, candidates, edits."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from t2ilib.cascade import Sampling, Stage
+from t2ilib.checkpoint import configurable, save_model, short_hash
+from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.methods import minimagen
+from t2ilib.methods.minimagen import DEFAULTS, STAGES, run
+
+FAST = dict(steps=2, device="cpu", precision="float32")
+
+
+@configurable
+class TinyUNet(nn.Module):
+    """The interface of the networks in two convolutions."""
+
+    def __init__(self, *, dim: int = 4, text_embed_dim: int = 384, lowres_cond: bool = False):
+        super().__init__()
+        self.conv, self.text = nn.Conv2d(6 if lowres_cond else 3, dim, 3, padding=1), nn.Linear(text_embed_dim, dim)
+        self.out, self.null = nn.Conv2d(dim, 3, 3, padding=1), nn.Parameter(torch.zeros(text_embed_dim))
+
+    def without_text(self, tokens, mask, pooled, drop):
+        return (torch.where(drop[:, None, None], self.null, tokens), mask,
+                torch.where(drop[:, None], self.null, pooled))
+
+    def forward(self, x_t, t, tokens, mask, pooled, low=None, low_t=None):
+        h = self.conv(x_t if low is None else torch.cat([x_t, low], 1))
+        return self.out(torch.tanh(h + 5 * self.text(pooled)[:, :, None, None] + t[:, None, None, None]))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Checkpoints of two stages, 8 and 16 pixels, and the guide that ships."""
+    guide = minimagen.checkpoints_dir() / "emoji-clip"
+    (tmp_path / "emoji-clip").symlink_to(guide, target_is_directory=True)
+    torch.manual_seed(0)
+    for name, size in ((STAGES[0], 8), (STAGES[1], 16)):
+        network = TinyUNet(lowres_cond=size > 8)
+        save_model(tmp_path / name, network, stage=Stage(network, size, level=0.2).card())
+    monkeypatch.setattr(minimagen, "checkpoints_dir", lambda: tmp_path)
+    monkeypatch.setattr(minimagen, "_network", lambda: TinyUNet)
+    return tmp_path
+
+
+def test_pictures_and_record(folder):
+    images, record = run("a red heart", num_images=2, seed=3, **FAST)
+    assert [i.size for i in images] == [(16, 16)] * 2 and all(isinstance(i, Image.Image) for i in images)
+    assert json.loads(json.dumps(record)) == record
+    assert record["seeds"] == [3, 4] and record["prompts"] == ["a red heart"] * 2
+    assert record["config"] == {**DEFAULTS, **FAST, "interval": [0.0, 1.0]} and record["steps_done"] == 4
+    assert record["checkpoints"] == {n: short_hash(folder / n) for n in (*STAGES[:2], "emoji-clip")}
+    assert [s["size"] for s in record["stages"]] == [8, 16] and record["stages"][1]["level"] == 0.2
+    assert record["text_encoder"] == "minilm" and (record["height"], record["width"]) == (16, 16)
+    scores = record["guide_similarity"]
+    assert [len(s) for s in scores] == [4, 4]
+    assert record["candidate_chosen"] == [max(range(4), key=s.__getitem__) for s in scores]
+
+
+def test_the_same_seed_gives_the_same_picture_whatever_is_drawn_beside_it(folder):
+    (a, b), _ = run("a blue car", num_images=2, seed=5, **FAST)
+    (again, *_), _ = run(["a blue car", "cat"], num_images=1, seed=6, **FAST)
+    assert again.tobytes() == b.tobytes() != a.tobytes()
+    prompts, record = run(["a blue car", "cat"], num_images=2, seed=5, **FAST)
+    assert prompts[1].tobytes() == b.tobytes() and record["seeds"] == [5, 6, 5, 6]
+    assert prompts[2].tobytes() != prompts[0].tobytes()  # the text matters
+
+
+def test_one_candidate_needs_no_guide(folder, monkeypatch):
+    monkeypatch.setattr(minimagen, "_guide", None)
+    _, record = run("a red heart", num_images=1, seed=0, candidates=1, **FAST)
+    assert "guide_similarity" not in record and list(record["checkpoints"]) == list(STAGES[:2])
+
+
+def test_the_stages_that_are_here(folder):
+    (folder / STAGES[1]).rename(folder / "elsewhere")
+    images, record = run("a red heart", num_images=1, seed=0, candidates=1, **FAST)
+    assert images[0].size == (8, 8) and list(record["checkpoints"]) == [STAGES[0]]
+    (folder / "elsewhere").rename(folder / STAGES[2])
+    assert run("a red heart", num_images=1, seed=0, candidates=1, **FAST)[0][0].size == (16, 16)
+
+
+def test_a_callback_sees_every_step_and_may_stop(folder):
+    seen = []
+
+    def callback(preview):
+        seen.append((preview.step, preview.steps, tuple(preview.images.shape), preview.finish().max().item() <= 1))
+        return preview.step == 2
+
+    images, record = run("a red heart", num_images=1, seed=0, callback=callback, **FAST)
+    assert seen == [(i, 4, (1, 3, 16, 16), True) for i in range(3)]
+    assert record["steps_done"] == 3 and images[0].size == (16, 16)
+
+
+def test_a_picture_is_redrawn_or_drawn_into(folder, tmp_path):
+    path = tmp_path / "white.png"
+    Image.new("RGB", (20, 20), "white").save(path)
+    (edited,), record = run("a red heart", num_images=1, seed=0, init_image=path, strength=0.5, **FAST)
+    assert edited.size == (16, 16) and record["config"]["candidates"] == 1 and record["config"]["strength"] == 0.5
+    (drawn,), _ = run("a red heart", num_images=1, seed=0, init_image=path, mask=[0.5, 0, 1, 1], **FAST)
+    assert drawn.crop((0, 0, 8, 16)).getextrema() == ((255, 255),) * 3
+    assert min(low for low, _ in drawn.crop((8, 0, 16, 16)).getextrema()) < 250
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"guidance_scal": 2.0}, "did you mean guidance_scale"), ({"num_steps": 2}, "option of minimagen"),
+    ({"sampler": "dpm"}, "dpm_solver"), ({"steps": 0}, "steps >= 1"), ({"clip": "emoji-judge"}, "only measures"),
+    ({"candidates": 0}, "at least 1"), ({"mask": [0, 0, 1, 1]}, "init_image"),
+    ({"init_image": "x.png", "candidates": 2}, "leave one out")])
+def test_bad_options_are_refused(folder, wrong, message):
+    with pytest.raises(BadParameter, match=message):
+        run("a red heart", num_images=1, seed=0, **{**FAST, **wrong})
+
+
+def test_absent_and_silent_checkpoints(folder, tmp_path):
+    config = folder / STAGES[1] / "config.json"
+    card = json.loads(config.read_text())
+    config.write_text(json.dumps({k: v for k, v in card.items() if k != "stage"}))
+    with pytest.raises(CheckpointMismatch, match="card"):
+        run("a red heart", num_images=1, seed=0, **FAST)
+    (folder / STAGES[0]).rename(tmp_path / "gone")
+    with pytest.raises(MissingAsset, match="run 08 --profile full"):
+        run("a red heart", num_images=1, seed=0, **FAST)
+
+
+def test_options_are_those_of_sampling():
+    assert {f.name for f in dataclasses.fields(Sampling)} < set(DEFAULTS)
+    with pytest.raises(UnknownName):
+        run("x", num_images=1, seed=0, model="emoji-vqgan")
