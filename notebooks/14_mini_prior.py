@@ -81,7 +81,7 @@ import time
 
 import torch
 
-from t2ilib import diffusion, metrics, profiles, runtime, show
+from t2ilib import diffusion, metrics, profiles, runtime, samplers, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
@@ -177,10 +177,10 @@ rng = runtime.generator(seed, "check")
 z_0, eps = torch.randn(2, 5, 8, 4, 4, generator=rng)
 t = torch.rand(5, generator=rng)
 torch.testing.assert_close(diffusion.q_sample(z_0, t, eps), naive_q_sample(z_0, t, eps))
-torch.testing.assert_close(diffusion.v_target(z_0, t, eps), naive_v(z_0, t, eps))
-torch.testing.assert_close(diffusion.sample_ddim(copier(z_0), eps, steps=10), naive_ddim(copier(z_0), eps, 10),
+torch.testing.assert_close(diffusion.training_target(z_0, t, eps), naive_v(z_0, t, eps))
+torch.testing.assert_close(samplers.sample_ddim(copier(z_0), eps, steps=10), naive_ddim(copier(z_0), eps, 10),
                            rtol=1e-4, atol=1e-4)
-print("q_sample, v_target and ten steps of DDIM: the library computes the same")
+print("noise, target and ten steps of DDIM: the library computes the same")
 
 # %% [markdown]
 # ## The data
@@ -260,7 +260,7 @@ keep("noised", show.compare(rows, scale=1.1))
 # %%
 world = standard[torch.linspace(0, len(standard) - 1, 64).long()]
 noise = torch.randn(cfg.looks, *world.shape[1:], generator=runtime.generator(seed, "copier"))
-made = diffusion.sample_dpm_solver(copier(world), noise, steps=18)
+made = samplers.sample_dpm_solver(copier(world), noise, steps=18)
 distance, owner = torch.cdist(made.flatten(1), world.flatten(1)).min(dim=1)
 typical = torch.cdist(world.flatten(1), world.flatten(1)).mean()
 print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; between two drawings: {typical:.1f}")
@@ -326,7 +326,7 @@ def prior_loss(network, rows, stream, latents, where, texts):
     text, drop, t, eps = texts.batch(which, device_), drop.to(device_), t.to(device_), eps.to(device_)
     with runtime.autocast(device_, dtype_):
         v = network(diffusion.q_sample(z, t, eps), t, *network.without_text(*text, drop)).float()
-    return (v - diffusion.v_target(z, t, eps)).square().mean()
+    return (v - diffusion.training_target(z, t, eps)).square().mean()
 
 
 def drafts(network, words, num=1, **options):
@@ -424,7 +424,7 @@ def v_errors(network, latents, text):
         for part in torch.arange(len(z), device=device_).split(64):
             with runtime.autocast(device_, dtype_):
                 guess.append(network(z_t[part], t[part], *(each[part] for each in text)).float())
-        found.append((torch.cat(guess) - diffusion.v_target(z, t, eps)).square().mean((1, 2, 3)).cpu())
+        found.append((torch.cat(guess) - diffusion.training_target(z, t, eps)).square().mean((1, 2, 3)).cpu())
     return torch.stack(found)
 
 
@@ -491,7 +491,7 @@ def guided(network, texts, scale):
 
 
 @torch.no_grad()
-def sample(network, texts, noise, scale=3.0, count=cfg.sampling_steps, sampler=diffusion.sample_dpm_solver):
+def sample(network, texts, noise, scale=3.0, count=cfg.sampling_steps, sampler=samplers.sample_dpm_solver):
     return network.denormalize(sampler(guided(network, texts, scale), noise.to(device_), steps=count))
 
 
@@ -532,7 +532,7 @@ exact = sample(shipped, repeated, start, count=cfg.exact_steps)
 print(f"n = {len(repeated)} pictures, distance to {cfg.exact_steps} steps of DPM-Solver++")
 for count in cfg.step_counts:
     found = {}
-    for name, sampler in (("DDIM", diffusion.sample_ddim), ("DPM-Solver++", diffusion.sample_dpm_solver)):
+    for name, sampler in (("DDIM", samplers.sample_ddim), ("DPM-Solver++", samplers.sample_dpm_solver)):
         began = time.perf_counter()
         z = sample(shipped, repeated, start, count=count, sampler=sampler)
         seconds = (time.perf_counter() - began) / len(z)
@@ -659,8 +659,8 @@ show.slider(redrawn, [0.3, 0.6, 0.75, 0.85, 0.95, 1.0], label="t")
 # ## Exercises
 # 1. Set `drop_text=0.0` in the settings and train. What becomes of *no caption* in the table, and of scale 0?
 # 2. Judge `from_bank` with `level=0.5` and `level=0.95`. How do top-10 and *like start* move, and which would you ship?
-# 3. Let the network predict the noise instead of $v$ (`diffusion.from_v` shows how they belong together). Which noise
-#    level suffers?
+# 3. Let the network predict the noise instead of $v$: `target="eps"` in `training_target` and in the sampler. Which
+#    noise level suffers?
 #
 # ## References
 # - Ho and Salimans 2022, *Classifier-free diffusion guidance*, arXiv:2207.12598

@@ -19,7 +19,7 @@ BOXES = [
     {"runtime", "checkpoint", "record", "profiles", "parameters", "picture_file", "film_formats", "live_bytes"},
     {"kernels"},
     {"layers"},
-    {"models", "losses", "diffusion", "encoders", "data"},
+    {"models", "losses", "diffusion", "samplers", "encoders", "data"},
     {"guidance", "cascade", "metrics", "training", "show", "film"},
     {"report", "sweep", "notebooks", "pairs", "execute", "console", "bench", "methods", "playground",
      "generation"},
@@ -31,6 +31,7 @@ ALLOWED = {
     ("record", "checkpoint"),  # hashes and atomic JSON
     ("pairs", "notebooks"),    # works on the list of notebooks
     ("generation", "methods"),  # runs any of them
+    ("samplers", "diffusion"),  # steps from noise to picture are made of its formulas
     ("film", "show"),          # the sheet of a run's steps is a contact sheet
     ("bench", "methods"),      # measures a method as people call it, with its chosen defaults
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import diffusion, runtime
+from .. import diffusion, runtime, samplers
 from ..errors import BadParameter
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
@@ -92,7 +92,7 @@ class DiffusionPrior:
         steps, out = max(1, round(self.steps * start)), [x_t[:0]]
         for i in range(0, len(texts), self.chunk):
             denoiser = self._denoiser(texts[i:i + self.chunk], self.guidance_scale)
-            out.append(diffusion.sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))
+            out.append(samplers.sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))
         return torch.cat(out)
 
     def _drawings(self, prompt: str, count: int) -> Tensor:
@@ -116,7 +116,7 @@ class DiffusionPrior:
         eps = torch.stack([d[1] for d in draws]).to(x)
         with torch.no_grad():
             x_t = diffusion.q_sample(x, t, eps)
-            x_0, _ = diffusion.from_v(x_t, t, self._denoiser(prompts, self.guidance_scale)(x_t, t))
+            x_0, _ = diffusion.to_x0_eps(x_t, t, self._denoiser(prompts, self.guidance_scale)(x_t, t))
         return (x - x_0).square().mean(dim=(1, 2, 3))
 
     def _denoiser(self, prompts: Sequence[str], scale: float) -> diffusion.Denoiser:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from t2ilib.checkpoint import load_model, save_model
-from t2ilib.diffusion import q_sample, stratified_times, v_target
+from t2ilib.diffusion import q_sample, stratified_times, training_target
 from t2ilib.errors import BadParameter
 from t2ilib.layers.unet_blocks import timestep_embedding
 from t2ilib.models.latent_prior import LatentPrior
@@ -101,7 +101,7 @@ def test_training_lowers_the_loss():
     given["t"] = t
     losses = []
     for _ in range(12):
-        loss = (model(q_sample(x_0, t, eps), **given) - v_target(x_0, t, eps)).square().mean()
+        loss = (model(q_sample(x_0, t, eps), **given) - training_target(x_0, t, eps)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
