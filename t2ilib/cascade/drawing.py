@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .pictures import downsample, enlarge, low_resolution_condition
-from .walk import Sampling, Stage, guided, noise, noised, split, walk
+from .walk import Sampling, Stage, noised, split, walk
 from .. import runtime
+from ..diffusion import noise_for, with_guidance
 from ..errors import BadParameter
 
 
@@ -219,10 +220,10 @@ class Cascade:
             own, more = streams[rows], {}
             times = torch.ones(len(own), device=self.device)
             if given.low is not None:
-                eps, level = noise(own, shape).to(self.device), stage.level * times
+                eps, level = noise_for(own, shape).to(self.device), stage.level * times
                 low = low_resolution_condition(given.low[rows], stage.size, level, eps, schedule=stage.schedule)
                 more = {"low": low, "low_t": level}
-            x_t = noise(own, shape).to(self.device)
+            x_t = noise_for(own, shape).to(self.device)
             if given.begin is not None:
                 x_t = noised(given.begin[rows], given.strength * times, x_t, stage.schedule, stage.shift)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
@@ -252,4 +253,4 @@ class Cascade:
                 return stage.network(x_t, t, **given).float()
 
         scale = how.of_stage("guidance_scale", k, len(self.stages))
-        return guided(network, condition | more, nothing | more, scale, how.interval)
+        return with_guidance(network, condition | more, nothing | more, scale, interval=how.interval)

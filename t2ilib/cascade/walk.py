@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import diffusion
+from ..diffusion import THRESHOLDS, Schedule
 from ..errors import BadParameter, unknown_name
-
-SAMPLERS = {"ddim": diffusion.sample_ddim, "dpm_solver": diffusion.sample_dpm_solver}
-THRESHOLDS = ("none", "static", "dynamic")
+from ..samplers import SAMPLERS, get_sampler, keep_known
 
 
 @dataclass(frozen=True)
@@ -97,23 +96,9 @@ def split(generator: torch.Generator, count: int) -> list[torch.Generator]:
             for _ in range(count)]
 
 
-def noise(streams: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-    """Return standard normal noise (B, *shape), that of each picture from its own stream."""
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in streams])
-
-
 def noised(x_0: Tensor, t: Tensor, eps: Tensor, schedule: str, shift: float = 0.0) -> Tensor:
     """Return x_t (B, ...) at time t (B,)."""
-    _check_schedule(schedule, shift)
-    return diffusion.q_sample(x_0, t, eps)
-
-
-def guided(network: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor], condition: dict[str, Tensor],
-           nothing: dict[str, Tensor], scale: float, interval: tuple[float, float]) -> diffusion.Denoiser:
-    """Return a denoiser with classifier-free guidance."""
-    if tuple(interval) != (0.0, 1.0):
-        raise BadParameter(f"guidance is everywhere, interval=(0, 1); got {interval}")
-    return diffusion.with_guidance(network, condition, nothing, scale)
+    return diffusion.q_sample(x_0, t, eps, schedule=Schedule(schedule, shift))
 
 
 def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Sampling, *, steps: int, start: float,
@@ -124,25 +109,9 @@ def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Samp
     Args:
         keep: pictures (B, C, H, W), and where (B, 1, H, W) bool they are to be kept.
     """
-    _check_schedule(stage.schedule, stage.shift)
-    if stage.target != "v":
-        raise unknown_name("target", stage.target, ["v"])
-
-    def bounded(x_t: Tensor, t: Tensor) -> Tensor:
-        x_0, _ = diffusion.from_v(x_t, t, denoiser(x_t, t))
-        if settings.threshold != "none":
-            dynamic = settings.threshold == "dynamic"
-            s = x_0.abs().flatten(1).quantile(settings.percentile, dim=1).clamp(min=1) if dynamic else x_0.new_ones(1)
-            s = s.view(-1, 1, 1, 1)
-            x_0 = x_0.clamp(-s, s) / s
-        x_0 = x_0 if keep is None else torch.where(keep[1], keep[0], x_0)
-        alpha, sigma = diffusion.alpha_sigma(t, x_t.ndim)
-        return diffusion.v_target(x_0, t, (x_t - alpha * x_0) / sigma)
-
-    out = SAMPLERS[settings.sampler](bounded, x_t, steps=steps, start=start, callback=callback)
-    return out if keep is None else torch.where(keep[1], keep[0], out)
-
-
-def _check_schedule(schedule: str, shift: float) -> None:
-    if schedule != "cosine" or shift:
-        raise unknown_name("schedule", f"{schedule}, shift {shift}", ["cosine, shift 0.0"])
+    schedule, constrain = Schedule(stage.schedule, stage.shift), None
+    if keep is not None:
+        constrain = keep_known(*keep, [split(g, 1)[0] for g in streams], schedule=schedule)
+    return get_sampler(settings.sampler)(
+        denoiser, x_t, steps=steps, start=start, schedule=schedule, target=stage.target, generators=streams,
+        threshold=settings.threshold, percentile=settings.percentile, constrain=constrain, callback=callback)

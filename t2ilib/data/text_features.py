@@ -28,7 +28,7 @@ FORMAT = 1
 TOKENS, ROWS, INFO = "tokens.npy", "rows.safetensors", "info.json"
 
 
-class TextFeatures:
+class EncodedTexts:
     """Token features and one vector for each of N texts; equal texts share theirs.
 
     Attributes:
@@ -47,7 +47,7 @@ class TextFeatures:
 
     def __repr__(self) -> str:
         size = sum(t.numel() * t.element_size() for t in (self.tokens, self.pooled)) / 2**20
-        return (f"TextFeatures({len(self)} texts, {len(self.lengths)} distinct, {self.dim} numbers a token, at most "
+        return (f"EncodedTexts({len(self)} texts, {len(self.lengths)} distinct, {self.dim} numbers a token, at most "
                 f"{self.longest} tokens, {size:.1f} MiB)")
 
     @property
@@ -60,10 +60,10 @@ class TextFeatures:
         """Return the number of tokens of the longest text."""
         return int(self.lengths.max())
 
-    def to(self, device: torch.device | str) -> "TextFeatures":
+    def to(self, device: torch.device | str) -> "EncodedTexts":
         """Return the same features in the memory of a device, where batches are cut out without a copy from here."""
         parts = (t.to(device) for t in (self.tokens, self.starts, self.lengths, self.pooled, self.rows))
-        return TextFeatures(*parts, cut=self.cut)
+        return EncodedTexts(*parts, cut=self.cut)
 
     def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None, *,
               dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +95,7 @@ class TextFeatures:
 
 def encode_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path | None = None,
                  longest: int | None = None, batch_size: int = 256, dtype: torch.dtype = torch.float32,
-                 progress: str = "texts") -> TextFeatures:
+                 progress: str = "texts") -> EncodedTexts:
     """Encode texts on the encoder's own device, each distinct one once; or read what an earlier call left on disk.
 
     What lies in `cache` is found by a hash of the encoder (its name, its weights, its own limit), of `longest`, of
@@ -131,7 +131,7 @@ def encode_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path |
     if cut:
         runtime.warn_fallback(f"{cut} of {len(texts)} texts are longer than longest={longest} tokens; their ends are "
                               "left out")
-    return TextFeatures(tokens, **found, rows=rows, cut=cut)
+    return EncodedTexts(tokens, **found, rows=rows, cut=cut)
 
 
 def _check(texts: Sequence[str], longest: int | None, batch_size: int) -> None:

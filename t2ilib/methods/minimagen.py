@@ -17,6 +17,7 @@ from ..checkpoint import load_model, read_config, short_hash
 from ..encoders import load_clip, load_text_encoder
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..guidance.pictures import fit_picture, load_mask, load_picture
+from ..models.imagen_unet import ImagenUNet
 from ..paths import checkpoints_dir
 from ..show import to_pil
 
@@ -131,12 +132,6 @@ def load_cascade(*, device: str = "cpu", precision: str = "auto", chunk: int = 3
     return Cascade(stages, _text_encoder(device), precision=precision, chunk=chunk)
 
 
-def _network() -> type[torch.nn.Module]:
-    from ..models.imagen_unet import ImagenUNet
-
-    return ImagenUNet
-
-
 @functools.lru_cache(maxsize=6)
 def _stage(folder: Path, device: str, sha256: str) -> Stage:  # the hash: what is trained anew is loaded anew
     card = read_config(folder).get("stage")
@@ -144,7 +139,7 @@ def _stage(folder: Path, device: str, sha256: str) -> Stage:  # the hash: what i
         raise CheckpointMismatch(f"{folder} does not say what it was trained for: 'stage' is {card!r}, expected "
                                  f"{', '.join(sorted(Stage.card_names()))}; save it with save_model(..., "
                                  "stage=Stage(...).card())")
-    return Stage(load_model(_network(), folder, device=device), **card)
+    return Stage(load_model(ImagenUNet, folder, device=device), **card)
 
 
 @functools.lru_cache(maxsize=2)

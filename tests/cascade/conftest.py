@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from t2ilib.cascade import Cascade, Stage
-from t2ilib.diffusion import alpha_sigma
+from t2ilib.diffusion import COSINE, Schedule, alpha_sigma, to_x0_eps, training_target
 
 COLOURS = {"red": (0.8, -0.6, -0.6), "blue": (-0.6, -0.6, 0.8), "green": (-0.6, 0.7, -0.6)}
 
@@ -30,9 +30,10 @@ class Painter(nn.Module):
     The colour is read from the tokens that the mask keeps and from `pooled`; remembers what it is called with.
     """
 
-    def __init__(self, std=0.1):
+    def __init__(self, std=0.1, target="v", schedule=COSINE):
         super().__init__()
         self.null, self.std, self.calls = nn.Parameter(torch.zeros(3)), std, []
+        self.target, self.schedule = target, schedule
 
     def without_text(self, tokens, mask, pooled, drop):
         first = torch.arange(tokens.shape[1]) == 0
@@ -44,13 +45,16 @@ class Painter(nn.Module):
         read = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         mean = (0.5 * (read + pooled))[:, :, None, None]
         mean = mean if low is None else 0.5 * (mean + low)
-        alpha, sigma = alpha_sigma(t, x_t.ndim)
+        alpha, sigma = alpha_sigma(t, x_t.ndim, schedule=self.schedule)
         x_0 = mean + alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * (x_t - alpha * mean)
-        return (alpha * x_t - x_0) / sigma
+        _, eps = to_x0_eps(x_t, t, x_0, target="x0", schedule=self.schedule)
+        return training_target(x_0, t, eps, target=self.target, schedule=self.schedule)
 
 
 @pytest.fixture
 def make():
-    def build(sizes=(4, 8), std=0.1, **options):
-        return Cascade([Stage(Painter(std), size) for size in sizes], Words(), precision="float32", **options)
+    def build(sizes=(4, 8), std=0.1, *, schedule="cosine", shift=0.0, target="v", **options):
+        stages = [Stage(Painter(std, target, Schedule(schedule, shift)), size, schedule, shift, target)
+                  for size in sizes]
+        return Cascade(stages, Words(), precision="float32", **options)
     return build

@@ -30,6 +30,13 @@ def test_every_stage_draws_its_text(make):
     assert set(map(type, first)) == {type(None)} and second[0].shape[-1] == 8 and third[0].shape[-1] == 16
 
 
+@pytest.mark.parametrize("trained", [dict(target="eps"), dict(target="x0"), dict(schedule="linear"),
+                                     dict(shift=-1.4), dict(schedule="linear", target="eps", shift=1.0)], ids=str)
+def test_what_a_stage_was_trained_for_decides_how_it_is_drawn(make, trained):
+    for x in make(**trained).sample(["red"], generators=streams(0), **{**PLAIN, "steps": 20}):
+        torch.testing.assert_close(colour(x), torch.tensor([(0.8, -0.6, -0.6)]), atol=0.1, rtol=0)
+
+
 def test_a_picture_depends_on_its_own_stream_and_text_alone(make):
     texts = ["a red", "a green thing that is blue", "blue"]
     together = make(chunk=2).sample(texts, generators=streams(0, 1, 2), **PLAIN)

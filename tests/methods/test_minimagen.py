@@ -9,30 +9,21 @@ from PIL import Image
 from torch import nn
 
 from t2ilib.cascade import Sampling, Stage
-from t2ilib.checkpoint import configurable, save_model, short_hash
+from t2ilib.checkpoint import save_model, short_hash
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.methods import minimagen
 from t2ilib.methods.minimagen import DEFAULTS, STAGES, run
+from t2ilib.models.imagen_unet import ImagenUNet
 
 FAST = dict(steps=2, device="cpu", precision="float32")
 
 
-@configurable
-class TinyUNet(nn.Module):
-    """The interface of the networks in two convolutions."""
-
-    def __init__(self, *, dim: int = 4, text_embed_dim: int = 384, lowres_cond: bool = False):
-        super().__init__()
-        self.conv, self.text = nn.Conv2d(6 if lowres_cond else 3, dim, 3, padding=1), nn.Linear(text_embed_dim, dim)
-        self.out, self.null = nn.Conv2d(dim, 3, 3, padding=1), nn.Parameter(torch.zeros(text_embed_dim))
-
-    def without_text(self, tokens, mask, pooled, drop):
-        return (torch.where(drop[:, None, None], self.null, tokens), mask,
-                torch.where(drop[:, None], self.null, pooled))
-
-    def forward(self, x_t, t, tokens, mask, pooled, low=None, low_t=None):
-        h = self.conv(x_t if low is None else torch.cat([x_t, low], 1))
-        return self.out(torch.tanh(h + 5 * self.text(pooled)[:, :, None, None] + t[:, None, None, None]))
+def tiny(lowres_cond=False):
+    network = ImagenUNet(dim=8, dim_mults=[1, 2], attn_heads=1, attn_dim_head=8, lowres_cond=lowres_cond)
+    for layer in network.modules():  # those that start at zero would draw the same for every text
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and not layer.weight.any():
+            nn.init.normal_(layer.weight, std=0.2)
+    return network
 
 
 @pytest.fixture
@@ -42,10 +33,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "emoji-clip").symlink_to(guide, target_is_directory=True)
     torch.manual_seed(0)
     for name, size in ((STAGES[0], 8), (STAGES[1], 16)):
-        network = TinyUNet(lowres_cond=size > 8)
+        network = tiny(lowres_cond=size > 8)
         save_model(tmp_path / name, network, stage=Stage(network, size, level=0.2).card())
     monkeypatch.setattr(minimagen, "checkpoints_dir", lambda: tmp_path)
-    monkeypatch.setattr(minimagen, "_network", lambda: TinyUNet)
     return tmp_path
 
 
