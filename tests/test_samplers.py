@@ -176,8 +176,11 @@ def test_one_step_callback_and_precision(sampler):
     found = sampler(network, x_t, steps=4, generators=streams(3), callback=lambda i, x_0: seen.append((i, x_0)))
     assert [i for i, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], found)
     assert sampler(network, x_t.float(), steps=3, generators=streams(3)).dtype == torch.float32
-    half = sampler(network, x_t.half(), steps=20, generators=streams(3)).double()  # times stay in float32
+    half = sampler(network, x_t.half(), steps=20, generators=streams(3)).double()
     torch.testing.assert_close(half, sampler(network, x_t, steps=20, generators=streams(3)), rtol=0, atol=0.02)
+    times = []
+    sampler(lambda x_t, t: times.append(t) or x_t, x_t.half(), steps=7, generators=streams(3))
+    assert [t[0].item() for t in times] == pytest.approx([1 - i / 7 for i in range(7)], rel=1e-6)  # not rounded to half
 
 
 @EACH
@@ -214,7 +217,7 @@ def test_thresholding_acts_after_guidance(sampler):
 def test_inpainting_keeps_what_is_known(sampler):
     known, mask = randn(3, 2, 4, 4, seed=5).float(), torch.zeros(3, 1, 4, 4, dtype=torch.bool)
     mask[:, :, :2] = True
-    x_t, seen = randn(3, 2, 4, 4).float(), []
+    x_t, seen, shown = randn(3, 2, 4, 4).float(), [], []
 
     def paint(picture, noise=7):
         inner = keep_known(picture, mask, streams(3, first=noise), schedule=LINEAR)
@@ -223,10 +226,12 @@ def test_inpainting_keeps_what_is_known(sampler):
             seen.append((t, inner(x_t, t)))
             return seen[-1][1]
 
-        return sampler(wobbly, x_t, steps=6, generators=streams(3), schedule=LINEAR, constrain=watched)
+        return sampler(wobbly, x_t, steps=6, generators=streams(3), schedule=LINEAR, constrain=watched,
+                       callback=lambda i, x_0: shown.append(x_0))
 
     found = paint(known)
     assert torch.equal(found[:, :, :2], known[:, :, :2]) and torch.equal(found, seen[-1][1])
+    assert len(shown) == 6 and torch.equal(shown[-1], found)
     assert [t[0].item() for t, _ in seen] == pytest.approx([5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
     eps = torch.stack([torch.randn(2, 4, 4, generator=g) for g in streams(3, first=7)])
     torch.testing.assert_close(seen[0][1][:, :, :2], q_sample(known, seen[0][0], eps, schedule=LINEAR)[:, :, :2])
