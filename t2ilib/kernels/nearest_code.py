@@ -9,9 +9,11 @@ from torch import Tensor
 from ..errors import BadParameter
 from ._dispatch import choose, require_floating
 
-# Distances held at once. 2**19 floats are 2 MiB: they stay in a CPU core's cache between the product and the search,
-# which is why this beats one large matrix even where memory is plentiful. A GPU wants fewer, larger launches.
-_CPU_ELEMENTS = 2**19
+# Rows of z and of the codebook in one product, 8 MiB of distances. They and the codebook's part stay in a CPU's cache
+# from the product to the search, nothing of the codebook's size is allocated (its pages would cost more than its
+# norms), and the codebook is read once for many rows of z. Smaller blocks gain nothing and wait more often for a busy
+# second core. A GPU wants fewer, larger launches.
+_CPU_BLOCK = (1024, 2048)
 _GPU_ELEMENTS = 2**26
 
 
@@ -23,19 +25,22 @@ def nearest_code_reference(z: Tensor, codebook: Tensor) -> Tensor:
     Shapes:
         z: (N, D); codebook: (K, D) -> codes: (N,), int64
     """
-    codebook = codebook.detach().float()
-    centre = codebook.mean(dim=0)
-    codebook = codebook - centre
-    budget = _CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS
-    rows = max(1, budget // max(1, codebook.shape[0]))
-    half_norms = codebook.square().sum(dim=1).mul(-0.5)  # (K,)
-    codes = torch.empty(z.shape[0], dtype=torch.int64, device=z.device)
-    table = codebook.t()  # (D, K)
+    codebook, size = codebook.detach(), codebook.shape[0]
+    centre = codebook.mean(dim=0, dtype=torch.float32)
+    z = z.detach().float() - centre
+    rows, columns = _CPU_BLOCK if z.device.type == "cpu" else (max(1, _GPU_ELEMENTS // size), size)
+    codes = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    best = torch.full_like(codes, -torch.inf, dtype=torch.float32)
     with torch.autocast(z.device.type, enabled=False):  # half precision would choose wrong codes
-        for start in range(0, z.shape[0], rows):
-            part = z[start : start + rows].detach().float() - centre
-            scores = torch.addmm(half_norms, part, table)  # (rows, K): largest where the distance is smallest
-            torch.argmax(scores, dim=1, out=codes[start : start + rows])
+        for first in range(0, size, columns):
+            table = codebook[first : first + columns].float() - centre  # (columns, D)
+            half_norms = table.square().sum(dim=1).mul_(-0.5)
+            for start in range(0, z.shape[0], rows):
+                here = slice(start, start + rows)
+                scores = torch.addmm(half_norms, z[here], table.t())  # (rows, columns): largest where nearest
+                score, code = scores.max(dim=1)
+                codes[here] = torch.where(score > best[here], code + first, codes[here])
+                best[here] = torch.maximum(score, best[here])
     return codes
 
 

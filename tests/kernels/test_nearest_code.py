@@ -7,7 +7,7 @@ from t2ilib.kernels import nearest_code
 
 
 def brute_force(z, codebook):
-    distances = (z.double()[:, None] - codebook.double()[None]).square().sum(-1)
+    distances = torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return distances.argmin(dim=1)
 
 
@@ -26,12 +26,19 @@ def test_equals_brute_force(n, k, d):
     assert (codes != best).sum() <= 0.005 * n
 
 
+@pytest.mark.parametrize("k", [2049, 4500])
+def test_equals_brute_force_over_several_blocks_of_the_codebook(k):
+    generator = torch.Generator().manual_seed(k)
+    z, codebook = torch.randn(1100, 24, generator=generator), torch.randn(k, 24, generator=generator)
+    torch.testing.assert_close(nearest_code(z, codebook), brute_force(z, codebook))
+
+
 def test_memory_stays_bounded_because_the_work_is_cut_into_parts(monkeypatch):
     import sys
 
     module = sys.modules["t2ilib.kernels.nearest_code"]
     torch.manual_seed(0)
-    z, codebook = torch.randn(100, 4), torch.randn(7, 4)
+    z, codebook = torch.randn(100, 4), torch.randn(37, 4)
     whole = nearest_code(z, codebook)
     sizes = []
     original = torch.addmm
@@ -41,10 +48,10 @@ def test_memory_stays_bounded_because_the_work_is_cut_into_parts(monkeypatch):
         sizes.append(result.numel())
         return result
 
-    monkeypatch.setattr(module, "_CPU_ELEMENTS", 50)
+    monkeypatch.setattr(module, "_CPU_BLOCK", (10, 5))
     monkeypatch.setattr(module.torch, "addmm", spy)
     torch.testing.assert_close(nearest_code(z, codebook), whole)
-    assert max(sizes) <= 50 and len(sizes) > 10
+    assert max(sizes) == 50 and len(sizes) == 10 * 8
 
 
 @pytest.mark.parametrize("d", [1, 8, 33, 256])
@@ -54,6 +61,22 @@ def test_of_equal_rows_the_lowest_index_wins(d):
     codebook = torch.cat([half, half, half])
     codes = nearest_code(half, codebook)
     torch.testing.assert_close(codes, torch.arange(37))
+
+
+@pytest.mark.parametrize("d", [8, 33, 256])
+def test_of_equal_rows_in_different_blocks_the_lowest_index_wins(d):
+    torch.manual_seed(d)
+    half = torch.randn(2100, d)
+    codes = nearest_code(half, torch.cat([half, half]))
+    torch.testing.assert_close(codes, torch.arange(2100))
+
+
+def test_a_codebook_changed_in_place_is_seen():
+    torch.manual_seed(0)
+    z, codebook = torch.randn(50, 8), torch.randn(40, 8)
+    before = nearest_code(z, codebook)
+    codebook.data.copy_(codebook.flip(0).clone())  # through `.data`, which leaves the version counter alone
+    torch.testing.assert_close(nearest_code(z, codebook), 39 - before)
 
 
 def test_leading_dimensions_strides_and_half_precision():
