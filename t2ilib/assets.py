@@ -21,7 +21,7 @@ import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -179,7 +179,8 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
         # one partial file for each mirror: bytes of two mirrors are never joined
         part = folder / f"{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
         try:
-            _transfer_with_retries(url, part, progress, desc=f"{asset.name}/{file.name} [MiB]")
+            _transfer_with_retries(url, part, progress, headers=file.headers.get(url, {}),
+                                   desc=f"{asset.name}/{file.name} [MiB]")
             _accept(folder, file, part, url)
         except (_Refused, OSError, http.client.HTTPException) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
@@ -229,12 +230,13 @@ def _extract(archive: Path, member: str) -> Path:
     return part
 
 
-def _transfer_with_retries(url: str, part: Path, progress: Progress, *, desc: str) -> None:
+def _transfer_with_retries(url: str, part: Path, progress: Progress, *, headers: Mapping[str, str],
+                           desc: str) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
-            return _transfer(url, part, progress, desc=desc)
+            return _transfer(url, part, progress, headers=headers, desc=desc)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the file has become shorter than what is here
                 part.unlink(missing_ok=True)
@@ -251,15 +253,13 @@ def _transfer_with_retries(url: str, part: Path, progress: Progress, *, desc: st
         time.sleep(WAIT * 2 ** (failures - 1))
 
 
-def _transfer(url: str, part: Path, progress: Progress, *, desc: str) -> None:
+def _transfer(url: str, part: Path, progress: Progress, *, headers: Mapping[str, str], desc: str) -> None:
     """Bring `part` to its full length, from where it stands if the server still has the same file."""
     notes = part.with_name(part.name + ".json")  # which version of the file the bytes are of, and its length
     have, known = (part.stat().st_size if part.is_file() else 0), _read_json(notes)
     if have and known.get("total") == have:
         return
-    headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity"}
-    if "/content/links/" in url:  # koofr's shares serve only those who come from the page of the share
-        headers["Referer"] = url.partition("/files/get/")[0].replace("/content/links/", "/links/")
+    headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity", **headers}
     resume = bool(have and known.get("total"))
     if resume:
         headers["Range"] = f"bytes={have}-"

@@ -17,8 +17,8 @@ class AssetFile:
     """One file: its name in the asset's folder, mirrors in the order of asking, and what is known of its bytes.
 
     `about_mb` and `sha256` are what was published of the file under its final name, None where nothing was. With
-    `member` the mirrors hold a zip archive, out of which this member is taken. An asset works without its optional
-    files.
+    `member` the mirrors hold a zip archive, out of which this member is taken. `headers` are what a mirror wants to be
+    asked with, by its address. An asset works without its optional files.
     """
 
     name: str
@@ -27,6 +27,7 @@ class AssetFile:
     sha256: str | None = None
     optional: bool = False
     member: str | None = None
+    headers: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,13 @@ def _shared(share: str, ckpt: str, yaml: str, *mirrors: str, about_mb: float,
                       about_mb=about_mb, sha256=sha256))
 
 
-def _koofr(share: str, folder: str) -> str:
-    return (f"https://app.koofr.net/content/links/{share}/files/get/last.ckpt?path=%2F{folder}"
-            "%2Fcheckpoints%2Flast.ckpt")
+def _koofr(share: str, folder: str, *mirrors: str, about_mb: float | None = None,
+           sha256: str | None = None) -> AssetFile:
+    """Describe weights in a share that serves only those who come from its page; mirrors are asked first."""
+    url = (f"https://app.koofr.net/content/links/{share}/files/get/last.ckpt?path=%2F{folder}"
+           "%2Fcheckpoints%2Flast.ckpt")
+    return AssetFile("last.ckpt", (*mirrors, url), about_mb=about_mb, sha256=sha256,
+                     headers={url: {"Referer": f"https://app.koofr.net/links/{share}"}})
 
 
 def _zipped(*urls: str, about_mb: float | None = None, sha256: str | None = None) -> AssetFile:
@@ -120,19 +125,16 @@ _VQGANS = (
                     f"{_KEPT}/openimages/openimages.ckpt", f"{_KEPT_TOO}/openimages.ckpt",
                     about_mb=377, sha256="5cd6c74810ab97e00e942c25403f73afc081e8b19987b31ec0d9ff5b68e7ab14")),
     _vqgan("vqgan-faceshq-f16-1024", "CelebA-HQ, FFHQ", {**_F16, "n_embed": 1024},
-           AssetFile("last.ckpt", (f"{_KEPT}/faceshq/faceshq.ckpt",
-                                   _koofr("a04deec9-0c59-4673-8b37-3d696fe63a5d",
-                                          "2020-11-13T21-41-45_faceshq_transformer")),
-                     sha256="3274bba51bd565c90990bbcf7bb5dad0b9b95a6a77011980afc4c3cfc4d1cad1"), terms=_RESEARCH),
+           _koofr("a04deec9-0c59-4673-8b37-3d696fe63a5d", "2020-11-13T21-41-45_faceshq_transformer",
+                  f"{_KEPT}/faceshq/faceshq.ckpt",
+                  sha256="3274bba51bd565c90990bbcf7bb5dad0b9b95a6a77011980afc4c3cfc4d1cad1"), terms=_RESEARCH),
     _vqgan("vqgan-celebahq-f16-1024", "CelebA-HQ", {**_F16, "n_embed": 1024},
-           AssetFile("last.ckpt", (_koofr("6dddf083-40c8-470a-9360-a9dab2a94e96",
-                                          "2021-04-23T18-11-19_celebahq_transformer"),)), terms=_RESEARCH),
+           _koofr("6dddf083-40c8-470a-9360-a9dab2a94e96", "2021-04-23T18-11-19_celebahq_transformer"), terms=_RESEARCH),
     _vqgan("vqgan-ffhq-f16-1024", "FFHQ", {**_F16, "n_embed": 1024},
-           AssetFile("last.ckpt", (_koofr("0fc005bf-3dca-4079-9d40-cdf38d42cd7a",
-                                          "2021-04-23T18-19-01_ffhq_transformer"),)), terms="data CC BY-NC-SA 4.0"),
+           _koofr("0fc005bf-3dca-4079-9d40-cdf38d42cd7a", "2021-04-23T18-19-01_ffhq_transformer"),
+           terms="data CC BY-NC-SA 4.0"),
     _vqgan("vqgan-ade20k-f16", "ADE20K", _F16,  # the number of codes stands in the file alone
-           AssetFile("last.ckpt", (_koofr("0f65c2cd-7102-4550-a2bd-07fd383aac9e",
-                                          "2020-11-20T21-45-44_ade20k_transformer"),)), terms=_RESEARCH),
+           _koofr("0f65c2cd-7102-4550-a2bd-07fd383aac9e", "2020-11-20T21-45-44_ade20k_transformer"), terms=_RESEARCH),
     _vqgan("vqgan-sflckr-f16-1024", "S-FLCKR", {**_F16, "n_embed": 1024},
            AssetFile("last.ckpt", (f"{_HEIBOX}/d/73487ab6e5314cb5adba/files/?p=%2Fcheckpoints%2Flast.ckpt&dl=1",
                                    f"{_KEPT}/sflickr/sflickr.ckpt", f"{_KEPT_TOO}/sflckr.ckpt"), about_mb=4264,
@@ -144,10 +146,9 @@ _VQGANS = (
                      sha256="106cc20fde571df14afc4349d62218d8213cf47177c682ecaa78a8c28b12f9de"),
            terms="pictures from Flickr"),
     _vqgan("vqgan-drin-f16-1024", "ImageNet", {**_F16, "n_embed": 1024},
-           AssetFile("last.ckpt", ("https://huggingface.co/shanetx/2020-11-20T12-54-32_drin_transformer/resolve/main/"
-                                   "checkpoints/last.ckpt",
-                                   _koofr("028f1ba8-404d-42c4-a866-9a8a4eebb40c",
-                                          "2020-11-20T12-54-32_drin_transformer")), about_mb=4260), terms=_RESEARCH),
+           _koofr("028f1ba8-404d-42c4-a866-9a8a4eebb40c", "2020-11-20T12-54-32_drin_transformer",
+                  "https://huggingface.co/shanetx/2020-11-20T12-54-32_drin_transformer/resolve/main/checkpoints/"
+                  "last.ckpt", about_mb=4260), terms=_RESEARCH),
     _vqgan("vqgan-wikiart-f16-1024", "WikiArt", {**_F16, "n_embed": 1024},
            AssetFile("last.ckpt", ("https://github.com/pixray/pixray/releases/download/v1.7.1/vqgan_wikiart_1024.ckpt",
                                    "https://github.com/Eleiber/VQGAN-Mirrors/releases/download/0.0.1/"

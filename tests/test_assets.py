@@ -330,13 +330,11 @@ def test_without_an_address_it_says_how_to_do_it_by_hand(server, tmp_path):
     assert assets.fetch(asset) == folder
 
 
-def test_shares_that_want_to_know_where_one_comes_from(server):
-    server.pages["/content/links/12ab/files/get/a?path=%2Fa"] = page = Page()
-    server.pages["/plain"] = plain = Page()
-    assets.fetch(asset_at(server, "/content/links/12ab/files/get/a?path=%2Fa"))
-    assert page.requests[0]["Referer"] == server.url + "/links/12ab"
-    assets.fetch(replace(asset_at(server, "/plain"), name="other"))
-    assert "Referer" not in plain.requests[0]
+def test_a_mirror_is_asked_with_the_headers_that_it_wants(server):
+    server.pages["/plain"], server.pages["/share"] = plain, share = Page(DATA[::-1]), Page()
+    headers = {server.url + "/share": {"Referer": "https://here/links/12ab"}}
+    assets.fetch(asset_at(server, "/plain", "/share", sha256=SHA, headers=headers))
+    assert share.requests[0]["Referer"] == "https://here/links/12ab" and "Referer" not in plain.requests[0]
 
 
 def write_taming_files(folder, model, arguments):

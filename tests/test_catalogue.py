@@ -30,6 +30,9 @@ def test_catalogue_is_complete_and_invents_nothing():
             assert file.about_mb is None or file.about_mb > 100
             assert all((".zip" in url or "heibox" in url) == bool(file.member) for url in file.urls
                        if asset.source.endswith("latent-diffusion"))
+            for url in file.urls:  # koofr's shares answer only those who come from the share's page
+                page = re.match(r"(https://app\.koofr\.net/)content/(links/[\w-]+)/files/get/", url)
+                assert file.headers.get(url) == (page and {"Referer": page[1] + page[2]})
             seen += file.urls
     assert len(set(seen)) == len(seen)
     hashes = [f.sha256 for asset in CATALOGUE.values() for f in asset.files if f.sha256]
