@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from ..encoders.clip import Clip
 from ..encoders.foreign import build, model_config
-from ..guidance import GuidanceConfig, Guides, apply_cutouts, clamp_with_grad, draw_cutouts, prompt_loss, render
-from ..guidance.cutouts import CutoutParameters
-from ..guidance.latents import FreeLatents, random_codes
-from ..guidance.speed import fast
+from ..guidance import CutoutParameters, GuidanceConfig, apply_cutouts, clamp_with_grad, fast
+from ..guidance.search import Search
+from ..guidance.setup import RunSetup
+from ..guidance.starts import make_starts
 from ..live_bytes import LiveBytes
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
@@ -58,44 +58,32 @@ def classic_loop(vqgan: VQGAN, clip: Clip, side: int, cutouts: int) -> ClassicLo
 
 def guidance_step(vqgan, clip, side: int, cutouts: int, *, dtype: torch.dtype, augmentations: str = "none",
                   one_hot: bool = False, one_by_one: bool = False) -> Step:
-    """Return a function that makes one step of our loop, by the parts `vqgan_clip` consists of.
+    """Return a function that makes one step of our loop, the very step of `vqgan_clip`.
 
     Args:
         augmentations: "none" is what the classic loop does: crops and noise. one_hot, one_by_one: quantise and cut as
             the classic loop does, everything else as ours.
     """
-    config = GuidanceConfig(PROMPT, width=side, height=side, num_cutouts=cutouts, augmentations=augmentations)
-    guides = Guides([clip], [1.0], config.prompts(), dtype)
-    size, stream = (side // vqgan.factor,) * 2, [generator(0, "bench", "cutouts")]
-    start = random_codes(vqgan.codebook, size, [generator(0, "bench", "codes")], 1)[:, 0]
-    latents = FreeLatents(start, vqgan.codebook)
-    optimizer = torch.optim.Adam(latents.parameters(), lr=config.learning_rate)
+    config = GuidanceConfig(PROMPT, width=side, height=side, num_cutouts=cutouts, augmentations=augmentations,
+                            noise=NOISE, precision=str(dtype).removeprefix("torch."))
+    run = RunSetup(config, vqgan, clip, None)
 
-    def picture(z: Tensor) -> Tensor:
-        if not one_hot:
-            return render(vqgan, z, dtype)[0]
+    def paint(z: Tensor, corners: None) -> Tensor:
         with autocast(z.device, dtype):
             decoded = vqgan.decode(one_hot_quantise(z, vqgan.codebook))
         return clamp_with_grad((decoded.float() + 1) / 2)
 
-    def loss_of(images: Tensor, parameters: CutoutParameters) -> Tensor:
-        if not one_by_one:
-            return guides.losses(images, parameters).sum()
+    def embed(images: Tensor, parameters: CutoutParameters) -> list[Tensor]:
         views = torch.cat([apply_cutouts(images, p, clip.image_size) for p in _single(parameters)], dim=1)
         with autocast(images.device, dtype):
             features = clip.encode_image(views.flatten(0, 1))
-        return prompt_loss(F.normalize(features.float(), dim=-1)[None], guides.targets[None][0]).sum()
+        return [F.normalize(features.float(), dim=-1)[None]]
 
-    def step() -> None:
-        parameters = draw_cutouts(stream, cutouts, (side, side), cut_size=guides.cut_size, noise=NOISE,
-                                  augmentations=config.augmentations)
-        loss = loss_of(picture(latents()), parameters)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        latents.clamp_()
-
-    return step
+    if one_hot:
+        run.paint = paint
+    if one_by_one:
+        run.guides.embed = embed
+    return Search(run, make_starts(run, None)[0], None).step
 
 
 def _single(parameters: CutoutParameters) -> list[CutoutParameters]:
