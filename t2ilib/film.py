@@ -22,7 +22,6 @@ from .errors import BadParameter, RunFailed, T2IError, unknown_name
 from .film_formats import FASTEST, Gif, Mp4, WebP, find_ffmpeg
 
 WAITING = 16  # pictures between the run and the worker; a run that is faster waits for it
-TOLERANCE = 0.25
 Held = tuple[Tensor | Image.Image, Any]  # a picture on the host, and the CUDA event after which it is there
 
 
@@ -255,16 +254,9 @@ def _wait(held: Held) -> Tensor | Image.Image:
 
 def _pixels(held: Held, size: Sequence[int] | None) -> np.ndarray:
     """Return (H, W, 3) uint8; refuse NaN and values far outside [0, 1]."""
-    picture = _wait(held)
-    if isinstance(picture, Tensor):
-        array = (picture if picture.dtype == torch.uint8 else picture.float()).numpy()
-        if picture.dtype != torch.uint8:
-            low, high = float(array.min()), float(array.max())
-            if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:  # also false for NaN
-                raise BadParameter(f"values of a frame must be in [0, 1], got [{low:.3g}, {high:.3g}]; a model's "
-                                   "[-1, 1] becomes that by (x + 1) / 2")
-            array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
-        picture = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+    from .show import to_pil  # brings matplotlib, which only the worker waits for
+
+    picture = to_pil(_wait(held))
     if size is not None and picture.size != tuple(size):
         picture = picture.resize(tuple(size), Image.Resampling.LANCZOS)
     return np.asarray(picture)

@@ -33,6 +33,7 @@ ALLOWED = {
     ("generation", "methods"),  # runs any of them
     ("samplers", "diffusion"),  # steps from noise to picture are made of its formulas
     ("film", "show"),          # the sheet of a run's steps is a contact sheet
+    ("film", "show"),          # a frame becomes a picture as elsewhere, the sheet of a run's steps is a contact sheet
     ("bench", "methods"),      # measures a method as people call it, with its chosen defaults
 }
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
