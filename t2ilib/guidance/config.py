@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..encoders.clip import LONG_TEXTS
 from ..errors import BadParameter, MissingAsset, UnknownName, unknown_name
 from .augment import Augmentations, resolve_augmentations
 from .cutout_methods import CUTOUT_METHODS
@@ -21,7 +22,6 @@ from .schedule import LR_SCHEDULES, optimizer_class
 INITS = ("random", "prior", "latents", "image", "previous", *NOISES)
 INIT_WEIGHT_MODES = ("to_init", "to_zero_decay")
 PRECISIONS = ("float32", "auto", "bfloat16", "float16")
-LONG_PROMPTS = ("truncate", "windows")
 
 
 def option(default: Any, group: str, text: str, **limits: Any) -> Any:
@@ -53,7 +53,7 @@ class GuidanceConfig:
                                          "y1)}`, in shares of its sides")
     cross_fade: float = option(0.0, "prompts", "share of a scene of a story that blends with the next", low=0, high=1)
     long_prompts: str = option("truncate", "prompts", "a text longer than the guide reads: cut it off (it warns), or "
-                               "average overlapping `windows`", choices=LONG_PROMPTS)
+                               "average overlapping `windows`", choices=LONG_TEXTS)
     model: str = option("emoji-vqgan-128", "networks", "name or path of the VQGAN")
     clip: str | Sequence[str] = option("emoji-clip", "networks", "name of the guide, or a list of names")
     clip_weights: float | Sequence[float] = option(1.0, "networks", "share of each guide")
