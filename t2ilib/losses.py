@@ -86,11 +86,6 @@ def adaptive_weight(
     return (norms[0] / (norms[1] + eps)).clamp(0, maximum).detach()
 
 
-def gate(step: int, start: int, value: float = 1.0) -> float:
-    """Return 0 before `start` and `value` from then on: the critic joins when pictures are worth judging."""
-    return value if step >= start else 0.0
-
-
 def feature_loss(features: Sequence[Tensor], target_features: Sequence[Tensor]) -> Tensor:
     """Return the perceptual distance between two pictures' feature maps, averaged over layers.
 

@@ -56,10 +56,6 @@ def test_adaptive_weight_balances_the_gradients_and_keeps_the_graph():
     assert losses.adaptive_weight(layer.weight.sum(), 0 * layer.weight.sum(), layer.weight, maximum=10.0) == 10
 
 
-def test_gate_opens_at_the_start():
-    assert [losses.gate(step, 3, 0.5) for step in (0, 2, 3, 9)] == [0, 0, 0.5, 0.5]
-
-
 def test_feature_loss_ignores_contrast_and_measures_directions():
     a = torch.randn(2, 8, 5, 5, requires_grad=True)
     assert losses.feature_loss([a], [3 * a.detach()]).item() == pytest.approx(0, abs=1e-6)
