@@ -69,6 +69,26 @@ def tiny(tmp_path):
     return add
 
 
+@pytest.fixture(scope="session")
+def tiny_clip():
+    """A function that returns a small random open_clip ViT with QuickGELU, for square views of the given side."""
+    import torch
+
+    from t2ilib.encoders.clip import Clip
+    from t2ilib.encoders.foreign import build
+
+    def make(image_size: int) -> Clip:
+        model = build({"embed_dim": 16, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8,
+                                                       "image_size": image_size},
+                       "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}},
+                      quick_gelu=True, precision="fp32")
+        clip = Clip(model, lambda texts: torch.arange(8).repeat(len(texts), 1), name="tiny", dim=16,
+                    image_size=image_size, mean=[0.5] * 3, std=[0.3] * 3)
+        return clip.eval().requires_grad_(False)
+
+    return make
+
+
 def find_browser() -> str | None:
     """Return the path of an installed Chromium or Chrome."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

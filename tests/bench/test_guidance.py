@@ -9,8 +9,6 @@ from torch.testing import assert_close
 
 from t2ilib.bench import guidance, guidance_quality, guidance_score
 from t2ilib.bench.classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
-from t2ilib.encoders.clip import Clip
-from t2ilib.encoders.foreign import build
 from t2ilib.guidance import straight_through
 from t2ilib.models.vqgan import VQGAN
 
@@ -18,19 +16,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(tiny_clip):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vqgan = VQGAN(embed_dim=4, n_embed=64, z_channels=32, resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1,
                       attn_resolutions=(8,))
         nn.init.normal_(vqgan.quantize.embedding.weight)
-        model = build({"embed_dim": 16, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8,
-                                                       "image_size": 24},
-                       "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}},
-                      quick_gelu=True, precision="fp32")
-    clip = Clip(model, lambda texts: torch.arange(8).repeat(len(texts), 1), name="tiny", dim=16, image_size=24,
-                mean=[0.5] * 3, std=[0.3] * 3)
-    return vqgan.eval().requires_grad_(False), clip.eval().requires_grad_(False)
+        return vqgan.eval().requires_grad_(False), tiny_clip(24)
 
 
 def test_one_hot_rows_are_the_nearest_codes():

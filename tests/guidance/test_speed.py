@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from t2ilib.encoders.clip import Clip
-from t2ilib.encoders.foreign import build
 from t2ilib.errors import BadParameter
 from t2ilib.guidance import GuidanceConfig, draw_cutouts, frozen, vqgan_clip
 from t2ilib.guidance.objective import Guides, render
@@ -21,20 +19,14 @@ SIZE = (32, 48)
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(tiny_clip):
     """A VQGAN and an open_clip ViT with QuickGELU, small and random."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vqgan = VQGAN(embed_dim=4, n_embed=64, z_channels=8, resolution=32, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1,
                       attn_resolutions=(8,), norm_groups=4)
         nn.init.normal_(vqgan.quantize.embedding.weight)
-        model = build({"embed_dim": 16, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8,
-                                                       "image_size": 32},
-                       "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}},
-                      quick_gelu=True, precision="fp32")
-    clip = Clip(model, lambda texts: torch.arange(8).repeat(len(texts), 1), name="tiny", dim=16, image_size=32,
-                mean=[0.5] * 3, std=[0.3] * 3)
-    return vqgan.eval().requires_grad_(False), clip.eval().requires_grad_(False)
+        return vqgan.eval().requires_grad_(False), tiny_clip(32)
 
 
 def one_step(vqgan, clip, *, pictures=1, cutouts=4, dtype=torch.float32):
