@@ -32,7 +32,6 @@ ALLOWED = {
     ("pairs", "notebooks"),    # works on the list of notebooks
     ("generation", "methods"),  # runs any of them
     ("samplers", "diffusion"),  # steps from noise to picture are made of its formulas
-    ("film", "show"),          # the sheet of a run's steps is a contact sheet
     ("film", "show"),          # a frame becomes a picture as elsewhere, the sheet of a run's steps is a contact sheet
     ("bench", "methods"),      # measures a method as people call it, with its chosen defaults
 }
