@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .attention import attend
 from ..errors import BadParameter
 from ..kernels import group_norm_silu
 
@@ -71,7 +72,7 @@ class CrossAttention(nn.Module):
         q = self.to_q(self.norm(x))
         kv = torch.cat([self.null_kv.flatten().expand(len(x), 1, -1).to(q), self.to_kv(context)], dim=1)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, *kv.chunk(2, dim=-1)))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=F.pad(keep, (1, 0), value=True)[:, None, None])
+        y = attend(q, k, v, F.pad(keep, (1, 0), value=True)[:, None, None])
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -98,8 +99,8 @@ class SelfAttention(nn.Module):
         h = self.norm(x)
         q = self.to_q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         kv = torch.cat([self.null_kv.expand(len(x), 1, -1).to(q), self.to_kv(h)], dim=1)
-        k, v = (y[:, None].expand(-1, self.heads, -1, -1) for y in kv.chunk(2, dim=-1))
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        k, v = (y[:, None] for y in kv.chunk(2, dim=-1))
+        x = x + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
         x = x + self.feed_forward(x)
         return x.transpose(1, 2).unflatten(2, size)
 
