@@ -20,7 +20,7 @@ from ..live_bytes import LiveBytes
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
 from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
-from .measure import Row, _row, _wait, measure
+from .measure import Row, _row, _wait, measure, tf32
 
 PROMPT = "a red heart"
 NOISE = 0.1  # largest standard deviation on a cutout, as the classic loop has it
@@ -182,9 +182,7 @@ def _precision(device: torch.device, dtype: torch.dtype) -> str:
     ours = f"ours {str(dtype).removeprefix('torch.')} unless named"
     if device.type != "cuda":
         return f"classic float32; {ours}"
-    state = {"conv": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
-    tf32 = ", ".join(f"{k} {'on' if v else 'off'}" for k, v in state.items())
-    return f"classic float32 with CLIP in float16; {ours}; TF32 {tf32}"
+    return f"classic float32 with CLIP in float16; {ours}{tf32(device)}"
 
 
 def vqgan_clip_rows(device: torch.device, seconds: float, *, shapes: Sequence[tuple[int, int]] | None = None,

@@ -14,7 +14,7 @@ from .. import runtime
 
 @dataclass
 class Row:
-    """One line of a benchmark's CSV: milliseconds (or MiB) at the median, and the 20th and 80th percentile."""
+    """One line of a benchmark's CSV: its metric at the median, and at the 20th and 80th percentile."""
 
     kernel: str
     provider: str
@@ -70,6 +70,14 @@ def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline
         rows += [_row(kernel, name, mode, shape, dtype, "MiB", [peak] * 3, peaks[baseline] / max(peak, 1e-9), device)
                  for name, peak in peaks.items()]
     return rows
+
+
+def tf32(device: torch.device) -> str:
+    """Say, after a "; ", where float32 products may be rounded to TF32 on CUDA; elsewhere nothing."""
+    if device.type != "cuda":
+        return ""
+    state = {"conv": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
+    return "; TF32 " + ", ".join(f"{name} {'on' if allowed else 'off'}" for name, allowed in state.items())
 
 
 def _wait(device: torch.device) -> None:

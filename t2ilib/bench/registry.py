@@ -1,4 +1,4 @@
-"""What can be measured: kernels and the VQGAN against what they replace, guidance against the classic loop."""
+"""What can be measured: kernels and the VQGAN against what they replace, loops against the public ones."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
 from .guidance_score import vqgan_clip_score_rows
 from .measure import Row, measure, write_rows
+from .minimagen import minimagen_rows
 
 
 def _noise(*shape: int, device: torch.device, name: str) -> Tensor:
@@ -108,7 +109,7 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "nearest_code": nearest_code_rows, "cutouts": cutouts_rows, "group_norm_silu": group_norm_silu_rows,
     "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows, "vqgan_clip_score": vqgan_clip_score_rows,
-    "vqgan_clip_quality": vqgan_clip_quality_rows,
+    "vqgan_clip_quality": vqgan_clip_quality_rows, "minimagen": minimagen_rows,
 }
 
 

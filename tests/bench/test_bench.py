@@ -9,7 +9,8 @@ from t2ilib.bench import BENCHMARKS, COLUMNS, measure, run_benchmark, write_rows
 from t2ilib.errors import UnknownName
 
 
-LARGE = {"vqgan", "vqgan_clip", "vqgan_clip_score", "vqgan_clip_quality"}  # their networks take seconds a call
+# their networks take seconds a call
+LARGE = {"vqgan", "vqgan_clip", "vqgan_clip_score", "vqgan_clip_quality", "minimagen"}
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - LARGE))
