@@ -4,7 +4,8 @@ Everything stands here as there, slow parts included: float32, one caption after
 the loop, 256 tokens whatever the caption's length, the linear schedule as a table of 1000 steps, noise as the target,
 and to sample all 1000 steps with two network passes each. Ho et al. 2020, "Denoising diffusion probabilistic models";
 Saharia et al. 2022 (arXiv 2205.11487). What is in its favour: our U-Net in the place of its own, pictures in memory
-instead of downloaded, networks that stay on their device between steps, and an encoder smaller than its T5.
+instead of downloaded, networks that stay on their device between steps, and an encoder smaller than its T5. Attention
+is the network's; `minimagen` swaps it for the package's, with all scores in memory.
 """
 
 from collections.abc import Sequence
