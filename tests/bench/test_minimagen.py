@@ -96,6 +96,28 @@ def test_texts_are_read_one_by_one_or_once(words):
     assert moved and averaged == moved
 
 
+def test_a_compiled_network_takes_the_place_of_ours(words):
+    class Compiled:
+        """As what torch.compile returns: it can be called, and neither counted nor asked whether it is true."""
+
+        def __init__(self, network):
+            self.network, self.calls = network, 0
+
+        def __call__(self, *args, **more):
+            self.calls += 1
+            return self.network(*args, **more)
+
+        def __len__(self):
+            raise TypeError
+
+    ours, features = OurImagen(network(), torch.float32), encode_texts(words, CAPTIONS)
+    compiled, x_t = Compiled(ours.network), torch.randn(4, 3, 16, 16)
+    text = features.batch(range(4))
+    assert torch.equal(ours.sample(x_t, text, {}, steps=2, forward=compiled), ours.sample(x_t, text, {}, steps=2))
+    ours.step(x_t, text, forward=compiled)
+    assert compiled.calls == 3
+
+
 def test_a_classic_walk_is_the_formula(words):
     net = network()
     classic = ClassicImagen(net, words)
