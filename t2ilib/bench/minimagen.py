@@ -4,7 +4,6 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -56,12 +55,18 @@ SUPER = Shape("super-resolution, 64 to 256 px, batch 8", 256, 8, dict(
 CPU_SHAPES, CUDA_SHAPES = (LAPTOP,), (BASE, SUPER)
 
 
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """Attend with all scores in memory and a softmax in float32, in the place of PyTorch's fused function."""
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
+    """`attend` with all scores in memory and a softmax in float32, as the public package has it."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    if keep is not None:
+        scores = scores.masked_fill(~keep, -torch.inf)
     return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
+    """`attend` by PyTorch's fused function wherever it runs."""
+    k, v = (x.expand(-1, q.shape[1], -1, -1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
 
 
 class OurImagen:
@@ -202,8 +207,9 @@ class _Contest:
         def train(i: int) -> object:
             return self.classic.step(self.x_0, self.batches[i % BATCHES])
 
-        self._add("classic", train, loop=None, encoder=True, context=_explicit)
-        self._add("classic, fused attention", train, loop=None, encoder=True)
+        self._add("classic", train, loop=None, encoder=True, context=lambda: _attention(explicit_attention))
+        self._add("classic, fused attention", train, loop=None, encoder=True,
+                  context=lambda: _attention(fused_attention))
 
     def add_ours(self, name: str, *, read: Callable[[int], Text] | None = None, loop: OurImagen | None = None,
                  encoder: bool = False, compiled: bool = False,
@@ -229,7 +235,8 @@ class _Contest:
         self.add_ours(f"ours, {_short(other)}", dtype=other)
         self.add_ours("ours, texts encoded in the loop", read=encoded, encoder=True)
         self.add_ours(f"ours, {TOKENS} tokens", read=padded)
-        self.add_ours("ours, explicit attention", context=_explicit)
+        self.add_ours("ours, explicit attention", context=lambda: _attention(explicit_attention))
+        self.add_ours("ours, fused attention", context=lambda: _attention(fused_attention))
         self.add_ours(f"ours, channels {'first' if last else 'last'}", loop=self._loop(channels_last=not last))
         self.add_ours("ours, checkpointed", checkpointing=True)
 
@@ -254,7 +261,7 @@ class _Contest:
         low = [loop.smaller(self._noise(SAMPLED, "pictures").clamp(-1, 1)) for loop in (self.classic, self.ours)]
 
         def classic() -> None:
-            with _explicit():
+            with _attention(explicit_attention):
                 self.classic.sample(x_t, padded, low[0], count=classic_steps)
 
         walks = {"classic": classic, "ours": lambda: self.ours.sample(x_t, text, low[1], steps=steps)}
@@ -285,10 +292,9 @@ class _Contest:
         return _row("minimagen", name, mode, self.shape.name, self.label, metric, [value] * 3, ratio, self.device)
 
 
-def _explicit() -> contextlib.AbstractContextManager:
-    """Give the U-Net's blocks `explicit_attention`; the text encoder keeps what it has."""
-    functions = SimpleNamespace(**{**vars(F), "scaled_dot_product_attention": explicit_attention})
-    return mock.patch.object(unet_blocks, "F", functions)
+def _attention(function: Callable[..., Tensor]) -> contextlib.AbstractContextManager:
+    """Give the U-Net's blocks another function than `attend`; the text encoder keeps what it has."""
+    return mock.patch.object(unet_blocks, "attend", function)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -10,10 +10,11 @@ from torch.testing import assert_close
 
 from t2ilib.bench import minimagen
 from t2ilib.bench.classic_imagen import STEPS, TOKENS, ClassicImagen, encode_each
-from t2ilib.bench.minimagen import OurImagen, Shape, explicit_attention
+from t2ilib.bench.minimagen import OurImagen, Shape, explicit_attention, fused_attention
 from t2ilib.data.text_features import encode_texts
 from t2ilib.diffusion import Schedule, posterior, threshold_x0, to_x0_eps
 from t2ilib.layers import unet_blocks
+from t2ilib.layers.attention import attend
 from t2ilib.models.imagen_unet import ImagenUNet
 
 CPU, LINEAR = torch.device("cpu"), Schedule("linear")
@@ -141,8 +142,9 @@ def test_explicit_attention_is_the_fused_one():
     q, k, v = torch.randn(2, 3, 5, 8, generator=g), *torch.randn(2, 2, 3, 7, 8, generator=g)
     mask = torch.rand(2, 1, 1, 7, generator=g) < 0.7
     mask[..., 0] = True
-    assert_close(explicit_attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
-    assert_close(explicit_attention(q, k, v, attn_mask=mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    for keep in (None, mask):
+        assert_close(explicit_attention(q, k, v, keep), F.scaled_dot_product_attention(q, k, v, attn_mask=keep))
+        assert_close(fused_attention(q, k[:, :1], v[:, :1], keep), explicit_attention(q, k[:, :1], v[:, :1], keep))
 
 
 def test_rows_tell_speed_memory_levers_and_passes(words, monkeypatch):
@@ -151,14 +153,14 @@ def test_rows_tell_speed_memory_levers_and_passes(words, monkeypatch):
                         lambda *args, **more: asked.append(1) or explicit_attention(*args, **more))
     rows = list(minimagen.minimagen_rows(CPU, 0.0, shapes=SHAPES, ablation=SHAPES[1], text_encoder=words,
                                          captions=CAPTIONS, classic_steps=2, steps=3, least=1))
-    assert asked and unet_blocks.F is F  # explicit attention was used, and is gone
+    assert asked and unet_blocks.attend is attend  # explicit attention was used, and is gone
     tiny, larger = ([r for r in rows if r.shape == shape.name] for shape in SHAPES)
     both = {"classic", "classic, fused attention", "ours"}
     assert {r.provider for r in tiny} == both
     assert {r.provider for r in larger} - both - {"ours, float32", "ours, bfloat16"} == {
-        "ours, texts encoded in the loop", "ours, 256 tokens", "ours, explicit attention", "ours, channels last",
-        "ours, checkpointed"}
-    assert len({r.provider for r in larger}) == 9
+        "ours, texts encoded in the loop", "ours, 256 tokens", "ours, explicit attention", "ours, fused attention",
+        "ours, channels last", "ours, checkpointed"}
+    assert len({r.provider for r in larger}) == 10
     assert {(r.mode, r.metric) for r in rows} == {
         ("training", "pictures/s"), ("peak of tensors", "MiB"), ("sampling, 1000 steps, scaled from 2", "s a picture"),
         ("sampling, 3 steps", "s a picture"), ("network passes, 1000 steps, scaled from 2", "calls"),
