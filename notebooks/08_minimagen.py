@@ -156,7 +156,7 @@ print(runtime.describe(device_, dtype_, profile, seed))
 # add a little new noise (Ho et al. 2020). Here is the original's loop, naively: 1000 discrete steps, and a
 # network that predicts the noise.
 #
-# **Check** the library against it. The network of the check is exact: it knows that its pictures are one colour each.
+# **Check** the library against it: what one step draws from, its mean and its spread, given what a network said.
 
 # %%
 betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -222,8 +222,8 @@ print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts
 
 # %% [markdown]
 # Noise hides less of a larger picture: an eye averages over pixels, and noise averages out where shapes do not. So the
-# larger sizes get their noise earlier, $2 \log$ of the ratio of sizes (Hoogeboom et al. 2023): below, the same share of
-# noise looks milder at 128 pixels than at 32, and with the shift it does not.
+# larger sizes get their noise earlier: the log of the signal-to-noise ratio is moved by $2 \log$ of the ratio of sizes
+# (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with the shift it does not.
 
 # %%
 example, rows = validation.batch(torch.linspace(0, len(validation) - 1, cfg.looks).long()), {}

@@ -228,9 +228,11 @@ class Cascade:
                 x_t = noised(given.begin[rows], given.strength * times, x_t, stage.schedule, stage.shift)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
             try:
-                canvas[rows] = walk(self._denoiser(k, conditions[rows], more, how), x_t, stage, how, steps=steps,
-                                    start=given.strength, streams=own, keep=keep,
-                                    callback=functools.partial(watch.step, k, canvas, rows, every)).clamp(-1, 1)
+                with runtime.autocast(self.device, self.dtype):  # around all steps: weights are cast once
+                    x = walk(self._denoiser(k, conditions[rows], more, how), x_t, stage, how, steps=steps,
+                             start=given.strength, streams=own, keep=keep,
+                             callback=functools.partial(watch.step, k, canvas, rows, every))
+                canvas[rows] = x.clamp(-1, 1)
             except _Stopped:
                 break
         return canvas
@@ -249,8 +251,7 @@ class Cascade:
             nothing = dict(zip(condition, stage.network.without_text(*condition.values(), drop), strict=True))
 
         def network(x_t: Tensor, t: Tensor, given: dict[str, Tensor]) -> Tensor:
-            with runtime.autocast(self.device, self.dtype):
-                return stage.network(x_t, t, **given).float()
+            return stage.network(x_t, t, **given).float()
 
         scale = how.of_stage("guidance_scale", k, len(self.stages))
         return with_guidance(network, condition | more, nothing | more, scale, interval=how.interval)
