@@ -22,7 +22,7 @@ from ..paths import checkpoints_dir
 from ..show import to_pil
 
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
-TEXT_ENCODER = "minilm"
+TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 RECIPE = "python -m t2ilib run 08 --profile full"
 DEFAULTS = {"candidates": 4, "clip": "emoji-clip", "init_image": None, "strength": 0.7, "mask": None, "device": "auto",
             "precision": "auto", "chunk": 32, **{f.name: f.default for f in fields(Sampling)}}
@@ -68,7 +68,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
 
 
 def _used(cascade: Cascade) -> dict[str, Any]:
-    return {"stages": [stage.card() for stage in cascade.stages], "text_encoder": TEXT_ENCODER,
+    return {"stages": [stage.card() for stage in cascade.stages], "text_encoder": cascade.text_encoder.name,
             "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
             "versions": runtime.versions(), "checkpoints": _hashes(present())}
 
@@ -122,14 +122,19 @@ def load_cascade(*, device: str = "cpu", precision: str = "auto", chunk: int = 3
     """Return the cascade of the checkpoints that are here.
 
     Raises:
-        MissingAsset: there is no base network. CheckpointMismatch: a checkpoint does not say what it was trained for.
+        MissingAsset: there is no base network. CheckpointMismatch: a checkpoint does not say what it was trained for,
+        or two were trained with different text encoders.
     """
     names = present()
     if STAGES[0] not in names:
         raise MissingAsset(f"no checkpoint {STAGES[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
                            "restore it with `git checkout`")
-    stages = [_stage(folder, device, short_hash(folder)) for folder in (checkpoints_dir() / name for name in names)]
-    return Cascade(stages, _text_encoder(device), precision=precision, chunk=chunk)
+    folders = [checkpoints_dir() / name for name in names]
+    read = {folder.name: read_config(folder).get("text_encoder", TEXT_ENCODER) for folder in folders}
+    if len(set(read.values())) > 1:
+        raise CheckpointMismatch(f"the stages of a cascade read one text encoder, these read {read}; train them alike")
+    stages = [_stage(folder, device, short_hash(folder)) for folder in folders]
+    return Cascade(stages, _text_encoder(read[STAGES[0]], device), precision=precision, chunk=chunk)
 
 
 @functools.lru_cache(maxsize=6)
@@ -143,8 +148,8 @@ def _stage(folder: Path, device: str, sha256: str) -> Stage:  # the hash: what i
 
 
 @functools.lru_cache(maxsize=2)
-def _text_encoder(device: str):
-    return load_text_encoder(TEXT_ENCODER, device=device)
+def _text_encoder(name: str, device: str):
+    return load_text_encoder(name, device=device)
 
 
 @functools.lru_cache(maxsize=4)

@@ -123,3 +123,10 @@ def test_options_are_those_of_sampling():
     assert {f.name for f in dataclasses.fields(Sampling)} < set(DEFAULTS)
     with pytest.raises(UnknownName):
         run("x", num_images=1, seed=0, model="emoji-vqgan")
+
+
+def test_stages_of_different_text_encoders_are_refused(folder):
+    network = tiny(lowres_cond=True)
+    save_model(folder / STAGES[1], network, stage=Stage(network, 16).card(), text_encoder="t5-small")
+    with pytest.raises(CheckpointMismatch, match="t5-small"):
+        run("a red heart", num_images=1, seed=0, **FAST)
