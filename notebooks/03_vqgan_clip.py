@@ -27,7 +27,7 @@
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2.2 GB |
 # | quick | 2 CPU cores | about 4 min | 2.7 GB |
-# | full: measures | 2 CPU cores | 40 min (estimate) | 3 GB |
+# | full: measures | 1 CPU core, the other one busy | 54 min | 3.5 GB |
 # | full | GPU | not measured | |
 #
 # Rerun it with your own words: `python -m t2ilib run 03 -p prompt "a blue whale"`.

@@ -86,6 +86,7 @@ import time
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from t2ilib import diffusion, profiles, runtime, show
 from t2ilib.cascade import Cascade, Stage, downsample, low_resolution_condition, mix_conditions, random_crop_pairs
@@ -107,7 +108,7 @@ from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, make_
 
 # %%
 # sides in pixels; noise of the training pictures, moved so that all sizes lose their shapes at the same time
-SIZES = {"base": 32, "sr64": 64, "sr128": 128, "sr256": 256}
+SIZES = {"base": 32, "sr64": 64, "sr128": 128, "sr256": 256, "base64": 64}
 SMALLER = {"sr64": 32, "sr128": 64, "sr256": 64}  # what each enlarges
 schedules = {name: diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32)) for name, size in SIZES.items()}
 SMALL = dict(memory_efficient=True, attn_heads=4, attn_dim_head=32, init_kernels=[3], final_resnet_block=False)
@@ -121,6 +122,8 @@ NETWORKS = {
     "sr256": dict(dim=64, dim_mults=[1, 2, 4, 4], layer_attns=[False, False, False, True], num_resnet_blocks=2,
                   layer_cross_attns=[False, False, True, True], memory_efficient=True, lowres_cond=True)}
 LIVE = NETWORKS["base"] | dict(dim=32, dim_mults=[1, 2, 3])
+AT_ONCE = LIVE | dict(dim=16, dim_mults=[2, 2, 4, 6], layer_attns=[False, False, True, True],
+                      layer_cross_attns=[False, False, True, True])  # the same from 16 pixels down, and a level above
 options = dict(steps=steps, batch_size=batch_size, num_concepts=num_concepts)
 given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, stages=stages, data=data,
              text_encoder=text_encoder, **options)
@@ -210,8 +213,8 @@ def keep(name, figure, **options):
 
 
 wanted = [name for name in (stages or cfg.stages).replace(" ", "").split(",") if name and name != "none"]
-if set(wanted) - set(SIZES):
-    raise ValueError(f"stages must name some of {', '.join(SIZES)}, or 'none'; got {stages!r}")
+if set(wanted) - set(NETWORKS):
+    raise ValueError(f"stages must name some of {', '.join(NETWORKS)}, or 'none'; got {stages!r}")
 pictures = {size: spread(load_captioned(data, image_size=size), cfg.rows)
             for size in {64, *(SIZES[name] for name in wanted)} - {32}}
 validation = spread(load_captioned("emoji", split="validation", image_size=64), cfg.test_rows)
@@ -305,7 +308,7 @@ mirror = torch.tensor([0.5 * (g in MIRRORED and s != "time") for g, s in zip(gro
 def draw_batch(name, rows, stream):
     """Pictures (B, 3, S, S), what they are enlarged from and its time, captions, which are dropped, times, noise."""
     size, low = SIZES[name], ()
-    if name == "base":
+    if name not in SMALLER:
         x = augment_exact(pictures[64].images[rows], stream, shift=2, mirror=mirror[rows], recolour=0.0, white=1.0)
         x = downsample(x, size)
     else:
@@ -381,8 +384,8 @@ def draw(cascade, asked, num=1, first=0, **settings):
     return cascade.sample(asked, generators=streams, **settings)[-1].cpu() * 0.5 + 0.5
 
 
-def base_alone(network, **trained_for):
-    return Cascade([Stage(network, SIZES["base"], **trained_for)], words, precision=dtype)
+def base_alone(network, size=SIZES["base"], **trained_for):
+    return Cascade([Stage(network, size, **trained_for)], words, precision=dtype)
 
 
 def stage_of(name):
@@ -406,45 +409,6 @@ if fabric.global_rank:  # the other processes of a training are done here; the f
     raise SystemExit
 
 # %% [markdown]
-# Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that
-# were never seen, noise level by noise level. *Handed round* is the same network with somebody else's captions: the
-# distance between the two is what words are worth.
-
-# %%
-@torch.no_grad()
-def validation_error(name, network, text_rows, level):
-    """Mean squared error of v on the validation drawings, all noised to time `level`."""
-    x = downsample(validation.batch(torch.arange(len(validation))), SIZES[name])
-    t = torch.full((len(x),), level)
-    eps = torch.randn(x.shape, generator=runtime.generator(seed, "validation", str(level)))
-    x_t, total = diffusion.q_sample(x, t, eps, schedule=schedules[name]), 0.0
-    target = diffusion.training_target(x, t, eps, schedule=schedules[name])
-    for part in torch.arange(len(x)).split(64):
-        features = [f.to(device_) for f in words.encode([text_rows[i] for i in part])]
-        mask, pooled = features[1], features[2]
-        with runtime.autocast(device_, dtype_):
-            v = network(x_t[part].to(device_), t[part].to(device_), features[0], mask, pooled).float().cpu()
-        total += (v - target[part]).square().mean((1, 2, 3)).sum().item()
-    return total / len(x)
-
-
-if data == "emoji" and present():
-    cascade = load_cascade(device=str(device_), precision=dtype)
-else:  # other pictures, or nothing has been trained yet: what this run trained
-    cascade = Cascade([stage_of(name) for name in SIZES if name in trained], words, precision=dtype)
-shipped = cascade.stages[0].network
-named = list(validation.captions)
-tested = {"shipped": shipped} | ({"this run": trained["base"]} if "base" in trained else {})
-levels = (0.3, 0.5, 0.7, 0.85, 0.95)
-print("t" + " " * 27 + "".join(f"{level:9.2f}" for level in levels))
-for title, network in tested.items():
-    for how, rows in (("", named), (", handed round", named[len(named) // 2:] + named[:len(named) // 2])):
-        errors = [validation_error("base", network, rows, level) for level in levels]
-        print(f"{title + how:28}" + "".join(f"{error:9.4f}" for error in errors))
-if "base_loss" in (logged := show.read_metrics(run.dir)):
-    keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
-
-# %% [markdown]
 # Save what was trained, as the library's method loads it: with the size, schedule and target that decide how it is
 # drawn from.
 
@@ -462,11 +426,46 @@ for name, network in trained.items():
     print(f"{saved.name}: {sum(p.numel() for p in network.parameters()):,} parameters, "
           f"{(saved / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
 
+# %% [markdown]
+# Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that
+# were never seen, noise level by noise level. *Handed round* is the same network with somebody else's captions: the
+# distance between the two is what words are worth.
 
 # %%
+if data == "emoji" and present():
+    cascade = load_cascade(device=str(device_), precision=dtype)
+else:  # other pictures, or nothing has been trained yet: what this run trained
+    cascade = Cascade([stage_of(name) for name in NETWORKS if name in trained], words, precision=dtype)
+shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
 shots["shipped"] = draw(drafts, asked, cfg.samples)
+if "base_loss" in (logged := show.read_metrics(run.dir)):
+    keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+
+
+# %%
+@torch.no_grad()
+def validation_error(network, text_rows, level):
+    """Mean squared error of the base's v on the validation drawings, all noised to time `level`."""
+    x, total = downsample(validation.batch(torch.arange(len(validation))), SIZES["base"]), 0.0
+    t, stream = torch.full((len(x),), level), runtime.generator(seed, "validation", str(level))
+    eps = torch.randn(x.shape, generator=stream)
+    x_t, target = diffusion.q_sample(x, t, eps), diffusion.training_target(x, t, eps)
+    for part in torch.arange(len(x)).split(64):
+        text = words.encode([text_rows[i] for i in part])
+        with runtime.autocast(device_, dtype_):
+            v = network(x_t[part].to(device_), t[part].to(device_), *(f.to(device_) for f in text)).float().cpu()
+        total += (v - target[part]).square().mean((1, 2, 3)).sum().item()
+    return total / len(x)
+
+
+named, levels = list(validation.captions), (0.3, 0.5, 0.7, 0.85, 0.95)
+print(f"{'t':28}" + "".join(f"{level:9.2f}" for level in levels))
+tested = {"this run": trained.get("base", shipped), "shipped": shipped}
+for title, network in tested.items():
+    for how, rows in (("", named), (", handed round", named[len(named) // 2:] + named[:len(named) // 2])):
+        print(f"{title + how:28}" + "".join(f"{validation_error(network, rows, t):9.4f}" for t in levels))
 
 # %% [markdown]
 # And all stages, one after another: each picture is the one before it, enlarged. The larger networks need few steps and
@@ -557,24 +556,35 @@ for sampler, count in cfg.step_rows:
 
 # %% [markdown]
 # ## What else could be different
-# The original predicts the noise, along DDPM's linear schedule. Short trainings of the small network with equal seeds
-# and batches, each drawn from with 20 steps. `quick` leaves them out.
+# The original predicts the noise, along DDPM's linear schedule. And why begin at 32 pixels? *64 at once* is the same
+# network with a level more, trained with as much arithmetic as the others. Short trainings with equal seeds, each drawn
+# from with 20 steps and judged at 64 pixels, the smaller ones just enlarged. `quick` leaves them out.
 
 # %%
+def arithmetic(kwargs, size):
+    with no_memory(), FlopCounterMode(display=False) as counter:
+        one_step(ImagenUNet(**kwargs), size, 1, 384)
+    return counter.get_total_flops()
+
+
 VARIANTS = {"v, cosine": {}, "noise, linear (the original)": dict(target="eps", schedule="linear"),
-            "picture, cosine": dict(target="x0"), "v, cosine, Min-SNR": dict(weighting="min_snr")}
+            "picture, cosine": dict(target="x0"), "v, cosine, Min-SNR": dict(weighting="min_snr"),
+            "64 at once": dict(name="base64", shift=schedules["base64"].shift)}
+cost, made_by = {"base": arithmetic(LIVE, 32), "base64": arithmetic(AT_ONCE, 64)}, {}
+real64 = judgement.features(enlarged(judgement.data.batch([rows[0] for rows in rows_of.values()]) * 0.5 + 0.5))
 for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size == 1 else ():
-    trained_for = {"target": change.get("target", "v"), "schedule": change.get("schedule", "cosine")}
-    averaged, last = train("base", LIVE, cfg.variant_steps, plan=diffusion.Schedule(trained_for["schedule"]),
-                           target=trained_for["target"], weighting=change.get("weighting", "none"), label=label)
+    name, kwargs = change.get("name", "base"), AT_ONCE if "name" in change else LIVE
+    kept = {k: change.get(k, v) for k, v in {"target": "v", "schedule": "cosine", "shift": 0.0}.items()}
+    averaged, last = train(name, kwargs, max(1, int(cfg.variant_steps * cost["base"] / cost[name])), label=label,
+                           plan=diffusion.Schedule(kept["schedule"], kept["shift"]), target=kept["target"],
+                           weighting=change.get("weighting", "none"))
     for title, network in ((label, averaged), (f"{label}, without EMA", last)):
-        made = draw(base_alone(network.eval(), **trained_for), concepts)
-        row = judgement.report(judgement.features(enlarged(made)), concepts, real=real_features)
+        cascade_ = base_alone(network.eval(), SIZES[name], **kept)
+        row = judgement.report(judgement.features(enlarged(draw(cascade_, concepts))), concepts, real=real64)
         print(f"{title:44} top10 {row['top10']:.3f}  KID {row['kid']:7.3f}")
-        shots[title] = draw(base_alone(network, **trained_for), asked, cfg.samples)
-variants = {title: x for title, x in shots.items() if title.split(", without")[0] in VARIANTS}
-if variants:
-    keep("variants", show.compare(variants, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+        made_by[title] = F.interpolate(draw(cascade_, asked, cfg.samples), size=64, mode="bilinear")
+if made_by:
+    keep("variants", show.compare(made_by, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
 
 # %% [markdown]
 # ## Styles
