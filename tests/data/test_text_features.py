@@ -90,7 +90,8 @@ def test_a_second_call_reads_the_file(tmp_path):
 
 @pytest.mark.parametrize("other", [
     dict(texts=[*TEXTS, "dog"]), dict(texts=TEXTS[::-1]), dict(encoder=Words("others")),
-    dict(encoder=Words(scale=2.0)), dict(longest=2), dict(dtype=torch.bfloat16)], ids=str)
+    dict(encoder=Words(scale=2.0)), dict(longest=2), dict(dtype=torch.bfloat16)],
+    ids=["a text more", "another order", "another name", "other weights", "cut", "another precision"])
 def test_another_encoder_or_list_never_reads_a_stale_file(tmp_path, other):
     encode_texts(Words(), TEXTS, cache=tmp_path)
     encoder, texts = other.pop("encoder", Words()), other.pop("texts", TEXTS)
