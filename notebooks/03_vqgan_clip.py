@@ -26,7 +26,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2.2 GB |
-# | quick | 2 CPU cores | about 4 min | 2.7 GB |
+# | quick | 2 CPU cores | 4 min | 2.7 GB |
 # | full: measures | 1 CPU core, the other one busy | 54 min | 3.5 GB |
 # | full | GPU | not measured | |
 #

@@ -28,7 +28,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 40 s | 2 GB |
-# | quick | 2 CPU cores | 3 min | 2.5 GB |
+# | quick | 2 CPU cores | 4 min | 2.6 GB |
 # | full: trains one stage, then measures | 2 CPU cores | hours each | about 3 GB |
 # | full | GPU | not measured | |
 #
@@ -729,9 +729,6 @@ keep("mixed", show.grid(mixed, [f"{share:.0%}" for share in shares], scale=1.2, 
 keep("away", show.grid(plain, ["a heart", "away from: red", "away from: a broken heart"], scale=1.6))
 
 # %% [markdown]
-# ## What these numbers say, and what they do not
-# TO BE WRITTEN
-#
 # ## A slider
 # How much guidance, where a person watches; elsewhere the stops stand side by side.
 
