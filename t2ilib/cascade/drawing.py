@@ -227,10 +227,10 @@ class Cascade:
             if given.begin is not None:
                 x_t = noised(given.begin[rows], given.strength * times, x_t, stage.schedule, stage.shift)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
+            denoiser = self._denoiser(k, conditions[rows], more, how)
             try:
                 with runtime.autocast(self.device, self.dtype):  # around all steps: weights are cast once
-                    x = walk(self._denoiser(k, conditions[rows], more, how), x_t, stage, how, steps=steps,
-                             start=given.strength, streams=own, keep=keep,
+                    x = walk(denoiser, x_t, stage, how, steps=steps, start=given.strength, streams=own, keep=keep,
                              callback=functools.partial(watch.step, k, canvas, rows, every))
                 canvas[rows] = x.clamp(-1, 1)
             except _Stopped:

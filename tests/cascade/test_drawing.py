@@ -122,6 +122,14 @@ def test_given_pictures_are_enlarged_by_the_stages_above_them(make):
         == [8, 16]
 
 
+def test_texts_are_encoded_in_the_encoders_own_precision(make):
+    cascade, inside = make(), []
+    cascade.dtype, encode = torch.bfloat16, cascade.text_encoder.encode
+    cascade.text_encoder.encode = lambda texts: inside.append(torch.is_autocast_enabled("cpu")) or encode(texts)
+    cascade.sample(["red"], generators=streams(0), **{**PLAIN, "guidance_scale": 2.0}, negative="blue")
+    assert inside == [False, False]
+
+
 def test_an_edit_keeps_more_the_weaker_it_is(make):
     picture = torch.full((1, 3, 8, 8), 0.9)
 
