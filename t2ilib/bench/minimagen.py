@@ -17,7 +17,7 @@ from ..data.captions import captions_for
 from ..data.text_features import encode_texts
 from ..diffusion import COSINE, Schedule, loss_weight, q_sample, stratified_times, training_target, with_guidance
 from ..encoders import load_text_encoder
-from ..layers import unet_blocks
+from ..layers import attention, unet_blocks
 from ..models.imagen_unet import ImagenUNet
 from ..runtime import autocast, generator, pick_dtype
 from ..samplers import sample_dpm_solver
@@ -61,12 +61,6 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = No
     if keep is not None:
         scores = scores.masked_fill(~keep, -torch.inf)
     return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
-    """`attend` by PyTorch's fused function wherever it runs."""
-    k, v = (x.expand(-1, q.shape[1], -1, -1) for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
 
 
 class OurImagen:
@@ -207,9 +201,8 @@ class _Contest:
         def train(i: int) -> object:
             return self.classic.step(self.x_0, self.batches[i % BATCHES])
 
-        self._add("classic", train, loop=None, encoder=True, context=lambda: _attention(explicit_attention))
-        self._add("classic, fused attention", train, loop=None, encoder=True,
-                  context=lambda: _attention(fused_attention))
+        self._add("classic", train, loop=None, encoder=True, context=_explicit)
+        self._add("classic, fused attention", train, loop=None, encoder=True, context=_fused)
 
     def add_ours(self, name: str, *, read: Callable[[int], Text] | None = None, loop: OurImagen | None = None,
                  encoder: bool = False, compiled: bool = False,
@@ -235,8 +228,8 @@ class _Contest:
         self.add_ours(f"ours, {_short(other)}", dtype=other)
         self.add_ours("ours, texts encoded in the loop", read=encoded, encoder=True)
         self.add_ours(f"ours, {TOKENS} tokens", read=padded)
-        self.add_ours("ours, explicit attention", context=lambda: _attention(explicit_attention))
-        self.add_ours("ours, fused attention", context=lambda: _attention(fused_attention))
+        self.add_ours("ours, explicit attention", context=_explicit)
+        self.add_ours("ours, fused attention", context=_fused)
         self.add_ours(f"ours, channels {'first' if last else 'last'}", loop=self._loop(channels_last=not last))
         self.add_ours("ours, checkpointed", checkpointing=True)
 
@@ -261,7 +254,7 @@ class _Contest:
         low = [loop.smaller(self._noise(SAMPLED, "pictures").clamp(-1, 1)) for loop in (self.classic, self.ours)]
 
         def classic() -> None:
-            with _attention(explicit_attention):
+            with _explicit():
                 self.classic.sample(x_t, padded, low[0], count=classic_steps)
 
         walks = {"classic": classic, "ours": lambda: self.ours.sample(x_t, text, low[1], steps=steps)}
@@ -292,9 +285,14 @@ class _Contest:
         return _row("minimagen", name, mode, self.shape.name, self.label, metric, [value] * 3, ratio, self.device)
 
 
-def _attention(function: Callable[..., Tensor]) -> contextlib.AbstractContextManager:
-    """Give the U-Net's blocks another function than `attend`; the text encoder keeps what it has."""
-    return mock.patch.object(unet_blocks, "attend", function)
+def _explicit() -> contextlib.AbstractContextManager:
+    """Give the U-Net's blocks `explicit_attention`; the text encoder keeps what it has."""
+    return mock.patch.object(unet_blocks, "attend", explicit_attention)
+
+
+def _fused() -> contextlib.AbstractContextManager:
+    """Let `attend` take PyTorch's fused function for short sequences too."""
+    return mock.patch.object(attention, "SHORT", 0)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .pictures import downsample, enlarge, low_resolution_condition
-from .walk import Sampling, Stage, noised, split, walk
+from .walk import Sampling, Stage, split, walk
 from .. import runtime
-from ..diffusion import noise_for, with_guidance
+from ..diffusion import noise_for, q_sample, with_guidance
 from ..errors import BadParameter
 
 
@@ -225,7 +225,7 @@ class Cascade:
                 more = {"low": low, "low_t": level}
             x_t = noise_for(own, shape).to(self.device)
             if given.begin is not None:
-                x_t = noised(given.begin[rows], given.strength * times, x_t, stage.schedule, stage.shift)
+                x_t = q_sample(given.begin[rows], given.strength * times, x_t, schedule=stage.noising)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
             denoiser = self._denoiser(k, conditions[rows], more, how)
             try:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .walk import noised
+from ..diffusion import Schedule, q_sample
 from ..errors import BadParameter
 
 
@@ -37,7 +37,7 @@ def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps:
         low: (B, C, h, w) in [-1, 1]. level: time in [0, 1], one or (B,). eps: noise (B, C, size, size).
     """
     level = torch.as_tensor(level, dtype=torch.float32, device=low.device).expand(len(low))
-    return noised(enlarge(low, size), level, eps, schedule)
+    return q_sample(enlarge(low, size), level, eps, schedule=Schedule(schedule))
 
 
 def random_crop_pairs(high: Tensor, low: Tensor, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import diffusion
-from ..diffusion import THRESHOLDS, Schedule
-from ..errors import BadParameter, unknown_name
+from ..errors import BadParameter
 from ..samplers import SAMPLERS, get_sampler, keep_known
 
 
@@ -29,6 +28,11 @@ class Stage:
     shift: float = 0.0
     target: str = "v"
     level: float = 0.1
+
+    @property
+    def noising(self) -> diffusion.Schedule:
+        """Return the schedule with its shift."""
+        return diffusion.Schedule(self.schedule, self.shift)
 
     @classmethod
     def card_names(cls) -> set[str]:
@@ -62,9 +66,8 @@ class Sampling:
     negative: str | None = None
 
     def __post_init__(self):
-        for kind, name, known in (("sampler", self.sampler, SAMPLERS), ("threshold", self.threshold, THRESHOLDS)):
-            if name not in known:
-                raise unknown_name(kind, name, known)
+        diffusion.check_name("sampler", self.sampler, SAMPLERS)
+        diffusion.check_name("threshold", self.threshold, diffusion.THRESHOLDS)
         if min(_listed(self.guidance_scale)) < 0 or min(_listed(self.steps)) < 1 or not 0 < self.percentile <= 1:
             raise BadParameter(f"need guidance_scale >= 0, steps >= 1 and percentile in (0, 1], got "
                                f"{self.guidance_scale}, {self.steps} and {self.percentile}")
@@ -74,8 +77,7 @@ class Sampling:
         """Return the settings of these names; raises UnknownName for a misspelt one."""
         known = {f.name for f in fields(cls)}
         for name in options:
-            if name not in known:
-                raise unknown_name("setting", name, known)
+            diffusion.check_name("setting", name, known)
         return cls(**options)
 
     def of_stage(self, name: str, stage: int, stages: int) -> Any:
@@ -96,11 +98,6 @@ def split(generator: torch.Generator, count: int) -> list[torch.Generator]:
             for _ in range(count)]
 
 
-def noised(x_0: Tensor, t: Tensor, eps: Tensor, schedule: str, shift: float = 0.0) -> Tensor:
-    """Return x_t (B, ...) at time t (B,)."""
-    return diffusion.q_sample(x_0, t, eps, schedule=Schedule(schedule, shift))
-
-
 def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Sampling, *, steps: int, start: float,
          streams: Sequence[torch.Generator], keep: tuple[Tensor, Tensor] | None,
          callback: Callable[[int, Tensor], None]) -> Tensor:
@@ -109,9 +106,9 @@ def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Samp
     Args:
         keep: pictures (B, C, H, W), and where (B, 1, H, W) bool they are to be kept.
     """
-    schedule, constrain = Schedule(stage.schedule, stage.shift), None
+    constrain = None
     if keep is not None:
-        constrain = keep_known(*keep, [split(g, 1)[0] for g in streams], schedule=schedule)
+        constrain = keep_known(*keep, [split(g, 1)[0] for g in streams], schedule=stage.noising)
     return get_sampler(settings.sampler)(
-        denoiser, x_t, steps=steps, start=start, schedule=schedule, target=stage.target, generators=streams,
+        denoiser, x_t, steps=steps, start=start, schedule=stage.noising, target=stage.target, generators=streams,
         threshold=settings.threshold, percentile=settings.percentile, constrain=constrain, callback=callback)

@@ -17,7 +17,7 @@ from ..errors import BadParameter
 from ..layers.attention import attend
 from ..layers.autoencoder import Blocks
 from ..layers.conv_blocks import Upsample, doubling_kernel
-from ..live_bytes import LiveBytes
+from ..live_bytes import LiveBytes, no_memory
 from .objective import _side, render
 from .ops import clamp_with_grad
 
@@ -222,8 +222,6 @@ def memory_estimate(vqgan, clips, *, image_size: tuple[int, int], pictures: int 
         pictures, cutouts: of the run, cutouts for each picture.
         dtype: of autocast. checkpoint: as in `fast`.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     clips = list(clips) if isinstance(clips, (list, tuple)) else [clips]
     device, channels = vqgan.codebook.device, vqgan.codebook.shape[1]
     weights = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for network in (vqgan, *clips)
@@ -231,7 +229,7 @@ def memory_estimate(vqgan, clips, *, image_size: tuple[int, int], pictures: int 
     with contextlib.ExitStack() as stack:
         if checkpoint:
             stack.enter_context(_checkpointed(vqgan))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(no_memory())
         live = stack.enter_context(LiveBytes())
         size = [side // vqgan.factor for side in image_size]
         z = torch.zeros(pictures, channels, *size, device=device).requires_grad_()

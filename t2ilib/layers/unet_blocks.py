@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import attend
+from .conv_blocks import norm_silu
 from ..errors import BadParameter
-from ..kernels import group_norm_silu
 
 GROUPS = 8
 
@@ -30,6 +30,17 @@ def zero_(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+class DropsText:
+    """For networks whose `null_token` and `null_pooled` (E,) stand for "no text": learned, one token long."""
+
+    def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace the text by the learned "no text" where `drop` (B,) is True, for classifier-free guidance."""
+        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        tokens = torch.where(drop[:, None, None], self.null_token.to(tokens), tokens)
+        pooled = torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
+        return tokens, torch.where(drop[:, None], first, mask), pooled
 
 
 class CrossEmbed(nn.Module):
@@ -125,7 +136,7 @@ class TextResnetBlock(nn.Module):
             dim=out_channels, context_dim=context_dim, heads=heads, dim_head=dim_head)
 
     def forward(self, x: Tensor, condition: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        h = self.conv1(group_norm_silu(x, self.norm1.weight, self.norm1.bias, GROUPS, self.norm1.eps))
+        h = self.conv1(norm_silu(self.norm1, x))
         if self.attention is not None:
             places = h.flatten(2).transpose(1, 2)
             h = h + self.attention(places, context, keep).transpose(1, 2).unflatten(2, h.shape[-2:])

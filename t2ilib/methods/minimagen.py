@@ -14,8 +14,9 @@ from torch import Tensor
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, Sampling, Stage
 from ..checkpoint import load_model, read_config, short_hash
+from ..diffusion import check_name
 from ..encoders import load_clip, load_text_encoder
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset
 from ..guidance.pictures import fit_picture, load_mask, load_picture
 from ..models.imagen_unet import ImagenUNet
 from ..paths import checkpoints_dir
@@ -80,8 +81,7 @@ def _hashes(names: Sequence[str]) -> dict[str, str]:
 def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return all options with their defaults as plain JSON types, and those of them that `Sampling` takes, checked."""
     for name in options:
-        if name not in DEFAULTS:
-            raise unknown_name("option of minimagen", name, DEFAULTS)
+        check_name("option of minimagen", name, DEFAULTS)
     given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}), **options}
     if given["candidates"] != 1 and given["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")

@@ -20,6 +20,7 @@ from ..errors import BadParameter, unknown_name
 from ..layers.unet_blocks import (
     GROUPS,
     CrossEmbed,
+    DropsText,
     PixelDown,
     PixelUp,
     SelfAttention,
@@ -33,7 +34,7 @@ SKIP_SCALE = 2**-0.5
 
 
 @configurable
-class ImagenUNet(nn.Module):
+class ImagenUNet(DropsText, nn.Module):
     """Predict noise, picture or v from a noised picture, its time and a text; given `low`, enlarge that.
 
     Args:
@@ -136,13 +137,6 @@ class ImagenUNet(nn.Module):
             if name not in known or name == "self":
                 raise unknown_name("parameter of the U-Net", name, [k for k in known if k != "self"])
         return cls(**{**given, **changes})
-
-    def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Replace the text by the learned "no text" where `drop` (B,) is True, for classifier-free guidance."""
-        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-        tokens = torch.where(drop[:, None, None], self.null_token.to(tokens), tokens)
-        pooled = torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
-        return tokens, torch.where(drop[:, None], first, mask), pooled
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, low: Tensor | None = None,
                 low_t: Tensor | None = None) -> Tensor:

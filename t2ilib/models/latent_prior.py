@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.attention import attend
-from ..layers.unet_blocks import timestep_embedding
+from ..layers.unet_blocks import DropsText, timestep_embedding, zero_
 
 GROUPS = 16
 
@@ -29,11 +29,10 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, condition_dim: int, dropout: float):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(GROUPS, out_channels)
+        self.conv2 = zero_(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.condition, self.dropout = nn.Linear(condition_dim, 2 * out_channels), nn.Dropout(dropout)
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -53,9 +52,7 @@ class TextAttention(nn.Module):
         super().__init__()
         self.heads, self.norm = heads, nn.GroupNorm(GROUPS, channels)
         self.qkv, self.text_kv = nn.Linear(channels, 3 * channels), nn.Linear(text_dim, 2 * channels)
-        self.out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zero_(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -69,7 +66,7 @@ class TextAttention(nn.Module):
 
 
 @configurable
-class LatentPrior(nn.Module):
+class LatentPrior(DropsText, nn.Module):
     """Predict v for noised VQGAN latents, given the time and a text.
 
     Args:
@@ -122,9 +119,7 @@ class LatentPrior(nn.Module):
                 c = width
             if level:
                 self.up.append(nn.ModuleList([nn.Conv2d(c, c, 3, padding=1)]))
-        self.norm_out, self.conv_out = nn.GroupNorm(GROUPS, c), nn.Conv2d(c, latent_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.norm_out, self.conv_out = nn.GroupNorm(GROUPS, c), zero_(nn.Conv2d(c, latent_channels, 3, padding=1))
 
     def normalize(self, z: Tensor) -> Tensor:
         """Map VQGAN latents to the units in which the network works (mean 0, variance 1 per channel)."""
@@ -133,13 +128,6 @@ class LatentPrior(nn.Module):
     def denormalize(self, x: Tensor) -> Tensor:
         """Map the network's units back to VQGAN latents."""
         return x * self.std + self.mean
-
-    def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Replace the text by the learned "no text" where `drop` (B,) is True, for classifier-free guidance."""
-        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-        tokens = torch.where(drop[:, None, None], self.null_token.to(tokens), tokens)
-        pooled = torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
-        return tokens, torch.where(drop[:, None], first, mask), pooled
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
         condition = F.silu(self.time(timestep_embedding(t, self.channels)) + self.text(pooled))

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from t2ilib.bench import minimagen
 from t2ilib.bench.classic_imagen import STEPS, TOKENS, ClassicImagen, encode_each
-from t2ilib.bench.minimagen import OurImagen, Shape, explicit_attention, fused_attention
+from t2ilib.bench.minimagen import OurImagen, Shape, explicit_attention
 from t2ilib.data.text_features import encode_texts
 from t2ilib.diffusion import Schedule, posterior, threshold_x0, to_x0_eps
 from t2ilib.layers import unet_blocks
@@ -144,7 +144,8 @@ def test_explicit_attention_is_the_fused_one():
     mask[..., 0] = True
     for keep in (None, mask):
         assert_close(explicit_attention(q, k, v, keep), F.scaled_dot_product_attention(q, k, v, attn_mask=keep))
-        assert_close(fused_attention(q, k[:, :1], v[:, :1], keep), explicit_attention(q, k[:, :1], v[:, :1], keep))
+        with minimagen._fused():
+            assert_close(attend(q, k[:, :1], v[:, :1], keep), explicit_attention(q, k[:, :1], v[:, :1], keep))
 
 
 def test_rows_tell_speed_memory_levers_and_passes(words, monkeypatch):
