@@ -305,12 +305,6 @@ print(f"{len(judgement.names)} names compete; for 'red heart' these do not:",
       [judgement.names[i] for i in judgement.synonyms[judgement.index["red heart"]].nonzero()[:, 0]])
 
 
-def pick(split, count):
-    """Concepts of a split, the same for everybody: the names spread evenly over an alphabetical list."""
-    names = [name for name in judgement.names if judgement.split_of[name] == split]
-    return [names[i * len(names) // count] for i in range(min(count, len(names)))]
-
-
 def draw(names, *, batch=8, guides=guide, basis=None, source=prior, **options):
     """One picture for each concept name: (N, 3, H, W)."""
     config = {**WITH_PRIOR, "steps": cfg.steps, "candidates": cfg.candidates, "seed": seed, **options}
@@ -331,7 +325,7 @@ def draw(names, *, batch=8, guides=guide, basis=None, source=prior, **options):
 # [the executed notebook](../reports/notebooks/03_vqgan_clip.ipynb).
 
 # %%
-tune = pick("validation", cfg.tune_concepts)
+tune = judgement.concepts("validation", cfg.tune_concepts)
 rows_of = {split: [i for i, s in enumerate(everything.columns["split"]) if s == split]
            for split in ("train", "validation", "held_out")}
 reference = {split: judgement.data_features(rows_of[split][:cfg.rows]) for split in ("validation", "held_out")}
@@ -448,7 +442,7 @@ def real_pictures(names):
 
 pictures_of = {}
 for split in ("train", "held_out"):
-    names = pick(split, cfg.num_concepts)
+    names = judgement.concepts(split, cfg.num_concepts)
     real = real_pictures(names)
     with torch.no_grad():
         copies = vqgan(real.to(device_) * 2 - 1)[0].clamp(-1, 1) * 0.5 + 0.5
@@ -470,7 +464,7 @@ for split in ("train", "held_out"):
                   f"{split}_retrieval_top10": table["retrieved training picture"]["top10"]})
 
 # %%
-names = pick("held_out", cfg.num_concepts)[:8]
+names = judgement.concepts("held_out", cfg.num_concepts)[:8]
 sets = pictures_of["held_out"]
 rows = {"drawn": sets["VQGAN+CLIP"][:8].cpu(), "retrieved": sets["retrieved training picture"][:8],
         "real": sets["real"][:8]}
@@ -479,7 +473,7 @@ run.figure("held_out", figure)
 figure
 
 # %%
-names = pick("train", cfg.num_concepts)[:8]
+names = judgement.concepts("train", cfg.num_concepts)[:8]
 sets = pictures_of["train"]
 figure = show.compare({"drawn": sets["VQGAN+CLIP"][:8].cpu(), "real": sets["real"][:8]}, titles=names,
                       title="training concepts")
@@ -503,7 +497,7 @@ figure
 
 # %%
 sentences = ["a painting of an apple in a fruit bowl", "birds flying in a sunny day's sky"]
-others = [*pick("validation", 100), *pick("held_out", 100)]
+others = [*judgement.concepts("validation", 100), *judgement.concepts("held_out", 100)]
 scenes = draw(sentences)
 members = {clip: guide, "emoji-judge": judgement.judge}
 table = metrics.panel(scenes.cpu(), sentences, members, distractors=others, guides=[clip])

@@ -89,7 +89,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2ilib import diffusion, profiles, runtime, show
-from t2ilib.cascade import Cascade, Stage, downsample, low_resolution_condition, mix_conditions, random_crop_pairs
+from t2ilib.cascade import (Cascade, Stage, downsample, enlarge, low_resolution_condition, mix_conditions,
+                            random_crop_pairs)
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
@@ -200,12 +201,6 @@ print("the library's posterior is the original's, from any time to any earlier o
 # MiniLM reads eight captions of each, once and for all, each as long as it is.
 
 # %%
-def spread(pictures, count):
-    """The set, or `count` pictures taken evenly from all of it."""
-    count = min(count or len(pictures), len(pictures))
-    return pictures if count == len(pictures) else pictures.select(torch.linspace(0, len(pictures) - 1, count).long())
-
-
 def keep(name, figure, **options):
     """Save a figure with the run, and hand it on to be shown."""
     run.figure(name, figure, **options)
@@ -215,9 +210,9 @@ def keep(name, figure, **options):
 wanted = [name for name in (stages or cfg.stages).replace(" ", "").split(",") if name and name != "none"]
 if set(wanted) - set(NETWORKS):
     raise ValueError(f"stages must name some of {', '.join(NETWORKS)}, or 'none'; got {stages!r}")
-pictures = {size: spread(load_captioned(data, image_size=size), cfg.rows)
+pictures = {size: load_captioned(data, image_size=size).spread(cfg.rows)
             for size in {64, *(SIZES[name] for name in wanted)} - {32}}
-validation = spread(load_captioned("emoji", split="validation", image_size=64), cfg.test_rows)
+validation = load_captioned("emoji", split="validation", image_size=64).spread(cfg.test_rows)
 words = load_text_encoder(text_encoder, device=device_)
 captions, where = caption_table(pictures[64])
 texts = encode_texts(words, captions, cache=cache_dir() / "texts", dtype=dtype_) if wanted else None
@@ -314,7 +309,7 @@ def draw_batch(name, rows, stream):
     else:
         x = pictures[size].batch(rows)
         small = downsample(pictures[64].batch(rows), SMALLER[name])
-        small = F.interpolate(small, size=x.shape[-2:], mode="bilinear")  # enlarged first: crops see across edges
+        small = enlarge(small, size)  # first, so that crops see across their edges
         x, small = random_crop_pairs(x, small, min(64, x.shape[-1]), stream)
         low_t = 0.5 * torch.rand(len(rows), generator=stream)
         low = (low_resolution_condition(small, x.shape[-1], low_t, torch.randn(x.shape, generator=stream)), low_t)
@@ -491,21 +486,15 @@ keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 judgement = Judgement(load_judge(device=device_), load_captioned("emoji", split="all", image_size=64))
 
 
-def concepts_of(split, count):
-    names = [name for name in judgement.names if judgement.split_of[name] == split]
-    count = min(count or len(names), len(names))
-    return [names[i * len(names) // count] for i in range(count)]
-
-
 def colour(x):
     return (x.amax(1) - x.amin(1)).mean().item()
 
 
 def enlarged(x):
-    return F.interpolate(x, size=64, mode="bilinear").to(device_) if x.shape[-1] < 64 else x.to(device_)
+    return enlarge(x, 64).to(device_)
 
 
-concepts = concepts_of("train", cfg.num_concepts)
+concepts = judgement.concepts("train", cfg.num_concepts)
 rows_of = {name: [i for i, n in enumerate(judgement.of_row) if n == name] for name in concepts}
 real = enlarged(downsample(judgement.data.batch([rows[0] for rows in rows_of.values()]), 32) * 0.5 + 0.5)
 curve, table = {}, {}
@@ -601,7 +590,7 @@ def styled(names, artist):
 
 
 def artist_features(split):
-    part = spread(judgement.data.where(split=split), None if profile == "full" else 400)
+    part = judgement.data.where(split=split).spread(0 if profile == "full" else 400)
     small = downsample(part.batch(torch.arange(len(part))), 32) * 0.5 + 0.5
     return judgement.features(enlarged(small)), part.columns["artist"]
 
@@ -609,7 +598,7 @@ def artist_features(split):
 features, artists = artist_features("train")
 classifier = LogisticRegression(max_iter=500).fit(features, artists)
 known = classifier.score(*artist_features("validation"))
-few = concepts_of("train", max(2, cfg.num_concepts // 4))
+few = judgement.concepts("train", max(2, cfg.num_concepts // 4))
 styles = {artist: draw(drafts, styled(few, artist)) for artist in ARTISTS}
 hit = {artist: (classifier.predict(judgement.features(enlarged(x))) == artist).mean() for artist, x in styles.items()}
 print(f"real drawings of other concepts: {known:.2f} by the classifier; drawn, n = {len(few)} each, chance 0.25: "
@@ -658,11 +647,11 @@ entrants = {"minimagen, one draft": lambda names: in_pixels(names, 1),
             f"latents, best of {cfg.candidates}": lambda names: best(in_latents, names, cfg.candidates)}
 
 # %%
-training_names = concepts_of("train", 0)
+training_names = judgement.concepts("train", 0)
 training_text = words.encode(training_names).pooled
 shots, results = {}, {}
 for split in ("train", "validation") + (("held_out",) if profile == "full" else ()):
-    names = concepts_of(split, cfg.num_concepts)
+    names = judgement.concepts(split, cfg.num_concepts)
     rows_of = [[i for i, n in enumerate(judgement.of_row) if n == name] for name in names]
     own = judgement.data.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)]) * 0.5 + 0.5
     real_features, table = judgement.features(own.to(device_)), {}
@@ -688,8 +677,8 @@ for split in ("train", "validation") + (("held_out",) if profile == "full" else 
 
 # %%
 for split in ("train", "validation"):
-    count = min(8, len(concepts_of(split, cfg.num_concepts)))
-    titles = [textwrap.fill(name, 14) for name in concepts_of(split, cfg.num_concepts)[:count]]
+    count = min(8, len(judgement.concepts(split, cfg.num_concepts)))
+    titles = [textwrap.fill(name, 14) for name in judgement.concepts(split, cfg.num_concepts)[:count]]
     rows = {name: F.interpolate(shots[split, name][:count], size=128, mode="bilinear") for name in entrants}
     keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
 run.metric(**{f"{split}_top10": table[f"minimagen, best of {cfg.candidates}"]["top10"]

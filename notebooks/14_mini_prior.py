@@ -222,15 +222,9 @@ def keep(name, figure, **options):
 
 
 # %%
-def spread(pictures, count):
-    """The set, or `count` pictures taken evenly from all of it."""
-    count = min(count or len(pictures), len(pictures))
-    return pictures if count == len(pictures) else pictures.select(torch.linspace(0, len(pictures) - 1, count).long())
-
-
 everything = load_captioned("emoji", split="all", image_size=64)
-data = spread(everything.where(split="train"), cfg.rows)
-validation = spread(everything.where(split="validation"), cfg.test_rows)
+data = everything.where(split="train").spread(cfg.rows)
+validation = everything.where(split="validation").spread(cfg.test_rows)
 small, painter = load_vqgan("emoji-vqgan", device=device_), load_vqgan("emoji-vqgan-128", device=device_)
 latents, test_latents = encode_views(small, data, cfg.views), encode_views(small, validation, 1)[:, 0]
 mean, std = (stat((0, 2, 3)).view(-1, 1, 1) for stat in (latents[:, 0].mean, latents[:, 0].std))
@@ -573,9 +567,8 @@ keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(each
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
-concepts = [name for name in judgement.names if judgement.split_of[name] == "validation"]
-count = min(cfg.num_concepts or len(concepts), len(concepts))
-concepts = [concepts[i * len(concepts) // count] for i in range(count)]
+concepts = judgement.concepts("validation", cfg.num_concepts)
+count = len(concepts)
 nearest = torch.cat([bank.nearest(x.cpu(), 1) for x in text_encoder.encode(concepts).pooled])
 rows_of = [[i for i, name in enumerate(judgement.of_row) if name == concept] for concept in concepts]
 real = everything.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)])  # one each, artists in turn

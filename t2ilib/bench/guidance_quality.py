@@ -34,8 +34,7 @@ def vqgan_clip_quality_rows(device: torch.device, seconds: float, *, prompts: in
     vqgan, clip = load_vqgan(model, device=device), load_clip(device=device)
     prior, judgement = load_prior(model, device=str(device)), Judgement(load_judge(device=device), load_captioned(
         "emoji", split="all", image_size=64))
-    known = [name for name in judgement.names if judgement.split_of[name] == "train"]
-    names = [known[i * len(known) // prompts] for i in range(prompts)] if isinstance(prompts, int) else list(prompts)
+    names = judgement.concepts("train", prompts) if isinstance(prompts, int) else list(prompts)
     search = {**WITH_PRIOR, "init": "latents", "candidates": 1}
     hits: dict[str, list[Tensor]] = {"plain": [], "levers": []}
     spent = dict.fromkeys(hits, 0.0)

@@ -77,6 +77,11 @@ class CaptionedImages:
         captions = [self.captions[i] for i in picked]
         return CaptionedImages(self.images[indices], captions, columns, name=self.name, device=self.device)
 
+    def spread(self, count: int) -> "CaptionedImages":
+        """Return `count` pictures taken evenly from all of the set; all of it for 0, or for more than there are."""
+        count = min(count or len(self), len(self))
+        return self if count == len(self) else self.select(torch.linspace(0, len(self) - 1, count).long())
+
     def where(self, **conditions) -> "CaptionedImages":
         """Return the pictures that meet every condition.
 

@@ -40,6 +40,12 @@ class Judgement:
         families = [data.columns["family"][rows[name]] for name in self.names]
         self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
 
+    def concepts(self, split: str, count: int = 0) -> list[str]:
+        """Return `count` concept names of a split, evenly from the alphabetical list; all for 0 or for too many."""
+        names = [name for name in self.names if self.split_of[name] == split]
+        count = min(count or len(names), len(names))
+        return [names[i * len(names) // count] for i in range(count)]
+
     @torch.no_grad()
     def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""

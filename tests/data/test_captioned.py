@@ -81,6 +81,13 @@ def test_bad_background(emoji, background):
         emoji.batch([0, 1], background=background)
 
 
+def test_spread_takes_pictures_evenly(emoji):
+    n = len(emoji)
+    few = emoji.spread(3)
+    assert few.captions == [emoji.captions[i] for i in (0, (n - 1) // 2, n - 1)]
+    assert emoji.spread(0) is emoji and emoji.spread(n + 5) is emoji
+
+
 def test_where_and_select(emoji):
     red = emoji.where(artist=["noto", "twemoji"], colors="red", group=lambda group: group != "Flags")
     assert len(red) > 5 and set(red.columns["artist"]) == {"noto", "twemoji"}

@@ -57,6 +57,13 @@ def test_wrong_pictures_rank_by_how_many_names_fit_better(judgement):
     assert judgement.ranks(features, ["red heart"]).tolist() == [6]
 
 
+def test_concepts_are_taken_evenly_from_a_split(judgement):
+    everyone = ["black cat", "cat", "fire", "red heart"]
+    assert judgement.concepts("train") == judgement.concepts("train", 9) == everyone
+    assert judgement.concepts("train", 2) == ["black cat", "fire"]
+    assert judgement.concepts("held_out", 1) == ["dolphin"]
+
+
 def test_names_of_one_family_do_not_compete(judgement):
     features = judgement.features(picture_of("cat"))
     assert judgement.ranks(features, ["black cat"]).tolist() == [1]  # "cat" is nearer, but the same family
