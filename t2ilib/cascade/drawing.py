@@ -81,14 +81,16 @@ class _Watch:
     def __init__(self, callback: Callable[[CascadePreview], bool | None] | None, steps: int, size: int):
         self.callback, self.steps, self.size, self.done, self.stopped = callback, steps, size, 0, False
 
-    def step(self, stage: int, canvas: Tensor, rows: slice, every: int, step: int, x_0: Tensor) -> None:
-        """Put x_0 in its rows, and show each `every`-th picture."""
-        canvas[rows] = x_0.clamp(-1, 1).to(canvas)
+    def step(self, index: int, stage: Stage, canvas: Tensor, rows: slice, every: int, step: int, x_0: Tensor) -> None:
+        """Show each `every`-th picture, those of x_0 in its rows; of the others nothing is decoded unless it ends."""
         if self.callback is not None:
+            shown = list(range(-rows.start % every, len(x_0), every))
+            canvas[[rows.start + i for i in shown]] = stage.decode(x_0[shown]).to(canvas)
             images = enlarge(canvas[::every], self.size) * 0.5 + 0.5
-            self.stopped = bool(self.callback(CascadePreview(self.done, self.steps, stage, images)))
+            self.stopped = bool(self.callback(CascadePreview(self.done, self.steps, index, images)))
         self.done += 1
         if self.stopped:
+            canvas[rows] = stage.decode(x_0).to(canvas)
             raise _Stopped
 
 
@@ -108,8 +110,9 @@ class Cascade:
 
     def __init__(self, stages: Sequence[Stage], text_encoder: Any, *, chunk: int = 32, precision: str = "auto"):
         sizes = [stage.size for stage in stages]
-        if not stages or sizes != sorted(set(sizes)) or chunk < 1:
-            raise BadParameter(f"need chunk >= 1, and stages from small to large; got chunk={chunk}, sizes {sizes}")
+        if not stages or sizes != sorted(set(sizes)) or chunk < 1 or any(stage.space for stage in stages[1:]):
+            raise BadParameter("need chunk >= 1, and stages from small to large, only the first of which may work with "
+                               f"latents; got chunk={chunk}, sizes {sizes}")
         for stage in stages:
             stage.network.eval()
         self.stages, self.text_encoder, self.chunk = list(stages), text_encoder, chunk
@@ -178,8 +181,9 @@ class Cascade:
                                f"{tuple(pictures.shape)} and {tuple(mask.shape)}")
         kept = []
         for stage in self.stages:  # a pixel is kept where nothing below it is to be drawn
-            drawn = F.adaptive_max_pool2d(mask.float().to(self.device), stage.size) > 0.5
-            kept.append((downsample(pictures.to(self.device), stage.size), ~drawn.expand(len(texts), -1, -1, -1)))
+            drawn = F.adaptive_max_pool2d(mask.float().to(self.device), stage.shape[-2:]) > 0.5
+            small = stage.encode(downsample(pictures.to(self.device), stage.size))
+            kept.append((small, ~drawn.expand(len(texts), -1, -1, -1)))
         return self._run(texts, generators, settings, callback, _Given(keep=tuple(kept)))
 
     @torch.no_grad()
@@ -212,27 +216,26 @@ class Cascade:
               watch: _Watch, given: _Given, *, steps: int, every: int) -> Tensor:
         """Sample one stage, a chunk at a time; return (B, 3, size, size) in [-1, 1], what there is if it is stopped."""
         stage, count = self.stages[k], len(conditions)
-        shape = (3, stage.size, stage.size)
-        canvas = torch.zeros(count, *shape, device=self.device)
+        canvas = torch.zeros(count, 3, stage.size, stage.size, device=self.device)
         if given.low is not None:
             canvas = enlarge(given.low, stage.size).clone()
         for rows in (slice(i, i + self.chunk) for i in range(0, 0 if watch.stopped else count, self.chunk)):
             own, more = streams[rows], {}
             times = torch.ones(len(own), device=self.device)
             if given.low is not None:
-                eps, level = noise_for(own, shape).to(self.device), stage.level * times
+                eps, level = noise_for(own, stage.shape).to(self.device), stage.level * times
                 low = low_resolution_condition(given.low[rows], stage.size, level, eps, schedule=stage.schedule)
                 more = {"low": low, "low_t": level}
-            x_t = noise_for(own, shape).to(self.device)
+            x_t = noise_for(own, stage.shape).to(self.device)
             if given.begin is not None:
-                x_t = q_sample(given.begin[rows], given.strength * times, x_t, schedule=stage.noising)
+                x_t = q_sample(stage.encode(given.begin[rows]), given.strength * times, x_t, schedule=stage.noising)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
             denoiser = self._denoiser(k, conditions[rows], more, how)
             try:
                 with runtime.autocast(self.device, self.dtype):  # around all steps: weights are cast once
                     x = walk(denoiser, x_t, stage, how, steps=steps, start=given.strength, streams=own, keep=keep,
-                             callback=functools.partial(watch.step, k, canvas, rows, every))
-                canvas[rows] = x.clamp(-1, 1)
+                             callback=functools.partial(watch.step, k, stage, canvas, rows, every))
+                canvas[rows] = stage.decode(x)
             except _Stopped:
                 break
         return canvas

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .latents import LatentSpace
 from .. import diffusion
 from ..errors import BadParameter
 from ..samplers import SAMPLERS, get_sampler, keep_known
@@ -20,6 +21,7 @@ class Stage:
         network: `(x_t, t, tokens, mask, pooled, low=, low_t=) -> prediction`, with `without_text`.
         size: side of its pictures. schedule, shift, target: of `diffusion`.
         level: time to which the smaller picture is noised when sampling; the first stage ignores it.
+        space: where the network works if not among pixels; of the first stage only.
     """
 
     network: nn.Module
@@ -28,6 +30,20 @@ class Stage:
     shift: float = 0.0
     target: str = "v"
     level: float = 0.1
+    space: LatentSpace | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of what the network draws."""
+        return self.space.shape(self.size) if self.space else (3, self.size, self.size)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return what the network would have drawn: pictures (B, 3, size, size) in [-1, 1] themselves, or latents."""
+        return self.space.encode(pictures) if self.space else pictures
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Return pictures (B, 3, size, size) in [-1, 1] of what the network drew."""
+        return self.space.decode(x) if self.space else x.clamp(-1, 1)
 
     @property
     def noising(self) -> diffusion.Schedule:
@@ -36,8 +52,8 @@ class Stage:
 
     @classmethod
     def card_names(cls) -> set[str]:
-        """Return the names of what a stage is beside its network."""
-        return {f.name for f in fields(cls)} - {"network"}
+        """Return the names of what a stage is beside its network, as a checkpoint says it."""
+        return {f.name for f in fields(cls)} - {"network", "space"}
 
     def card(self) -> dict[str, Any]:
         """Return what a checkpoint must say of the network, as plain JSON types: `Stage(network, **card)`."""
@@ -51,8 +67,8 @@ class Sampling:
     Attributes:
         guidance_scale: classifier-free guidance; 1 is the plain conditional network.
         steps: of the sampler. sampler: a name in `SAMPLERS`.
-        threshold: what keeps guided pictures in [-1, 1]: "none", "static" clips, "dynamic" (Saharia et al. 2022,
-            section 2.3) clips at the given percentile and rescales.
+        threshold: what keeps guided pixels in [-1, 1]; latents know no bounds. "none", "static" clips, "dynamic"
+            (Saharia et al. 2022, section 2.3) clips at the given percentile and rescales.
         interval: times between which there is guidance.
         negative: text to be guided away from, in the place of "no text".
     """
@@ -109,6 +125,7 @@ def walk(denoiser: diffusion.Denoiser, x_t: Tensor, stage: Stage, settings: Samp
     constrain = None
     if keep is not None:
         constrain = keep_known(*keep, [split(g, 1)[0] for g in streams], schedule=stage.noising)
+    threshold = "none" if stage.space else settings.threshold
     return get_sampler(settings.sampler)(
         denoiser, x_t, steps=steps, start=start, schedule=stage.noising, target=stage.target, generators=streams,
-        threshold=settings.threshold, percentile=settings.percentile, constrain=constrain, callback=callback)
+        threshold=threshold, percentile=settings.percentile, constrain=constrain, callback=callback)

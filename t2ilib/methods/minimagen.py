@@ -1,4 +1,7 @@
-"""MinImagen as a method: a cascade of small diffusion networks in pixels, and a guide that chooses among drafts."""
+"""MinImagen as a method: a cascade of small diffusion networks, and a guide that chooses among its drafts.
+
+Its variants differ in where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN.
+"""
 
 import functools
 import time
@@ -12,21 +15,26 @@ from PIL import Image
 from torch import Tensor
 
 from .. import runtime
-from ..cascade import Cascade, CascadePreview, Sampling, Stage
+from ..cascade import Cascade, CascadePreview, LatentSpace, Sampling, Stage
 from ..checkpoint import load_model, read_config, short_hash
 from ..diffusion import check_name
 from ..encoders import load_clip, load_text_encoder
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
 from ..guidance.pictures import fit_picture, load_mask, load_picture
 from ..models.imagen_unet import ImagenUNet
+from ..models.latent_prior import LatentPrior
+from ..models.vqgan import load_vqgan
 from ..paths import checkpoints_dir
 from ..show import to_pil
 
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
+LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels
+VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 RECIPE = "python -m t2ilib run 08 --profile full"
-DEFAULTS = {"candidates": 4, "clip": "emoji-clip", "init_image": None, "strength": 0.7, "mask": None, "device": "auto",
-            "precision": "auto", "chunk": 32, **{f.name: f.default for f in fields(Sampling)}}
+DEFAULTS = {"variant": "pixels", "candidates": 4, "clip": "emoji-clip", "init_image": None, "strength": 0.7,
+            "mask": None, "device": "auto", "precision": "auto", "chunk": 32,
+            **{f.name: f.default for f in fields(Sampling)}}
 
 
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
@@ -36,10 +44,10 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
 
     Args:
         callback: called after every step of the sampler with a preview; a true return value ends the run early.
-        options: fields of `Sampling`; beside them `candidates` (drafts for each picture, of which the guide `clip`
-            keeps the best; 1 needs no guide), `init_image` (a file to redraw with `strength` in (0, 1], or, with
-            `mask`, to draw into where it is white or in a box; one candidate then), `device`, `precision` and `chunk`
-            (pictures in a batch).
+        options: fields of `Sampling`; beside them `variant` ("pixels" or "latents"), `candidates` (drafts for each
+            picture, of which the guide `clip` keeps the best; 1 needs no guide), `init_image` (a file to redraw with
+            `strength` in (0, 1], or, with `mask`, to draw into where it is white or in a box; one candidate then),
+            `device`, `precision` and `chunk` (pictures in a batch).
 
     Raises:
         UnknownName: no such option. BadParameter: a value out of range. MissingAsset: no base network.
@@ -49,7 +57,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     texts = [text for text in prompts for _ in range(num_images)]
     seeds = [seed + j for _ in prompts for j in range(num_images)]
     device, began = str(runtime.pick_device(given["device"])), time.perf_counter()
-    cascade = load_cascade(device=device, precision=given["precision"], chunk=given["chunk"])
+    cascade = load_cascade(given["variant"], device=device, precision=given["precision"], chunk=given["chunk"])
     seen: list[int] = []
     scores: list[Tensor] = []
 
@@ -60,7 +68,8 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     images = _draw(cascade, texts, given, scores, generators=[runtime.generator(s, "minimagen") for s in seeds],
                    callback=watch, **how)
     record = {"config": given, "prompts": texts, "seeds": seeds, "height": images.shape[-2], "width": images.shape[-1],
-              "steps_done": len(seen), "seconds": round(time.perf_counter() - began, 3), **_used(cascade)}
+              "steps_done": len(seen), "seconds": round(time.perf_counter() - began, 3),
+              **_used(cascade, given["variant"])}
     if scores:
         table = scores[0].view(len(texts), -1)
         record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
@@ -68,10 +77,10 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     return to_pil(images.cpu() * 0.5 + 0.5), record
 
 
-def _used(cascade: Cascade) -> dict[str, Any]:
+def _used(cascade: Cascade, variant: str) -> dict[str, Any]:
     return {"stages": [stage.card() for stage in cascade.stages], "text_encoder": cascade.text_encoder.name,
             "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
-            "versions": runtime.versions(), "checkpoints": _hashes(present())}
+            "versions": runtime.versions(), "checkpoints": _hashes(present(variant))}
 
 
 def _hashes(names: Sequence[str]) -> dict[str, str]:
@@ -82,6 +91,7 @@ def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return all options with their defaults as plain JSON types, and those of them that `Sampling` takes, checked."""
     for name in options:
         check_name("option of minimagen", name, DEFAULTS)
+    check_name("variant of minimagen", options.get("variant", DEFAULTS["variant"]), VARIANTS)
     given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}), **options}
     if given["candidates"] != 1 and given["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
@@ -113,28 +123,38 @@ def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: lis
     return cascade.sample(texts, candidates=given["candidates"], score=score, **how)[-1]
 
 
-def present() -> list[str]:
-    """Return the names of the cascade's checkpoints that are here, from small to large."""
-    return [name for name in STAGES if (checkpoints_dir() / name).is_dir()]
+def present(variant: str = "pixels") -> list[str]:
+    """Return the names of the variant's checkpoints that are here, in the order in which they draw."""
+    return [name for name in VARIANTS[variant] if (checkpoints_dir() / name).is_dir()]
 
 
-def load_cascade(*, device: str = "cpu", precision: str = "auto", chunk: int = 32) -> Cascade:
+def load_cascade(variant: str = "pixels", *, device: str = "cpu", precision: str = "auto", chunk: int = 32) -> Cascade:
     """Return the cascade of the checkpoints that are here.
 
     Raises:
-        MissingAsset: there is no base network. CheckpointMismatch: a checkpoint does not say what it was trained for,
-        or two were trained with different text encoders.
+        MissingAsset: what draws first is not there. CheckpointMismatch: a checkpoint does not say what it was trained
+        for, or two were trained with different text encoders.
     """
-    names = present()
-    if STAGES[0] not in names:
-        raise MissingAsset(f"no checkpoint {STAGES[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
+    names, first = present(variant), LATENT_STAGE if variant == "latents" else STAGES[:1]
+    if absent := [name for name in first if name not in names]:
+        raise MissingAsset(f"no checkpoint {absent[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
                            "restore it with `git checkout`")
     folders = [checkpoints_dir() / name for name in names]
-    read = {folder.name: read_config(folder).get("text_encoder", TEXT_ENCODER) for folder in folders}
+    read = {folder.name: read_config(folder).get("text_encoder", TEXT_ENCODER) for folder in folders
+            if folder.name != LATENT_STAGE[1]}  # a VQGAN reads no text
     if len(set(read.values())) > 1:
         raise CheckpointMismatch(f"the stages of a cascade read one text encoder, these read {read}; train them alike")
-    stages = [_stage(folder, device, short_hash(folder)) for folder in folders]
-    return Cascade(stages, _text_encoder(read[STAGES[0]], device), precision=precision, chunk=chunk)
+    stages = [_stage(folder, device, short_hash(folder)) for folder in folders if folder.name in STAGES]
+    if variant == "latents":
+        stages.insert(0, _latent_stage(device, *map(short_hash, folders[:2])))
+    return Cascade(stages, _text_encoder(next(iter(read.values())), device), precision=precision, chunk=chunk)
+
+
+@functools.lru_cache(maxsize=2)
+def _latent_stage(device: str, *sha256: str) -> Stage:
+    prior, vqgan = LATENT_STAGE
+    network = load_model(LatentPrior, checkpoints_dir() / prior, device=device)
+    return Stage(network, 64, space=LatentSpace(load_vqgan(checkpoints_dir() / vqgan, device=device), network))
 
 
 @functools.lru_cache(maxsize=6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,21 @@ def test_the_stages_that_are_here(folder):
     assert run("a red heart", num_images=1, seed=0, candidates=1, **FAST)[0][0].size == (16, 16)
 
 
+def test_the_variant_that_draws_latents(folder):
+    shipped = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+    with pytest.raises(MissingAsset, match="emoji-prior"):
+        run("a red heart", num_images=1, seed=0, variant="latents", **FAST)
+    for name in minimagen.LATENT_STAGE:
+        (folder / name).symlink_to(shipped / name, target_is_directory=True)
+    first, record = run("a red heart", num_images=1, seed=0, variant="latents", **FAST)
+    assert first[0].size == (64, 64) and list(record["checkpoints"]) == [*minimagen.LATENT_STAGE, "emoji-clip"]
+    network = tiny(lowres_cond=True)
+    save_model(folder / STAGES[2], network, stage=Stage(network, 128).card())
+    images, record = run("a red heart", num_images=1, seed=0, variant="latents", **FAST)
+    assert images[0].size == (128, 128) and [s["size"] for s in record["stages"]] == [64, 128]
+    assert STAGES[1] not in record["checkpoints"] and STAGES[2] in record["checkpoints"]  # no stage enlarges to its own
+
+
 def test_a_callback_sees_every_step_and_may_stop(folder):
     seen = []
 
@@ -101,7 +117,8 @@ def test_a_picture_is_redrawn_or_drawn_into(folder, tmp_path):
 @pytest.mark.parametrize("wrong, message", [
     ({"guidance_scal": 2.0}, "did you mean guidance_scale"), ({"num_steps": 2}, "option of minimagen"),
     ({"sampler": "dpm"}, "dpm_solver"), ({"steps": 0}, "steps >= 1"), ({"clip": "emoji-judge"}, "only measures"),
-    ({"candidates": 0}, "at least 1"), ({"mask": [0, 0, 1, 1]}, "init_image"),
+    ({"variant": "latent"}, "did you mean latents"), ({"candidates": 0}, "at least 1"),
+    ({"mask": [0, 0, 1, 1]}, "init_image"),
     ({"init_image": "x.png", "candidates": 2}, "leave one out")])
 def test_bad_options_are_refused(folder, wrong, message):
     with pytest.raises(BadParameter, match=message):
