@@ -99,10 +99,8 @@ from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.live_bytes import no_memory, training_memory
 from t2ilib.methods.minimagen import load_cascade, present
-from t2ilib.methods.vqgan_clip import load_prior
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
-from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
 from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, make_fabric, save_training, set_lr
@@ -467,11 +465,9 @@ for title, network in tested.items():
 # no guidance, since the smaller picture already says what there is.
 
 # %%
-DRAW = dict(steps=[cfg.draw_steps] + [max(1, cfg.draw_steps // 2)] * (len(cascade.stages) - 1),
-            guidance_scale=[3.0] + [1.0] * (len(cascade.stages) - 1))
 streams = [runtime.generator(seed, "stages", text) for text in asked]
 rows = {f"{x.shape[-1]} pixels": F.interpolate(x.cpu() * 0.5 + 0.5, size=128, mode="nearest")
-        for x in cascade.sample(asked, generators=streams, **DRAW)}
+        for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps)}
 keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 
 # %% [markdown]
@@ -560,6 +556,7 @@ VARIANTS = {"v, cosine": {}, "noise, linear (the original)": dict(target="eps", 
             "picture, cosine": dict(target="x0"), "v, cosine, Min-SNR": dict(weighting="min_snr"),
             "64 at once": dict(name="base64", shift=schedules["base64"].shift)}
 cost, made_by = {"base": arithmetic(LIVE, 32), "base64": arithmetic(AT_ONCE, 64)}, {}
+short = base_alone(trained["base"]) if cfg.live and "base" in trained else None
 real64 = judgement.features(enlarged(judgement.data.batch([rows[0] for rows in rows_of.values()]) * 0.5 + 0.5))
 for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size == 1 else ():
     name, kwargs = change.get("name", "base"), AT_ONCE if "name" in change else LIVE
@@ -569,6 +566,7 @@ for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size
                            weighting=change.get("weighting", "none"))
     for title, network in ((label, averaged), (f"{label}, without EMA", last)):
         cascade_ = base_alone(network.eval(), SIZES[name], **kept)
+        short = short or cascade_
         row = judgement.report(judgement.features(enlarged(draw(cascade_, concepts))), concepts, real=real64)
         print(f"{title:44} top10 {row['top10']:.3f}  KID {row['kid']:7.3f}")
         made_by[title] = F.interpolate(draw(cascade_, asked, cfg.samples), size=64, mode="bilinear")
@@ -590,28 +588,28 @@ def styled(names, artist):
 
 
 def artist_features(split):
-    part = judgement.data.where(split=split).spread(0 if profile == "full" else 400)
-    small = downsample(part.batch(torch.arange(len(part))), 32) * 0.5 + 0.5
-    return judgement.features(enlarged(small)), part.columns["artist"]
+    rows = [i for i, of in enumerate(judgement.data.columns["split"]) if of == split]
+    rows = rows if profile == "full" else rows[::max(1, len(rows) // 400)]
+    return judgement.data_features(rows), [judgement.data.columns["artist"][i] for i in rows]
 
 
 features, artists = artist_features("train")
 classifier = LogisticRegression(max_iter=500).fit(features, artists)
 known = classifier.score(*artist_features("validation"))
-few = judgement.concepts("train", max(2, cfg.num_concepts // 4))
-styles = {artist: draw(drafts, styled(few, artist)) for artist in ARTISTS}
-hit = {artist: (classifier.predict(judgement.features(enlarged(x))) == artist).mean() for artist, x in styles.items()}
+few = asked[1:3] + judgement.concepts("train", max(2, cfg.num_concepts // 4))
+styles = {artist: draw(cascade, styled(few, artist)) for artist in ARTISTS}
+hit = {a: (classifier.predict(judgement.features(x.to(device_))) == a).mean() for a, x in styles.items()}
 print(f"real drawings of other concepts: {known:.2f} by the classifier; drawn, n = {len(few)} each, chance 0.25: "
       + ", ".join(f"{artist} {share:.2f}" for artist, share in hit.items()))
-keep("styles", show.compare({a: draw(cascade, styled(asked[1:3] + few[:2], a), **DRAW) for a in ARTISTS},
-                            titles=asked[1:3] + few[:2], scale=1.4))
+keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()}, titles=few[:4], scale=1.4))
 
 # %% [markdown]
 # ## Measure
 # A judge that none of these networks knows is asked strictly: among all concept names of the set, synonyms aside, is
 # the prompt one of its ten best for this picture? *Best of N* lets the guide, another CLIP, choose among drafts before
-# they are enlarged. Beside the cascade: the same protocol in the latents of `emoji-vqgan` (notebook 14), looking up the
-# drawing whose name is closest, the prompts handed round, real drawings, and chance.
+# they are enlarged. Beside the cascade: its variant whose first stage draws among the latents of `emoji-vqgan` (with the
+# prior of notebook 14), a base that was trained for some minutes only, looking up the drawing whose name is closest,
+# the prompts handed round, real drawings, and chance. KID is again a distance to the real drawings, at 64 pixels.
 
 # %%
 guide = load_clip(device=device_)
@@ -622,29 +620,17 @@ def by_guide(images, prompts):
     return (seen * guide.encode_text(prompts)).sum(1)
 
 
-def best(make, names, num):
-    """Of `num` pictures for each name the one that the guide prefers: (len(names), 3, S, S)."""
-    made = make(names, num)
-    score = by_guide(made, [name for name in names for _ in range(num)]).view(len(names), num)
-    return made.unflatten(0, (len(names), num))[torch.arange(len(names)), score.argmax(1).cpu()]
+def best_of(num, cascade):
+    return functools.partial(draw, cascade, **({} if num == 1 else dict(candidates=num, score=by_guide)))
 
 
-def in_pixels(names, num):
-    chosen = {} if num == 1 else dict(candidates=num, score=by_guide)
-    return draw(cascade, names, **DRAW, **chosen)
-
-
-def in_latents(names, num):
-    streams = [runtime.generator(seed, "latents", name) for name in names]
-    z = prior.sample(names, num=num, generators=streams, size=(16, 16))
-    return torch.cat([decoder.decode(decoder.snap(part)[0]) for part in z.split(32)]).float().cpu() * 0.5 + 0.5
-
-
-prior, decoder = load_prior(device=str(device_), bank=None), load_vqgan("emoji-vqgan-128", device=device_)
-entrants = {"minimagen, one draft": lambda names: in_pixels(names, 1),
-            f"minimagen, best of {cfg.candidates}": lambda names: in_pixels(names, cfg.candidates),
-            "latents, one draft": lambda names: in_latents(names, 1),
-            f"latents, best of {cfg.candidates}": lambda names: best(in_latents, names, cfg.candidates)}
+in_latents = load_cascade("latents", device=str(device_), precision=dtype)
+chosen = f"minimagen, best of {cfg.candidates}"
+entrants = {"minimagen, one draft": best_of(1, cascade), chosen: best_of(cfg.candidates, cascade),
+            "latents, one draft": best_of(1, in_latents),
+            f"latents, best of {cfg.candidates}": best_of(cfg.candidates, in_latents)}
+if short:
+    entrants["a short training"] = best_of(1, short)
 
 # %%
 training_names = judgement.concepts("train", 0)
@@ -661,7 +647,7 @@ for split in ("train", "validation") + (("held_out",) if profile == "full" else 
         seen = judgement.features(shots[split, name].to(device_))
         table[name] = judgement.report(seen, names, among=split, real=real_features)
         table[name]["seconds"] = (time.perf_counter() - began) / len(names)
-        if name == f"minimagen, best of {cfg.candidates}":
+        if name == chosen:
             table["  handed round"] = judgement.report(seen, names[len(names) // 2:] + names[:len(names) // 2])
     nearest = (words.encode(names).pooled @ training_text.T).argmax(1).tolist()
     looked_up = judgement.data_features([judgement.of_row.index(training_names[i]) for i in nearest])
@@ -681,8 +667,7 @@ for split in ("train", "validation"):
     titles = [textwrap.fill(name, 14) for name in judgement.concepts(split, cfg.num_concepts)[:count]]
     rows = {name: F.interpolate(shots[split, name][:count], size=128, mode="bilinear") for name in entrants}
     keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
-run.metric(**{f"{split}_top10": table[f"minimagen, best of {cfg.candidates}"]["top10"]
-              for split, table in results.items()})
+run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in results.items()})
 
 # %% [markdown]
 # ## What else a cascade can do
@@ -691,13 +676,13 @@ run.metric(**{f"{split}_top10": table[f"minimagen, best of {cfg.candidates}"]["t
 # the place of "no text", guide away from words.
 
 # %%
-heart = draw(cascade, ["a red heart"], **DRAW) * 2 - 1
+heart = draw(cascade, ["a red heart"]) * 2 - 1
 strengths = (0.5, 0.7, 0.85)
 
 
 def change(how, *args, text, **options):
     stream = runtime.generator(seed, "change")
-    return how(*args, [text], generators=[stream], **{**DRAW, **options})[-1].cpu() * 0.5 + 0.5
+    return how(*args, [text], generators=[stream], steps=cfg.draw_steps, **options)[-1].cpu() * 0.5 + 0.5
 
 
 edits = [change(cascade.edit, heart, text="a blue heart", strength=s) for s in strengths]
@@ -723,8 +708,7 @@ keep("away", show.grid(plain, ["a heart", "away from: red", "away from: a broken
 
 # %%
 def guided(scale):
-    made = draw(cascade, [prompt], 4, **DRAW | {"guidance_scale": [scale] + DRAW["guidance_scale"][1:]})
-    return show.contact_sheet(made, columns=2, size=96)
+    return show.contact_sheet(draw(cascade, [prompt], 4, guidance_scale=scale), columns=2, size=96)
 
 
 run.finish()

@@ -62,7 +62,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw. For `guidance_scale` and `steps` a list gives each stage its own value.
+    """How to draw.
+
+    A number for `guidance_scale` or `steps` is the first stage's: those above it, whose smaller picture says already
+    what there is, do without guidance (scale 1) and with half the steps. A list gives each stage its own value.
 
     Attributes:
         guidance_scale: classifier-free guidance; 1 is the plain conditional network.
@@ -97,11 +100,14 @@ class Sampling:
         return cls(**options)
 
     def of_stage(self, name: str, stage: int, stages: int) -> Any:
-        """Return the value of a setting at one of so many stages."""
-        values = _listed(getattr(self, name))
-        if len(values) not in (1, stages):
-            raise BadParameter(f"{name} must be one value or one for each of the {stages} stages, got {values}")
-        return values[stage if len(values) > 1 else 0]
+        """Return `guidance_scale` or `steps` at one of so many stages."""
+        value = getattr(self, name)
+        if isinstance(value, (int, float)):
+            above = 1.0 if name == "guidance_scale" else (value + 1) // 2
+            return above if stage else value
+        if len(value) != stages:
+            raise BadParameter(f"{name} must be one value or one for each of the {stages} stages, got {list(value)}")
+        return value[stage]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -57,6 +57,9 @@ def test_each_stage_has_its_own_scale_and_steps(make):
     cascade.sample(["red"], generators=streams(0), steps=[5, 2], guidance_scale=[3.0, 1.0], sampler="ddim")
     base, larger = (stage.network.calls for stage in cascade.stages)
     assert [len(c["t"]) for c in base] == [2] * 5 and [len(c["t"]) for c in larger] == [1] * 2
+    first, second = (len(stage.network.calls) for stage in cascade.stages)
+    cascade.sample(["red"], generators=streams(0), steps=5, guidance_scale=3.0)  # those above: half, and no guidance
+    assert [len(c["t"]) for c in base[first:]] == [2] * 5 and [len(c["t"]) for c in larger[second:]] == [1] * 3
     for wrong in (dict(steps=[1, 2, 3]), dict(guidance_scale=[1.0, 2.0, 3.0])):
         with pytest.raises(BadParameter, match="one for each of the 2 stages"):
             cascade.sample(["red"], generators=streams(0), **wrong)
@@ -104,7 +107,7 @@ def test_the_best_candidate_is_enlarged(make):
     one = make().sample(["red", "blue"], generators=streams(0, 1), **PLAIN)
     assert (best[0].mean((1, 2, 3)) >= one[0].mean((1, 2, 3)) - 1e-6).all() and not torch.equal(best[0], one[0])
     assert max(len(c["t"]) for c in cascade.stages[0].network.calls) == 3  # in chunks
-    assert sum(len(c["t"]) for c in cascade.stages[1].network.calls) == 2 * PLAIN["steps"]  # only the chosen
+    assert sum(len(c["t"]) for c in cascade.stages[1].network.calls) == 2 * PLAIN["steps"] // 2  # only the chosen
     # the first candidate is what one alone would be, and so is what is made of it
     first = make().sample(["red"], generators=streams(0), candidates=3, score=lambda x, t: -torch.arange(len(x)),
                           **PLAIN)

@@ -68,7 +68,7 @@ def test_previews_and_candidates_are_pictures(latents):
     kept = []
     out = latents.sample(["red", "blue"], generators=streams(0, 1), candidates=3, score=score, **TWO,
                          callback=lambda p: seen.append(tuple(p.images.shape)))
-    assert judged == [(6, 3, 8, 8)] and set(seen) == {(2, 3, 16, 16)} and len(seen) == 3 * 2 + 2
+    assert judged == [(6, 3, 8, 8)] and set(seen) == {(2, 3, 16, 16)} and len(seen) == 3 * 2 + 1
     ended = latents.sample(["red", "blue"], generators=streams(0, 1), candidates=3, score=score, **TWO,
                            callback=lambda p: kept.append(p.images) or p.step == 1)
     assert len(kept) == 2 and ended[1].shape == out[1].shape and ended[1].isfinite().all()
