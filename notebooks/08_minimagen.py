@@ -136,7 +136,7 @@ cfg = profiles.resolve(
                scales=(0, 0.1, 1, 3, 5, 8), num_concepts=16, test_rows=128,
                step_rows=(("ancestral", 100), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 20), ("dpm_solver", 10))),
     full=dict(stages="", live=False, rows=0, steps=8000, variant_steps=1500, batch_size=64, candidates=32, seeds=3,
-              step_rows=(("ancestral", 1000), ("ancestral", 250), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 25),
+              step_rows=(("ancestral", 250), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 25),
                          ("dpm_solver", 20), ("dpm_solver", 10)), num_concepts=80, test_rows=0))
 if threads:
     torch.set_num_threads(threads)
@@ -607,9 +607,9 @@ keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()}, tit
 # ## Measure
 # A judge that none of these networks knows is asked strictly: among all concept names of the set, synonyms aside, is
 # the prompt one of its ten best for this picture? *Best of N* lets the guide, another CLIP, choose among drafts before
-# they are enlarged. Beside the cascade: its variant whose first stage draws among the latents of `emoji-vqgan` (with the
-# prior of notebook 14), a base that was trained for some minutes only, looking up the drawing whose name is closest,
-# the prompts handed round, real drawings, and chance. KID is again a distance to the real drawings, at 64 pixels.
+# they are enlarged. Beside the cascade: its variant whose first stage draws among the latents of `emoji-vqgan` with the
+# prior of notebook 14; a base that was trained for some minutes only; looking up the drawing whose name is closest; the
+# prompts handed round; real drawings, and chance. KID is again a distance to the real drawings, at 64 pixels.
 
 # %%
 guide = load_clip(device=device_)

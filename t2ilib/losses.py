@@ -1,6 +1,6 @@
 """Loss functions; a loss that needs a network takes it, or its outputs, as an argument."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,13 +39,81 @@ def hinge_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def logistic_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the critic's non-saturating loss (Goodfellow et al. 2014), half the sum of both sides."""
-    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+def logistic_critic_loss(real: Tensor, fake: Tensor, *, real_label: float = 1.0) -> Tensor:
+    """Return the discriminator's loss of the first GAN (Goodfellow et al. 2014, eq. 1), half the sum of both sides.
+
+    Args:
+        real, fake: logits of any shape.
+        real_label: what real pictures count as; 0.9 is one-sided label smoothing (Salimans et al. 2016, section 3.4).
+    """
+    on_real = real_label * F.softplus(-real) + (1 - real_label) * F.softplus(real)
+    return 0.5 * (on_real.mean() + F.softplus(fake).mean())
+
+
+def saturating_generator_loss(fake: Tensor) -> Tensor:
+    """Return the mean of log(1 - D(fake)), which the minimax game asks for (Goodfellow et al. 2014, eq. 1).
+
+    Its derivative at a logit l is -sigmoid(l): where the discriminator is sure, at l = -10, nothing (4.5e-5) is left.
+    """
+    return -F.softplus(fake).mean()
+
+
+def nonsaturating_generator_loss(fake: Tensor) -> Tensor:
+    """Return the mean of -log D(fake) (Goodfellow et al. 2014, section 3), whose derivative at l is -sigmoid(-l)."""
+    return F.softplus(-fake).mean()
+
+
+def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """Return how often, softly, one logit is not above the other (Jolicoeur-Martineau 2018, eq. 8, in pairs).
+
+    With (real, fake) it is the discriminator's loss, with (fake, real) the generator's; Huang et al. 2024 ("R3GAN").
+    """
+    return F.softplus(worse - better).mean()
+
+
+def wasserstein_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return minus the critic's estimate of the Wasserstein distance (Arjovsky et al. 2017, eq. 2): negative is good.
+
+    The generator's side is `generator_score_loss`.
+    """
+    return fake.mean() - real.mean()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Return the mean of (|gradient| - 1)^2 at mixtures of real and fake pictures (Gulrajani et al. 2017, eq. 3).
+
+    Computed in full precision. The norm goes over all of a picture, and each has one alpha, not each pixel.
+
+    Args:
+        critic: without batch normalisation, which would let one picture's score depend on the others.
+        real, fake: (B, ...), without gradient. alpha: (B,) uniform in [0, 1]; the share of the real one.
+
+    Raises:
+        BadParameter: pictures of different shapes, or not one alpha for each.
+    """
+    if real.shape != fake.shape or alpha.shape != real.shape[:1]:
+        got = f"{tuple(real.shape)}, {tuple(fake.shape)} and {tuple(alpha.shape)}"
+        raise BadParameter(f"gradient_penalty needs pairs of equal shape and an alpha for each pair, got {got}")
+    mixed = torch.lerp(fake.detach(), real.detach(), alpha.view(-1, *[1] * (real.ndim - 1)).to(real))
+    # the root has no derivative at 0, where a dead critic is
+    return (squared_gradients(critic, mixed).add(1e-12).sqrt() - 1).square().mean()
+
+
+def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return half the mean squared gradient: R1 at real pictures, R2 at fake ones (Mescheder et al. 2018, eq. 9)."""
+    return 0.5 * squared_gradients(critic, x.detach()).mean()
+
+
+def squared_gradients(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return |d critic(x) / dx|^2 of each picture, differentiable, in full precision: (B, ...) -> (B,)."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
+        gradient, = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return gradient.flatten(1).square().sum(1)
 
 
 def generator_score_loss(fake: Tensor) -> Tensor:
-    """Return minus the mean score: the generator's side of the hinge loss."""
+    """Return minus the mean score: the generator's side of the hinge and of the Wasserstein loss."""
     return -fake.mean()
 
 

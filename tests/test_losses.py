@@ -69,3 +69,67 @@ def test_feature_loss_ignores_contrast_and_measures_directions():
     assert a.grad.abs().sum() > 0 and target.grad is None
     with pytest.raises(BadParameter, match="got 1 and 0"):
         losses.feature_loss([a], [])
+
+
+def test_generator_losses_at_a_discriminator_that_is_sure():
+    logit = torch.tensor([-10.0], dtype=torch.float64)
+
+    def slope(loss):
+        return torch.autograd.functional.jacobian(loss, logit).item()
+
+    assert slope(losses.saturating_generator_loss) == pytest.approx(-1 / (1 + math.exp(10)))  # 4.5e-5
+    assert slope(losses.nonsaturating_generator_loss) == pytest.approx(-1 / (1 + math.exp(-10)))  # 0.99995
+    assert losses.saturating_generator_loss(logit).item() == pytest.approx(math.log(1 - 1 / (1 + math.exp(10))))
+
+
+def test_smoothed_relativistic_and_wasserstein_losses_equal_hand_computed_values():
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = 0.5 * (bce(real, torch.full_like(real, 0.9)) + bce(fake, torch.zeros_like(fake)))
+    torch.testing.assert_close(losses.logistic_critic_loss(real, fake, real_label=0.9), expected)
+    pairs = (math.log1p(math.exp(-5)) + math.log1p(math.exp(0.5))) / 2
+    assert losses.relativistic_loss(real, fake).item() == pytest.approx(pairs)
+    assert losses.relativistic_loss(fake, real) > losses.relativistic_loss(real, fake)
+    assert losses.wasserstein_critic_loss(real, fake).item() == pytest.approx(-1.25 - 1)
+
+
+def test_gradient_penalty_is_exact_on_a_linear_critic():
+    w = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
+    real, fake = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    penalty = losses.gradient_penalty(lambda x: (x * w).sum((1, 2, 3)), real, fake, torch.rand(5))
+    norm = w.detach().norm()
+    torch.testing.assert_close(penalty.detach(), (norm - 1) ** 2)
+    penalty.backward()
+    torch.testing.assert_close(w.grad, 2 * (norm - 1) * w.detach() / norm)
+    r1 = losses.zero_centred_penalty(lambda x: (x * w).sum((1, 2, 3)), real)
+    torch.testing.assert_close(r1.detach(), 0.5 * norm**2)
+
+
+def test_gradient_penalty_is_none_of_the_famous_wrong_ones():
+    torch.manual_seed(0)
+    critic = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    real, fake, alpha = 3 * torch.randn(6, 3, 4, 4), 3 * torch.randn(6, 3, 4, 4), torch.rand(6)
+
+    def naive(alpha, dims):
+        x = (alpha * real + (1 - alpha) * fake).requires_grad_()
+        gradient, = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return (torch.linalg.vector_norm(gradient, dim=dims) - 1).square().mean()
+
+    one_each = alpha.view(-1, 1, 1, 1)
+    right = losses.gradient_penalty(critic, real, fake, alpha)
+    torch.testing.assert_close(right, naive(one_each, (1, 2, 3)))
+    assert (right - naive(one_each, 1)).abs() > 0.01  # a norm for each pixel
+    assert (right - naive(torch.rand(6, 3, 4, 4), (1, 2, 3))).abs() > 1e-4  # an alpha for each pixel
+
+
+def test_gradient_penalty_is_safe_at_zero_in_any_precision_and_leaves_the_generator_alone():
+    critic, fake = torch.nn.Linear(4, 1), torch.randn(3, 4, requires_grad=True)
+    torch.nn.init.zeros_(critic.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = losses.gradient_penalty(critic, torch.randn(3, 4), fake, torch.rand(3))
+    assert penalty.item() == pytest.approx(1, abs=1e-5) and penalty.dtype == torch.float32
+    penalty.backward()
+    assert critic.weight.grad.isfinite().all() and fake.grad is None
+    for wrong in (torch.rand(2), torch.rand(3, 1)):
+        with pytest.raises(BadParameter, match="an alpha for each pair"):
+            losses.gradient_penalty(critic, torch.randn(3, 4), fake, wrong)
