@@ -186,14 +186,15 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--film", type=Path, metavar="FILE", help="film of the steps: .mp4 (needs ffmpeg), .webp, .gif")
     parser.add_argument("--restart", action="store_true", help="forget a run that was interrupted")
     parser.add_argument("--json", action="store_true", help="print a JSON record instead of the path")
-    parser.add_argument("--options", action="store_true", dest="list_options", help="list the options of vqgan_clip")
+    parser.add_argument("--options", action="store_true", dest="list_options",
+                        help="list the options of --method (default: vqgan_clip)")
 
 
 def _generate(args: argparse.Namespace) -> int:
     from . import generation, methods
 
     if args.list_options:
-        print(generation.options_page(), end="")
+        print(generation.options_page(args.method or "vqgan_clip"), end="")
         return 0
     call, index = generation.repeat(args.source) if args.source else ({}, None)
     call, given = {"method": "vqgan_clip", "seed": 0, "num_images": 1, **call}, vars(args)

@@ -10,6 +10,7 @@ import torch
 
 from . import methods, picture_file, show
 from .checkpoint import short_hash
+from .diffusion import check_name
 from .encoders import load_judge
 from .errors import BadParameter
 from .film import FilmWriter
@@ -18,6 +19,7 @@ from .guidance.config import options_table
 from .guidance.cutout_methods import CUTOUT_METHODS, CutoutMethod
 from .guidance.prompts import load_prompts as read_prompts
 from .guidance.prompts import main_text, parse_prompts
+from .methods import minimagen
 from .methods.vqgan_clip import WITH_PRIOR, WITHOUT_PRIOR
 from .paths import checkpoints_dir
 from .runtime import warn_fallback
@@ -143,15 +145,28 @@ def judge_scores(images: Sequence[Any], prompt: str | Sequence[str]) -> list[flo
         prompt: of all pictures, or a list of prompts with equally many pictures each, next to one another.
     """
     judge, prompts = load_judge(), [prompt] if isinstance(prompt, str) else list(prompt)
-    texts = [main_text(parse_prompts(p), 1.0) or p for p in prompts for _ in range(len(images) // len(prompts))]
+    texts = [_asked(p) for p in prompts for _ in range(len(images) // len(prompts))]
     pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) for image in images]) / 255
     with torch.no_grad():
         cosine = (judge.encode_image(pixels) * judge.encode_text(texts)).sum(1)
     return [round(c, 4) for c in cosine.tolist()]
 
 
-def options_page() -> str:
-    """Return the reference of all options of VQGAN+CLIP, as Markdown, made from the configuration's own fields."""
+def _asked(prompt: str) -> str:
+    """Return what a prompt asks for at the end; words that are no prompt of VQGAN+CLIP stand for themselves."""
+    try:
+        return main_text(parse_prompts(prompt), 1.0) or prompt
+    except BadParameter:
+        return prompt
+
+
+def options_page(method: str = "vqgan_clip") -> str:
+    """Return the reference of all options of a method, as Markdown, made from what the code itself reads."""
+    if method == "minimagen":
+        return "\n".join(["# Options of MinImagen", "", "| option | default | meaning |", "|---|---|---|",
+                          *(f"| `{name}` | {'' if default is None else f'`{default}`'} | {meaning} |"
+                            for name, (default, meaning) in minimagen.OPTIONS.items()), ""])
+    check_name("method", method, ["vqgan_clip", "minimagen"])
     lines = ["# Options of VQGAN+CLIP", "",
              "Fields of `t2ilib.guidance.GuidanceConfig`; as options, `-o name=value` of `python -m t2ilib generate`,",
              "or keywords of `t2ilib.methods.generate`. This page is made from the code by",

@@ -12,6 +12,7 @@ from t2ilib.data import load_captioned
 from t2ilib.data.captions import plain_name
 from t2ilib.errors import BadParameter
 from t2ilib.guidance import GuidanceConfig
+from t2ilib.methods import minimagen
 from t2ilib.paths import repo_root
 from t2ilib.picture_file import read_record, save_png
 from t2ilib.show import to_pil
@@ -103,6 +104,7 @@ def test_the_judge_scores_what_the_prompt_asks_for_at_the_end():
     heart, car = to_pil(data.batch([rows["red heart"], rows["automobile"]]) * 0.5 + 0.5)
     same = generation.judge_scores([heart, car], ["a red heart:2 | yellow:-1", "a red heart ^ automobile"])
     crossed = generation.judge_scores([car, heart], ["a red heart", "automobile"])
+    assert generation.judge_scores([heart], "a red heart: love")[0] > 0.3  # no prompt of VQGAN+CLIP, but words
     assert min(same) > 0.4 > 0.2 > max(crossed)
 
 
@@ -112,3 +114,9 @@ def test_the_reference_of_options_is_made_from_the_code(capsys):
     path = repo_root() / "t2ilib" / "guidance" / "README.md"
     assert path.read_text(encoding="utf-8") == page, f"run: python -m t2ilib generate --options > {path}"
     assert all(f"| `{f.name}` |" in page for f in dataclasses.fields(GuidanceConfig))
+    assert generate("--options", "--method", "minimagen") == 0
+    page = capsys.readouterr().out
+    assert all(f"| `{name}` | {f'`{default}`' if default is not None else ''} |" in page
+               for name, default in minimagen.DEFAULTS.items())
+    assert generate("--options", "--method", "minimage") == 2
+    assert "did you mean minimagen" in capsys.readouterr().err

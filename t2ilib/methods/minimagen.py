@@ -32,9 +32,24 @@ LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of 
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 RECIPE = "python -m t2ilib run 08 --profile full"
-DEFAULTS = {"variant": "pixels", "candidates": 4, "clip": "emoji-clip", "init_image": None, "strength": 0.7,
-            "mask": None, "device": "auto", "precision": "auto", "chunk": 32,
-            **{f.name: f.default for f in fields(Sampling)}}
+OPTIONS = {  # name: default, meaning
+    "variant": ("pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN"),
+    "candidates": (32, "drafts for each picture, of which the guide keeps the best; 1 needs no guide"),
+    "clip": ("emoji-clip", "the guide"),
+    "guidance_scale": (3.0, "how literally the first network takes the words; 1 is free. A list: each stage's own"),
+    "steps": (20, "of the first network; those that enlarge take half as many. A list: each stage's own"),
+    "sampler": ("dpm_solver", "`dpm_solver`, `ddim` or `ancestral`"),
+    "threshold": ("dynamic", "what keeps guided pixels in range: `dynamic`, `static` or `none`"),
+    "percentile": (0.995, "of the pixels, where dynamic thresholding cuts"),
+    "interval": ((0.0, 1.0), "times between which there is guidance; 1 is noise, 0 the picture"),
+    "negative": (None, "a text to be guided away from"),
+    "init_image": (None, "a picture file to draw anew for the prompt, or into; one candidate then"),
+    "strength": (0.7, "how much of `init_image` is lost, in (0, 1]"),
+    "mask": (None, "where to draw into `init_image`: a file, white there, or a box (x0, y0, x1, y1) in shares"),
+    "device": ("auto", "`cpu`, `cuda`, `mps`"), "precision": ("auto", "`float32`, `bfloat16`, `float16`"),
+    "chunk": (32, "pictures in a batch"),
+}
+DEFAULTS = {name: default for name, (default, _) in OPTIONS.items()}
 
 
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
@@ -44,10 +59,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
 
     Args:
         callback: called after every step of the sampler with a preview; a true return value ends the run early.
-        options: fields of `Sampling`; beside them `variant` ("pixels" or "latents"), `candidates` (drafts for each
-            picture, of which the guide `clip` keeps the best; 1 needs no guide), `init_image` (a file to redraw with
-            `strength` in (0, 1], or, with `mask`, to draw into where it is white or in a box; one candidate then),
-            `device`, `precision` and `chunk` (pictures in a batch).
+        options: see `OPTIONS`; those that `Sampling` names are explained there.
 
     Raises:
         UnknownName: no such option. BadParameter: a value out of range. MissingAsset: no base network.
