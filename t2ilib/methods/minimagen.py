@@ -45,7 +45,7 @@ OPTIONS = {  # name: default, meaning
     "negative": (None, "a text to be guided away from"),
     "init_image": (None, "a picture file to draw anew for the prompt, or into; one candidate then"),
     "strength": (0.7, "how much of `init_image` is lost, in (0, 1]"),
-    "mask": (None, "where to draw into `init_image`: a file, white there, or a box (x0, y0, x1, y1) in shares"),
+    "mask": (None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares"),
     "device": ("auto", "`cpu`, `cuda`, `mps`"), "precision": ("auto", "`float32`, `bfloat16`, `float16`"),
     "chunk": (32, "pictures in a batch"),
 }
