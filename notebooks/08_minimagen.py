@@ -628,9 +628,8 @@ in_latents = load_cascade("latents", device=str(device_), precision=dtype)
 chosen = f"minimagen, best of {cfg.candidates}"
 entrants = {"minimagen, one draft": best_of(1, cascade), chosen: best_of(cfg.candidates, cascade),
             "latents, one draft": best_of(1, in_latents),
-            f"latents, best of {cfg.candidates}": best_of(cfg.candidates, in_latents)}
-if short:
-    entrants["a short training"] = best_of(1, short)
+            f"latents, best of {cfg.candidates}": best_of(cfg.candidates, in_latents),
+            **({"a short training": best_of(1, short)} if short else {})}
 
 # %%
 training_names = judgement.concepts("train", 0)
@@ -668,6 +667,19 @@ for split in ("train", "validation"):
     rows = {name: F.interpolate(shots[split, name][:count], size=128, mode="bilinear") for name in entrants}
     keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
 run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in results.items()})
+
+# %% [markdown]
+# ## A sheet of prompts
+# The first seed, nothing picked by hand but by the guide. Profile `full` draws all twelve: the picture of the README.
+
+# %%
+sheet_of = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star", "a green apple",
+            "a clock", "a rocket", "a Christmas tree", "the flag of France", "a black cat", "a fish"]
+sheet_of = sheet_of[:{"smoke": 2, "quick": 6}.get(profile)]
+sheet = show.contact_sheet(entrants[chosen](sheet_of), sheet_of, columns=6, size=160)
+if profile == "full":
+    show.save(sheet, reports_dir() / "gallery" / "minimagen.png")
+keep("sheet", sheet)
 
 # %% [markdown]
 # ## What else a cascade can do
