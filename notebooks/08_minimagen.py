@@ -98,7 +98,7 @@ from t2ilib.data.captions import caption_table
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.live_bytes import no_memory, training_memory
-from t2ilib.methods.minimagen import load_cascade, present
+from t2ilib.methods.minimagen import STAGES, load_cascade, present
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
@@ -425,10 +425,13 @@ for name, network in trained.items():
 # distance between the two is what words are worth.
 
 # %%
-if data == "emoji" and present():
+if data == "emoji" and STAGES[0] in present():
     cascade = load_cascade(device=str(device_), precision=dtype)
-else:  # other pictures, or nothing has been trained yet: what this run trained
+elif "base" in trained:  # other pictures, or nothing was trained before: what this run trained
     cascade = Cascade([stage_of(name) for name in NETWORKS if name in trained], words, precision=dtype)
+else:
+    print("trained and saved; to draw there must be a base, too")
+    raise SystemExit
 shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
 shots["shipped"] = draw(drafts, asked, cfg.samples)
@@ -514,11 +517,13 @@ keep("scales", show.curves(curve, xlabel="guidance scale", size=(6.0, 3.0)))
 
 # %%
 shown = {key: table[key] for s in cfg.scales for how in ("static", "dynamic") if (key := f"scale {s:g}, {how}") in table
-         and (how == "dynamic" or s == max(cfg.scales))}
+         and (how == "static" or s == max(cfg.scales))}
 keep("scale_grid", show.compare(shown, titles=asked, scale=1.1))
 
 # %% [markdown]
 # Without guidance a draft is a possible picture of many things; with too much, colours burn and everything looks alike.
+# Dynamic thresholding is made for photographs. Here most of a picture is white, the end of the range: one stray peak
+# above it, and all that was white is divided into grey. So this cascade draws with static thresholding.
 #
 # ## How few steps
 # The original took 1000 steps with two passes of the network each. Here both passes are one batch, and the solver uses

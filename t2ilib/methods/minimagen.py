@@ -39,7 +39,7 @@ OPTIONS = {  # name: default, meaning
     "guidance_scale": (3.0, "how literally the first network takes the words; 1 is free. A list: each stage's own"),
     "steps": (20, "of the first network; those that enlarge take half as many. A list: each stage's own"),
     "sampler": ("dpm_solver", "`dpm_solver`, `ddim` or `ancestral`"),
-    "threshold": ("dynamic", "what keeps guided pixels in range: `dynamic`, `static` or `none`"),
+    "threshold": ("static", "what keeps guided pixels in range: `static`, `dynamic` or `none`"),
     "percentile": (0.995, "of the pixels, where dynamic thresholding cuts"),
     "interval": ((0.0, 1.0), "times between which there is guidance; 1 is noise, 0 the picture"),
     "negative": (None, "a text to be guided away from"),
