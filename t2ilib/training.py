@@ -3,7 +3,10 @@
 import math
 import os
 import random
+import secrets
+import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
-from .runtime import rank_zero
+from .runtime import rank_zero, warn_fallback
 
 PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
@@ -157,7 +160,8 @@ def save_training(path: str | Path, *, step: int, **parts: Any) -> None:
     """Write everything that a run needs to go on bit for bit: step, parts, and the global random states.
 
     Args:
-        path: file; written under a temporary name and renamed. Only rank 0 writes.
+        path: file; written under a temporary name and renamed. Only rank 0 writes. What was there before stays beside
+            it as `<name>.previous`, for `load_training` to fall back on.
         step: number of finished steps.
         parts: objects with `state_dict`, or `torch.Generator`s, by name.
     """
@@ -175,23 +179,67 @@ def save_training(path: str | Path, *, step: int, **parts: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     torch.save({"step": step, "parts": state, "rng": rng}, temporary)
+    if path.is_file():
+        _keep_as(path, _previous(path))
     os.replace(temporary, path)
 
 
-def load_training(path: str | Path, **parts: Any) -> int:
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def _keep_as(path: Path, name: Path) -> None:
+    """Give the file a second name, so that at any moment both names are files."""
+    spare = name.with_name(name.name + ".tmp")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, spare)
+    os.replace(spare, name)
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums that it writes
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {bad} is wrong")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: saved[key] for key in ("step", "parts", "rng")}
+    except Exception as error:  # a damaged file can fail in any way
+        raise CheckpointMismatch(f"{path} cannot be read as a training state ({type(error).__name__}); delete it and "
+                                 "start from step 0") from error
+
+
+def load_training(path: str | Path, *, run: Any = None, **parts: Any) -> int:
     """Restore what `save_training` wrote into the same parts, and return the number of finished steps.
 
+    A damaged or truncated file gives way to the one saved before it, with a warning, and is replaced by it.
+
+    Args:
+        path: file that `save_training` wrote.
+        run: the `Run` whose record says so too.
+        parts: as they were saved.
+
     Raises:
-        MissingAsset: no such file. CheckpointMismatch: other parts than were saved.
+        MissingAsset: no such file. CheckpointMismatch: other parts than were saved, or no readable file.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingAsset(f"no training state at {path}; start from step 0, or name the folder of the run to resume")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise CheckpointMismatch(f"{path} cannot be read as a training state ({type(error).__name__}); delete it and "
-                                 "start from step 0") from error
+        saved = _read_training(path)
+    except CheckpointMismatch as error:
+        if not _previous(path).is_file():
+            raise
+        saved = _read_training(_previous(path))
+        said = f"{path.name} is damaged ({type(error.__cause__).__name__}): going on from the state before it, step " \
+               f"{saved['step']}"
+        warn_fallback(said)
+        if run is not None:
+            run.fallback(said)
+        if rank_zero():
+            _keep_as(_previous(path), path)  # else the next save would keep the damaged one and drop this
     if saved["parts"].keys() != parts.keys():
         raise CheckpointMismatch(f"{path} holds {sorted(saved['parts'])}, expected {sorted(parts)}; "
                                  "resume with the notebook that wrote it")
@@ -210,6 +258,20 @@ def load_training(path: str | Path, **parts: Any) -> int:
     return saved["step"]
 
 
+def average_gradients(fabric: Any, network: nn.Module) -> None:
+    """Give every process the mean of all processes' gradients; with one process it does nothing.
+
+    For losses that contain a gradient, whose second backward pass a wrapped network (`fabric.setup`) does not survive.
+    With equal shares of one batch the result is the gradient of that batch.
+    """
+    if fabric.world_size == 1:
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    mean = fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+    for g, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        g.copy_(part.view_as(g))
+
+
 class Every:
     """Say "now" at most once in `seconds`, and at the end: for saving and drawing inside a loop of any speed."""
 
@@ -223,10 +285,18 @@ class Every:
         return due
 
 
-def make_tracker(name: str, run: Any, *, project: str = "t2ilib"):
+def make_tracker(name: str, run: Any, *, project: str = "t2ilib", folder: str | Path | None = None):
     """Return `log(step, **values)` for "csv" (always in the run folder), "tensorboard", "wandb" or "wandb-offline".
 
     Whatever the tracker, metrics.csv of the run is written too: no account is needed to read a run.
+
+    Args:
+        name: which tracker. run: the `Run` that is logged. project: name of the project at Weights & Biases.
+        folder: where the training's state lives. The run's id at Weights & Biases is kept there, so that a training
+            that goes on there goes on in the same run (`wandb sync --append` for an offline one).
+
+    Raises:
+        UnknownName: no such tracker. MissingAsset: its package is not installed.
     """
     known = ("csv", "tensorboard", "wandb", "wandb-offline")
     if name not in known:
@@ -243,7 +313,8 @@ def make_tracker(name: str, run: Any, *, project: str = "t2ilib"):
             import wandb
 
             writer = wandb.init(project=project, dir=run.dir, name=run.dir.name, config=run.data["parameters"],
-                                mode="offline" if name.endswith("offline") else "online")
+                                mode="offline" if name.endswith("offline") else "online", id=_wandb_id(folder),
+                                resume="allow")
     except ImportError as error:
         raise MissingAsset(f"tracker {name!r} needs the package {package}: pip install {package}") from error
 
@@ -256,3 +327,14 @@ def make_tracker(name: str, run: Any, *, project: str = "t2ilib"):
             writer.log(values, step=step)
 
     return log
+
+
+def _wandb_id(folder: str | Path | None) -> str:
+    """Return the id that lies in the folder, or a new one, which is put there."""
+    if folder is None:
+        return secrets.token_hex(4)
+    path = Path(folder) / "wandb_id.txt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

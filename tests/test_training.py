@@ -3,8 +3,10 @@ import math
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -16,8 +18,8 @@ from t2ilib import training
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.paths import repo_root
 from t2ilib.runtime import generator
-from t2ilib.training import (EMA, Batches, Every, cosine_lr, load_training, make_tracker, recalibrate_batch_norm,
-                             save_training, set_lr)
+from t2ilib.training import (EMA, Batches, Every, average_gradients, cosine_lr, load_training, make_tracker,
+                             recalibrate_batch_norm, save_training, set_lr)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -197,6 +199,92 @@ def test_training_state_is_whole_or_absent(tmp_path, monkeypatch):
     assert path.read_bytes() == before and load_training(path, **job.parts()) == 1
 
 
+def cut_in_half(data):
+    return data[: len(data) // 2]
+
+
+def flip_a_weight(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1:]
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, flip_a_weight, lambda data: b"", lambda data: b"not a state"])
+def test_a_damaged_state_gives_way_to_the_one_before_and_says_so(tmp_path, damage):
+    job, path, run = Job(), tmp_path / "state.pt", FakeRun(tmp_path)
+    for step in (1, 2, 3):
+        job.run(step - 1, step)
+        save_training(path, step=step, **job.parts())
+        if step == 2:
+            kept = {k: v.clone() for k, v in job.model.state_dict().items()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt", "state.pt.previous"]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match="state.pt is damaged .* going on from the state before it, step 2"):
+        assert load_training(path, run=run, **job.parts()) == 2
+    assert all(torch.equal(v, kept[k]) for k, v in job.model.state_dict().items())
+    assert len(run.said) == 1 and "step 2" in run.said[0]
+    save_training(path, step=4, **job.parts())  # and it goes on from there, with a sound state behind it
+    assert load_training(path, **job.parts()) == 4
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match="step 2"):
+        assert load_training(path, **job.parts()) == 2
+    (tmp_path / "state.pt.previous").unlink()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointMismatch, match="state.pt cannot be read as a training state"):
+        load_training(path, **job.parts())
+    (tmp_path / "state.pt.previous").write_bytes(b"")
+    with pytest.raises(CheckpointMismatch, match="state.pt.previous cannot be read as a training state"):
+        load_training(path, **job.parts())
+
+
+def test_the_state_before_is_kept_where_files_have_one_name_only(tmp_path, monkeypatch):
+    job, path = Job(), tmp_path / "state.pt"
+
+    def no_links(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    for step in (1, 2):
+        save_training(path, step=step, **job.parts())
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="step 1"):
+        assert load_training(path, **job.parts()) == 1
+
+
+KILLED = """
+import importlib.util, json, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("jobs", sys.argv[1])
+jobs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(jobs)
+state, job = pathlib.Path(sys.argv[2]), jobs.Job()
+first = jobs.load_training(state, **job.parts()) if state.exists() else 0
+print("from", first, flush=True)
+for step in range(first, 60):
+    job.run(step, step + 1)
+    jobs.save_training(state, step=step + 1, **job.parts())
+    print(step + 1, flush=True)
+pathlib.Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in job.model.state_dict().items()}))
+"""
+
+
+def test_killed_in_the_middle_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / "state.pt"), str(tmp_path / "out.json")]
+    environment = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    for line in first.stdout:  # it saves after every step: the kill falls into a step or into a save
+        if line.strip() == "20":
+            time.sleep(0.013)
+            first.send_signal(signal.SIGKILL)
+            break
+    assert first.wait() == -signal.SIGKILL and not (tmp_path / "out.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert 20 <= int(again.stdout.split()[1]) < 60
+    whole = Job()
+    whole.run(0, 60)
+    weights = json.loads((tmp_path / "out.json").read_text())
+    assert all(torch.equal(torch.tensor(weights[k]), v) for k, v in whole.model.state_dict().items())
+
+
 def test_only_rank_zero_saves(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     save_training(tmp_path / "state.pt", step=1, **Job().parts())
@@ -220,10 +308,13 @@ def test_wrong_training_states(tmp_path):
 
 class FakeRun:
     def __init__(self, folder):
-        self.dir, self.data, self.rows = folder, {"parameters": {"given": {"seed": 1}}}, []
+        self.dir, self.data, self.rows, self.said = folder, {"parameters": {"given": {"seed": 1}}}, [], []
 
     def log(self, step, **values):
         self.rows.append((step, values))
+
+    def fallback(self, text):
+        self.said.append(text)
 
 
 def test_trackers(tmp_path, monkeypatch):
@@ -255,6 +346,40 @@ def test_other_trackers_write_the_csv_too(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     make_tracker("wandb", run)(6, loss=4.0)
     assert len(seen) == 4
+
+
+def test_a_resumed_run_keeps_its_id_at_weights_and_biases(tmp_path, monkeypatch):
+    begun, rows = [], []
+
+    def init(*, project, dir, name, config, mode, id, resume):  # what wandb.init is given, and nothing else
+        begun.append((mode, id, resume))
+        return types.SimpleNamespace(log=lambda values, step: rows.append((id, step, values)))
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    training_folder = tmp_path / "training"
+    for mode, first in (("wandb-offline", 0), ("wandb", 2)):
+        log = make_tracker(mode, FakeRun(tmp_path), folder=training_folder)
+        log(first, loss=1.0)
+        log(first + 1, loss=0.5)
+    (mode, kept, resume), again = begun
+    assert (mode, resume) == ("offline", "allow") and again == ("online", kept, "allow")
+    assert (training_folder / "wandb_id.txt").read_text().strip() == kept and len(kept) == 8
+    assert [row[:2] for row in rows] == [(kept, step) for step in range(4)]
+    make_tracker("wandb", FakeRun(tmp_path), folder=tmp_path / "another")
+    make_tracker("wandb", FakeRun(tmp_path))
+    assert len({entry[1] for entry in begun}) == 3
+
+
+def test_the_real_wandb_writes_offline_runs_of_one_id(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="an optional package; the test above asks the same of a stand-in")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for step in (0, 1):
+        (run := FakeRun(tmp_path / f"run{step}")).dir.mkdir()
+        make_tracker("wandb-offline", run, folder=tmp_path)(step, loss=1.0)
+        wandb.finish()
+        assert run.rows == [(step, {"loss": 1.0})]
+    kept = (tmp_path / "wandb_id.txt").read_text().strip()
+    assert all(list((tmp_path / f"run{i}" / "wandb").glob(f"offline-run-*-{kept}")) for i in (0, 1))
 
 
 # --- Fabric -----------------------------------------------------------------------------------------------------------
@@ -305,6 +430,29 @@ def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
     for key, value in one["weights"].items():
         torch.testing.assert_close(torch.tensor(two["weights"][key]), torch.tensor(value), rtol=1e-4, atol=1e-6)
     assert one["losses"][-1] < one["losses"][0]
+
+
+class TwoProcesses:
+    """What `average_gradients` asks of Fabric, where the other process has three times our gradients."""
+
+    def __init__(self, world_size):
+        self.world_size = world_size
+
+    def all_reduce(self, value, reduce_op):
+        assert reduce_op == "mean" and value.ndim == 1
+        return (value + 3 * value) / 2
+
+
+def test_gradients_are_averaged_over_processes_in_their_places():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1, bias=False), nn.Linear(4, 4))
+    net[1](net[0](torch.randn(5, 3, generator=generator(0, "x")))).sum().backward()  # the last layer has no gradient
+    before = [p.grad.clone() for p in net[:2].parameters()]
+    average_gradients(TwoProcesses(1), net)
+    assert all(torch.equal(p.grad, b) for p, b in zip(net[:2].parameters(), before, strict=True))
+    average_gradients(TwoProcesses(2), net)
+    for p, b in zip(net[:2].parameters(), before, strict=True):
+        torch.testing.assert_close(p.grad, 2 * b)
+    assert all(p.grad is None for p in net[2].parameters())
 
 
 def test_fabric_of_one_process():
