@@ -27,8 +27,8 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 40 s | 1 GB |
-# | quick | 2 CPU cores | 3 min | 1.5 GB |
+# | smoke | 1 CPU core | 40 s | 1.6 GB |
+# | quick | 2 CPU cores | 3 min | 2 GB |
 # | full | 2 CPU cores | hours, can be interrupted | about 2 GB |
 # | full | GPU | not measured | |
 #
@@ -87,11 +87,10 @@ from torch.nn import functional as F
 
 from t2ilib import losses, metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
-from t2ilib.data import load_captioned, load_faces
+from t2ilib.data import load_faces
 from t2ilib.data.augment import augment_exact
 from t2ilib.encoders import load_judge
 from t2ilib.film import FilmWriter
-from t2ilib.metrics.judging import Judgement
 from t2ilib.models.wgan import WGANCritic, WGANGenerator
 from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.record import Run
@@ -107,10 +106,11 @@ given = dict(profile=profile, seed=seed, device=device, dtype=dtype, data=data, 
 cfg = profiles.resolve(
     profile, overrides=options,
     smoke=dict(steps=2, live_steps=3, batch_size=4, looks=4, samples=24, frames=3, timed=1, log_every=1),
-    quick=dict(steps=0, live_steps=400, batch_size=32, n_critic=2, penalty_every=4, penalty_weight=10.0,
-               learning_rate=1e-3, critic_lr=1e-3, ema_decay=0.995, seeds=1, looks=8, samples=512, frames=24, timed=1,
+    quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4, penalty_weight=10.0,
+               learning_rate=7e-4, critic_lr=7e-4, ema_decay=0.99, seeds=1, looks=8, samples=512, frames=24, timed=1,
                log_every=5),
-    full=dict(steps=10000, live_steps=3000, seeds=3, samples=1024, ema_decay=0.999, frames=48, timed=10, log_every=20))
+    full=dict(steps=10000, live_steps=3000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
+              ema_decay=0.999, frames=48, timed=10, log_every=20))
 if threads:
     torch.set_num_threads(threads)
 device_ = runtime.pick_device(device)
@@ -156,8 +156,9 @@ heights = torch.cat([torch.zeros(1), slopes[:-1].cumsum(0)]).double()
 by_heights = (lying * heights).sum() - (wanted * heights).sum()
 torch.testing.assert_close(torch.tensor([crossing.abs().sum(), by_heights]), torch.full((2,), cheapest).double())
 print(f"all plans: {cheapest:.3f} a coin; what crosses each gap: {crossing.abs().sum():.3f}; heights: {by_heights:.3f}")
-keep("coins", show.curves({"coins": lying * 6, "holes": wanted * 6, "heights": heights}, xlabel="place",
-                          size=(5.0, 2.4)))
+edges = (torch.arange(10)[:, None] + torch.tensor([-0.5, 0.5])).flatten()
+keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)), "heights": (torch.arange(10), heights),
+                           "holes": (edges, 6 * wanted.repeat_interleave(2))}, xlabel="place", size=(5.0, 2.4)))
 
 # %% [markdown]
 # Those heights are what the *critic* learns, only over pictures. And since they slope everywhere, they tell each coin
@@ -210,16 +211,19 @@ held_back = {size: load_faces(data, split="validation", image_size=size) for siz
 print({"train": len(faces[64]), "validation": len(held_back[64])})
 
 
-def draw_batch(job):
-    """Real pictures, noise and a share for each pair: this process's part of the common batch."""
-    images = faces[job.size].images
-    rows = job.batches.next().to(images.device)
-    shift = 0 if data == "celeba" else job.size // 32
-    real = augment_exact(images[rows], job.stream, shift=shift, recolour=0.0, white=1.0)
-    z = torch.randn(len(rows), job.generator.latent_dim, generator=job.stream, dtype=exact)
-    alpha = torch.rand(len(rows), generator=job.stream, dtype=exact)
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    return [part[mine].to(fabric.device, exact) for part in (real, z, alpha)]
+def mine(whole):
+    """This process's part of what was drawn for the common batch."""
+    return whole[fabric.global_rank::fabric.world_size].to(fabric.device, exact)
+
+
+def draw_real(job):
+    images, shift = faces[job.size].images, 0 if data == "celeba" else job.size // 32
+    picked = images[job.batches.next().to(images.device)]
+    return mine(augment_exact(picked, job.stream, shift=shift, recolour=0.0, white=1.0))
+
+
+def draw_noise(job):
+    return mine(torch.randn(cfg.batch_size, job.generator.latent_dim, generator=job.stream, dtype=exact))
 
 
 # %%
@@ -266,6 +270,7 @@ def naive_penalty(critic, real, fake, alpha, wrong=""):
     return torch.stack(terms).mean()
 
 
+# %%
 runtime.seed_everything(seed)
 steep = WGANCritic(**LIVE[1]).double()
 steep.score.weight.data *= 40
@@ -300,7 +305,7 @@ fabric = make_fabric(device_)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-wgan"
 log = make_tracker(tracker, run, folder=folder if profile == "full" else None)
 KINDS = {"wgan-gp": dict(n_critic=cfg.n_critic, lr=cfg.learning_rate, critic_lr=cfg.critic_lr, betas=(0.0, 0.9)),
-         "dcgan": dict(n_critic=1, lr=4e-4, critic_lr=2e-4, betas=(0.5, 0.999))}
+         "dcgan": dict(n_critic=1, lr=4e-4, critic_lr=4e-4, betas=(0.5, 0.999))}
 
 
 def new_job(kind, networks, seed):
@@ -328,7 +333,8 @@ for network, x in ((probe.generator, torch.zeros(2, 128)), (probe.critic, torch.
 # Fakes are drawn without a graph: in the critic's step the generator is not asked. Real and fake go through the critic
 # in one pass, in bfloat16 where that is fast. The penalty is a gradient of a gradient, runs in full precision, and
 # costs more than the rest: it is computed in every fourth step and weighs four times as much ("lazy", Karras et al.
-# 2020). It uses the bare critic; gradients are averaged over processes at the end, the penalty's with the others.
+# 2020). It uses the bare critic; gradients are averaged over processes at the end, the penalty's with the others: first
+# below.
 
 # %%
 def move(adam, network, loss):
@@ -340,8 +346,9 @@ def move(adam, network, loss):
     return torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
 
 
+# %%
 def critic_step(job, count):
-    real, z, alpha = draw_batch(job)
+    real, z = draw_real(job), draw_noise(job)
     with runtime.autocast(fabric.device, dtype_):
         with torch.no_grad():
             fake = job.generator(z).to(exact)
@@ -352,6 +359,7 @@ def critic_step(job, count):
     else:
         loss = losses.wasserstein_critic_loss(on_real, on_fake)
         if count % cfg.penalty_every == 0:
+            alpha = mine(torch.rand(cfg.batch_size, generator=job.stream, dtype=exact))
             said["penalty"] = losses.gradient_penalty(job.critic, real, fake, alpha)
             loss = loss + cfg.penalty_weight * cfg.penalty_every * said["penalty"]
     return said | {"critic_gradient": move(job.c_adam, job.critic, loss)}
@@ -362,7 +370,7 @@ def train_step(job, step, rate):
     said = {}
     for k in range(job.n_critic):
         said |= critic_step(job, step * job.n_critic + k)
-    z = draw_batch(job)[1]
+    z = draw_noise(job)
     job.critic.requires_grad_(False)  # its own gradients are not needed here
     with runtime.autocast(fabric.device, dtype_):
         scores = job.critic(job.generator(z)).to(exact)
@@ -489,11 +497,11 @@ if looked:  # a training that was finished before shows nothing on the way
 
 # %%
 logged = show.read_metrics(run.dir)
-curves = {f"{kind}: {what}": logged[f"{kind} {seed} {what}"] for kind in KINDS
+curves = {f"{kind}\n{what}": logged[f"{kind} {seed} {what}"] for kind in KINDS
           for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
           if f"{kind} {seed} {what}" in logged}
 if curves:
-    keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.0)))
+    keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
 
 # %% [markdown]
 # ## The slope along lines
@@ -549,17 +557,20 @@ keep("walk", show.compare(rows, scale=0.9))
 # ## Measure
 # In the features of a judge that none of these networks knows. *KID* is unbiased, so few pictures will do; *FID-emoji*
 # is a Fréchet distance in the same features, comparable only within this table, with the same number of pictures in
-# every row. Reference: the training faces. Baselines: faces that were held back, and a half of the training faces
-# against the other. Small networks are compared at 32 pixels, enlarged for the judge, as are their references. The
-# judge has only ever seen emoji: for photographs, take another network.
+# every row. Reference: the training faces. Baselines: a half of the training faces against the other, and faces that
+# were held back. These are whole families of concepts, hence another distribution: a good generator may be nearer to
+# the training faces than they are. Small networks are compared at 32 pixels, enlarged for the judge, as are their
+# references. The judge has only ever seen emoji: for photographs, take another network.
 
 # %%
-judgement = Judgement(load_judge(device=device_), load_captioned("emoji", split="validation", image_size=64))
+judge = load_judge(device=device_)
 
 
+@torch.no_grad()
 def features(x):
-    """Judge features of pictures in [-1, 1] of any size."""
-    return judgement.features(F.interpolate(unit(x), size=64, mode="bilinear", antialias=True).to(device_))
+    """Judge features, of length 1, of pictures in [-1, 1] of any size: (B, 3, S, S) -> (B, D)."""
+    x = F.interpolate(unit(x), size=64, mode="bilinear", antialias=True)
+    return torch.cat([judge.encode_image(part.to(device_)).cpu() for part in x.split(128)])
 
 
 def frechet(real, fake):
@@ -573,7 +584,7 @@ def frechet(real, fake):
 
 def scores(real, fake):
     scale, count = real.shape[1] ** 0.5, min(len(back), len(fake), len(real))
-    return {"KID": 1000 * metrics.kid(real * scale, fake * scale)[0],
+    return {"KID": metrics.kid(real * scale, fake * scale)[0],
             "FID-emoji": frechet(real[torch.linspace(0, len(real) - 1, count).long()], fake[:count])}
 
 
@@ -585,7 +596,8 @@ table, kept = {}, {}
 for size in sizes if cfg.steps or best.config["image_size"] == 64 else [LIVE[0]["image_size"]]:
     pool = torch.linspace(0, len(faces[size]) - 1, min(len(faces[size]), 20 * cfg.samples)).long()
     reference = torch.cat([features(faces[size].batch(part)) for part in pool.split(128)])
-    back = features(held_back[size].batch(torch.arange(min(len(held_back[size]), cfg.samples))))
+    some = held_back[size].spread(cfg.samples)
+    back = features(some.batch(torch.arange(len(some))))
     order = torch.randperm(len(reference), generator=runtime.generator(seed, "halves"))
     table[f"held-back faces, {size}"] = [scores(reference, back)]
     table[f"half against half, {size}"] = [scores(*(reference[part] for part in order.chunk(2)))]
@@ -600,10 +612,10 @@ for size in sizes if cfg.steps or best.config["image_size"] == 64 else [LIVE[0][
 
 # %%
 print(f"{len(z)} samples; FID-emoji of {len(back)} pictures; mean and standard deviation over seeds")
-print(f"{'':34}{'seeds':>6}{'KID x 1000':>20}{'FID-emoji':>20}")
+print(f"{'':34}{'seeds':>6}{'KID':>20}{'FID-emoji':>20}")
 for name, found in table.items():
     shown = {k: torch.tensor([row[k] for row in found]) for k in ("KID", "FID-emoji")}
-    cells = [f"{x.mean():.2f}" + (f" +- {x.std():.2f}" if len(x) > 1 else "") for x in shown.values()]
+    cells = [f"{x.mean():.3g}" + (f" +- {x.std():.2g}" if len(x) > 1 else "") for x in shown.values()]
     print(f"{name:34}{len(found):6}{cells[0]:>20}{cells[1]:>20}")
     run.metric(**{f"{name} {k}": x.mean().item() for k, x in shown.items()})
 for kind in KINDS:

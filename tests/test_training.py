@@ -266,6 +266,7 @@ pathlib.Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in job.m
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_ends_with_the_same_weights_bit_for_bit(tmp_path):
     command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / "state.pt"), str(tmp_path / "out.json")]
     environment = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
