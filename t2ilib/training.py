@@ -197,6 +197,7 @@ def _keep_as(path: Path, name: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, spare)
     os.replace(spare, name)
+    spare.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def _read_training(path: Path) -> dict[str, Any]:
@@ -233,8 +234,8 @@ def load_training(path: str | Path, *, run: Any = None, **parts: Any) -> int:
         if not _previous(path).is_file():
             raise
         saved = _read_training(_previous(path))
-        said = f"{path.name} is damaged ({type(error.__cause__).__name__}): going on from the state before it, step " \
-               f"{saved['step']}"
+        said = (f"{path.name} is damaged ({type(error.__cause__).__name__}): going on from the state before it, "
+                f"step {saved['step']}")
         warn_fallback(said)
         if run is not None:
             run.fallback(said)

@@ -227,6 +227,8 @@ def test_a_damaged_state_gives_way_to_the_one_before_and_says_so(tmp_path, damag
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="step 2"):
         assert load_training(path, **job.parts()) == 2
+    save_training(path, step=5, **job.parts())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt", "state.pt.previous"]
     (tmp_path / "state.pt.previous").unlink()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointMismatch, match="state.pt cannot be read as a training state"):
