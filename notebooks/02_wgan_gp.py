@@ -111,6 +111,8 @@ cfg = profiles.resolve(
                log_every=5),
     full=dict(steps=10000, live_steps=3000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
               ema_decay=0.999, frames=48, timed=10, log_every=20))
+if dtype == "float16":
+    raise ValueError("float16 would need scaled losses, which a penalty does not survive; take bfloat16 or float32")
 if threads:
     torch.set_num_threads(threads)
 device_ = runtime.pick_device(device)
@@ -332,9 +334,8 @@ for network, x in ((probe.generator, torch.zeros(2, 128)), (probe.critic, torch.
 # ## The step
 # Fakes are drawn without a graph: in the critic's step the generator is not asked. Real and fake go through the critic
 # in one pass, in bfloat16 where that is fast. The penalty is a gradient of a gradient, runs in full precision, and
-# costs more than the rest: it is computed in every fourth step and weighs four times as much ("lazy", Karras et al.
-# 2020). It uses the bare critic; gradients are averaged over processes at the end, the penalty's with the others: first
-# below.
+# costs about as much as the rest: it is computed in every fourth step and weighs four times as much ("lazy", Karras et
+# al. 2020). It uses the bare critic. Gradients, the penalty's with the others, are averaged over processes at the end:
 
 # %%
 def move(adam, network, loss):
