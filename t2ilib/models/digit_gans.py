@@ -1,0 +1,141 @@
+"""Generators and discriminators for digits: the linear pair of first lessons, and a small convolutional pair.
+
+A discriminator returns logits; without a sigmoid at its end it is a critic as well. None of them normalises over the
+batch, so that gradient penalties, which look at one picture at a time, mean something (Gulrajani et al. 2017, section
+4). Papers: Goodfellow et al. 2014; Radford et al. 2016 ("DCGAN"); Karras et al. 2018.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import configurable
+from ..errors import BadParameter
+
+
+@configurable
+class LinearGenerator(nn.Module):
+    """Linear layers that widen from noise to all pixels, batch-normalised from the second on.
+
+    Args:
+        latent_dim: length of the noise vectors. widths: of the hidden layers.
+        image_channels, image_size: of the pictures.
+
+    Shapes:
+        z: (B, latent_dim) -> (B, image_channels, image_size, image_size) in [-1, 1]
+    """
+
+    def __init__(self, *, latent_dim: int = 100, widths: tuple[int, ...] = (128, 256, 512, 1024),
+                 image_channels: int = 1, image_size: int = 28):
+        super().__init__()
+        self.latent_dim, self.shape = latent_dim, (image_channels, image_size, image_size)
+        layers: list[nn.Module] = []
+        for i, (a, b) in enumerate(zip((latent_dim, *widths), widths, strict=False)):
+            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if i else []), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], image_channels * image_size**2), nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z).unflatten(1, self.shape)
+
+
+@configurable
+class LinearDiscriminator(nn.Module):
+    """Linear layers from all pixels to one logit.
+
+    Args:
+        widths: of the hidden layers. image_channels, image_size: of the pictures.
+
+    Shapes:
+        x: (B, image_channels, image_size, image_size) in [-1, 1] -> logits (B,)
+    """
+
+    def __init__(self, *, widths: tuple[int, ...] = (512, 256), image_channels: int = 1, image_size: int = 28):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for a, b in zip((image_channels * image_size**2, *widths), widths, strict=False):
+            layers += [nn.Linear(a, b), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[:, 0]
+
+
+@configurable
+class ConvGenerator(nn.Module):
+    """Noise to a map of a quarter of the side, then two transposed convolutions that double it.
+
+    Args:
+        latent_dim: length of the noise vectors. ch: channels before the last layer; twice as many before that.
+        image_channels, image_size: of the pictures; the size is a multiple of 4.
+        norm: "batch" as in DCGAN, or "group", with which a picture does not depend on the others of its batch.
+
+    Shapes:
+        z: (B, latent_dim) -> (B, image_channels, image_size, image_size) in [-1, 1]
+    """
+
+    def __init__(self, *, latent_dim: int = 64, ch: int = 32, image_channels: int = 1, image_size: int = 28,
+                 norm: str = "batch"):
+        super().__init__()
+        _check(image_size)
+        if norm not in ("batch", "group"):
+            raise BadParameter(f"norm must be 'batch' or 'group', got {norm!r}")
+        self.latent_dim, self.start = latent_dim, (2 * ch, image_size // 4, image_size // 4)
+
+        def activated(width: int) -> list[nn.Module]:
+            return [nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(8, width), nn.ReLU()]
+
+        self.project = nn.Linear(latent_dim, 2 * ch * (image_size // 4) ** 2)
+        self.layers = nn.Sequential(*activated(2 * ch), nn.ConvTranspose2d(2 * ch, ch, 4, stride=2, padding=1),
+                                    *activated(ch), nn.ConvTranspose2d(ch, image_channels, 4, stride=2, padding=1),
+                                    nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(self.project(z).unflatten(1, self.start))
+
+
+@configurable
+class ConvCritic(nn.Module):
+    """Two convolutions that halve the side, one that looks at what is left, and one number.
+
+    Args:
+        ch: channels after the first layer; twice as many after the next.
+        image_channels, image_size: of the pictures; the size is a multiple of 4.
+        minibatch_std: show the last convolution how much the pictures of the batch differ. Real and fake pictures must
+            then come in batches of their own.
+
+    Shapes:
+        x: (B, image_channels, image_size, image_size) in [-1, 1] -> scores (B,)
+    """
+
+    def __init__(self, *, ch: int = 32, image_channels: int = 1, image_size: int = 28, minibatch_std: bool = False):
+        super().__init__()
+        _check(image_size)
+        self.layers = nn.Sequential(
+            nn.Conv2d(image_channels, ch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(ch, 2 * ch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            *([MinibatchStd()] if minibatch_std else []),
+            nn.Conv2d(2 * ch + minibatch_std, 2 * ch, 3, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(2 * ch * (image_size // 4) ** 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[:, 0]
+
+
+class MinibatchStd(nn.Module):
+    """Append a channel with the deviation between the pictures of a batch (Karras et al. 2018, section 3).
+
+    The standard deviation of each feature at each place, over the batch; its mean is one number, the same for all. A
+    generator that always makes the same picture is found out by it.
+
+    Shapes:
+        x: (B, C, H, W) -> (B, C + 1, H, W)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # the root has no derivative at 0, where all pictures are equal
+        deviation = (x.var(dim=0, correction=0) + 1e-8).sqrt().mean()
+        return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], dim=1)
+
+
+def _check(image_size: int) -> None:
+    if image_size < 4 or image_size % 4:
+        raise BadParameter(f"image_size must be a multiple of 4, got {image_size}; digits have 8 or 28 pixels")
