@@ -1,4 +1,4 @@
-"""How close pictures are to other pictures: one by one (PSNR, SSIM), as distributions (KID), to the nearest one."""
+"""How close pictures are to others: one by one (PSNR, SSIM), as distributions (KID, Fréchet), to the nearest one."""
 
 import torch
 import torch.nn.functional as F
@@ -116,6 +116,42 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
 
     values = torch.stack([mmd2(draw(real), draw(fake)) for _ in range(subsets)])
     return values.mean().item(), values.std(correction=0).item()
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Return the squared Fréchet distance between Gaussians fitted to features (Heusel et al. 2017, eq. 6).
+
+    It is "FID" on features of the Inception network and only there; on others, give it another name. Biased: the fewer
+    the features, the larger it is, so compare equal numbers of them.
+
+    Args:
+        real, fake: features (N, D) and (M, D).
+
+    Raises:
+        BadParameter: widths differ, or fewer than 2 features on one side.
+    """
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < 2:
+        raise BadParameter("frechet_distance needs features (N, D) and (M, D), at least 2 on each side, got "
+                           f"{tuple(real.shape)} and {tuple(fake.shape)}")
+    real, fake = real.cpu().double(), fake.cpu().double()  # some accelerators have no double precision
+    return gaussian_frechet(real.mean(0), torch.cov(real.T), fake.mean(0), torch.cov(fake.T))
+
+
+def gaussian_frechet(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
+    """Return the squared Fréchet distance of two Gaussians (Dowson & Landau 1982, eq. 4), exact also for singular ones.
+
+    The trace of the root of a product of covariances A B is the sum of the roots of the eigenvalues of the symmetric
+    matrix A^(1/2) B A^(1/2), which has the same ones.
+
+    Shapes:
+        means (D,), covariances (D, D), best in double precision
+    """
+    covariance1, covariance2 = (c.reshape(len(mean1), len(mean1)) for c in (covariance1, covariance2))
+    values, vectors = torch.linalg.eigh(covariance1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0).sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * shared
+    return distance.clamp(min=0).item()
 
 
 def nearest_neighbour(features: Tensor, bank: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,18 @@ def test_resize_and_batch():
     assert len(data.select(torch.tensor([0, 5]))) == 2 and data.to("cpu").images.device.type == "cpu"
 
 
+def test_stacked_digits_are_three_digits_and_say_which():
+    data = load_digits("digits", split="test")
+    images, modes = data.stacked(40, torch.Generator().manual_seed(0))
+    assert images.shape == (40, 3, 8, 8) and images.min() == -1 and images.max() <= 1 and len(set(modes.tolist())) > 30
+    known = data.batch(torch.arange(len(data)))[:, 0]
+    for image, mode in zip(images[:5], modes[:5].tolist(), strict=True):
+        rows = [(known == channel).all(dim=(1, 2)).nonzero()[0, 0] for channel in image]
+        assert "".join(str(data.labels[row].item()) for row in rows) == f"{mode:03}"
+    again, _ = data.stacked(40, torch.Generator().manual_seed(0))
+    assert torch.equal(again, images)
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_mnist_from_the_data_folder(tmp_path, monkeypatch, zipped):
     monkeypatch.setenv("T2I_DATA", str(write_mnist(tmp_path / "data", zipped=zipped)))

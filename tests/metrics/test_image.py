@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.metrics import kid, mmd2, nearest_neighbour, psnr, ssim
+from t2ilib.metrics import frechet_distance, gaussian_frechet, kid, mmd2, nearest_neighbour, psnr, ssim
 
 
 def rand(*shape, seed=0):
@@ -117,3 +117,34 @@ def test_many_pictures_are_worked_on_in_parts_with_the_same_result():
     for measure in (psnr, ssim):
         one_by_one = torch.cat([measure(a[None], b[None]) for a, b in zip(images, reference, strict=True)])
         torch.testing.assert_close(measure(images, reference), one_by_one, rtol=1e-12, atol=0)
+
+
+def test_frechet_distance_of_gaussians_equals_the_closed_forms():
+    zero, one = torch.zeros(3).double(), torch.ones(3).double()
+    a, b = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 4.0, 0.0]).double()
+    # covariances that commute: the squared difference of the deviations, also where one is singular
+    expected = 3 + (1 - 2) ** 2 + 0 + (3 - 0) ** 2
+    assert gaussian_frechet(zero, a.diag(), one, b.diag()) == pytest.approx(expected, rel=1e-12)
+    turn, _ = torch.linalg.qr(randn(3, 3).double())
+    turned = [turn @ c.diag() @ turn.T for c in (a, b)]
+    assert gaussian_frechet(zero, turned[0], turn @ one, turned[1]) == pytest.approx(expected, rel=1e-9)
+    assert gaussian_frechet(zero, turned[0], zero, turned[0]) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_equals_the_matrix_root():
+    from scipy.linalg import sqrtm
+
+    real, fake = randn(60, 7), randn(40, 7, seed=1) @ randn(7, 7, seed=2) + 0.5
+    x, y = real.double().numpy(), fake.double().numpy()
+    cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cx + cy - 2 * sqrtm(cx @ cy).real)
+    assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(fake, real) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-8)
+    assert frechet_distance(real[:4], fake[:3]) > 0  # fewer than dimensions: singular, and finite
+    assert frechet_distance(real[:, :1], fake[:, :1]) == pytest.approx(
+        (x[:, 0].mean() - y[:, 0].mean()) ** 2 + (x[:, 0].std(ddof=1) - y[:, 0].std(ddof=1)) ** 2)
+    with pytest.raises(BadParameter, match="at least 2"):
+        frechet_distance(real, fake[:1])
+    with pytest.raises(BadParameter, match="features"):
+        frechet_distance(real, fake[:, :4])
