@@ -13,6 +13,7 @@ from ..kernels import cutouts, group_norm_silu, nearest_code
 from ..models.vqgan import VQGAN
 from ..paths import reports_dir
 from ..runtime import autocast, generator, pick_device, pick_dtype
+from .gan_step import gan_step_rows
 from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
 from .guidance_score import vqgan_clip_score_rows
@@ -109,7 +110,7 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "nearest_code": nearest_code_rows, "cutouts": cutouts_rows, "group_norm_silu": group_norm_silu_rows,
     "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows, "vqgan_clip_score": vqgan_clip_score_rows,
-    "vqgan_clip_quality": vqgan_clip_quality_rows, "minimagen": minimagen_rows,
+    "vqgan_clip_quality": vqgan_clip_quality_rows, "minimagen": minimagen_rows, "gan_step": gan_step_rows,
 }
 
 

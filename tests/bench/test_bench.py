@@ -10,7 +10,7 @@ from t2ilib.errors import UnknownName
 
 
 # their networks take seconds a call
-LARGE = {"vqgan", "vqgan_clip", "vqgan_clip_score", "vqgan_clip_quality", "minimagen"}
+LARGE = {"vqgan", "vqgan_clip", "vqgan_clip_score", "vqgan_clip_quality", "minimagen", "gan_step"}
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - LARGE))
