@@ -61,11 +61,11 @@ class LinearDiscriminator(nn.Module):
 
 @configurable
 class ConvGenerator(nn.Module):
-    """Noise to a map of a quarter of the side, then two transposed convolutions that double it.
+    """Noise to a small map, then transposed convolutions that double its side: two of them, or one for tiny pictures.
 
     Args:
         latent_dim: length of the noise vectors. ch: channels before the last layer; twice as many before that.
-        image_channels, image_size: of the pictures; the size is a multiple of 4.
+        image_channels, image_size: of the pictures; the size is a multiple of 4, below 16 the map is of half the side.
         norm: "batch" as in DCGAN, or "group", with which a picture does not depend on the others of its batch.
 
     Shapes:
@@ -75,18 +75,20 @@ class ConvGenerator(nn.Module):
     def __init__(self, *, latent_dim: int = 64, ch: int = 32, image_channels: int = 1, image_size: int = 28,
                  norm: str = "batch"):
         super().__init__()
-        _check(image_size)
+        tiny = _is_tiny(image_size)
+        side = image_size // (2 if tiny else 4)
         if norm not in ("batch", "group"):
             raise BadParameter(f"norm must be 'batch' or 'group', got {norm!r}")
-        self.latent_dim, self.start = latent_dim, (2 * ch, image_size // 4, image_size // 4)
+        self.latent_dim, self.start = latent_dim, (2 * ch, side, side)
 
         def activated(width: int) -> list[nn.Module]:
             return [nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(8, width), nn.ReLU()]
 
-        self.project = nn.Linear(latent_dim, 2 * ch * (image_size // 4) ** 2)
+        self.project = nn.Linear(latent_dim, 2 * ch * side**2)
+        last = (nn.Conv2d(ch, image_channels, 3, padding=1) if tiny else
+                nn.ConvTranspose2d(ch, image_channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*activated(2 * ch), nn.ConvTranspose2d(2 * ch, ch, 4, stride=2, padding=1),
-                                    *activated(ch), nn.ConvTranspose2d(ch, image_channels, 4, stride=2, padding=1),
-                                    nn.Tanh())
+                                    *activated(ch), last, nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(self.project(z).unflatten(1, self.start))
@@ -94,11 +96,11 @@ class ConvGenerator(nn.Module):
 
 @configurable
 class ConvCritic(nn.Module):
-    """Two convolutions that halve the side, one that looks at what is left, and one number.
+    """Three convolutions, of which the first two halve the side, and one number; in tiny pictures only the second does.
 
     Args:
         ch: channels after the first layer; twice as many after the next.
-        image_channels, image_size: of the pictures; the size is a multiple of 4.
+        image_channels, image_size: of the pictures; the size is a multiple of 4, and tiny is below 16.
         minibatch_std: show the last convolution how much the pictures of the batch differ. Real and fake pictures must
             then come in batches of their own.
 
@@ -108,13 +110,16 @@ class ConvCritic(nn.Module):
 
     def __init__(self, *, ch: int = 32, image_channels: int = 1, image_size: int = 28, minibatch_std: bool = False):
         super().__init__()
-        _check(image_size)
+        tiny = _is_tiny(image_size)
+        side = image_size // (2 if tiny else 4)
+        first = (nn.Conv2d(image_channels, ch, 3, padding=1) if tiny else
+                 nn.Conv2d(image_channels, ch, 4, stride=2, padding=1))
         self.layers = nn.Sequential(
-            nn.Conv2d(image_channels, ch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            first, nn.LeakyReLU(0.2),
             nn.Conv2d(ch, 2 * ch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             *([MinibatchStd()] if minibatch_std else []),
             nn.Conv2d(2 * ch + minibatch_std, 2 * ch, 3, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(2 * ch * (image_size // 4) ** 2, 1))
+            nn.Flatten(), nn.Linear(2 * ch * side**2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)[:, 0]
@@ -136,6 +141,7 @@ class MinibatchStd(nn.Module):
         return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], dim=1)
 
 
-def _check(image_size: int) -> None:
+def _is_tiny(image_size: int) -> bool:
     if image_size < 4 or image_size % 4:
         raise BadParameter(f"image_size must be a multiple of 4, got {image_size}; digits have 8 or 28 pixels")
+    return image_size < 16
