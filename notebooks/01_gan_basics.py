@@ -25,7 +25,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | not measured | |
+# | smoke | 1 CPU core | not measured | 1.1 GB |
 # | quick | 2 CPU cores | not measured | 1.2 GB |
 # | full, three seeds | CPU or GPU | not measured | |
 #
