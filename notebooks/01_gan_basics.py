@@ -647,7 +647,7 @@ keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, name in
 
 # %%
 winner = train(f"{best}, wider", REMEDIES[best], steps=cfg.final_steps, wider=2, looks=min(5, cfg.looks))
-print("   ".join(f"{key} {value:.2f}" for key, value in winner.found[-1].items()), f"  n = {real_count}, {best}")
+print("   ".join(f"{key} {winner.found[-1][key]:.2f}" for key in COLUMNS), f"  n = {real_count}, {best}")
 run.metric(**{f"winner: {key}": value for key, value in winner.found[-1].items()})
 keep("winner", show.compare({f"step {f['step']}": shown(x) for f, x in zip(winner.found, winner.shots)} | {
     "real": shown(real_test[:12])}, scale=0.7, title=f"{best}, the same noise at every look"), thumbnail=True)
