@@ -1,8 +1,8 @@
 """Generators and discriminators for digits: the linear pair of first lessons, and a small convolutional pair.
 
-A discriminator returns logits; without a sigmoid at its end it is a critic as well. None of them normalises over the
-batch, so that gradient penalties, which look at one picture at a time, mean something (Gulrajani et al. 2017, section
-4). Papers: Goodfellow et al. 2014; Radford et al. 2016 ("DCGAN"); Karras et al. 2018.
+A discriminator returns logits; without a sigmoid at its end it is a critic as well. No discriminator normalises over
+the batch, so that gradient penalties, which look at one picture at a time, mean something (Gulrajani et al. 2017,
+section 4). Papers: Goodfellow et al. 2014; Radford et al. 2016 ("DCGAN"); Karras et al. 2018.
 """
 
 import torch
