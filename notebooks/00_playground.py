@@ -63,8 +63,8 @@ device: str = "auto"  # auto, cpu, cuda or mps
 prompt: str = "a red heart"  # what to draw; "text:weight" and "one | another" work too
 method: str = "vqgan_clip"  # a name in t2ilib.methods.METHODS
 num_images: int | None = None  # None: the profile's own
-steps: int | None = None  # optimisation steps
-candidates: int | None = None  # starts, of which the guide keeps the best
+steps: int | None = None  # of the optimisation, or of the sampler
+candidates: int | None = None  # starts or drafts, of which the guide keeps the best
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
@@ -91,10 +91,11 @@ given = dict(profile=profile, seed=seed, device=device, prompt=prompt, method=me
              steps=steps, candidates=candidates)
 cfg = profiles.resolve(
     profile, overrides=dict(num_images=num_images, steps=steps, candidates=candidates),
-    smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, num_names=40),
+    smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, sampler_steps=2,
+               num_names=40),
     quick=dict(num_images=4, steps=WITH_PRIOR["steps"], candidates=WITH_PRIOR["candidates"], prior_steps=18,
-               num_cutouts=WITH_PRIOR["num_cutouts"], num_names=0),
-    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24))
+               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=20, num_names=0),
+    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24, sampler_steps=25))
 if method not in METHODS:
     raise unknown_name("method", method, METHODS)
 if threads:
@@ -124,9 +125,18 @@ CONTROLS = {
         "num_cutouts": dict(value=cfg.num_cutouts, min=1, max=48,
                             help="random views of the picture that the guide sees at each step"),
     },
+    "minimagen": {
+        "candidates": dict(value=cfg.candidates, min=1, max=128,
+                           help="drafts for each picture; the guide keeps the best"),
+        "steps": dict(value=steps or cfg.sampler_steps, min=1, max=100,
+                      help="of the first network, which decides what there is"),
+        "guidance_scale": dict(value=3.0, min=0.0, max=8.0, step=0.5,
+                               help="how literally it takes the words; 1 is free, 8 burns colours"),
+    },
 }
 OPTIONS = {"vqgan_clip": dict(device=device, candidates=cfg.candidates, steps=cfg.steps, num_cutouts=cfg.num_cutouts,
-                              prior_steps=cfg.prior_steps)}
+                              prior_steps=cfg.prior_steps),
+           "minimagen": dict(device=device, candidates=cfg.candidates, steps=steps or cfg.sampler_steps)}
 
 
 def draw(prompt, *, method, num_images, seed, **options):

@@ -382,7 +382,7 @@ def base_alone(network, size=SIZES["base"], **trained_for):
 
 
 def stage_of(name):
-    return Stage(trained[name], SIZES[name], shift=schedules[name].shift, level=0.2)
+    return Stage(trained[name], SIZES[name], shift=schedules[name].shift, level=0.05)
 
 
 def look(step, network):

@@ -166,7 +166,7 @@ def options_page(method: str = "vqgan_clip") -> str:
         return "\n".join(["# Options of MinImagen", "", "| option | default | meaning |", "|---|---|---|",
                           *(f"| `{name}` | {'' if default is None else f'`{default}`'} | {meaning} |"
                             for name, (default, meaning) in minimagen.OPTIONS.items()), ""])
-    check_name("method", method, ["vqgan_clip", "minimagen"])
+    check_name("method", method, methods.METHODS)
     lines = ["# Options of VQGAN+CLIP", "",
              "Fields of `t2ilib.guidance.GuidanceConfig`; as options, `-o name=value` of `python -m t2ilib generate`,",
              "or keywords of `t2ilib.methods.generate`. This page is made from the code by",

@@ -17,10 +17,12 @@ from typing import Any
 from PIL.Image import Image
 
 from ..errors import BadParameter, unknown_name
+from .minimagen import run as _minimagen
 from .vqgan_clip import run as _vqgan_clip
 
 METHODS: dict[str, Callable[..., tuple[list[Image], dict[str, Any]]]] = {
     "vqgan_clip": _vqgan_clip,
+    "minimagen": _minimagen,
 }
 
 NOT_REPEATED = ("callback", "state")  # options that do not decide the picture
