@@ -25,8 +25,8 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | not measured | 1.1 GB |
-# | quick | 2 CPU cores | not measured | 1.2 GB |
+# | smoke | 1 CPU core | 35 s | 1.1 GB |
+# | quick | 2 CPU cores | 2 min | 1.2 GB |
 # | full, three seeds | CPU or GPU | not measured | |
 #
 # MNIST is taken where `T2I_DATA` names a folder that holds it, or with `-p data mnist`, which may download it; else the

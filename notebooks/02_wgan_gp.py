@@ -28,7 +28,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 40 s | 1.6 GB |
-# | quick | 2 CPU cores | 3 min | 2 GB |
+# | quick | 2 CPU cores | 2 min | 1.5 GB |
 # | full | 2 CPU cores | hours, can be interrupted | about 2 GB |
 # | full | GPU | not measured | |
 #
