@@ -162,11 +162,11 @@ def _asked(prompt: str) -> str:
 
 def options_page(method: str = "vqgan_clip") -> str:
     """Return the reference of all options of a method, as Markdown, made from what the code itself reads."""
+    check_name("method", method, methods.METHODS)
     if method == "minimagen":
         return "\n".join(["# Options of MinImagen", "", "| option | default | meaning |", "|---|---|---|",
                           *(f"| `{name}` | {'' if default is None else f'`{default}`'} | {meaning} |"
                             for name, (default, meaning) in minimagen.OPTIONS.items()), ""])
-    check_name("method", method, methods.METHODS)
     lines = ["# Options of VQGAN+CLIP", "",
              "Fields of `t2ilib.guidance.GuidanceConfig`; as options, `-o name=value` of `python -m t2ilib generate`,",
              "or keywords of `t2ilib.methods.generate`. This page is made from the code by",
