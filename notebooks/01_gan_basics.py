@@ -105,13 +105,6 @@ runtime.seed_everything(seed)
 run = Run("01_gan_basics", given=given, resolved=cfg, device=device_)
 print(runtime.describe(device_, torch.float32, profile, seed))
 
-
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 # %% [markdown]
 # ## The idea
 # A generator $G$ turns noise $z$ into a picture. A discriminator $D$ gives a picture a logit, whose sigmoid is its
@@ -171,7 +164,7 @@ def shown(x):
 real_train = train_digits.batch(torch.arange(min(len(train_digits), 10000), device=device_))
 real_test = test_digits.batch(torch.arange(real_count, device=device_))
 print(f"{train_digits.name}: {len(train_digits)} to train, {len(test_digits)} to test, {size} x {size} pixels")
-keep("digits", show.grid(shown(real_test[:24]), columns=12, scale=0.6, title="real digits, from the test set"))
+run.keep("digits", show.grid(shown(real_test[:24]), columns=12, scale=0.6, title="real digits, from the test set"))
 
 # %% [markdown]
 # ## An instrument: a classifier of digits
@@ -434,8 +427,8 @@ ends = {name: pulls[name][-1].mean().item() for name in LOSSES}
 print(f"after {cfg.linear_steps} steps it is right in {pulls['right'][-5:].mean():.0%}; gradient at a picture: "
       + ", ".join(f"{k} {v:.2e}" for k, v in ends.items()))
 run.metric(**{f"frozen_{name}_gradient": value for name, value in ends.items()})
-keep("vanishing", show.curves({name: pulls[name].mean(1).tolist() for name in LOSSES}, log=True, size=(6.0, 2.8),
-                              ylabel="gradient at a picture", title="a generator that waits"))
+run.keep("vanishing", show.curves({name: pulls[name].mean(1).tolist() for name in LOSSES}, log=True, size=(6.0, 2.8),
+                                  ylabel="gradient at a picture", title="a generator that waits"))
 
 # %% [markdown]
 # Now both learn, from this point on: the discriminator is far ahead. Does the generator catch up? Each loss is tried
@@ -451,8 +444,8 @@ for name, t in linear.items():
     ends = [(t.history[0, column].item(), t.history[-20:, column].mean().item()) for column in (2, 4, 5)]
     print(f"{name:24}" + "".join(f"{a:>14.4f} ->{b:>9.4f}" for a, b in ends))
     run.metric(**{f"linear {name}: gradient": ends[0][1]})
-keep("linear", show.curves({name: t.history[:, 2].tolist() for name, t in linear.items()}, log=True, smooth=5,
-                           ylabel="gradient at a picture", size=(6.0, 3.0), title="both learn"))
+run.keep("linear", show.curves({name: t.history[:, 2].tolist() for name, t in linear.items()}, log=True, smooth=5,
+                               ylabel="gradient at a picture", size=(6.0, 3.0), title="both learn"))
 
 # %% [markdown]
 # Gradient descent on the saturating loss gets nothing to follow, and falls further behind. With Adam both losses catch
@@ -464,7 +457,7 @@ print(f"n = {real_count} pictures, after {cfg.linear_steps} steps from behind")
 print(" " * 26 + "".join(f"{c:>12}" for c in COLUMNS))
 for name, row in [("real test digits", baselines["real test digits"]), *((n, t.found[-1]) for n, t in linear.items())]:
     print(f"{name:26}" + "".join(f"{row[c]:12.2f}" for c in COLUMNS))
-keep("linear_pictures", show.compare({name: shown(t.shots[-1]) for name, t in linear.items()}, scale=0.7))
+run.keep("linear_pictures", show.compare({name: shown(t.shots[-1]) for name, t in linear.items()}, scale=0.7))
 
 # %% [markdown]
 # ## Seven rules, one budget
@@ -513,9 +506,9 @@ for name, repeats in trained.items():
     print(f"{name:26}" + "".join(f"{cell:>16}" for cell in (*cells, pace)))
     run.metric(**{f"{name}: {c}": sum(t.found[-1][c] for t in repeats) / len(repeats) for c in COLUMNS})
 best = min(trained, key=lambda name: sum(t.found[-1]["FID-digits"] for t in trained[name]))
-keep("remedies", show.compare({"real": shown(real_test[:12])} | {
-    name: shown(repeats[0].shots[-1]) for name, repeats in trained.items()}, scale=0.7,
-    title="first twelve of one seed, not chosen"))
+run.keep("remedies", show.compare({"real": shown(real_test[:12])} | {
+        name: shown(repeats[0].shots[-1]) for name, repeats in trained.items()}, scale=0.7,
+        title="first twelve of one seed, not chosen"))
 
 # %% [markdown]
 # The same twelve noise vectors at every look, drawn by the rule that ends with the lowest FID-digits, and how that
@@ -523,12 +516,12 @@ keep("remedies", show.compare({"real": shown(real_test[:12])} | {
 
 # %%
 print("lowest FID-digits:", best)
-keep("along", show.compare({f"step {f['step']}": shown(x) for f, x in list(zip(
-    trained[best][0].found, trained[best][0].shots))[::max(1, cfg.looks // 5)]}, scale=0.7, title=best))
+run.keep("along", show.compare({f"step {f['step']}": shown(x) for f, x in list(zip(
+        trained[best][0].found, trained[best][0].shots))[::max(1, cfg.looks // 5)]}, scale=0.7, title=best))
 
 # %%
-keep("fid", show.curves({name: ([f["step"] for f in t[0].found], [f["FID-digits"] for f in t[0].found])
-                         for name, t in trained.items()}, log=True, ylabel="FID-digits", size=(6.5, 3.6)))
+run.keep("fid", show.curves({name: ([f["step"] for f in t[0].found], [f["FID-digits"] for f in t[0].found])
+                             for name, t in trained.items()}, log=True, ylabel="FID-digits", size=(6.5, 3.6)))
 
 # %% [markdown]
 # ## Problem 2: modes collapse
@@ -564,11 +557,11 @@ for step in range(cfg.frozen_steps + 1):
     optimizer.step()
 print({key: f"{points[0][1]:.2f} -> {points[-1][1]:.2f}" for key, points in collapse.items()})
 run.metric(frozen_entropy=collapse["entropy"][-1][1], frozen_duplicates=collapse["share of duplicates"][-1][1])
-keep("collapse", show.compare(shots, scale=0.7, title="the generator alone, against a frozen discriminator"))
+run.keep("collapse", show.compare(shots, scale=0.7, title="the generator alone, against a frozen discriminator"))
 
 # %%
-keep("collapse_curves", show.curves({key: tuple(zip(*points)) for key, points in collapse.items()}, separate=True,
-                                    size=(5.0, 2.4)))
+run.keep("collapse_curves", show.curves({key: tuple(zip(*points)) for key, points in collapse.items()}, separate=True,
+                                        size=(5.0, 2.4)))
 
 # %% [markdown]
 # ### A thousand modes
@@ -599,8 +592,8 @@ for name, found in rows.items():
     covered, divergence, _ = zip(*found)
     print(f"{name:26}{spread(covered):>18} of 1000 modes   KL {spread(divergence)}")
     run.metric(**{f"stacked {name}: modes": sum(covered) / len(covered)})
-keep("stacked", show.compare({name: found[0][2] for name, found in rows.items()}, scale=0.7,
-                             titles=["red", "green", "blue"] * 4))
+run.keep("stacked", show.compare({name: found[0][2] for name, found in rows.items()}, scale=0.7,
+                                 titles=["red", "green", "blue"] * 4))
 
 # %% [markdown]
 # ## Problem 3: a loss that says nothing
@@ -625,8 +618,8 @@ for name, repeats in trained.items():
     print(f"{name:26}" + "".join(f"{cell:>22}" for cell in cells))
     run.metric(**{f"{name}: rank correlation of {SEEN[c]}": cell for c, cell in zip((0, 1, 5), cells)})
 baseline = trained["non-saturating"][0]
-keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, name in ((0, SEEN[0]), (1, SEEN[1]))},
-                           smooth=max(1, cfg.steps // 40), size=(6.0, 2.8), title="non-saturating"))
+run.keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, name in ((0, SEEN[0]), (1, SEEN[1]))},
+                               smooth=max(1, cfg.steps // 40), size=(6.0, 2.8), title="non-saturating"))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -649,8 +642,8 @@ keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, name in
 winner = train(f"{best}, wider", REMEDIES[best], steps=cfg.final_steps, wider=2, looks=min(5, cfg.looks))
 print("   ".join(f"{key} {winner.found[-1][key]:.2f}" for key in COLUMNS), f"  n = {real_count}, {best}")
 run.metric(**{f"winner: {key}": value for key, value in winner.found[-1].items()})
-keep("winner", show.compare({f"step {f['step']}": shown(x) for f, x in zip(winner.found, winner.shots)} | {
-    "real": shown(real_test[:12])}, scale=0.7, title=f"{best}, the same noise at every look"), thumbnail=True)
+run.keep("winner", show.compare({f"step {f['step']}": shown(x) for f, x in zip(winner.found, winner.shots)} | {
+        "real": shown(real_test[:12])}, scale=0.7, title=f"{best}, the same noise at every look"), thumbnail=True)
 
 # %% [markdown]
 # ### Between pictures
@@ -669,7 +662,7 @@ def between(right, down):
 
 
 places = torch.linspace(0, 1, 8).tolist()
-keep("interpolation", show.grid(torch.cat([between(x, y) for y in places for x in places]), columns=8, scale=0.6))
+run.keep("interpolation", show.grid(torch.cat([between(x, y) for y in places for x in places]), columns=8, scale=0.6))
 
 # %% [markdown]
 # ## Save and reload

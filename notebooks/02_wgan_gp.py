@@ -124,12 +124,6 @@ print(runtime.describe(device_, dtype_, profile, seed))
 
 
 # %%
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 def unit(x):
     """[-1, 1] of the networks -> [0, 1] of show and metrics."""
     return (x.detach().float().cpu() * 0.5 + 0.5).clamp(0, 1)
@@ -159,8 +153,8 @@ by_heights = (lying * heights).sum() - (wanted * heights).sum()
 torch.testing.assert_close(torch.tensor([crossing.abs().sum(), by_heights]), torch.full((2,), cheapest).double())
 print(f"all plans: {cheapest:.3f} a coin; what crosses each gap: {crossing.abs().sum():.3f}; heights: {by_heights:.3f}")
 edges = (torch.arange(10)[:, None] + torch.tensor([-0.5, 0.5])).flatten()
-keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)), "heights": (torch.arange(10), heights),
-                           "holes": (edges, 6 * wanted.repeat_interleave(2))}, xlabel="place", size=(5.0, 2.4)))
+run.keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)), "heights": (torch.arange(10), heights),
+                               "holes": (edges, 6 * wanted.repeat_interleave(2))}, xlabel="place", size=(5.0, 2.4)))
 
 # %% [markdown]
 # Those heights are what the *critic* learns, only over pictures. And since they slope everywhere, they tell each coin
@@ -197,8 +191,8 @@ torch.testing.assert_close(torch.tensor(distance), shifts, rtol=1e-3, atol=1e-3)
 for i in (2, 8, 16, 32):
     slope = (divergence[i] - divergence[i - 1]) / (shifts[1] - shifts[0])
     print(f"apart by {shifts[i]:.1f}: divergence {divergence[i]:.4f}, slope {slope:.1e}; earth mover {distance[i]:.2f}")
-keep("divergences", show.curves({"Jensen-Shannon": (shifts, divergence), "earth mover": (shifts, distance)},
-                                xlabel="how far apart", separate=True, size=(5.0, 2.2)))
+run.keep("divergences", show.curves({"Jensen-Shannon": (shifts, divergence), "earth mover": (shifts, distance)},
+                                    xlabel="how far apart", separate=True, size=(5.0, 2.2)))
 
 # %% [markdown]
 # ## The data
@@ -230,7 +224,7 @@ def draw_noise(job):
 
 # %%
 few = torch.linspace(0, len(faces[64]) - 1, 2 * cfg.looks).long()
-keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale=1.0))
+run.keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale=1.0))
 
 # %% [markdown]
 # ## The penalty
@@ -250,9 +244,10 @@ real, other = faces[32].batch(few[:6]), faces[32].batch(few[6:12] if len(few) >=
 stream = runtime.generator(seed, "mixing")
 each, per_pixel = torch.rand(len(real), generator=stream), torch.rand(real.shape, generator=stream).to(device_)
 right = torch.lerp(other, real, each.view(-1, 1, 1, 1).to(device_))
-keep("mixed", show.compare({"real": unit(real), "stands in for fake": unit(other), "mixed: one share each": unit(right),
-                            "wrong: a share per pixel": unit(torch.lerp(other, real, per_pixel))}, scale=0.9,
-                           titles=[f"share {share:.2f}" for share in each]))
+run.keep("mixed", show.compare({"real": unit(real), "stands in for fake": unit(other),
+                                "mixed: one share each": unit(right),
+                                "wrong: a share per pixel": unit(torch.lerp(other, real, per_pixel))}, scale=0.9,
+                               titles=[f"share {share:.2f}" for share in each]))
 
 
 # %%
@@ -489,7 +484,7 @@ else:  # nothing is shipped yet: what was just trained
 # %%
 looked = {f"{kind}, {title}": unit(x) for kind, rows in shots.items() for title, x in rows.items()}
 if looked:  # a training that was finished before shows nothing on the way
-    keep("while_learning", show.compare(looked, scale=0.9), thumbnail=True)
+    run.keep("while_learning", show.compare(looked, scale=0.9), thumbnail=True)
 
 # %% [markdown]
 # And the curves. A WGAN's loss can be read: `w_distance`, real scores minus fake ones, rises while the critic learns
@@ -502,7 +497,7 @@ curves = {f"{kind}\n{what}": logged[f"{kind} {seed} {what}"] for kind in KINDS
           for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
           if f"{kind} {seed} {what}" in logged}
 if curves:
-    keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
+    run.keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
 
 # %% [markdown]
 # ## The slope along lines
@@ -526,8 +521,8 @@ lines = {name: along_lines(job) for name, job in probed.items()}
 for name, ((_, slopes), rise) in lines.items():
     print(f"{name:10} slope {min(slopes):.3f} .. {max(slopes):.3f}; the score rises by {rise:.3f} per unit of distance")
     run.metric(**{f"slope {name}": sum(slopes) / len(slopes)})
-keep("lines", show.curves({name: curve for name, (curve, _) in lines.items()}, xlabel="from fake to real",
-                          ylabel="slope of the critic", log=True, size=(5.0, 2.6)))
+run.keep("lines", show.curves({name: curve for name, (curve, _) in lines.items()}, xlabel="from fake to real",
+                              ylabel="slope of the critic", log=True, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## A walk through the noise
@@ -552,7 +547,7 @@ run.artefact(film.path)
 path = torch.stack([between(stops[0], stops[1], i / 7) for i in range(8)])  # (8, 5, 128)
 rows = {f"path {i + 1}": unit(drawn(best, path[:, i])) for i in range(3)}
 print(f"{film.path.name}: {film.frames} frames")
-keep("walk", show.compare(rows, scale=0.9))
+run.keep("walk", show.compare(rows, scale=0.9))
 
 # %% [markdown]
 # ## Measure
@@ -624,12 +619,12 @@ print("cosine to the nearest training face, median and 95th percentile:")
 for name, x in {"samples": near, "held-back faces": usual}.items():
     print(f"{name:16}{x.median():.3f} {x.quantile(0.95):.3f}, n = {len(x)}")
 run.metric(nearest_samples=near.median().item(), nearest_held_back=usual.median().item())
-keep("nearest", show.compare({"sample": unit(samples[:cfg.looks]),
-                              "nearest in training": unit(faces[size].batch(pool[which[:cfg.looks]]))}, scale=0.9,
-                             titles=[f"{c:.2f}" for c in near[:cfg.looks]]))
+run.keep("nearest", show.compare({"sample": unit(samples[:cfg.looks]),
+                                  "nearest in training": unit(faces[size].batch(pool[which[:cfg.looks]]))}, scale=0.9,
+                                 titles=[f"{c:.2f}" for c in near[:cfg.looks]]))
 
 # %%
-keep("samples", show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9))
+run.keep("samples", show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not

@@ -436,7 +436,7 @@ def retrieve(names):
 
 def real_pictures(names):
     """One drawing of each concept, artists in turn."""
-    rows = [[i for i, other in enumerate(judgement.of_row) if other == name] for name in names]
+    rows = [judgement.rows_of[name] for name in names]
     return everything.batch([options[k % len(options)] for k, options in enumerate(rows)]) * 0.5 + 0.5
 
 

@@ -199,12 +199,6 @@ print("the library's posterior is the original's, from any time to any earlier o
 # MiniLM reads eight captions of each, once and for all, each as long as it is.
 
 # %%
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 wanted = [name for name in (stages or cfg.stages).replace(" ", "").split(",") if name and name != "none"]
 if set(wanted) - set(NETWORKS):
     raise ValueError(f"stages must name some of {', '.join(NETWORKS)}, or 'none'; got {stages!r}")
@@ -229,7 +223,7 @@ for size, title in ((32, "32 pixels"), (64, "64 pixels"), (64, "64 pixels, shift
     plan = schedules["sr64"] if "shifted" in title else schedules["base"]
     noisy = diffusion.q_sample(x, t, torch.randn(x.shape, generator=stream), schedule=plan)
     rows[title] = F.interpolate(noisy * 0.5 + 0.5, size=128, mode="nearest").clamp(0, 1)
-keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
+run.keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
 
 # %% [markdown]
 # ## The network
@@ -282,8 +276,8 @@ right = low_resolution_condition(small, 64, level, eps)
 wrong = low_resolution_condition(small * 0.5 + 0.5, 64, level, eps) * 2 - 1
 for name, seen in {"trained on": right, "the package, when drawing": wrong}.items():
     print(f"{name:28} mean {seen.mean():5.2f}, standard deviation {seen.std():.2f}")
-keep("low", show.compare({"in training": (right * 0.5 + 0.5).clamp(0, 1),
-                          "with the bug": (wrong * 0.5 + 0.5).clamp(0, 1)}, scale=1.2))
+run.keep("low", show.compare({"in training": (right * 0.5 + 0.5).clamp(0, 1),
+                              "with the bug": (wrong * 0.5 + 0.5).clamp(0, 1)}, scale=1.2))
 
 # %% [markdown]
 # ## Training
@@ -436,8 +430,8 @@ shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
 shots["shipped"] = draw(drafts, asked, cfg.samples)
 if "base_loss" in (logged := show.read_metrics(run.dir)):
-    keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
-keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+    run.keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+run.keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
 
 
 # %%
@@ -471,7 +465,7 @@ for title, network in tested.items():
 streams = [runtime.generator(seed, "stages", text) for text in asked]
 rows = {f"{x.shape[-1]} pixels": F.interpolate(x.cpu() * 0.5 + 0.5, size=128, mode="nearest")
         for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps)}
-keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
+run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 
 # %% [markdown]
 # ## How much guidance
@@ -494,8 +488,8 @@ def enlarged(x):
 
 
 concepts = judgement.concepts("train", cfg.num_concepts)
-rows_of = {name: [i for i, n in enumerate(judgement.of_row) if n == name] for name in concepts}
-real = enlarged(downsample(judgement.data.batch([rows[0] for rows in rows_of.values()]), 32) * 0.5 + 0.5)
+first_drawings = judgement.data.batch([judgement.rows_of[name][0] for name in concepts])
+real = enlarged(downsample(first_drawings, 32) * 0.5 + 0.5)
 curve, table = {}, {}
 for threshold in ("static", "dynamic"):
     points = []
@@ -513,12 +507,12 @@ for percentile in (0.9, 0.95, 0.995):
     print(f"dynamic at scale {max(cfg.scales):g}, percentile {percentile}: top-10 {top10:.2f}, colour "
           f"{colour(made) / colour(real):.2f}")
 print(f"n = {len(concepts)} training concepts, one draft of 32 pixels each")
-keep("scales", show.curves(curve, xlabel="guidance scale", size=(6.0, 3.0)))
+run.keep("scales", show.curves(curve, xlabel="guidance scale", size=(6.0, 3.0)))
 
 # %%
 shown = {key: table[key] for s in cfg.scales for how in ("static", "dynamic") if (key := f"scale {s:g}, {how}") in table
          and (how == "static" or s == max(cfg.scales))}
-keep("scale_grid", show.compare(shown, titles=asked, scale=1.1))
+run.keep("scale_grid", show.compare(shown, titles=asked, scale=1.1))
 
 # %% [markdown]
 # Without guidance a draft is a possible picture of many things; with too much, colours burn and everything looks alike.
@@ -562,7 +556,7 @@ VARIANTS = {"v, cosine": {}, "noise, linear (the original)": dict(target="eps", 
             "64 at once": dict(name="base64", shift=schedules["base64"].shift)}
 cost, made_by = {"base": arithmetic(LIVE, 32), "base64": arithmetic(AT_ONCE, 64)}, {}
 short = base_alone(trained["base"]) if cfg.live and "base" in trained else None
-real64 = judgement.features(enlarged(judgement.data.batch([rows[0] for rows in rows_of.values()]) * 0.5 + 0.5))
+real64 = judgement.features(enlarged(first_drawings * 0.5 + 0.5))
 for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size == 1 else ():
     name, kwargs = change.get("name", "base"), AT_ONCE if "name" in change else LIVE
     kept = {k: change.get(k, v) for k, v in {"target": "v", "schedule": "cosine", "shift": 0.0}.items()}
@@ -576,7 +570,7 @@ for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size
         print(f"{title:44} top10 {row['top10']:.3f}  KID {row['kid']:7.3f}")
         made_by[title] = F.interpolate(draw(cascade_, asked, cfg.samples), size=64, mode="bilinear")
 if made_by:
-    keep("variants", show.compare(made_by, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+    run.keep("variants", show.compare(made_by, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
 
 # %% [markdown]
 # ## Styles
@@ -606,7 +600,7 @@ styles = {artist: draw(cascade, styled(few, artist)) for artist in ARTISTS}
 hit = {a: (classifier.predict(judgement.features(x.to(device_))) == a).mean() for a, x in styles.items()}
 print(f"real drawings of other concepts: {known:.2f} by the classifier; drawn, n = {len(few)} each, chance 0.25: "
       + ", ".join(f"{artist} {share:.2f}" for artist, share in hit.items()))
-keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()}, titles=few[:4], scale=1.4))
+run.keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()}, titles=few[:4], scale=1.4))
 
 # %% [markdown]
 # ## Measure
@@ -642,8 +636,8 @@ training_text = words.encode(training_names).pooled
 shots, results = {}, {}
 for split in ("train", "validation") + (("held_out",) if profile == "full" else ()):
     names = judgement.concepts(split, cfg.num_concepts)
-    rows_of = [[i for i, n in enumerate(judgement.of_row) if n == name] for name in names]
-    own = judgement.data.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)]) * 0.5 + 0.5
+    rows = [judgement.rows_of[name] for name in names]
+    own = judgement.data.batch([r[k % len(r)] for k, r in enumerate(rows)]) * 0.5 + 0.5
     real_features, table = judgement.features(own.to(device_)), {}
     for name, make in entrants.items():
         began = time.perf_counter()
@@ -670,7 +664,7 @@ for split in ("train", "validation"):
     count = min(8, len(judgement.concepts(split, cfg.num_concepts)))
     titles = [textwrap.fill(name, 14) for name in judgement.concepts(split, cfg.num_concepts)[:count]]
     rows = {name: F.interpolate(shots[split, name][:count], size=128, mode="bilinear") for name in entrants}
-    keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
+    run.keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
 run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in results.items()})
 
 # %% [markdown]
@@ -684,7 +678,7 @@ sheet_of = sheet_of[:{"smoke": 2, "quick": 6}.get(profile)]
 sheet = show.contact_sheet(entrants[chosen](sheet_of), sheet_of, columns=6, size=160)
 if profile == "full":
     show.save(sheet, reports_dir() / "gallery" / "minimagen.png")
-keep("sheet", sheet)
+run.keep("sheet", sheet)
 
 # %% [markdown]
 # ## What else a cascade can do
@@ -706,9 +700,9 @@ edits = [change(cascade.edit, heart, text="a blue heart", strength=s) for s in s
 mask = torch.zeros(1, 1, heart.shape[-1], heart.shape[-1])
 mask[..., heart.shape[-1] // 2:, :] = 1
 filled = [change(cascade.inpaint, heart, mask, text=text) for text in ("a yellow heart", "a red apple", "a tree")]
-keep("edits", show.compare({"edit": torch.cat([heart * 0.5 + 0.5, *edits]),
-                            "lower half": torch.cat([heart * 0.5 + 0.5, *filled])}, scale=1.4,
-                           titles=["", *(f"blue, to t = {s}" for s in strengths)]))
+run.keep("edits", show.compare({"edit": torch.cat([heart * 0.5 + 0.5, *edits]),
+                                "lower half": torch.cat([heart * 0.5 + 0.5, *filled])}, scale=1.4,
+                               titles=["", *(f"blue, to t = {s}" for s in strengths)]))
 
 # %%
 ends = cascade.encode(["a grinning face", "a red apple"])
@@ -716,8 +710,8 @@ shares = torch.linspace(0, 1, max(2, cfg.looks)).tolist()
 mixed = torch.cat([change(cascade.sample, text=mix_conditions(*ends, share)) for share in shares])
 plain = torch.cat([change(cascade.sample, text="a heart", **more) for more in ({}, {"negative": "red"},
                                                                                {"negative": "a broken heart"})])
-keep("mixed", show.grid(mixed, [f"{share:.0%}" for share in shares], scale=1.2, title="from a face to an apple"))
-keep("away", show.grid(plain, ["a heart", "away from: red", "away from: a broken heart"], scale=1.6))
+run.keep("mixed", show.grid(mixed, [f"{share:.0%}" for share in shares], scale=1.2, title="from a face to an apple"))
+run.keep("away", show.grid(plain, ["a heart", "away from: red", "away from: a broken heart"], scale=1.6))
 
 # %% [markdown]
 # ## A slider

@@ -134,13 +134,6 @@ runtime.seed_everything(seed)
 run = Run("12_mini_clip", given=given, resolved=cfg, device=device_)
 print(runtime.describe(device_, dtype_, profile, seed))
 
-
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 # %% [markdown]
 # ## The idea
 # Let $u_i$ be the unit vector of picture $i$ and $v_i$ that of its caption. In a batch of $B$ pairs each picture must
@@ -201,8 +194,9 @@ variants = caption_variants(everything)  # a fixed list for each row, the plain 
 example = rows_where(split="train")[5::len(rows_where(split="train")) // 4][:4]
 print(*[" | ".join(variants[row]) for row in example.tolist()[:2]], sep="\n")
 looks = augment(images[example.repeat_interleave(6)], runtime.generator(seed, "look")).unflatten(0, (-1, 6))
-keep("augmented", show.compare({columns["name"][row]: torch.cat([white([row]), looks[i]])
-                                for i, row in enumerate(example.tolist())}, titles=["the drawing", *["varied"] * 6]))
+run.keep("augmented", show.compare({columns["name"][row]: torch.cat([white([row]), looks[i]])
+                                    for i, row in enumerate(example.tolist())},
+                                   titles=["the drawing", *["varied"] * 6]))
 
 # %% [markdown]
 # ## The model
@@ -277,8 +271,8 @@ def best_pictures(net, features, pictures, count=7):
 
 
 found_rows, _ = best_pictures(guide, search_features, pool_pictures)
-keep("words_pick_pictures", show.compare(dict(zip(SEARCHES, map(white, found_rows), strict=True)), scale=1.0,
-                                         title="words pick pictures of concepts never seen"), thumbnail=True)
+run.keep("words_pick_pictures", show.compare(dict(zip(SEARCHES, map(white, found_rows), strict=True)), scale=1.0,
+                                             title="words pick pictures of concepts never seen"), thumbnail=True)
 
 # %% [markdown]
 # ## Probe: temperature
@@ -329,8 +323,8 @@ for temperature in temperatures:
     chance = results[0][1]
     print(f"temperature {temperature:<6} top-5 {tops[-1]:.3f}   (chance {chance:.3f}, {cfg.probe_seeds} seeds)")
 places = torch.tensor(temperatures).log10().tolist()
-keep("temperature", show.curves({"two linear maps": (places, tops), "chance": (places, [chance] * len(places))},
-                                xlabel="log10 of the temperature", ylabel="top-5 on validation", size=(5.0, 2.8)))
+run.keep("temperature", show.curves({"two linear maps": (places, tops), "chance": (places, [chance] * len(places))},
+                                    xlabel="log10 of the temperature", ylabel="top-5 on validation", size=(5.0, 2.8)))
 
 # %% [markdown]
 # There is a best region between the two ends. CLIP does not search for it: $\log s$ is a parameter like any other,
@@ -346,9 +340,10 @@ ahead = (ranks - 1).double() / (len(concepts) - 1)  # share of names that beat t
 counts = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, len(concepts)]
 wins = [((1 - ahead) ** (n - 1)).mean().item() for n in counts]
 run.metric(top1_among_16=wins[3], top1_among_all=metrics.top_k(ranks, 1))
-keep("candidates", show.curves({"emoji-clip": (torch.tensor(counts).log2().tolist(), wins),
-                                "chance": (torch.tensor(counts).log2().tolist(), [1 / n for n in counts])},
-                               xlabel="log2 of the number of names", ylabel="top-1, picture to name", size=(5.0, 2.8)))
+run.keep("candidates", show.curves({"emoji-clip": (torch.tensor(counts).log2().tolist(), wins),
+                                    "chance": (torch.tensor(counts).log2().tolist(), [1 / n for n in counts])},
+                                   xlabel="log2 of the number of names", ylabel="top-1, picture to name",
+                                   size=(5.0, 2.8)))
 
 # %% [markdown]
 # The same model looks excellent among 16 names and modest among all: **a retrieval number without its number of
@@ -563,11 +558,11 @@ trained = ema.model
 recalibrate(trained)
 final_rows = best_pictures(trained, search_features, encode_rows(trained, pool), 1)[0][:, 0]
 stages = {f"step {step + 1}": white(rows) for step, rows in list(seen.items())[-5:]} or {"this run": white(final_rows)}
-keep("while_learning", show.compare({**stages, "shipped": white(found_rows[:, 0])}, titles=SEARCHES, scale=1.15))
+run.keep("while_learning", show.compare({**stages, "shipped": white(found_rows[:, 0])}, titles=SEARCHES, scale=1.15))
 
 # %%
 logged = show.read_metrics(run.dir) if first < cfg.steps else {"loss": [0.0], "scale": [0.0]}  # nothing left to do
-keep("curves", show.curves({k: logged[k] for k in ("loss", "scale")}, separate=True, smooth=10, size=(5.0, 2.6)))
+run.keep("curves", show.curves({k: logged[k] for k in ("loss", "scale")}, separate=True, smooth=10, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Measure
@@ -624,8 +619,8 @@ for label, values in pairs.items():
 print(f"distance of the two centres {(pictures.mean(0) - words.mean(0)).norm():.3f}")
 bins = torch.linspace(-0.5, 1, 46)
 density = {k: torch.histc(v, 45, -0.5, 1) / len(v) for k, v in pairs.items() if k != "picture, mean name"}
-keep("cosines", show.curves({k: (bins[:-1].tolist(), v.tolist()) for k, v in density.items()}, xlabel="cosine",
-                            ylabel="share", size=(5.5, 2.8)))
+run.keep("cosines", show.curves({k: (bins[:-1].tolist(), v.tolist()) for k, v in density.items()}, xlabel="cosine",
+                                ylabel="share", size=(5.5, 2.8)))
 
 # %% [markdown]
 # ### Errors, and errors that are none
@@ -644,7 +639,7 @@ synonyms = metrics.synonym_mask(name_features, threshold=0.8)
 all_names, forgiving = strict_ranks(guide, held_out), strict_ranks(guide, held_out, exclude=synonyms)
 print(f"among all {len(concepts)} names, n = {len(held_out)}: top-10 {metrics.top_k(all_names, 10):.3f}, "
       f"synonyms not competing {metrics.top_k(forgiving, 10):.3f}, chance {10 / len(concepts):.4f}")
-keep("errors", show.grid(white(held_out[order]), titles, columns=8, scale=1.5))
+run.keep("errors", show.grid(white(held_out[order]), titles, columns=8, scale=1.5))
 
 # %% [markdown]
 # ## What the picture tower sees
@@ -674,8 +669,8 @@ def redden(row, drop):
 best = ranks.argsort()[:max(7, len(pool) // 4)]  # from the probe above: pictures it names well
 shown = pool[best[torch.randperm(len(best), generator=runtime.generator(seed, "occlusion"))[:7]]]
 heat = torch.stack([redden(row, occlusion(guide, row)) for row in shown.tolist()])
-keep("occlusion", show.compare({"picture": white(shown), "what matters": heat},
-                               titles=[columns["name"][i] for i in shown.tolist()]))
+run.keep("occlusion", show.compare({"picture": white(shown), "what matters": heat},
+                                   titles=[columns["name"][i] for i in shown.tolist()]))
 
 # %% [markdown]
 # ### Fooling it
@@ -718,7 +713,7 @@ def opinion(net, x):
 
 for label, x in {"real pictures": white(real_rows), **{f"climbed on {name}": x for name, x in fooled.items()}}.items():
     print(f"{label:24} emoji-clip: {opinion(guide, x)}   judge: {opinion(judge, x)}")
-keep("fooled", show.compare({"real": white(real_rows), **fooled}, titles=NAMES))
+run.keep("fooled", show.compare({"real": white(real_rows), **fooled}, titles=NAMES))
 
 # %% [markdown]
 # The guide is delighted with what nobody recognises: its score says nothing about pictures that were made by climbing

@@ -195,12 +195,6 @@ data, validation, held_out = (load_captioned("emoji", split=split, image_size=64
                               for split in ("train", "validation", "held_out"))
 
 
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 def spread(pictures, count):
     """Positions of `count` pictures, evenly from the whole set."""
     return torch.linspace(0, len(pictures) - 1, min(count or len(pictures), len(pictures))).long()
@@ -213,8 +207,8 @@ def unit(x):
 
 print({"train": len(data), "validation": len(validation), "held_out": len(held_out)})
 looks = augment_exact(data.images[spread(data, 3).repeat_interleave(7)], runtime.generator(seed, "look"))
-keep("augmented", show.compare({data.columns["name"][i]: unit(part) for i, part in
-                                zip(spread(data, 3).tolist(), looks.split(7), strict=True)}))
+run.keep("augmented", show.compare({data.columns["name"][i]: unit(part) for i, part in
+                                    zip(spread(data, 3).tolist(), looks.split(7), strict=True)}))
 
 # %% [markdown]
 # ## Probe: a palette is a codebook
@@ -254,7 +248,7 @@ for way in ("gradient", "averages", "averages, restarts"):
     decibels = metrics.psnr(painted, unit(real)).mean()
     print(f"{way:20} {used[way][-1]:3} of 64 colours in the last batch, PSNR {decibels:.1f} dB")
 run.figure("palette_codes", show.curves(used, ylabel="codes in use", size=(5.0, 2.6)))
-keep("palette", show.compare(rows, scale=1.1))
+run.keep("palette", show.compare(rows, scale=1.1))
 
 # %% [markdown]
 # All rows start close together. Those that win the first pixels move away with them, and the others wait: with three
@@ -446,12 +440,12 @@ if profile == "full":
 
 # %%
 shots = dict(list(shots.items())[-5:]) or {cfg.steps: through(ema.model, faces)[0]}
-keep("while_learning", show.compare({"real": unit(faces), **{f"step {k}": unit(x) for k, x in shots.items()}},
-                                    scale=1.2))
+run.keep("while_learning", show.compare({"real": unit(faces), **{f"step {k}": unit(x) for k, x in shots.items()}},
+                                        scale=1.2))
 
 # %%
 logged = show.read_metrics(run.dir) if first < cfg.steps else {"l1": [0.0], "perplexity": [0.0]}  # nothing left to do
-keep("curves", show.curves({k: logged[k] for k in ("l1", "perplexity")}, separate=True, smooth=10, size=(5.0, 2.6)))
+run.keep("curves", show.curves({k: logged[k] for k in ("l1", "perplexity")}, separate=True, smooth=10, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Each loss in turn
@@ -502,7 +496,7 @@ for name in ("before", *LOSSES):
     rows[name] = unit(through(tuned, faces)[0])
     numbers = evaluate(tuned, watched)
     print(f"{name:28}", {k: round(numbers[k], 3) for k in ("psnr", "ssim", "features")})
-keep("losses", show.compare(rows, scale=1.2))
+run.keep("losses", show.compare(rows, scale=1.2))
 
 # %% [markdown]
 # Read the numbers with the pictures. L2 serves PSNR, which is the same thing; the features buy their own distance and
@@ -569,7 +563,7 @@ for prefix, net in {"shipped_": shipped, "": ema.model}.items():
 # %%
 few = spread(test, 8)
 rows = {name: unit(fake[few]) for name, (fake, _) in entrants.items() if name != "mean picture"}
-keep("same_rate", show.compare({"real": unit(test[few]), **rows}, scale=1.2), thumbnail=True)
+run.keep("same_rate", show.compare({"real": unit(test[few]), **rows}, scale=1.2), thumbnail=True)
 
 # %% [markdown]
 # ## Rate and distortion
@@ -616,8 +610,8 @@ for budget in (150, 250, 352, 500, 800):
         points[name].append((size, fake))
 drawn = {name: ([size for size, _ in found], [metrics.psnr(unit(x), unit(some)).mean().item() for _, x in found])
          for name, found in points.items()}
-keep("rate_distortion", show.curves(drawn, xlabel="bytes for a picture of 64 x 64", ylabel="PSNR on held-out, dB",
-                                    size=(5.5, 3.0)))
+run.keep("rate_distortion", show.curves(drawn, xlabel="bytes for a picture of 64 x 64", ylabel="PSNR on held-out, dB",
+                                        size=(5.5, 3.0)))
 
 # %% [markdown]
 # ## What a code means
@@ -632,7 +626,7 @@ order = usage.argsort(descending=True)[:int((usage > 0).sum())]
 letters = order[torch.linspace(0, len(order) - 1, 96).long()].to(device_)
 with torch.no_grad():
     alphabet = unit(shipped.decode_codes(letters.view(-1, 1, 1).expand(-1, 8, 8)))[:, :, 8:24, 8:24]
-keep("alphabet", show.contact_sheet(alphabet[alphabet.mean((1, 2, 3)).argsort()], columns=16, size=48))
+run.keep("alphabet", show.contact_sheet(alphabet[alphabet.mean((1, 2, 3)).argsort()], columns=16, size=48))
 
 # %%
 with torch.no_grad():
@@ -645,7 +639,7 @@ near = change[:, :, 24:44, 24:44].sum() / change.sum()
 print(f"{near:.0%} of the change lies within 20 x 20 pixels around the 4 x 4 that the code stands for")
 run.metric(change_nearby=near.item())
 heat = (change / change.amax((1, 2, 3), keepdim=True)).expand(-1, 3, -1, -1)
-keep("reach", show.compare({"picture": unit(old), "one code changed": unit(new), "change": 1 - heat}, scale=1.2))
+run.keep("reach", show.compare({"picture": unit(old), "one code changed": unit(new), "change": 1 - heat}, scale=1.2))
 
 # %% [markdown]
 # ## Growing: 128 pixels from the same codes
@@ -719,8 +713,8 @@ for name, fake in entrants.items():
     print(f"{name:24} PSNR at 128 pixels {at_128:.2f} dB, halved to 64 {at_64:.2f} dB, "
           f"SSIM {metrics.ssim(unit(fake), unit(large_test)).mean():.3f}   (n = {len(fake)} held-out pictures)")
 few = spread(large_test, 6)
-keep("grown", show.compare({"real": unit(large_test[few]), **{k: unit(x[few]) for k, x in entrants.items()}},
-                           scale=1.6))
+run.keep("grown", show.compare({"real": unit(large_test[few]), **{k: unit(x[few]) for k, x in entrants.items()}},
+                               scale=1.6))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not

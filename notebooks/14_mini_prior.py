@@ -214,13 +214,6 @@ def paint(z):
     parts = [painter.decode(painter.snap(part.to(device_))[0]) for part in z.split(32)]
     return (torch.cat(parts).float().cpu() * 0.5 + 0.5).clamp(0, 1)
 
-
-def keep(name, figure, **options):
-    """Save a figure with the run, and hand it on to be shown."""
-    run.figure(name, figure, **options)
-    return figure
-
-
 # %%
 everything = load_captioned("emoji", split="all", image_size=64)
 data = everything.where(split="train").spread(cfg.rows)
@@ -245,7 +238,7 @@ for level in (0.0, 0.2, 0.5, 0.85, 1.0):
     t = torch.full((len(few),), level)
     share = diffusion.alpha_sigma(t)[0][0].square().item()
     rows[f"t = {level}: {share:.0%} drawing"] = paint(diffusion.q_sample(few, t, eps) * std + mean)
-keep("noised", show.compare(rows, scale=1.1))
+run.keep("noised", show.compare(rows, scale=1.1))
 
 # %% [markdown]
 # ## Probe: the perfect denoiser is a copier
@@ -258,8 +251,9 @@ made = samplers.sample_dpm_solver(copier(world), noise, steps=18)
 distance, owner = torch.cdist(made.flatten(1), world.flatten(1)).min(dim=1)
 typical = torch.cdist(world.flatten(1), world.flatten(1)).mean()
 print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; between two drawings: {typical:.1f}")
-keep("copier", show.compare({"sampled": paint(made * std + mean), "nearest of 64": paint(world[owner] * std + mean)},
-                            scale=1.1))
+run.keep("copier", show.compare({"sampled": paint(made * std + mean),
+                                 "nearest of 64": paint(world[owner] * std + mean)},
+                                scale=1.1))
 
 # %% [markdown]
 # Nothing: it returns its drawings. What a trained network draws anew comes from what it *cannot* remember, so it is
@@ -357,7 +351,7 @@ for step in runtime.progress(range(first, last), desc="prior", every=60):
 run.metric(pictures_per_second=cfg.batch_size * (last - first) / (time.perf_counter() - began))
 print(f"{last - first} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
 logged = show.read_metrics(run.dir)["prior_loss"] if last > first else [1.0]
-keep("loss", show.curves({"v-loss": logged}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+run.keep("loss", show.curves({"v-loss": logged}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
@@ -394,7 +388,7 @@ print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters
 
 # %%
 shots["emoji-prior"] = paint(drafts(shipped, words, 2, guidance_scale=2.0))
-keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
+run.keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
 
 # %% [markdown]
 # ## What training buys, what the caption buys
@@ -443,8 +437,8 @@ for name, values in errors.items():
     print(f"{name:46}" + "".join(f"{x:9.3f}" for x in values.mean(1).tolist()) + f"{values.mean():9.3f}")
 run.metric(v_loss=errors["this run"].mean().item(), shipped_v_loss=errors["emoji-prior"].mean().item())
 names = ("predict 0", "this run", "emoji-prior")
-keep("levels", show.curves({name: (LEVELS, errors[name].mean(1)) for name in names}, xlabel="noise level t",
-                           ylabel="error of v, validation", size=(5.0, 2.8)))
+run.keep("levels", show.curves({name: (LEVELS, errors[name].mean(1)) for name in names}, xlabel="noise level t",
+                               ylabel="error of v, validation", size=(5.0, 2.8)))
 
 # %% [markdown]
 # Neighbours explain most: the error is small even without words. Words matter where noise is strong, for there it is
@@ -462,7 +456,7 @@ for kind in ("", ", trained concepts"):
     for what in (", no caption", ", wrong captions"):
         difference = errors[f"emoji-prior{kind}{what}"] - errors[f"emoji-prior{kind}"]
         added[f"{what[2:]}{kind or ', validation'}"] = (LEVELS, difference.mean(1))
-keep("captions", show.curves(added, xlabel="noise level t", ylabel="error added", size=(5.0, 2.8)))
+run.keep("captions", show.curves(added, xlabel="noise level t", ylabel="error added", size=(5.0, 2.8)))
 
 # %% [markdown]
 # ## Sampling in the open
@@ -510,7 +504,8 @@ for scale in (0.0, 1.0, 3.0, 6.0):
     rows[f"scale {scale:.0f}"] = paint(z)
     print(f"scale {scale:.0f}: {seconds:.2f} s a picture, standard deviation of the latents "
           f"{shipped.normalize(z).std():.2f} (drawings: 1.00)")
-keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(cfg.samples)], scale=1.1), thumbnail=True)
+run.keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(cfg.samples)], scale=1.1),
+         thumbnail=True)
 
 # %% [markdown]
 # Scale 3 is clearer than 1, at twice the price. At 6 the latents leave the range of drawings: colours burn, and the
@@ -533,7 +528,7 @@ for count in cfg.step_counts:
         found[name] = ((z - exact).square().mean() / exact.square().mean()).sqrt().item()
     rows[f"{count} steps"] = paint(z)
     print(f"{count:3} steps, {seconds:.2f} s a picture: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
-keep("steps", show.compare(rows, titles=repeated, scale=1.1))
+run.keep("steps", show.compare(rows, titles=repeated, scale=1.1))
 
 # %% [markdown]
 # With guidance both samplers are equally rough at few steps; the second order of DPM-Solver++ pays where the steps are
@@ -556,7 +551,7 @@ for text in asked[:2]:
     rows["nearest"].extend(paint(bank.latents(nearest)))
     rows["their drafts"].extend(paint(from_bank(shipped, [text], each)))
     rows["from noise"].extend(paint(drafts(shipped, [text], each)))
-keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(each)], scale=1.2))
+run.keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(each)], scale=1.2))
 
 # %% [markdown]
 # ## Measure
@@ -570,7 +565,7 @@ judgement = Judgement(load_judge(device=device_), everything)
 concepts = judgement.concepts("validation", cfg.num_concepts)
 count = len(concepts)
 nearest = torch.cat([bank.nearest(x.cpu(), 1) for x in text_encoder.encode(concepts).pooled])
-rows_of = [[i for i, name in enumerate(judgement.of_row) if name == concept] for concept in concepts]
+rows_of = [judgement.rows_of[concept] for concept in concepts]
 real = everything.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)])  # one each, artists in turn
 with torch.no_grad():
     real_latents = torch.cat([small.encode(part.to(device_)).cpu() for part in real.split(64)])
@@ -605,8 +600,8 @@ for name, row in table.items():
 run.metric(top10_noise=table["from noise"]["top10"], top10_bank=table["from the nearest drawing"]["top10"],
            top10_looked_up=table["the nearest drawing itself"]["top10"], seconds=table["from noise"]["seconds"])
 shown = torch.linspace(0, count - 1, min(8, count)).long()
-keep("judged", show.compare({name: made[shown] for name, made in pictures.items()}, scale=1.2,
-                            titles=[textwrap.fill(concepts[i], 14) for i in shown]))
+run.keep("judged", show.compare({name: made[shown] for name, made in pictures.items()}, scale=1.2,
+                                titles=[textwrap.fill(concepts[i], 14) for i in shown]))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not

@@ -82,6 +82,11 @@ class Run:
             self._write()
         return path
 
+    def keep(self, name: str, figure: Any, **options: Any) -> Any:
+        """Save a figure as `figure` does, and hand it on: as the last line of a cell it is shown as well."""
+        self.figure(name, figure, **options)
+        return figure
+
     def metric(self, **values: float | str) -> None:
         """Record final values, shown in the report; the last value under a name counts."""
         self.data["metrics"].update(_plain(values))

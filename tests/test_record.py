@@ -81,6 +81,7 @@ def test_figures(folder):
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     assert Image.open(run.figure("curve", figure)).width > 10
+    assert run.keep("curve", figure) is figure
     for _ in range(2):
         run.figure("face", Image.new("RGB", (8, 8)), thumbnail=True)
     data = read(folder)

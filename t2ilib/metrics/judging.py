@@ -25,19 +25,21 @@ class Judgement:
         synonyms_above: names whose text features have a larger cosine do not compete, nor do names of one family.
 
     Attributes:
-        names: the M readable concept names. split_of: name -> split.
+        names: the M readable concept names. split_of: name -> split. rows_of: name -> rows of the set that show it.
     """
 
     def __init__(self, judge: Any, data: Any, *, synonyms_above: float = 0.9):
         self.judge, self.data = judge, data
         self.of_row = [plain_name(name) for name in data.columns["name"]]
-        rows = {name: i for i, name in reversed(list(enumerate(self.of_row)))}
-        self.names = sorted(rows)
+        self.rows_of: dict[str, list[int]] = {}
+        for i, name in enumerate(self.of_row):
+            self.rows_of.setdefault(name, []).append(i)
+        self.names = sorted(self.rows_of)
         self.index = {name: i for i, name in enumerate(self.names)}
-        self.split_of = {name: data.columns["split"][i] for name, i in rows.items()}
+        self.split_of = {name: data.columns["split"][rows[0]] for name, rows in self.rows_of.items()}
         with torch.no_grad():
             self.text = judge.encode_text(self.names).cpu()
-        families = [data.columns["family"][rows[name]] for name in self.names]
+        families = [data.columns["family"][self.rows_of[name][0]] for name in self.names]
         self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
 
     def concepts(self, split: str, count: int = 0) -> list[str]:
