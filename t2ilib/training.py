@@ -324,6 +324,7 @@ def make_tracker(name: str, run: Any, *, project: str = "t2ilib", folder: str | 
         if name == "tensorboard":
             for key, value in values.items():
                 writer.add_scalar(key, value, step)
+            writer.flush()  # else what was said last is lost with the process
         else:
             writer.log(values, step=step)
 

@@ -335,7 +335,8 @@ def test_trackers(tmp_path, monkeypatch):
 def test_other_trackers_write_the_csv_too(tmp_path, monkeypatch):
     run, seen = FakeRun(tmp_path), []
     writer = types.SimpleNamespace(log=lambda values, step: seen.append((step, values)),
-                                   add_scalar=lambda key, value, step: seen.append((step, {key: value})))
+                                   add_scalar=lambda key, value, step: seen.append((step, {key: value})),
+                                   flush=lambda: seen.append("flushed"))
     wandb = types.SimpleNamespace(init=lambda **options: seen.append(options) or writer)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     make_tracker("wandb-offline", run, project="p")(4, loss=2.0)
@@ -345,10 +346,10 @@ def test_other_trackers_write_the_csv_too(tmp_path, monkeypatch):
     board.SummaryWriter = lambda folder: seen.append(folder) or writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
     make_tracker("tensorboard", run)(5, loss=3.0)
-    assert seen[2:] == [tmp_path / "tensorboard", (5, {"loss": 3.0})] and run.rows[1] == (5, {"loss": 3.0})
+    assert seen[2:] == [tmp_path / "tensorboard", (5, {"loss": 3.0}), "flushed"] and run.rows[1] == (5, {"loss": 3.0})
     monkeypatch.setenv("RANK", "1")
     make_tracker("wandb", run)(6, loss=4.0)
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 def test_a_resumed_run_keeps_its_id_at_weights_and_biases(tmp_path, monkeypatch):
@@ -374,7 +375,8 @@ def test_a_resumed_run_keeps_its_id_at_weights_and_biases(tmp_path, monkeypatch)
 
 
 def test_the_real_wandb_writes_offline_runs_of_one_id(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="an optional package; the test above asks the same of a stand-in")
+    import wandb
+
     monkeypatch.setenv("WANDB_SILENT", "true")
     for step in (0, 1):
         (run := FakeRun(tmp_path / f"run{step}")).dir.mkdir()
@@ -383,6 +385,17 @@ def test_the_real_wandb_writes_offline_runs_of_one_id(tmp_path, monkeypatch):
         assert run.rows == [(step, {"loss": 1.0})]
     kept = (tmp_path / "wandb_id.txt").read_text().strip()
     assert all(list((tmp_path / f"run{i}" / "wandb").glob(f"offline-run-*-{kept}")) for i in (0, 1))
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = make_tracker("tensorboard", FakeRun(tmp_path))
+    for step, loss in ((0, 2.0), (5, 1.5)):
+        log(step, loss=loss)
+    seen = EventAccumulator(str(tmp_path / "tensorboard"))
+    seen.Reload()
+    assert [(event.step, event.value) for event in seen.Scalars("loss")] == [(0, 2.0), (5, 1.5)]
 
 
 # --- Fabric -----------------------------------------------------------------------------------------------------------
