@@ -352,9 +352,8 @@ for name, change in VARIANTS.items():
     began = time.perf_counter()
     gallery[name] = draw(tune, basis=basis, **change)
     features = judgement.features(gallery[name])
-    with torch.no_grad():
-        cosine = (guide.encode_image(gallery[name]) * guide.encode_text(tune)).sum(1).mean().item()
-    table[name] = {"guide": cosine, "seconds": (time.perf_counter() - began) / len(tune),
+    table[name] = {"guide": guide.similarity(gallery[name], tune).mean().item(),
+                   "seconds": (time.perf_counter() - began) / len(tune),
                    "nearest": judgement.novelty(features, training_features)[0].mean().item(),
                    **judgement.report(features, tune, among="validation", real=reference["validation"])}
 

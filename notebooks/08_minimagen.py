@@ -207,7 +207,8 @@ pictures = {size: load_captioned(data, image_size=size).spread(cfg.rows)
 validation = load_captioned("emoji", split="validation", image_size=64).spread(cfg.test_rows)
 words = load_text_encoder(text_encoder, device=device_)
 captions, where = caption_table(pictures[64])
-texts = encode_texts(words, captions, cache=cache_dir() / "texts", dtype=dtype_) if wanted else None
+learns = wanted or cfg.variant_steps
+texts = encode_texts(words, captions, cache=cache_dir() / "texts", dtype=dtype_) if learns else None
 print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts}")
 
 # %% [markdown]
@@ -347,8 +348,9 @@ def train(name, kwargs, steps, *, plan, target="v", weighting="none", label="", 
             save_training(state, step=step + 1, **parts)
         if look and step + 1 in (steps // 16, steps // 4, steps):
             look(step + 1, ema.model)
-    pace = cfg.batch_size * (steps - first) / (time.perf_counter() - began)
-    run.metric(**{f"{label or name}_pictures_per_second": pace})
+    if first < steps:
+        pace = cfg.batch_size * (steps - first) / (time.perf_counter() - began)
+        run.metric(**{f"{label or name}_pictures_per_second": pace})
     return ema.model, network
 
 
@@ -379,16 +381,40 @@ def stage_of(name):
     return Stage(trained[name], SIZES[name], shift=schedules[name].shift, level=0.05)
 
 
+def state_of(label):
+    return folder / f"{label}.pt" if profile == "full" else None
+
+
+# %%
+named, levels = list(validation.captions), (0.3, 0.5, 0.7, 0.85, 0.95)
+
+
+@torch.no_grad()
+def validation_errors(network, text_rows):
+    """Mean squared error of the base's v on the validation drawings, noised to each of the `levels`."""
+    x, errors = downsample(validation.batch(torch.arange(len(validation))), SIZES["base"]), []
+    read = [words.encode(text_rows[i:i + 64]) for i in range(0, len(x), 64)]
+    for level in levels:
+        t, stream = torch.full((len(x),), level), runtime.generator(seed, "validation", str(level))
+        eps = torch.randn(x.shape, generator=stream)
+        x_t, target = diffusion.q_sample(x, t, eps), diffusion.training_target(x, t, eps)
+        with runtime.autocast(device_, dtype_):
+            v = torch.cat([network(noisy.to(device_), at.to(device_), *(f.to(device_) for f in text)).float().cpu()
+                           for noisy, at, text in zip(x_t.split(64), t.split(64), read)])
+        errors.append((v - target).square().mean().item())
+    return errors
+
+
 def look(step, network):
     if not fabric.global_rank:
         shots[f"step {step}"] = draw(base_alone(network), asked, cfg.samples)
+        errors[f"step {step}"] = validation_errors(network, named)
 
 
-trained, shots = {}, {}
+trained, shots, errors = {}, {}, {}
 for name in wanted:
     kwargs = LIVE if cfg.live and name == "base" else NETWORKS[name]
-    state = folder / f"{name}.pt" if profile == "full" else None
-    trained[name], _ = train(name, kwargs, cfg.steps, plan=schedules[name], state=state,
+    trained[name], _ = train(name, kwargs, cfg.steps, plan=schedules[name], state=state_of(name),
                              look=look if name == "base" else None)
 
 # %%
@@ -433,29 +459,13 @@ if "base_loss" in (logged := show.read_metrics(run.dir)):
     run.keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 run.keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
 
-
 # %%
-@torch.no_grad()
-def validation_error(network, text_rows, level):
-    """Mean squared error of the base's v on the validation drawings, all noised to time `level`."""
-    x, total = downsample(validation.batch(torch.arange(len(validation))), SIZES["base"]), 0.0
-    t, stream = torch.full((len(x),), level), runtime.generator(seed, "validation", str(level))
-    eps = torch.randn(x.shape, generator=stream)
-    x_t, target = diffusion.q_sample(x, t, eps), diffusion.training_target(x, t, eps)
-    for part in torch.arange(len(x)).split(64):
-        text = words.encode([text_rows[i] for i in part])
-        with runtime.autocast(device_, dtype_):
-            v = network(x_t[part].to(device_), t[part].to(device_), *(f.to(device_) for f in text)).float().cpu()
-        total += (v - target[part]).square().mean((1, 2, 3)).sum().item()
-    return total / len(x)
-
-
-named, levels = list(validation.captions), (0.3, 0.5, 0.7, 0.85, 0.95)
+half = len(named) // 2
+errors |= {"shipped": validation_errors(shipped, named),
+           "shipped, handed round": validation_errors(shipped, named[half:] + named[:half])}
 print(f"{'t':28}" + "".join(f"{level:9.2f}" for level in levels))
-tested = {"this run": trained.get("base", shipped), "shipped": shipped}
-for title, network in tested.items():
-    for how, rows in (("", named), (", handed round", named[len(named) // 2:] + named[:len(named) // 2])):
-        print(f"{title + how:28}" + "".join(f"{validation_error(network, rows, t):9.4f}" for t in levels))
+for title, row in errors.items():
+    print(f"{title:28}" + "".join(f"{error:9.4f}" for error in row))
 
 # %% [markdown]
 # And all stages, one after another: each picture is the one before it, enlarged. The larger networks need few steps and
@@ -562,7 +572,7 @@ for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size
     kept = {k: change.get(k, v) for k, v in {"target": "v", "schedule": "cosine", "shift": 0.0}.items()}
     averaged, last = train(name, kwargs, max(1, int(cfg.variant_steps * cost["base"] / cost[name])), label=label,
                            plan=diffusion.Schedule(kept["schedule"], kept["shift"]), target=kept["target"],
-                           weighting=change.get("weighting", "none"))
+                           weighting=change.get("weighting", "none"), state=state_of(label))
     for title, network in ((label, averaged), (f"{label}, without EMA", last)):
         cascade_ = base_alone(network.eval(), SIZES[name], **kept)
         short = short or cascade_
@@ -614,13 +624,8 @@ run.keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()},
 guide = load_clip(device=device_)
 
 
-def by_guide(images, prompts):
-    seen = torch.cat([guide.encode_image(part.to(device_)) for part in images.split(64)])
-    return (seen * guide.encode_text(prompts)).sum(1)
-
-
 def best_of(num, cascade):
-    return functools.partial(draw, cascade, **({} if num == 1 else dict(candidates=num, score=by_guide)))
+    return functools.partial(draw, cascade, **({} if num == 1 else dict(candidates=num, score=guide.similarity)))
 
 
 in_latents = load_cascade("latents", device=str(device_), precision=dtype)

@@ -147,9 +147,7 @@ def judge_scores(images: Sequence[Any], prompt: str | Sequence[str]) -> list[flo
     judge, prompts = load_judge(), [prompt] if isinstance(prompt, str) else list(prompt)
     texts = [_asked(p) for p in prompts for _ in range(len(images) // len(prompts))]
     pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0) for image in images]) / 255
-    with torch.no_grad():
-        cosine = (judge.encode_image(pixels) * judge.encode_text(texts)).sum(1)
-    return [round(c, 4) for c in cosine.tolist()]
+    return [round(c, 4) for c in judge.similarity(pixels, texts).tolist()]
 
 
 def _asked(prompt: str) -> str:

@@ -136,6 +136,18 @@ class Clip(nn.Module):
             features[i] = F.normalize(self._encode(windows, batch_size).mean(dim=0), dim=-1)
         return features
 
+    @torch.no_grad()
+    def similarity(self, images: Tensor, texts: list[str], *, batch_size: int = 64) -> Tensor:
+        """Return the cosine (B,) between each picture of (B, 3, H, W) in [0, 1] and the text beside it.
+
+        Raises:
+            BadParameter: not as many texts as pictures, or what `encode_image` and `encode_text` refuse.
+        """
+        if len(images) != len(texts):
+            raise BadParameter(f"got {len(images)} pictures and {len(texts)} texts; give each picture its own text")
+        seen = torch.cat([self.encode_image(part) for part in images.split(batch_size)])
+        return (seen * self.encode_text(texts)).sum(1)
+
     def _encode(self, texts: list[str], batch_size: int) -> Tensor:
         """Return the unit vectors of texts whose ends are cut without a word."""
         quiet = {"warn": False} if isinstance(self.tokenizer, EmojiTokenizer) else {}

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -128,8 +127,7 @@ def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: lis
     guide = _guide(given["clip"], str(cascade.device))
 
     def score(pictures: Tensor, wanted: list[str]) -> Tensor:
-        seen = torch.cat([guide.encode_image(part) for part in pictures.split(given["chunk"])])
-        scores.append((seen * guide.encode_text(wanted)).sum(1).cpu())
+        scores.append(guide.similarity(pictures, wanted, batch_size=given["chunk"]).cpu())
         return scores[-1]
 
     return cascade.sample(texts, candidates=given["candidates"], score=score, **how)[-1]

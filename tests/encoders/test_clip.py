@@ -286,6 +286,15 @@ def test_gradient_reaches_pictures_of_any_size(tiny, tmp_path):
         clip.encode_image(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
+def test_similarity_is_the_cosine_of_each_pair(tiny_clip):
+    clip, pictures = tiny_clip(16), torch.rand(5, 3, 16, 16)
+    texts = ["a", "b", "c", "d", "e"]
+    expected = (clip.encode_image(pictures) * clip.encode_text(texts)).sum(1)
+    torch.testing.assert_close(clip.similarity(pictures, texts, batch_size=2), expected)
+    with pytest.raises(BadParameter, match="5 pictures and 4 texts"):
+        clip.similarity(pictures, texts[:4])
+
+
 def test_half_precision_weights(tiny, pictures, tmp_path):
     save_file(tiny.state_dict(), tmp_path / "openai.safetensors")
     clip = load_clip(str(tmp_path / "openai.safetensors"), precision="bf16")
