@@ -94,8 +94,8 @@ cfg = profiles.resolve(
     smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, sampler_steps=2,
                num_names=40),
     quick=dict(num_images=4, steps=WITH_PRIOR["steps"], candidates=WITH_PRIOR["candidates"], prior_steps=18,
-               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=20, num_names=0),
-    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24, sampler_steps=25))
+               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=12, num_names=0),
+    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24, sampler_steps=20))
 if method not in METHODS:
     raise unknown_name("method", method, METHODS)
 if threads:

@@ -78,7 +78,7 @@ class Sampling:
     """
 
     guidance_scale: float | Sequence[float] = 3.0
-    steps: int | Sequence[int] = 20
+    steps: int | Sequence[int] = 12
     sampler: str = "dpm_solver"
     threshold: str = "static"
     percentile: float = 0.995

@@ -36,7 +36,7 @@ OPTIONS = {  # name: default, meaning
     "candidates": (32, "drafts for each picture, of which the guide keeps the best; 1 needs no guide"),
     "clip": ("emoji-clip", "the guide"),
     "guidance_scale": (3.0, "how literally the first network takes the words; 1 is free. A list: each stage's own"),
-    "steps": (20, "of the first network; those that enlarge take half as many. A list: each stage's own"),
+    "steps": (12, "of the first network; those that enlarge take half as many. A list: each stage's own"),
     "sampler": ("dpm_solver", "`dpm_solver`, `ddim` or `ancestral`"),
     "threshold": ("static", "what keeps guided pixels in range: `static`, `dynamic` or `none`"),
     "percentile": (0.995, "of the pixels, where dynamic thresholding cuts"),

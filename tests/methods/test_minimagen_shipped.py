@@ -17,7 +17,7 @@ def test_most_pictures_are_what_was_asked_for(variant):
     judgement = Judgement(load_judge(), load_captioned("emoji", split="all", image_size=64))
     pictures, record = generate_with_record(ASKED, method="minimagen", num_images=1, seed=0, candidates=6,
                                             variant=variant)
-    assert {p.size for p in pictures} == {(64, 64)} and record["config"]["variant"] == variant
+    assert {p.size for p in pictures} == {(128, 128)} and record["config"]["variant"] == variant
     ranks = judgement.ranks(judgement.features(torch.stack([to_tensor(p) for p in pictures])), ASKED)
     assert (ranks <= 10).sum() >= 4, dict(zip(ASKED, ranks.tolist(), strict=True))
     heart = to_tensor(pictures[0])
