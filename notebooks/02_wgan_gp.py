@@ -492,7 +492,7 @@ if looked:  # a training that was finished before shows nothing on the way
 # mean anything. The DCGAN's difference of logits says only how sure its classifier is.
 
 # %%
-logged = show.read_metrics(run.dir)
+logged = show.read_metrics(run.dir, missing_ok=True)
 curves = {f"{kind}\n{what}": logged[f"{kind} {seed} {what}"] for kind in KINDS
           for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
           if f"{kind} {seed} {what}" in logged}

@@ -455,7 +455,7 @@ else:
 shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
 shots["shipped"] = draw(drafts, asked, cfg.samples)
-if "base_loss" in (logged := show.read_metrics(run.dir)):
+if "base_loss" in (logged := show.read_metrics(run.dir, missing_ok=True)):
     run.keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 run.keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
 

@@ -196,11 +196,17 @@ def _curve(axis: Any, x: list[float], y: list[float], name: str, colour: str, sm
     axis.plot(x, y, color=colour, label=name, marker="o" if len(y) == 1 else None)
 
 
-def read_metrics(path: str | Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Return name -> (steps, values) from a `metrics.csv` (columns step, name, value), or the run folder with one."""
+def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tuple[list[float], list[float]]]:
+    """Return name -> (steps, values) from a `metrics.csv` (columns step, name, value), or the run folder with one.
+
+    Raises:
+        MissingAsset: there is none; with `missing_ok` the answer is {} then, as for a run that trained nothing.
+    """
     path = Path(path)
     path = path if path.suffix == ".csv" else path / "metrics.csv"
     if not path.is_file():
+        if missing_ok:
+            return {}
         raise MissingAsset(f"there is no {path.name} in {path.parent}; a run writes it with Run.log(step, name=value)")
     found: dict[str, tuple[list[float], list[float]]] = {}
     with path.open(newline="") as f:

@@ -75,6 +75,7 @@ def test_curves_from_values_and_from_a_run(tmp_path):
         show.curves({"loss": [1.0]}, names=["los"])
     with pytest.raises(MissingAsset, match="no metrics.csv"):
         show.curves(tmp_path / "nowhere")
+    assert show.read_metrics(tmp_path / "nowhere", missing_ok=True) == {}
     with pytest.raises(BadParameter, match="at least one series"):
         show.curves({})
 
