@@ -512,7 +512,7 @@ for threshold in ("static", "dynamic"):
         curve[f"{what}, {threshold}"] = (list(cfg.scales), [p[k] for p in points])
         print(f"{what:7} {threshold:8}" + "".join(f"  {s:g}: {p[k]:.2f}" for s, p in zip(cfg.scales, points)))
 for percentile in (0.9, 0.95, 0.995):
-    made = draw(drafts, concepts, guidance_scale=max(cfg.scales), percentile=percentile)
+    made = draw(drafts, concepts, guidance_scale=max(cfg.scales), threshold="dynamic", percentile=percentile)
     top10 = judgement.report(judgement.features(enlarged(made)), concepts)["top10"]
     print(f"dynamic at scale {max(cfg.scales):g}, percentile {percentile}: top-10 {top10:.2f}, colour "
           f"{colour(made) / colour(real):.2f}")
