@@ -79,6 +79,7 @@ from t2ilib.data.records import emoji_records
 from t2ilib.encoders import load_judge
 from t2ilib.errors import unknown_name
 from t2ilib.methods import METHODS, generate_with_record
+from t2ilib.methods.minimagen import DEFAULTS
 from t2ilib.methods.vqgan_clip import WITH_PRIOR
 from t2ilib.playground import Playground
 from t2ilib.record import Run
@@ -94,7 +95,8 @@ cfg = profiles.resolve(
     smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, sampler_steps=2,
                num_names=40),
     quick=dict(num_images=4, steps=WITH_PRIOR["steps"], candidates=WITH_PRIOR["candidates"], prior_steps=18,
-               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=12, num_names=0),
+               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=DEFAULTS["steps"],
+               num_names=0),
     full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24, sampler_steps=20))
 if method not in METHODS:
     raise unknown_name("method", method, METHODS)
@@ -130,7 +132,7 @@ CONTROLS = {
                            help="drafts for each picture; the guide keeps the best"),
         "steps": dict(value=steps or cfg.sampler_steps, min=1, max=100,
                       help="of the first network, which decides what there is"),
-        "guidance_scale": dict(value=3.0, min=0.0, max=8.0, step=0.5,
+        "guidance_scale": dict(value=DEFAULTS["guidance_scale"], min=0.0, max=8.0, step=0.5,
                                help="how literally it takes the words; 1 is free, 8 burns colours"),
     },
 }

@@ -571,7 +571,7 @@ edits = {}
 for drawing, words, change in (("red heart", "a broken heart", {}), ("grinning face", "a crying face", {}),
                                ("grinning face", "a crying face, eyes kept", dict(mask=(0, 0.5, 1, 1)))):
     file = run.dir / f"{drawing.replace(' ', '_')}.png"
-    show.save(everything.batch([judgement.of_row.index(drawing)])[0] * 0.5 + 0.5, file)
+    show.save(everything.batch(judgement.rows_of[drawing][:1])[0] * 0.5 + 0.5, file)
     edit = dict(num_images=1, init="image", init_image=str(file), redraw=0.8, **change)
     edited = vqgan_clip(GuidanceConfig(words.split(",")[0], **{**refined, **edit}), vqgan=vqgan, clips=guide,
                         prior=prior)

@@ -1,7 +1,7 @@
 """One training step of a GAN on digits: all on the device and nothing waited for, against the loop of first scripts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,7 @@ def gan_step_rows(device: torch.device, seconds: float, *, pairs: Sequence[Pair]
         timed = measure("gan_step", work, baseline="classic", mode="training", device=device, seconds=seconds,
                         least=least, shape=f"{pair.name}, {chosen.name} of {pair.image_size} px",
                         dtype=f"float32 unless named{tf32(device)}")
-        yield from (_per_second(row, steps) for row in timed if row.metric == "ms")
+        yield from (row.per_second(steps, "steps") for row in timed if row.metric == "ms")
 
 
 def _repeated(step: Callable[[], object], steps: int) -> Callable[[], None]:
@@ -183,8 +183,3 @@ def _repeated(step: Callable[[], object], steps: int) -> Callable[[], None]:
             step()
 
     return run
-
-
-def _per_second(row: Row, steps: int) -> Row:
-    p50, p20, p80 = (round(1e3 * steps / value, 4) for value in (row.p50, row.p80, row.p20))
-    return replace(row, metric="steps/s", p50=p50, p20=p20, p80=p80)

@@ -4,7 +4,7 @@ import csv
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,11 @@ class Row:
     torch: str
     commit: str
     date: str
+
+    def per_second(self, count: int, unit: str) -> "Row":
+        """Return a row in milliseconds as `unit`/s, where one call does `count` of them; slow calls are low rates."""
+        p50, p20, p80 = (round(1e3 * count / value, 4) for value in (self.p50, self.p80, self.p20))
+        return replace(self, metric=f"{unit}/s", p50=p50, p20=p20, p80=p80)
 
 
 COLUMNS = [field.name for field in fields(Row)]

@@ -236,7 +236,7 @@ class _Contest:
     def training_rows(self, seconds: float, least: int) -> Iterator[Row]:
         timed = measure("minimagen", self.steps, baseline="classic", mode="training", shape=self.shape.name,
                         dtype=self.label, device=self.device, seconds=seconds, least=least)
-        yield from (_per_second(row, self.shape.batch) for row in timed if row.metric == "ms")
+        yield from (row.per_second(self.shape.batch, "pictures") for row in timed if row.metric == "ms")
         peaks = {name: peak_mib(step, self.weights[name], self.device) for name, step in self.steps.items()}
         where = "peak allocated" if self.device.type == "cuda" else "peak of tensors"
         for name, peak in peaks.items():
@@ -297,11 +297,6 @@ def _fused() -> contextlib.AbstractContextManager:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _per_second(row: Row, pictures: int) -> Row:
-    p50, p20, p80 = (round(1e3 * pictures / value, 4) for value in (row.p50, row.p80, row.p20))
-    return replace(row, metric="pictures/s", p50=p50, p20=p20, p80=p80)
 
 
 def _passes(walk: Callable[[], object], network: nn.Module) -> tuple[float, float]:
