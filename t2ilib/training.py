@@ -1,5 +1,7 @@
 """Helpers around a training loop that stays visible: Fabric, batches, EMA, schedule, resume, trackers."""
 
+import atexit
+import gc
 import math
 import os
 import random
@@ -35,7 +37,21 @@ def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.f
     fabric = Fabric(accelerator={"cuda": "cuda", "mps": "mps"}.get(kind, "cpu"), devices=devices,
                     num_nodes=nodes, strategy="ddp" if world > 1 else "auto", precision=PRECISION[dtype])
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Leave the process group and end its threads, before the interpreter ends: one that still runs may abort it.
+
+    Threads of gloo end with the last reference to their group, and DDP keeps one. Fabric leaves NCCL's groups only.
+    """
+    if torch.distributed.is_initialized():
+        for module in [x for x in gc.get_objects() if type(x) is nn.parallel.DistributedDataParallel]:
+            for name in ("logger", "reducer", "process_group"):
+                vars(module).pop(name, None)
+        torch.distributed.destroy_process_group()
 
 
 class Batches:

@@ -401,12 +401,19 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
 # --- Fabric -----------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import json, sys
+import atexit, json, os, pathlib, sys
 import torch
 from torch import nn
 from t2ilib.runtime import generator
 from t2ilib.training import Batches, make_fabric
 
+def write_threads():
+    names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    pathlib.Path(sys.argv[1] + ".threads" + os.environ["RANK"]).write_text(" ".join(names))
+
+
+if "RANK" in os.environ:
+    atexit.register(write_threads)  # before make_fabric, so that it is called after what that registers
 torch.set_num_threads(1)
 fabric = make_fabric("cpu")
 torch.manual_seed(0)
@@ -442,6 +449,8 @@ def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
+    left = [(tmp_path / f"two.threads{rank}").read_text() for rank in range(2)]
+    assert not any("gloo" in names for names in left), left  # one that runs while Python ends may abort the process
     torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=1e-7)
     for key, value in one["weights"].items():
         torch.testing.assert_close(torch.tensor(two["weights"][key]), torch.tensor(value), rtol=1e-4, atol=1e-6)
