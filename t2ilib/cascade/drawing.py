@@ -10,11 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from .pictures import downsample, enlarge, low_resolution_condition
+from .pictures import downsample, enlarge, low_resolution_condition, predict_with_margin
 from .walk import Sampling, Stage, split, walk
 from .. import runtime
 from ..diffusion import noise_for, q_sample, with_guidance
 from ..errors import BadParameter
+
+
+MARGIN = 8  # pixels around what a super-resolution network sees of pictures of 64 pixels or more
 
 
 class TextCondition(NamedTuple):
@@ -253,7 +256,11 @@ class Cascade:
             drop = torch.ones(count, dtype=torch.bool, device=self.device)
             nothing = dict(zip(condition, stage.network.without_text(*condition.values(), drop), strict=True))
 
+        margin = max(MARGIN, getattr(stage.network, "factor", 1) // 2) if more and stage.size >= 8 * MARGIN else 0
+
         def network(x_t: Tensor, t: Tensor, given: dict[str, Tensor]) -> Tensor:
+            if margin:
+                return predict_with_margin(stage.network, x_t, t, margin, **given).float()
             return stage.network(x_t, t, **given).float()
 
         scale = how.of_stage("guidance_scale", k, len(self.stages))

@@ -1,5 +1,7 @@
 """Pictures of two sizes: what a super-resolution network is given, in training and in sampling alike."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,6 +40,24 @@ def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps:
     """
     level = torch.as_tensor(level, dtype=torch.float32, device=low.device).expand(len(low))
     return q_sample(enlarge(low, size), level, eps, schedule=Schedule(schedule))
+
+
+def predict_with_margin(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, margin: int, *, low: Tensor,
+                        **given: Tensor) -> Tensor:
+    """Return what a super-resolution network predicts if pictures go on in their mirror image around the edges.
+
+    Where a convolution reads zeros beyond the edge, a small network leaves dashes; they are cut off with the margin.
+
+    Args:
+        network: `(x_t, t, low=, **given) -> prediction` for any size. x_t, low: (B, C, S, S). t: (B,).
+        margin: pixels, less than S; S + 2 margin must be a size that the network takes.
+
+    Shapes:
+        result: (B, C, S, S)
+    """
+    size, around = x_t.shape[-1], (margin,) * 4
+    wide = network(F.pad(x_t, around, mode="reflect"), t, low=F.pad(low, around, mode="reflect"), **given)
+    return wide[..., margin:margin + size, margin:margin + size]
 
 
 def random_crop_pairs(high: Tensor, low: Tensor, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ OPTIONS = {  # name: default, meaning
     "interval": (Sampling.interval, "times between which there is guidance; 1 is noise, 0 the picture"),
     "negative": (Sampling.negative, "a text to be guided away from"),
     "init_image": (None, "a picture file to draw anew for the prompt, or into; one candidate then"),
-    "strength": (0.7, "how much of `init_image` is lost, in (0, 1]"),
+    "strength": (0.9, "how much of `init_image` is lost, in (0, 1]; plain areas keep their colour below 0.85"),
     "mask": (None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares"),
     "device": ("auto", "`cpu`, `cuda`, `mps`"), "precision": ("auto", "`float32`, `bfloat16`, `float16`"),
     "chunk": (32, "pictures in a batch"),

@@ -30,6 +30,15 @@ def test_every_stage_draws_its_text(make):
     assert set(map(type, first)) == {type(None)} and second[0].shape[-1] == 8 and third[0].shape[-1] == 16
 
 
+def test_large_pictures_are_enlarged_with_a_margin(make):
+    cascade = make((32, 64))
+    out = cascade.sample(["a red"], generators=streams(0), **PLAIN)
+    base, larger = (stage.network.calls for stage in cascade.stages)
+    assert base[0]["x_t"].shape[-1] == 32 and out[-1].shape[-1] == 64
+    assert {x.shape[-2:] for call in larger for x in (call["x_t"], call["low"])} == {(80, 80)}
+    torch.testing.assert_close(colour(out[-1]), torch.tensor([(0.8, -0.6, -0.6)]), atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("trained", [dict(target="eps"), dict(target="x0"), dict(schedule="linear"),
                                      dict(shift=-1.4), dict(schedule="linear", target="eps", shift=1.0)], ids=str)
 def test_what_a_stage_was_trained_for_decides_how_it_is_drawn(make, trained):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from t2ilib import diffusion
 from t2ilib.cascade import downsample, enlarge, low_resolution_condition, random_crop_pairs
+from t2ilib.cascade.pictures import predict_with_margin
 from t2ilib.errors import BadParameter, UnknownName
 
 
@@ -60,6 +61,19 @@ def test_downsample():
     assert downsample(torch.ones(1, 3, 15, 15), 6).max() <= 1
     with pytest.raises(BadParameter, match="use enlarge"):
         downsample(x, 16)
+
+
+def test_a_margin_takes_the_marks_of_zero_padding_off_the_edge():
+    average = torch.ones(3, 1, 3, 3) / 9
+    def blurred(x_t, t, *, low):
+        return F.conv2d(F.conv2d(x_t + low, average, padding=1, groups=3), average, padding=1, groups=3)
+    white, t = torch.ones(2, 3, 8, 8), torch.zeros(2)
+    assert blurred(white, t, low=white)[..., 0].max() < 1.6  # two are right, zeros beyond the edge make it less
+    torch.testing.assert_close(predict_with_margin(blurred, white, t, 2, low=white), 2 * white)
+    x, low = torch.rand(2, 2, 3, 8, 8)
+    found, plain = predict_with_margin(blurred, x, t, 4, low=low), blurred(x, t, low=low)
+    torch.testing.assert_close(found[..., 2:-2, 2:-2], plain[..., 2:-2, 2:-2])  # only the edge differs
+    assert (found - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
