@@ -8,7 +8,8 @@ before got wrong: `low_resolution_condition` is that step, in training and in sa
 from .drawing import Cascade, CascadePreview, TextCondition, mix_conditions
 from .latents import LatentSpace
 from .pictures import downsample, enlarge, low_resolution_condition, random_crop_pairs
+from .steering import ClipGuidance
 from .walk import Sampling, Stage
 
-__all__ = ["Cascade", "CascadePreview", "LatentSpace", "Sampling", "Stage", "TextCondition", "downsample", "enlarge",
-           "low_resolution_condition", "mix_conditions", "random_crop_pairs"]
+__all__ = ["Cascade", "CascadePreview", "ClipGuidance", "LatentSpace", "Sampling", "Stage", "TextCondition",
+           "downsample", "enlarge", "low_resolution_condition", "mix_conditions", "random_crop_pairs"]

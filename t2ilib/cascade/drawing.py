@@ -195,7 +195,8 @@ class Cascade:
              candidates: int = 1, score: Score | None = None) -> list[Tensor]:
         if isinstance(texts, str) or not texts or len(texts) != len(generators):
             raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
-        conditions, how, last = self.encode(texts), Sampling.of(settings), len(self.stages) - 1
+        self.encode(texts)  # all of them at once
+        how, last = Sampling.of(settings), len(self.stages) - 1
         # a stream for each stage and candidate, so that a picture's larger stages do not depend on the candidates
         streams = [split(g, last + candidates) for g in generators]
         steps = {k: how.of_stage("steps", k, last + 1) for k in range(first, last + 1)}
@@ -205,20 +206,20 @@ class Cascade:
         watch, out = _Watch(callback, total, self.stages[last].size), []
         for k in steps:
             own = [s for each in streams for s in (each[k - 1:k] if k else each[last:])]
-            x = self._draw(k, [c for c in conditions for _ in range(many[k])], own, how, watch, given,
-                           steps=steps[k], every=many[k])
+            wanted = [t for t in texts for _ in range(many[k])]
+            x = self._draw(k, wanted, own, how, watch, given, steps=steps[k], every=many[k])
             if many[k] > 1:
-                scores = score(x * 0.5 + 0.5, [t for t in texts for _ in range(candidates)]).view(-1, candidates)
+                scores = score(x * 0.5 + 0.5, wanted).view(-1, candidates)
                 first_rows = candidates * torch.arange(len(texts), device=x.device)
                 x = x[first_rows + scores.argmax(1).to(x.device)]
             out.append(x)
             given = replace(given, low=x, begin=None, strength=1.0)
         return out
 
-    def _draw(self, k: int, conditions: list[TextCondition], streams: list[torch.Generator], how: Sampling,
-              watch: _Watch, given: _Given, *, steps: int, every: int) -> Tensor:
+    def _draw(self, k: int, texts: list[Text], streams: list[torch.Generator], how: Sampling, watch: _Watch,
+              given: _Given, *, steps: int, every: int) -> Tensor:
         """Sample one stage, a chunk at a time; return (B, 3, size, size) in [-1, 1], what there is if it is stopped."""
-        stage, count = self.stages[k], len(conditions)
+        stage, count, conditions = self.stages[k], len(texts), self.encode(texts)
         canvas = torch.zeros(count, 3, stage.size, stage.size, device=self.device)
         if given.low is not None:
             canvas = enlarge(given.low, stage.size).clone()
@@ -234,6 +235,9 @@ class Cascade:
                 x_t = q_sample(stage.encode(given.begin[rows]), given.strength * times, x_t, schedule=stage.noising)
             keep = tuple(part[rows] for part in given.keep[k]) if given.keep else None
             denoiser = self._denoiser(k, conditions[rows], more, how)
+            if how.clip_guidance and k == 0:
+                denoiser = how.clip_guidance.steer(denoiser, stage, texts[rows], own, threshold=how.threshold,
+                                                   percentile=how.percentile)
             try:
                 with runtime.autocast(self.device, self.dtype):  # around all steps: weights are cast once
                     x = walk(denoiser, x_t, stage, how, steps=steps, start=given.strength, streams=own, keep=keep,

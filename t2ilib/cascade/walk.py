@@ -75,6 +75,7 @@ class Sampling:
             photographs; drawings on white, whose ground is at the end of the range already, it turns grey.
         interval: times between which there is guidance.
         negative: text to be guided away from, in the place of "no text".
+        clip_guidance: a `ClipGuidance` of the first stage, which then takes texts only.
     """
 
     guidance_scale: float | Sequence[float] = 3.0
@@ -84,6 +85,7 @@ class Sampling:
     percentile: float = 0.995
     interval: tuple[float, float] = (0.0, 1.0)
     negative: str | None = None
+    clip_guidance: Any = None
 
     def __post_init__(self):
         diffusion.check_name("sampler", self.sampler, SAMPLERS)

@@ -164,6 +164,11 @@ class Clip(nn.Module):
         return [i for i, t in enumerate(texts) if len(t.encode()) + 2 > limit and self.count_tokens(t) > limit]
 
 
+def input_side(clip: Any) -> int:
+    """Return the side of square pictures for a CLIP; one whose input is not square scales them itself."""
+    return clip.image_size if isinstance(clip.image_size, int) else max(clip.image_size)
+
+
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 

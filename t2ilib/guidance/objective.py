@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import runtime
+from ..encoders.clip import input_side
 from ..errors import BadParameter
 from .config import GuidanceConfig
 from .cutouts import CutoutParameters, apply_cutouts, whole_picture
@@ -68,14 +69,14 @@ class Guides:
     @property
     def cut_size(self) -> int:
         """Side of the largest input among the guides."""
-        return max(_side(clip) for clip in self.clips)
+        return max(input_side(clip) for clip in self.clips)
 
     def embed(self, images: Tensor, cutouts: CutoutParameters) -> list[Tensor]:
         """Return for each guide the features of all cutouts, (B, n, E) in float32; equal sizes share one warp."""
-        views = {size: apply_cutouts(images, cutouts, size) for size in {_side(clip) for clip in self.clips}}
+        views = {size: apply_cutouts(images, cutouts, size) for size in {input_side(clip) for clip in self.clips}}
         features = []
         for clip in self.clips:
-            view = views[_side(clip)]
+            view = views[input_side(clip)]
             with runtime.autocast(images.device, self.dtype):
                 f = clip.encode_image(view.flatten(0, 1))
             f = f if f.dtype == torch.float64 else f.float()
@@ -127,14 +128,9 @@ def _within(region: Box | None, prompts: Sequence[Sequence[Prompt]]) -> list[lis
 def _looker(clip, look: Callable[[Prompt, int], Tensor]) -> Callable[[Prompt], Tensor]:
     def embed(prompt: Prompt) -> Tensor:
         with torch.no_grad():
-            return clip.encode_image(look(prompt, _side(clip)))
+            return clip.encode_image(look(prompt, input_side(clip)))
 
     return embed
-
-
-def _side(clip) -> int:
-    """Return the side of a guide's cutouts; one whose input is not square scales them itself."""
-    return clip.image_size if isinstance(clip.image_size, int) else max(clip.image_size)
 
 
 def render(vqgan, z: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

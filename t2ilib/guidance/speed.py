@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import runtime
+from ..encoders.clip import input_side
 from ..errors import BadParameter
 from ..layers.attention import attend
 from ..layers.autoencoder import Blocks
 from ..layers.conv_blocks import Upsample, doubling_kernel
 from ..live_bytes import LiveBytes, no_memory
-from .objective import _side, render
+from .objective import render
 from .ops import clamp_with_grad
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -235,7 +236,7 @@ def memory_estimate(vqgan, clips, *, image_size: tuple[int, int], pictures: int 
         z = torch.zeros(pictures, channels, *size, device=device).requires_grad_()
         (images, _), loss = render(vqgan, z, dtype), 0.0
         for clip in clips:
-            views = _stand_in(images, cutouts, _side(clip))
+            views = _stand_in(images, cutouts, input_side(clip))
             with runtime.autocast(device, dtype):
                 loss = loss + clip.encode_image(views.flatten(0, 1)).float().square().sum()
         torch.autograd.grad(loss, z)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import runtime
-from ..cascade import Cascade, CascadePreview, LatentSpace, Sampling, Stage
+from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
 from ..checkpoint import load_model, read_config, short_hash
 from ..diffusion import check_name
 from ..encoders import load_clip, load_text_encoder
@@ -35,6 +35,8 @@ OPTIONS = {  # name: default, meaning
     "variant": ("pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN"),
     "candidates": (32, "drafts for each picture, of which the guide keeps the best; 1 needs no guide"),
     "clip": ("emoji-clip", "the guide"),
+    "clip_guidance_scale": (0.0, "how far the guide's gradient moves the first network's picture in each early step, "
+                            "root mean square in [-1, 1]; 0.3 helps with words that were never drawn, 0 is none"),
     "guidance_scale": (Sampling.guidance_scale,
                        "how literally the first network takes the words; 1 is free. A list: each stage's own"),
     "steps": (Sampling.steps, "of the first network; those that enlarge take half as many. A list: each stage's own"),
@@ -85,6 +87,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     if scores:
         table = scores[0].view(len(texts), -1)
         record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
+    if scores or given["clip_guidance_scale"]:
         record["checkpoints"] |= _hashes([given["clip"]])
     return to_pil(images.cpu() * 0.5 + 0.5), record
 
@@ -109,7 +112,10 @@ def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
     if given["mask"] is not None and not given["init_image"]:
         raise BadParameter("a mask needs init_image=..., the picture into which to draw")
-    how = {f.name: given[f.name] for f in fields(Sampling)}
+    if given["clip_guidance_scale"] < 0 or given["clip_guidance_scale"] and given["variant"] == "latents":
+        raise BadParameter("clip_guidance_scale must be at least 0, and 0 with the variant `latents`; got "
+                           f"{given['clip_guidance_scale']}")
+    how = {f.name: given[f.name] for f in fields(Sampling) if f.name in given}
     Sampling.of(how)
     plain = {tuple: list, type(Path()): str}
     return {k: plain.get(type(v), lambda x: x)(v) for k, v in given.items()}, how
@@ -117,6 +123,8 @@ def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: list[Tensor], **how: Any) -> Tensor:
     """Return pictures (B, 3, H, W) in [-1, 1]; what the guide said of the candidates is added to `scores`."""
+    if given["clip_guidance_scale"]:
+        how["clip_guidance"] = ClipGuidance(_guide(given["clip"], str(cascade.device)), given["clip_guidance_scale"])
     if given["init_image"]:
         size = (cascade.stages[-1].size,) * 2
         picture = fit_picture(load_picture(given["init_image"]), size).expand(len(texts), -1, -1, -1) * 2 - 1

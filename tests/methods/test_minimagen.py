@@ -70,6 +70,17 @@ def test_one_candidate_needs_no_guide(folder, monkeypatch):
     assert "guide_similarity" not in record and list(record["checkpoints"]) == list(STAGES[:2])
 
 
+def test_the_guide_may_steer(folder):
+    how = dict(candidates=1, steps=4, device="cpu", precision="float32")
+    (plain,), _ = run("a red heart", num_images=1, seed=0, **how)
+    (steered,), record = run("a red heart", num_images=1, seed=0, clip_guidance_scale=0.5, **how)
+    assert plain.tobytes() != steered.tobytes()
+    assert record["config"]["clip_guidance_scale"] == 0.5 and "emoji-clip" in record["checkpoints"]
+    for wrong in (dict(clip_guidance_scale=-1.0), dict(clip_guidance_scale=0.3, variant="latents")):
+        with pytest.raises(BadParameter, match="clip_guidance_scale must be"):
+            run("a red heart", num_images=1, seed=0, **wrong)
+
+
 def test_the_stages_that_are_here(folder):
     (folder / STAGES[1]).rename(folder / "elsewhere")
     images, record = run("a red heart", num_images=1, seed=0, candidates=1, **FAST)
@@ -138,7 +149,8 @@ def test_absent_and_silent_checkpoints(folder, tmp_path):
 
 
 def test_options_are_those_of_sampling():
-    assert {f.name for f in dataclasses.fields(Sampling)} < set(DEFAULTS)
+    known = {f.name for f in dataclasses.fields(Sampling)} - {"clip_guidance"}
+    assert known | {"clip_guidance_scale"} < set(DEFAULTS)
     with pytest.raises(UnknownName):
         run("x", num_images=1, seed=0, model="emoji-vqgan")
 
