@@ -134,6 +134,8 @@ CONTROLS = {
                       help="of the first network, which decides what there is"),
         "guidance_scale": dict(value=DEFAULTS["guidance_scale"], min=0.0, max=8.0, step=0.5,
                                help="how literally it takes the words; 1 is free, 8 burns colours"),
+        "clip_guidance_scale": dict(value=DEFAULTS["clip_guidance_scale"], min=0.0, max=1.0, step=0.05,
+                                    help="how far the guide moves the picture in each early step"),
     },
 }
 OPTIONS = {"vqgan_clip": dict(device=device, candidates=cfg.candidates, steps=cfg.steps, num_cutouts=cfg.num_cutouts,

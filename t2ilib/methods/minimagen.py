@@ -1,4 +1,4 @@
-"""MinImagen as a method: a cascade of small diffusion networks, and a guide that chooses among its drafts.
+"""MinImagen as a method: a cascade of small diffusion networks, and guides that steer and choose its drafts.
 
 Its variants differ in where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN.
 """
@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -33,10 +34,11 @@ TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 RECIPE = "python -m t2ilib run 08 --profile full"
 OPTIONS = {  # name: default, meaning
     "variant": ("pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN"),
-    "candidates": (32, "drafts for each picture, of which the guide keeps the best; 1 needs no guide"),
-    "clip": ("emoji-clip", "the guide"),
-    "clip_guidance_scale": (0.0, "how far the guide's gradient moves the first network's picture in each early step, "
-                            "root mean square in [-1, 1]; 0.3 helps with words that were never drawn, 0 is none"),
+    "candidates": (32, "drafts for each picture, of which the guides keep the best"),
+    "clip": (("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose"),
+    "clip_guidance_scale": (ClipGuidance.scale,
+                            "how far the guide moves the first network's picture in each early step, root mean square "
+                            "of pixels in [-1, 1]; 0 is not at all, and the default among latents"),
     "guidance_scale": (Sampling.guidance_scale,
                        "how literally the first network takes the words; 1 is free. A list: each stage's own"),
     "steps": (Sampling.steps, "of the first network; those that enlarge take half as many. A list: each stage's own"),
@@ -87,9 +89,13 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     if scores:
         table = scores[0].view(len(texts), -1)
         record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
-    if scores or given["clip_guidance_scale"]:
-        record["checkpoints"] |= _hashes([given["clip"]])
+    guides = _names(given["clip"])[:None if scores else 1] if scores or given["clip_guidance_scale"] else []
+    record["checkpoints"] |= _hashes(guides)
     return to_pil(images.cpu() * 0.5 + 0.5), record
+
+
+def _names(clip: str | Sequence[str]) -> list[str]:
+    return [clip] if isinstance(clip, str) else list(clip)
 
 
 def _used(cascade: Cascade, variant: str) -> dict[str, Any]:
@@ -107,7 +113,8 @@ def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in options:
         check_name("option of minimagen", name, DEFAULTS)
     check_name("variant of minimagen", options.get("variant", DEFAULTS["variant"]), VARIANTS)
-    given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}), **options}
+    given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}),
+             **({"clip_guidance_scale": 0.0} if options.get("variant") == "latents" else {}), **options}
     if given["candidates"] != 1 and given["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
     if given["mask"] is not None and not given["init_image"]:
@@ -117,14 +124,17 @@ def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                            f"{given['clip_guidance_scale']}")
     how = {f.name: given[f.name] for f in fields(Sampling) if f.name in given}
     Sampling.of(how)
+    if not _names(given["clip"]):
+        raise BadParameter("clip must name a guide or a list of guides; got an empty list")
     plain = {tuple: list, type(Path()): str}
     return {k: plain.get(type(v), lambda x: x)(v) for k, v in given.items()}, how
 
 
 def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: list[Tensor], **how: Any) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1]; what the guide said of the candidates is added to `scores`."""
+    """Return pictures (B, 3, H, W) in [-1, 1]; what the guides said of the candidates is added to `scores`."""
+    guides = [functools.partial(_guide, name, str(cascade.device)) for name in _names(given["clip"])]
     if given["clip_guidance_scale"]:
-        how["clip_guidance"] = ClipGuidance(_guide(given["clip"], str(cascade.device)), given["clip_guidance_scale"])
+        how["clip_guidance"] = ClipGuidance(guides[0](), given["clip_guidance_scale"])
     if given["init_image"]:
         size = (cascade.stages[-1].size,) * 2
         picture = fit_picture(load_picture(given["init_image"]), size).expand(len(texts), -1, -1, -1) * 2 - 1
@@ -133,10 +143,11 @@ def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: lis
         return cascade.inpaint(picture, load_mask(given["mask"], size)[None], texts, **how)[-1]
     if given["candidates"] == 1:
         return cascade.sample(texts, **how)[-1]
-    guide = _guide(given["clip"], str(cascade.device))
+    choosing = [guide() for guide in guides]
 
     def score(pictures: Tensor, wanted: list[str]) -> Tensor:
-        scores.append(guide.similarity(pictures, wanted, batch_size=given["chunk"]).cpu())
+        each = [guide.similarity(pictures, wanted, batch_size=given["chunk"]).cpu() for guide in choosing]
+        scores.append(torch.stack(each).mean(0))
         return scores[-1]
 
     return cascade.sample(texts, candidates=given["candidates"], score=score, **how)[-1]

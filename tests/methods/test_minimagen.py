@@ -29,9 +29,9 @@ def tiny(lowres_cond=False):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Checkpoints of two stages, 8 and 16 pixels, and the guide that ships."""
-    guide = minimagen.checkpoints_dir() / "emoji-clip"
-    (tmp_path / "emoji-clip").symlink_to(guide, target_is_directory=True)
+    """Checkpoints of two stages, 8 and 16 pixels, and the guides that ship."""
+    for guide in DEFAULTS["clip"]:
+        (tmp_path / guide).symlink_to(minimagen.checkpoints_dir() / guide, target_is_directory=True)
     torch.manual_seed(0)
     for name, size in ((STAGES[0], 8), (STAGES[1], 16)):
         network = tiny(lowres_cond=size > 8)
@@ -45,9 +45,9 @@ def test_pictures_and_record(folder):
     assert [i.size for i in images] == [(16, 16)] * 2 and all(isinstance(i, Image.Image) for i in images)
     assert json.loads(json.dumps(record)) == record
     assert record["seeds"] == [3, 4] and record["prompts"] == ["a red heart"] * 2
-    assert record["config"] == {**DEFAULTS, **FAST, "candidates": 4, "interval": [0.0, 1.0]}
+    assert record["config"] == json.loads(json.dumps({**DEFAULTS, **FAST, "candidates": 4}))
     assert record["steps_done"] == 2 + 1
-    assert record["checkpoints"] == {n: short_hash(folder / n) for n in (*STAGES[:2], "emoji-clip")}
+    assert record["checkpoints"] == {n: short_hash(folder / n) for n in (*STAGES[:2], *DEFAULTS["clip"])}
     assert [s["size"] for s in record["stages"]] == [8, 16] and record["stages"][1]["level"] == 0.2
     assert record["text_encoder"] == "minilm" and (record["height"], record["width"]) == (16, 16)
     scores = record["guide_similarity"]
@@ -64,18 +64,27 @@ def test_the_same_seed_gives_the_same_picture_whatever_is_drawn_beside_it(folder
     assert prompts[2].tobytes() != prompts[0].tobytes()  # the text matters
 
 
-def test_one_candidate_needs_no_guide(folder, monkeypatch):
-    monkeypatch.setattr(minimagen, "_guide", None)
-    _, record = run("a red heart", num_images=1, seed=0, candidates=1, **FAST)
+def test_one_candidate_that_is_not_steered_needs_no_guide(folder, monkeypatch):
+    monkeypatch.setattr(minimagen, "_guide", lambda *_: pytest.fail("no guide is needed"))
+    _, record = run("a red heart", num_images=1, seed=0, candidates=1, clip_guidance_scale=0, **FAST)
     assert "guide_similarity" not in record and list(record["checkpoints"]) == list(STAGES[:2])
+
+
+def test_all_guides_choose(folder):
+    how = dict(num_images=1, seed=0, candidates=4, clip_guidance_scale=0, **FAST)
+    each = [run("a red heart", clip=clip, **how)[1] for clip in (*DEFAULTS["clip"], DEFAULTS["clip"])]
+    a, b, both = (torch.tensor(record["guide_similarity"]) for record in each)
+    torch.testing.assert_close(both, (a + b) / 2)
+    assert not torch.allclose(a, b) and list(each[0]["checkpoints"]) == [*STAGES[:2], DEFAULTS["clip"][0]]
 
 
 def test_the_guide_may_steer(folder):
     how = dict(candidates=1, steps=4, device="cpu", precision="float32")
-    (plain,), _ = run("a red heart", num_images=1, seed=0, **how)
-    (steered,), record = run("a red heart", num_images=1, seed=0, clip_guidance_scale=0.5, **how)
+    (plain,), _ = run("a red heart", num_images=1, seed=0, clip_guidance_scale=0.0, **how)
+    (steered,), record = run("a red heart", num_images=1, seed=0, **how)
     assert plain.tobytes() != steered.tobytes()
-    assert record["config"]["clip_guidance_scale"] == 0.5 and "emoji-clip" in record["checkpoints"]
+    assert record["config"]["clip_guidance_scale"] == 0.3
+    assert list(record["checkpoints"]) == [*STAGES[:2], DEFAULTS["clip"][0]]  # with one draft nobody chooses
     for wrong in (dict(clip_guidance_scale=-1.0), dict(clip_guidance_scale=0.3, variant="latents")):
         with pytest.raises(BadParameter, match="clip_guidance_scale must be"):
             run("a red heart", num_images=1, seed=0, **wrong)
@@ -83,7 +92,7 @@ def test_the_guide_may_steer(folder):
 
 def test_the_stages_that_are_here(folder):
     (folder / STAGES[1]).rename(folder / "elsewhere")
-    images, record = run("a red heart", num_images=1, seed=0, candidates=1, **FAST)
+    images, record = run("a red heart", num_images=1, seed=0, candidates=1, clip_guidance_scale=0, **FAST)
     assert images[0].size == (8, 8) and list(record["checkpoints"]) == [STAGES[0]]
     (folder / "elsewhere").rename(folder / STAGES[2])
     assert run("a red heart", num_images=1, seed=0, candidates=1, **FAST)[0][0].size == (16, 16)
@@ -96,7 +105,8 @@ def test_the_variant_that_draws_latents(folder):
     for name in minimagen.LATENT_STAGE:
         (folder / name).symlink_to(shipped / name, target_is_directory=True)
     first, record = run("a red heart", num_images=1, seed=0, variant="latents", **FAST)
-    assert first[0].size == (64, 64) and list(record["checkpoints"]) == [*minimagen.LATENT_STAGE, "emoji-clip"]
+    assert record["config"]["clip_guidance_scale"] == 0
+    assert first[0].size == (64, 64) and list(record["checkpoints"]) == [*minimagen.LATENT_STAGE, *DEFAULTS["clip"]]
     network = tiny(lowres_cond=True)
     save_model(folder / STAGES[2], network, stage=Stage(network, 128).card())
     images, record = run("a red heart", num_images=1, seed=0, variant="latents", **FAST)
@@ -129,6 +139,7 @@ def test_a_picture_is_redrawn_or_drawn_into(folder, tmp_path):
 @pytest.mark.parametrize("wrong, message", [
     ({"guidance_scal": 2.0}, "did you mean guidance_scale"), ({"num_steps": 2}, "option of minimagen"),
     ({"sampler": "dpm"}, "dpm_solver"), ({"steps": 0}, "steps >= 1"), ({"clip": "emoji-judge"}, "only measures"),
+    ({"clip": []}, "must name a guide"),
     ({"variant": "latent"}, "did you mean latents"), ({"candidates": 0}, "at least 1"),
     ({"mask": [0, 0, 1, 1]}, "init_image"),
     ({"init_image": "x.png", "candidates": 2}, "leave one out")])
