@@ -12,6 +12,7 @@ import pytest
 # Set before torch is imported, and inherited by worker processes and notebook kernels.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; 0 tests them compiled, on a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # what ships must be enough; a test that reaches for the network fails here too
 for name in ("T2I_RUN_DIR", "T2I_INTERACTIVE"):
     os.environ.pop(name, None)

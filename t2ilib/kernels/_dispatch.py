@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ except ImportError:
     triton = tl = None
     HAS_TRITON = False
 
+# Triton's interpreter runs kernels on CPU tensors, line by line: slow, and a debugger works. It is on for as long as a
+# process lives, where the variable was set before this import.
+INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ("auto", "torch", "triton")
 MIN_CAPABILITY = (8, 0)
 
@@ -42,14 +46,15 @@ def use_backend(backend: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(backend: str, *tensors: Tensor, name: str, has_triton_kernel: bool) -> str:
+def choose(backend: str, *tensors: Tensor, name: str, kernel: str) -> str:
     """Return "torch" or "triton" for one call of a kernel.
 
     Args:
         backend: what the caller asked for; "auto" follows `use_backend`, then the device.
-        *tensors: the inputs; Triton needs all of them on a CUDA device of capability 8.0 or newer.
-        name: the kernel's public name, for the message.
-        has_triton_kernel: whether this operation has a Triton path at all.
+        *tensors: the inputs; Triton needs all of them on a CUDA device of capability 8.0 or newer, or its interpreter.
+        name: the operation's public name, for the message.
+        kernel: what Triton kernel the operation has: "none"; one that is "unproven", since no GPU has shown it to be
+            faster, and runs only if it is asked for; or a "proven" one, which "auto" takes on a GPU.
 
     Raises:
         UnknownName: the backend's name is not known.
@@ -60,7 +65,9 @@ def choose(backend: str, *tensors: Tensor, name: str, has_triton_kernel: bool) -
         wanted = _forced.get()
     if wanted == "torch":
         return "torch"
-    obstacle = _triton_obstacle(tensors, has_triton_kernel)
+    if wanted == "auto" and (kernel != "proven" or INTERPRETED):
+        return "torch"
+    obstacle = _triton_obstacle(tensors, kernel)
     if wanted == "auto":
         return "torch" if obstacle else "triton"
     if obstacle:
@@ -74,15 +81,18 @@ def _checked(backend: str) -> str:
     return backend
 
 
-def _triton_obstacle(tensors: tuple[Tensor, ...], has_triton_kernel: bool) -> str | None:
+def _triton_obstacle(tensors: tuple[Tensor, ...], kernel: str) -> str | None:
     """Say why Triton cannot take these tensors, or None when it can."""
-    if not has_triton_kernel:
+    if kernel == "none":
         return "this operation has no Triton kernel"
     if not HAS_TRITON:
         return "the package triton is not installed"
+    if INTERPRETED:
+        return None
     for tensor in tensors:
         if tensor.device.type != "cuda":
-            return f"an input is on {tensor.device}, and Triton needs a CUDA device"
+            return (f"an input is on {tensor.device}, and Triton needs a CUDA device, or TRITON_INTERPRET=1 set before "
+                    "t2ilib is imported")
         capability = torch.cuda.get_device_capability(tensor.device)
         if capability < MIN_CAPABILITY:
             return f"the GPU has capability {capability}, and at least {MIN_CAPABILITY} is needed"

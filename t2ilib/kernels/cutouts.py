@@ -152,7 +152,7 @@ def cutouts(
         raise BadParameter(f"cutouts: size must be at least 1, got {size}; CLIP's input size is usual")
     if padding not in PADDINGS:
         raise unknown_name("padding", padding, PADDINGS)
-    choose(backend, images, theta.to(images.device), name="cutouts", has_triton_kernel=False)
+    choose(backend, images, theta.to(images.device), name="cutouts", kernel="none")
     theta = theta.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):  # sampling positions need more than half precision
         warped = cutouts_reference(images.to(theta.dtype), theta, size, padding, antialias, _Warp.apply)

@@ -7,13 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _group_norm_silu_cpu as cpu
 from ..errors import BadParameter
-from ._dispatch import choose, require_floating, second_order_via
-
-# Elements handled at once on the CPU: float32 copies of this many stay in a core's cache through all passes.
-_CHUNK = 2**17
-# PyTorch's channels-last forward is slow for fewer positions than this, and its backward for any number.
-_FEW_POSITIONS = 1024
+from ._dispatch import HAS_TRITON, choose, require_floating, second_order_via, tl, triton
 
 
 def group_norm_silu_reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Tensor:
@@ -25,95 +21,12 @@ def group_norm_silu_reference(x: Tensor, weight: Tensor | None, bias: Tensor | N
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
-def _spread(value: Tensor, channels: int) -> Tensor:
-    """Repeat what belongs to a group for each of its channels: (B, groups) -> (B, 1, C)."""
-    return value.repeat_interleave(channels // value.shape[1], dim=1).unsqueeze(1)
-
-
-def _group_sums(value: Tensor, groups: int) -> Tensor:
-    """Add up the channels of each group: (B, C) -> (B, groups)."""
-    return value.unflatten(1, (groups, -1)).sum(dim=2)
-
-
-def _positions(x: Tensor) -> Tensor:
-    """View a channels-last (B, C, H, W) as (B, H W, C)."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _chunks(x: Tensor) -> list[slice]:
-    step = max(1, _CHUNK // max(1, x[0].numel()))
-    return [slice(i, i + step) for i in range(0, x.shape[0], step)]
-
-
-def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
-    """Split pictures and positions so that each piece stays in the cache."""
-    positions = x.shape[2] * x.shape[3]
-    step = max(1, _CHUNK // max(1, x.shape[1]))
-    return [(part, slice(i, i + step)) for part in _chunks(x) for i in range(0, positions, step)]
-
-
-def _channels_last_forward(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result and each group's mean and inverse deviation, (B, groups) in float32."""
-    count, channels = x.shape[:2]
-    positions = x.shape[2] * x.shape[3]
-    if positions >= _FEW_POSITIONS:
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, count, channels, positions, groups, eps)
-        return F.silu(y, inplace=True), mean.float(), rstd.float()
-    y = torch.empty_like(x)
-    mean, rstd = x.new_empty((2, count, groups), dtype=torch.float32)
-    source, target, n = _positions(x), _positions(y), positions * channels // groups
-    for part in _chunks(x):
-        values = source[part].float()  # (b, HW, C)
-        mean[part] = _group_sums(values.sum(dim=1), groups) / n
-        centred = values - _spread(mean[part], channels)  # two passes: E[x^2] - E[x]^2 would cancel
-        rstd[part] = torch.rsqrt(_group_sums(centred.square().sum(dim=1), groups) / n + eps)
-        scale = _spread(rstd[part], channels) * weight
-        target[part] = F.silu(torch.addcmul(bias, centred, scale, out=centred), inplace=True)
-    return y, mean, rstd
-
-
-def _channels_last_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias; the normalised and scaled values are computed again, not stored."""
-    channels, groups = x.shape[1], mean.shape[1]
-    n = x.shape[2] * x.shape[3] * channels // groups
-    mean_c, rstd_c = _spread(mean, channels), _spread(rstd, channels)  # (B, 1, C)
-    scale = rstd_c * weight
-    shift = bias - mean_c * scale
-    dx = torch.empty_like(x)
-    source, upstream, target = _positions(x), _positions(grad), _positions(dx)
-    total, against_x = x.new_zeros((2, x.shape[0], 1, channels), dtype=torch.float32)  # sums over positions
-    for part, where in _pieces(x):
-        values = source[part, where].float()  # (b, p, C)
-        inner = torch.addcmul(shift[part], values, scale[part])
-        inner = torch.ops.aten.silu_backward(upstream[part, where].float(), inner)  # gradient in front of SiLU
-        target[part, where] = inner
-        total[part] += inner.sum(dim=1, keepdim=True)
-        against_x[part] += inner.mul_(values).sum(dim=1, keepdim=True)
-    against_x = rstd_c * (against_x - mean_c * total)  # of grad * normalised x
-    mean_total = _spread(_group_sums((total * weight)[:, 0], groups), channels) / n
-    mean_against = _spread(_group_sums((against_x * weight)[:, 0], groups), channels) / n
-    slope = -rstd_c.square() * mean_against
-    offset = -rstd_c * mean_total - slope * mean_c
-    for part, where in _pieces(x):
-        inner = target[part, where].float()
-        target[part, where] = torch.addcmul(offset[part], source[part, where].float(), slope[part]).addcmul_(
-            inner, scale[part])
-    return dx, against_x.sum(dim=(0, 1)), total.sum(dim=(0, 1))
-
-
 class _ChannelsLastCPU(torch.autograd.Function):
-    """The same values with a backward several times faster than PyTorch's for channels-last tensors on a CPU.
-
-    It keeps x and the statistics only, where PyTorch keeps the input of SiLU as well.
-    """
+    """What channels-last tensors on a CPU take."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        y, mean, rstd = _channels_last_forward(x, weight, bias, groups, eps)
+        y, mean, rstd = cpu.forward(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.inputs_saved, ctx.constants = 3, {"groups": groups, "eps": eps}
         return y
@@ -123,7 +36,7 @@ class _ChannelsLastCPU(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        dx, dweight, dbias = _channels_last_backward(grad, x, weight.float(), bias.float(), mean, rstd)
+        dx, dweight, dbias = cpu.backward(grad, x, weight.float(), bias.float(), mean, rstd)
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
 
 
@@ -155,6 +68,148 @@ class _InputKept(torch.autograd.Function):
         return dx if dx is None else _like(dx, x), dweight, dbias, None, None
 
 
+if HAS_TRITON:
+
+    @triton.jit
+    def _tile(x, b, c, p, channels, positions, x_b, x_c, x_p):
+        """Load the tile (c, p) of picture b as float32, 0 outside."""
+        inside = (c < channels)[:, None] & (p < positions)[None, :]
+        at = b.to(tl.int64) * x_b + c[:, None].to(tl.int64) * x_c + p[None, :].to(tl.int64) * x_p
+        return tl.load(x + at, mask=inside, other=0.0).to(tl.float32), at, inside
+
+    @triton.jit
+    def _moments_kernel(
+        x,  # (B, C, P), any strides
+        means,  # (B, C, blocks) float32: of each channel in each block of positions
+        spreads,  # (B, C, blocks) float32: sum of squared differences from that mean
+        channels, positions, blocks, x_b, x_c, x_p, C: tl.constexpr, P: tl.constexpr,
+    ):  # fmt: skip
+        b = tl.program_id(0)
+        c = tl.program_id(1) * C + tl.arange(0, C)
+        p = tl.program_id(2) * P + tl.arange(0, P)
+        values, _, inside = _tile(x, b, c, p, channels, positions, x_b, x_c, x_p)
+        count = tl.minimum(P, positions - tl.program_id(2) * P)
+        mean = tl.sum(values, axis=1) / count
+        centred = tl.where(inside, values - mean[:, None], 0.0)
+        at = (b.to(tl.int64) * channels + c) * blocks + tl.program_id(2)
+        tl.store(means + at, mean, mask=c < channels)
+        tl.store(spreads + at, tl.sum(centred * centred, axis=1), mask=c < channels)
+
+    @triton.jit
+    def _apply_kernel(
+        x, y,  # (B, C, P), any strides, the same for both
+        mean, rstd,  # (B, groups) float32
+        weight, bias,  # (C,)
+        channels, positions, groups, x_b, x_c, x_p, C: tl.constexpr, P: tl.constexpr,
+    ):  # fmt: skip
+        b = tl.program_id(0)
+        c = tl.program_id(1) * C + tl.arange(0, C)
+        p = tl.program_id(2) * P + tl.arange(0, P)
+        values, at, inside = _tile(x, b, c, p, channels, positions, x_b, x_c, x_p)
+        real = c < channels
+        group = b * groups + c // (channels // groups)
+        scale = tl.load(rstd + group, mask=real, other=0.0) * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
+        centred = values - tl.load(mean + group, mask=real, other=0.0)[:, None]
+        inner = centred * scale[:, None] + tl.load(bias + c, mask=real, other=0.0).to(tl.float32)[:, None]
+        tl.store(y + at, (inner * tl.sigmoid(inner)).to(y.dtype.element_ty), mask=inside)
+
+    @triton.jit
+    def _backward_kernel(
+        x, grad,  # (B, C, P), any strides of their own
+        out,  # sums (2, B, C, blocks) float32, or the gradient of x, with the strides of x
+        mean, rstd,  # (B, groups) float32
+        weight, bias,  # (C,)
+        slope, offset,  # (B, groups) float32: what the normalisation itself takes back; not read for the sums
+        channels, positions, groups, blocks, x_b, x_c, x_p, g_b, g_c, g_p,
+        SUMS: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+    ):  # fmt: skip
+        b = tl.program_id(0)
+        c = tl.program_id(1) * C + tl.arange(0, C)
+        p = tl.program_id(2) * P + tl.arange(0, P)
+        values, at, inside = _tile(x, b, c, p, channels, positions, x_b, x_c, x_p)
+        upstream, _, _ = _tile(grad, b, c, p, channels, positions, g_b, g_c, g_p)
+        real = c < channels
+        group = b * groups + c // (channels // groups)
+        inverse = tl.load(rstd + group, mask=real, other=0.0)[:, None]
+        normal = (values - tl.load(mean + group, mask=real, other=0.0)[:, None]) * inverse
+        scale = tl.load(weight + c, mask=real, other=0.0).to(tl.float32)[:, None]
+        inner = normal * scale + tl.load(bias + c, mask=real, other=0.0).to(tl.float32)[:, None]
+        sigmoid = tl.sigmoid(inner)
+        before = upstream * sigmoid * (1 + inner * (1 - sigmoid))  # the gradient in front of SiLU
+        if SUMS:
+            before = tl.where(inside, before, 0.0)
+            to = (b.to(tl.int64) * channels + c) * blocks + tl.program_id(2)
+            all_of_them = tl.num_programs(0).to(tl.int64) * channels * blocks
+            tl.store(out + to, tl.sum(before, axis=1), mask=real)
+            tl.store(out + all_of_them + to, tl.sum(before * normal, axis=1), mask=real)
+        else:
+            back = (tl.load(slope + group, mask=real, other=0.0)[:, None] * normal
+                    + tl.load(offset + group, mask=real, other=0.0)[:, None])
+            tl.store(out + at, (inverse * (before * scale - back)).to(out.dtype.element_ty), mask=inside)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """View (B, C, ...) as (B, C, P), with the positions of a channels-last x as far apart as they are."""
+    return x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)
+
+
+def _tiles(x: Tensor) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Return the grid over (B, C, P) and the tile, of up to 2048 values, long where x lies dense."""
+    count, channels, positions = x.shape
+    wide, long = triton.next_power_of_2(channels), triton.next_power_of_2(positions)
+    if x.stride(2) == 1:
+        tile = dict(P=min(2048, long), C=min(wide, max(1, 2048 // long)))
+    else:
+        tile = dict(C=min(128, wide), P=min(long, max(1, 2048 // min(128, wide))))
+    return (count, triton.cdiv(channels, tile["C"]), triton.cdiv(positions, tile["P"])), tile
+
+
+def _group_moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Return mean and inverse deviation of each group, (B, groups) float32, from those of blocks (Chan et al. 1983)."""
+    (count, channels, positions), (grid, tile) = x.shape, _tiles(x)
+    means, spreads = x.new_empty((2, count, channels, grid[2]), dtype=torch.float32)
+    _moments_kernel[grid](x, means, spreads, channels, positions, grid[2], *x.stride(), **tile)
+    size = torch.full((grid[2],), tile["P"], dtype=torch.float32, device=x.device)
+    size[-1] = positions - (grid[2] - 1) * tile["P"]
+    n = positions * channels // groups
+    means, spreads = (t.reshape(count, groups, -1, grid[2]) for t in (means, spreads))
+    mean = (means * size).sum((2, 3)) / n
+    between = ((means - mean[..., None, None]).square() * size).sum((2, 3))
+    return mean, ((spreads.sum((2, 3)) + between) / n + eps).rsqrt()
+
+
+class _Fused(torch.autograd.Function):
+    """Two passes over x forward, two backward, in any layout; kept for the backward: x and the statistics."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        flat = _flat(x)
+        y = torch.empty_like(flat)
+        mean, rstd = _group_moments(flat, groups, eps)
+        grid, tile = _tiles(flat)
+        _apply_kernel[grid](flat, y, mean, rstd, weight, bias, *flat.shape[1:], groups, *flat.stride(), **tile)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.inputs_saved, ctx.constants = 3, {"groups": groups, "eps": eps}
+        return y.view(x.shape)
+
+    @staticmethod
+    @second_order_via(group_norm_silu_reference)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        groups, flat, upstream = ctx.constants["groups"], _flat(x), _flat(grad)
+        (count, channels, positions), (grid, tile) = flat.shape, _tiles(flat)
+        sums = flat.new_empty((2, count, channels, grid[2]), dtype=torch.float32)
+        shared = (channels, positions, groups, grid[2], *flat.stride(), *upstream.stride())
+        given = (mean, rstd, weight, bias)
+        _backward_kernel[grid](flat, upstream, sums, *given, mean, mean, *shared, SUMS=True, **tile)
+        total, against = sums.sum(3)  # (B, C): of the gradient in front of SiLU, and of that times the normalised x
+        n = positions * channels // groups
+        offset, slope = (cpu.group_sums(s * weight.float(), groups) / n for s in (total, against))
+        dx = torch.empty_like(flat)
+        _backward_kernel[grid](flat, upstream, dx, *given, slope, offset, *shared, SUMS=False, **tile)
+        return dx.view(x.shape), against.sum(0).to(weight.dtype), total.sum(0).to(bias.dtype), None, None
+
+
 def _plain(x: Tensor) -> Tensor:
     return x.float().contiguous()  # CUDA's normalisation copies any other layout itself
 
@@ -175,21 +230,6 @@ def _suits_kept_input(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> 
         and weight.dtype == bias.dtype == torch.float32
         and x.numel() > 0
         and not torch.compiler.is_compiling()  # a compiler decides by itself what to compute again
-    )
-
-
-def _suits_channels_last_cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.ndim == 4
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and weight is not None
-        and bias is not None
-        and weight.dtype == bias.dtype == torch.float32
-        and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_contiguous()
-        and not torch.compiler.is_compiling()  # a compiler fuses the reference better than these loops
     )
 
 
@@ -223,8 +263,11 @@ def group_norm_silu(
         if value is not None and value.shape != (channels,):
             raise BadParameter(f"group_norm_silu: {name} must be ({channels},), got {tuple(value.shape)}")
     present = [t for t in (x, weight, bias) if t is not None]
-    choose(backend, *present, name="group_norm_silu", has_triton_kernel=False)
-    if _suits_channels_last_cpu(x, weight, bias):
+    if choose(backend, *present, name="group_norm_silu", kernel="unproven") == "triton":
+        scale, shift = (x.new_full((channels,), k, dtype=torch.float32) if t is None else t
+                        for k, t in ((1, weight), (0, bias)))
+        return _Fused.apply(x, scale, shift, groups, eps)
+    if cpu.suits(x, weight, bias):
         return _ChannelsLastCPU.apply(x, weight, bias, groups, eps)
     if _suits_kept_input(x, weight, bias):
         return _InputKept.apply(x, weight, bias, groups, eps)

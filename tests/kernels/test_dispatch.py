@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from t2ilib.errors import BadParameter, KernelUnavailable, UnknownName
-from t2ilib.kernels import cutouts, group_norm_silu, nearest_code, use_backend
+from t2ilib.kernels import _dispatch, cutouts, group_norm_silu, nearest_code, use_backend
 from t2ilib.kernels._dispatch import choose, require_floating, second_order_via
 
 CALLS = {
@@ -13,7 +13,8 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_triton_by_name_is_refused_on_the_cpu(name):
+def test_triton_by_name_is_refused_on_the_cpu(name, monkeypatch):
+    monkeypatch.setattr(_dispatch, "INTERPRETED", False)
     with pytest.raises(KernelUnavailable, match=f"{name}.*because.*use 'auto'"):
         CALLS[name](backend="triton")
     with use_backend("triton"), pytest.raises(KernelUnavailable):
@@ -28,8 +29,23 @@ def test_misspelt_backend_is_answered_with_the_nearest(name):
 
 def test_an_explicit_backend_wins_over_the_context_and_the_context_ends():
     with use_backend("triton"):
-        assert choose("torch", torch.ones(1), name="x", has_triton_kernel=True) == "torch"
-    assert choose("auto", torch.ones(1), name="x", has_triton_kernel=True) == "torch"
+        assert choose("torch", torch.ones(1), name="x", kernel="proven") == "torch"
+    assert choose("auto", torch.ones(1), name="x", kernel="proven") == "torch"
+
+
+@pytest.mark.parametrize(("kernel", "capability", "interpreted", "expected"), [
+    ("proven", (9, 0), False, "triton"), ("proven", (7, 5), False, "torch"), ("unproven", (9, 0), False, "torch"),
+    ("none", (9, 0), False, "torch"), ("proven", (9, 0), True, "torch")])
+def test_auto_takes_a_proven_kernel_on_a_new_gpu_alone(kernel, capability, interpreted, expected, monkeypatch):
+    class OnGPU:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(_dispatch, "HAS_TRITON", True)
+    monkeypatch.setattr(_dispatch, "INTERPRETED", interpreted)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose("auto", OnGPU(), name="x", kernel=kernel) == expected
+    if kernel == "unproven":
+        assert choose("triton", OnGPU(), name="x", kernel=kernel) == "triton"  # whoever asks for it gets it
 
 
 def test_backend_context_ends_after_an_error():
