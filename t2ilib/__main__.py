@@ -140,7 +140,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _add_bench(commands: Any) -> None:
     parser = _command(commands, "bench", _bench, "Measure hot loops beside what they replace, into reports/benchmarks.",
-                      "example: python -m t2ilib bench cutouts --seconds 5")
+                      "example: python -m t2ilib bench kernels --seconds 5")
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured for each provider (default: 2)")

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .. import runtime
+from ..live_bytes import LiveBytes
 
 
 @dataclass
@@ -42,16 +44,17 @@ COLUMNS = [field.name for field in fields(Row)]
 
 
 def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline: str, mode: str, shape: str,
-            dtype: str = "float32", device: torch.device | str = "cpu", seconds: float = 2.0,
-            least: int = 5) -> list[Row]:
+            dtype: str = "float32", device: torch.device | str = "cpu", seconds: float = 2.0, least: int = 5,
+            memory: bool | None = None) -> list[Row]:
     """Time each provider in turns for about `seconds` each, and return a row for each.
 
-    Turns spread whatever else the machine does over all providers alike. On CUDA the peak of allocated memory is
-    measured too, in rows of their own.
+    Turns spread whatever else the machine does over all providers alike.
 
     Args:
         providers: name -> function of no arguments. baseline: the one whose median the ratios divide.
         least: timed calls of each provider even if they take longer than `seconds`.
+        memory: measure the peak of memory above the inputs too, in rows of their own: on CUDA what torch allocates,
+            elsewhere what tensors hold. None is on CUDA alone.
     """
     device = torch.device(device)
     for work in providers.values():  # warm up: allocations, autotuning, compilation
@@ -60,17 +63,13 @@ def measure(kernel: str, providers: dict[str, Callable[[], object]], *, baseline
     times: dict[str, list[float]] = {name: [] for name in providers}
     while min(sum(t) for t in times.values()) < seconds or min(map(len, times.values())) < least:
         for name, work in providers.items():
-            _wait(device)
-            start = time.perf_counter()
-            work()
-            _wait(device)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(work, device))
     quantiles = {n: torch.quantile(torch.tensor(t, dtype=torch.float64) * 1e3, torch.tensor([0.5, 0.2, 0.8]).double())
                  for n, t in times.items()}
     base = quantiles[baseline][0].item()
     rows = [_row(kernel, name, mode, shape, dtype, "ms", q.tolist(), base / q[0].item(), device)
             for name, q in quantiles.items()]
-    if device.type == "cuda":
+    if device.type == "cuda" if memory is None else memory:
         peaks = {name: _peak(work, device) for name, work in providers.items()}
         rows += [_row(kernel, name, mode, shape, dtype, "MiB", [peak] * 3, peaks[baseline] / max(peak, 1e-9), device)
                  for name, peak in peaks.items()]
@@ -85,12 +84,36 @@ def tf32(device: torch.device) -> str:
     return "; TF32 " + ", ".join(f"{name} {'on' if allowed else 'off'}" for name, allowed in state.items())
 
 
+def noise(*shape: int, device: torch.device, name: str) -> Tensor:
+    """Return normal numbers that depend on the name alone, not on the device."""
+    return torch.randn(shape, generator=runtime.generator(0, "bench", name)).to(device)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time one call; on CUDA by events, which the CPU's share in starting and waiting does not enter."""
+    _wait(device)
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        _wait(device)
+        return start.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def _peak(work: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        with LiveBytes() as live:
+            work()
+        return live.peak / 2**20
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

@@ -22,7 +22,7 @@ def group_norm_silu_reference(x: Tensor, weight: Tensor | None, bias: Tensor | N
 
 
 class _ChannelsLastCPU(torch.autograd.Function):
-    """What channels-last tensors on a CPU take."""
+    """What channels-last tensors of few channels in a group take on a CPU."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -238,6 +238,9 @@ def group_norm_silu(
 ) -> Tensor:
     """Normalise each group of channels to mean 0 and variance 1, scale, shift, and apply x * sigmoid(x).
 
+    On a CPU with channels-last x it is as exact as PyTorch's own: 1e-4 where a mean is five times its deviation, 1e-2
+    at fifty times.
+
     Args:
         x: activations, contiguous or channels-last.
         weight: scale of each channel, or None for 1.
@@ -267,7 +270,7 @@ def group_norm_silu(
         scale, shift = (x.new_full((channels,), k, dtype=torch.float32) if t is None else t
                         for k, t in ((1, weight), (0, bias)))
         return _Fused.apply(x, scale, shift, groups, eps)
-    if cpu.suits(x, weight, bias):
+    if cpu.suits(x, weight, bias, groups):
         return _ChannelsLastCPU.apply(x, weight, bias, groups, eps)
     if _suits_kept_input(x, weight, bias):
         return _InputKept.apply(x, weight, bias, groups, eps)

@@ -39,5 +39,5 @@ def test_rows_of_another_device_stay(tmp_path):
 
 
 def test_unknown_benchmark():
-    with pytest.raises(UnknownName, match="did you mean cutouts"):
-        run_benchmark("cutout")
+    with pytest.raises(UnknownName, match="did you mean kernels"):
+        run_benchmark("kernel")

@@ -1,0 +1,165 @@
+"""The operations of `t2ilib.kernels` beside the plain formula, what others offer, `torch.compile` and Triton."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code
+from ..runtime import generator
+from .measure import Row, measure, noise
+
+GROUPS, EPS = 8, 1e-6  # of the normalisation
+NEAREST = {"cpu": ((2048, 2048, 8), (625, 16384, 256)),  # vectors, codes, dimensions
+           "cuda": ((625, 16384, 256), (16384, 512, 256), (131072, 8192, 64))}
+NORMS = {"cpu": ((16, 48, 32, 32), (1, 128, 128, 128)), "cuda": ((1, 128, 400, 400), (64, 96, 32, 32))}
+CUTS = {"cpu": ((64, 16, 64), (400, 32, 224)), "cuda": ((400, 32, 224), (512, 64, 224))}  # side, how many, their side
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation at one size.
+
+    Attributes:
+        work: name -> function of the inputs. "eager" is the baseline.
+        moved: bytes that must be read and written at least, forward and backward.
+        flop: arithmetic of the forward pass, where it counts.
+    """
+
+    kernel: str
+    shape: str
+    inputs: tuple[Tensor, ...]
+    work: dict[str, Callable[..., Tensor]]
+    moved: tuple[int, int]
+    flop: int = 0
+    modes: tuple[str, ...] = ("forward", "backward", "full")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does at best: bytes/s of a copy, float32 FLOP/s of a large product."""
+
+    copy: float
+    matmul: float
+
+    def ideal_ms(self, case: Case, mode: str) -> float:
+        """Return the time below which no implementation can be: the roofline (Williams et al. 2009)."""
+        moved = {"forward": case.moved[0], "backward": case.moved[1], "full": sum(case.moved)}[mode]
+        return 1e3 * max(moved / self.copy, case.flop / self.matmul)
+
+
+def machine_rows(device: torch.device, seconds: float) -> tuple[list[Row], Rates]:
+    """Measure a copy and float32 products (and what is faster on tensor cores, which nothing here is compared with)."""
+    side, size = (1024, 2**24) if device.type == "cpu" else (4096, 2**27)
+    source, a = torch.ones(size, device=device), noise(side, side, device=device, name="product")
+    target, half = torch.empty_like(source), a.bfloat16()
+    (copied,) = measure("machine", {"copy": lambda: target.copy_(source)}, baseline="copy", mode="forward",
+                        shape=f"{source.nbytes >> 20} MiB", device=device, seconds=seconds)[:1]
+    products = measure("machine", {"matmul float32": lambda: a @ a, "matmul bfloat16": lambda: half @ half},
+                       baseline="matmul float32", mode="forward", shape=f"{side}^3", dtype="as named", device=device,
+                       seconds=seconds)[:2]
+    rates = Rates(2e3 * source.nbytes / copied.p50, 2e3 * side**3 / products[0].p50)
+    return [copied.per_second(2 * source.nbytes / 1e9, "GB"),
+            *(row.per_second(2 * side**3 / 1e9, "GFLOP") for row in products)], rates
+
+
+def nearest_code_cases(device: torch.device) -> Iterator[Case]:
+    """Nearest code, against all distances (taming's formula) and `cdist`."""
+    for n, k, d in NEAREST[device.type]:
+        z, table = noise(n, d, device=device, name="z"), noise(k, d, device=device, name="codebook")
+
+        def eager(z: Tensor, table: Tensor) -> Tensor:
+            return (z.square().sum(1, keepdim=True) + table.square().sum(1) - 2 * z @ table.T).argmin(1)
+
+        work = {"eager": eager, "cdist": lambda z, table: torch.cdist(z, table).argmin(1), "t2ilib": nearest_code}
+        yield Case("nearest_code", f"{n}x{d}, K={k}", (z, table), work, (z.nbytes + table.nbytes + 8 * n, 0),
+                   2 * n * k * d, modes=("forward",))
+
+
+def group_norm_silu_cases(device: torch.device) -> Iterator[Case]:
+    """Normalisation and activation in one call, in both layouts, against two calls and against taming's three."""
+    for shape in NORMS[device.type]:
+        for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels last")):
+            x = noise(*shape, device=device, name="x").contiguous(memory_format=layout).requires_grad_()
+            weight, bias = (noise(shape[1], device=device, name=n).requires_grad_() for n in ("weight", "bias"))
+
+            def taming(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                y = F.group_norm(x, GROUPS, weight, bias, EPS)
+                return y * torch.sigmoid(y)
+
+            work = {"eager": lambda x, w, b: F.silu(F.group_norm(x, GROUPS, w, b, EPS)), "taming": taming,
+                    "t2ilib": lambda x, w, b, **how: group_norm_silu(x, w, b, GROUPS, EPS, **how)}
+            yield Case("group_norm_silu", "x".join(map(str, shape)) + " " + name, (x, weight, bias), work,
+                       (2 * x.nbytes, 3 * x.nbytes))
+
+
+def cutouts_cases(device: torch.device) -> Iterator[Case]:
+    """n crops of a picture in one warp, against a loop that crops and resizes each, and against `roi_align`."""
+    from torchvision.ops import roi_align
+
+    for size, n, side in CUTS[device.type]:
+        image = noise(1, 3, size, size, device=device, name="image").requires_grad_()
+        g = generator(0, "bench", "crops")
+        crop = torch.randint(size // 2, size, (n,), generator=g)
+        corner = (torch.rand((n, 2), generator=g) * (size - crop)[:, None]).long()  # y, x
+        centre = (2 * corner + crop[:, None]) / size - 1
+        scale = (crop / size)[:, None, None] * torch.eye(2)
+        theta = torch.cat([scale, centre.flip(1)[:, :, None]], dim=2)[None].to(device)
+        box = torch.cat([corner.flip(1), corner.flip(1) + crop[:, None]], 1).float().to(device)
+
+        def loop(image: Tensor, crop: Tensor = crop, corner: Tensor = corner, side: int = side) -> Tensor:
+            return torch.cat([F.interpolate(image[:, :, y:y + c, x:x + c], (side, side), mode="bilinear",
+                                            antialias=True)
+                              for c, (y, x) in zip(crop.tolist(), corner.tolist(), strict=True)])
+
+        work = {"eager": loop, "roi_align": lambda x, box=box, side=side: roi_align(x, [box], side, aligned=True),
+                "t2ilib": lambda x, theta=theta, side=side, **how: cutouts(x, theta, side, **how).flatten(0, 1)}
+        out = 4 * n * 3 * side * side
+        yield Case("cutouts", f"{size} px, {n} of {side} px", (image,), work, (image.nbytes + out,) * 2)
+
+
+CASES = {"nearest_code": nearest_code_cases, "group_norm_silu": group_norm_silu_cases, "cutouts": cutouts_cases}
+TRITON = ("nearest_code", "group_norm_silu")  # what has a kernel to be asked for
+COMPILED = ("nearest_code", "group_norm_silu")  # a loop over crops of all sizes is compiled anew for each
+
+
+def _call(function: Callable[..., Tensor], case: Case, mode: str) -> Callable[[], object]:
+    wanted = [t for t in case.inputs if t.requires_grad]
+    if mode == "forward":
+        return lambda: function(*case.inputs)
+    result = function(*case.inputs)
+    upstream = torch.ones_like(result)
+    if mode == "backward":
+        return lambda: torch.autograd.grad(result, wanted, upstream, retain_graph=True)
+    return lambda: torch.autograd.grad(function(*case.inputs), wanted, upstream)
+
+
+def case_rows(case: Case, rates: Rates, device: torch.device, seconds: float) -> Iterator[Row]:
+    """Time and peak memory of each provider, and which share of the roofline it reaches."""
+    work = dict(case.work)
+    if device.type == "cuda":
+        if case.kernel in COMPILED:
+            work["torch.compile"] = torch.compile(work["eager"], dynamic=False)
+        if HAS_TRITON and case.kernel in TRITON:
+            work["triton"] = lambda *inputs: case.work["t2ilib"](*inputs, backend="triton")
+    for mode in case.modes:
+        providers = {name: _call(function, case, mode) for name, function in work.items()}
+        rows = measure(case.kernel, providers, baseline="eager", mode=mode, shape=case.shape, device=device,
+                       seconds=seconds, memory=True)
+        yield from rows
+        ideal = rates.ideal_ms(case, mode)
+        for row in rows:
+            if row.metric == "ms":
+                p50, p20, p80 = (round(ideal / t, 4) for t in (row.p50, row.p80, row.p20))
+                yield replace(row, metric="of roofline", p50=p50, p20=p20, p80=p80)
+
+
+def kernels_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+    """All operations, after the rates of the machine that their rooflines are made of."""
+    rows, rates = machine_rows(device, seconds)
+    yield from rows
+    for cases in CASES.values():
+        for case in cases(device):
+            yield from case_rows(case, rates, device, seconds)
