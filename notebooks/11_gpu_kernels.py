@@ -1,0 +1,586 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · GPU kernels: fewer bytes
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/11_gpu_kernels.ipynb)
+#
+# A few lines of torch, and what they cost in memory traffic. Then the same in one pass, written in Triton, and read
+# line by line: on a laptop too, in Triton's interpreter.
+#
+# **What you will learn**
+# - how to tell whether an operation waits for memory or for arithmetic: the roofline, measured on your own machine
+# - how to find the nearest of 16,384 codes without ever holding the distances, and how exact that must be
+# - what a Triton program is: tiles, masks, running results, and how to debug one with `print`
+# - what a fused operation saves, forward and backward, in bytes
+# - why a gradient penalty through a hand-written kernel is silently wrong, and the guard that mends it
+#
+# | profile | device | time | memory |
+# |---|---|---|---|
+# | smoke | 1 CPU core | 15 s | 1 GB |
+# | quick | 1 CPU core | 40 s | 1.9 GB |
+# | full | 1 CPU core | 4 min | 2 GB |
+# | full | GPU | not measured | |
+#
+# Rerun it on other sizes: `python -m t2ilib run 11 -p num_codes 65536`.
+
+# %% tags=["setup"]
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/OWNER/REPO"
+here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
+root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
+    if root is None:
+        root = here / REPOSITORY.rsplit("/", 1)[-1]
+        if not root.exists():
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+    needed = {"safetensors": "safetensors"}
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+if root is None:
+    raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
+sys.path.insert(0, str(root))
+
+# %% tags=["parameters"] nbmake={"mock": {"profile": "smoke"}}
+profile: str = "quick"  # smoke, quick or full
+seed: int = 0
+device: str = "auto"  # auto, cpu or cuda
+num_vectors: int | None = None  # vectors whose nearest code is looked for; None: the profile's own
+num_codes: int | None = None  # the largest codebook
+seconds: float | None = None  # how long each thing is timed
+threads: int = 0  # CPU threads; 0 leaves torch's own choice
+
+# %% [markdown]
+# Triton compiles for GPUs. Without one its interpreter runs the same kernels on the CPU, slowly. It must be switched on
+# before a kernel is defined, so before the library is imported.
+
+# %%
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# %%
+import csv
+import functools
+import inspect
+
+import matplotlib.pyplot as plt
+from torch.nn import functional as F
+
+from t2ilib import profiles, runtime, show
+from t2ilib.bench.kernels import cutouts_cases, group_norm_silu_cases, machine_rows, nearest_code_cases
+from t2ilib.bench.measure import measure
+from t2ilib.data import load_captioned
+from t2ilib.kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code, second_order_via
+from t2ilib.live_bytes import LiveBytes
+from t2ilib.models.vqgan import load_vqgan
+from t2ilib.paths import checkpoints_dir, repo_root, reports_dir
+from t2ilib.record import Run
+
+# %%
+options = dict(num_vectors=num_vectors, num_codes=num_codes, seconds=seconds)
+given = dict(profile=profile, seed=seed, device=device, **options)
+cfg = profiles.resolve(
+    profile, overrides=options,
+    smoke=dict(num_vectors=256, num_codes=1024, seconds=0.01, pictures=8, triton_rows=20),
+    quick=dict(num_vectors=1024, num_codes=16384, seconds=0.3, pictures=64, triton_rows=70),
+    full=dict(num_vectors=4096, num_codes=16384, seconds=3.0, pictures=660, triton_rows=150))
+if threads:
+    torch.set_num_threads(threads)
+device_ = runtime.pick_device(device)
+runtime.seed_everything(seed)
+run = Run("11_gpu_kernels", given=given, resolved=cfg, device=device_)
+print(runtime.describe(device_, torch.float32, profile, seed))
+print("Triton:", "not installed here; its cells only show their source" if not HAS_TRITON else
+      "compiles for this GPU" if device_.type == "cuda" else "interpreted")
+
+
+def noise(*shape, name="noise"):
+    return torch.randn(shape, generator=runtime.generator(seed, name)).to(device_)
+
+
+# %% [markdown]
+# ## The idea: a roof with two sides
+# A processor reads bytes, calculates, and writes bytes. It can copy so many bytes a second, $\beta$, and do so many
+# operations, $\pi$. An operation that must move $b$ bytes and calculate $f$ operations cannot take less than
+#
+# $$t \geq \max\left(\frac{b}{\beta}, \frac{f}{\pi}\right) ,$$
+#
+# and which of the two counts is a matter of its *intensity* $f/b$ (Williams et al. 2009). Nothing else in this notebook
+# is as useful as this line: it says what a faster program could gain at most. First the two numbers of this machine,
+# measured with a large copy and a large product:
+
+# %%
+machine, rates = machine_rows(device_, cfg.seconds)
+for row in machine:
+    print(f"{row.provider:18}{row.p50:12.1f} {row.metric}")
+balance = rates.matmul / rates.copy
+print(f"in the time of one byte there is time for {balance:.1f} operations in float32")
+run.metric(copy_gb_per_second=rates.copy / 1e9, matmul_gflop_per_second=rates.matmul / 1e9)
+
+# %% [markdown]
+# What are intensities? Adding two numbers: one operation for twelve bytes. SiLU: four or so for eight. A product of two
+# $n \times n$ matrices: $2 n^3$ for $12 n^2$ bytes, $n / 6$. So all that is done number by number waits for memory, on
+# every machine, and the only way to make it faster is to move less: read once, do everything, write once.
+
+# %%
+INTENSITIES = {"add two tensors": 1 / 12, "SiLU": 4 / 8, "group norm and SiLU, fused": 12 / 8,
+               **{f"product of {n} x {n}": n / 6 for n in (32, 256, 2048)}}
+for name, intensity in INTENSITIES.items():
+    reached = min(1.0, intensity / balance)
+    print(f"{name:28}{intensity:8.2f} operations a byte: waits for "
+          f"{'memory' if reached < 1 else 'arithmetic'}, at most {reached:4.0%} of the arithmetic")
+
+# %% [markdown]
+# ## The nearest of many codes
+# A VQGAN replaces each vector $z_i$ by the nearest row $e_k$ of its codebook. In one line, with all differences, and as
+# everybody writes it, with all distances, $|z|^2 - 2 z \cdot e + |e|^2$:
+
+# %%
+def by_differences(z, codebook):
+    return (z[:, None] - codebook).square().sum(-1).argmin(1)  # holds (N, K, D)
+
+
+def by_distances(z, codebook):
+    return (z.square().sum(1, keepdim=True) - 2 * z @ codebook.T + codebook.square().sum(1)).argmin(1)  # (N, K)
+
+
+z, codebook = noise(40, 8, name="z"), noise(300, 8, name="codebook")
+assert torch.equal(by_differences(z, codebook), by_distances(z, codebook))
+assert torch.equal(nearest_code(z, codebook), by_distances(z, codebook))
+print("all three agree")
+
+# %% [markdown]
+# `LiveBytes` adds up what tensors hold. With N vectors and K codes the first holds N K D numbers, the second N K
+# several times over, and the answer is N numbers. `nearest_code` walks over blocks of the codebook and keeps for each
+# vector only the best so far:
+
+# %%
+def peak_mib(function, *inputs):
+    with LiveBytes() as live:
+        function(*inputs)
+    return live.peak / 2**20
+
+
+sizes = [k for k in (256, 1024, 4096, 16384, 65536, 262144) if k <= cfg.num_codes]
+z, peaks = noise(cfg.num_vectors, 64, name="z"), {}
+for function in (by_distances, nearest_code):
+    peaks[function.__name__] = [peak_mib(function, z, noise(k, 64, name="codebook")) for k in sizes]
+peaks["by_differences, counted"] = [4 * cfg.num_vectors * k * 64 / 2**20 for k in sizes]
+print(f"{'MiB at the peak, K =':26}" + "".join(f"{k:12,}" for k in sizes))
+for name, row in peaks.items():
+    print(f"{name:26}" + "".join(f"{mib:12.1f}" for mib in row))
+run.keep("codes_memory", show.curves({name: (sizes, row) for name, row in peaks.items()}, log=True, xlabel="codes",
+                                     ylabel="MiB", size=(5.5, 3.0), title=f"{cfg.num_vectors} vectors of 64"))
+
+# %% [markdown]
+# The running best, in torch. This is what the library's reference does, but for its care with near ties:
+
+# %%
+def running_best(z, codebook, block=1024):
+    best, code = z.new_full((len(z),), -torch.inf), torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    for first in range(0, len(codebook), block):
+        part = codebook[first:first + block]
+        score, index = (z @ part.T - 0.5 * part.square().sum(1)).max(1)  # largest where nearest; |z|^2 is the same
+        code = torch.where(score > best, first + index, code)
+        best = torch.maximum(score, best)
+    return code
+
+
+codebook = noise(cfg.num_codes, 64, name="codebook")
+functions = {f.__name__: functools.partial(f, z, codebook) for f in (by_distances, running_best, nearest_code)}
+assert torch.equal(running_best(z, codebook), nearest_code(z, codebook))
+for row in measure("codes", functions, baseline="by_distances", mode="forward", shape="", device=device_,
+                   seconds=cfg.seconds):
+    if row.metric == "ms":
+        print(f"{row.provider:16}{row.p50:10.2f} ms   {row.ratio:5.2f} times as fast as by_distances")
+        run.metric(**{f"{row.provider}_ms": row.p50})
+
+# %% [markdown]
+# ### How exact?
+# Only the smallest distance counts, so errors matter where two codes are almost equally near. Tensor cores read
+# float32 with 10 bits behind the point (TF32), bfloat16 has 7, float32 has 23. On real vectors, of the shipped VQGAN
+# and drawings it never saw, how often does a rounded product choose another code than float64 does? And *TF32 x 3* cuts
+# each number into two halves of 10 bits and adds up three products:
+
+# %%
+def rounded(x, bits):
+    """Round float32 to so many bits behind the point."""
+    drop = 23 - bits
+    whole = x.contiguous().view(torch.int32)
+    return ((whole + (1 << drop >> 1)) >> drop << drop).view(torch.float32)
+
+
+def product(z, table, bits, terms=1):
+    if terms == 1:
+        return rounded(z, bits) @ rounded(table, bits).T
+    (z_high, t_high) = (rounded(x, bits) for x in (z, table))
+    z_low, t_low = rounded(z - z_high, bits), rounded(table - t_high, bits)
+    return z_high @ t_high.T + (z_high @ t_low.T + z_low @ t_high.T)
+
+
+vqgan = load_vqgan(checkpoints_dir() / "emoji-vqgan", device=device_)
+held_out = load_captioned("emoji", split="held_out", image_size=64).spread(cfg.pictures)
+with torch.no_grad():
+    z_real = torch.cat([vqgan.encode(held_out.batch(rows).to(device_)).movedim(1, -1).flatten(0, 2)
+                        for rows in torch.arange(len(held_out)).split(64)])
+table = vqgan.codebook.detach()
+exact = torch.cdist(z_real.double(), table.double(), compute_mode="donot_use_mm_for_euclid_dist")
+print(f"{len(z_real)} vectors, {len(table)} codes of {table.shape[1]}")
+half_norms = 0.5 * table.square().sum(1)
+for name, (bits, terms) in {"float32": (23, 1), "TF32 x 3": (10, 2), "TF32": (10, 1), "bfloat16": (7, 1)}.items():
+    codes = (product(z_real, table, bits, terms) - half_norms).argmax(1)
+    chosen = exact.gather(1, codes[:, None])[:, 0]
+    wrong = (codes != exact.argmin(1)).double().mean().item()
+    farther = (chosen / exact.amin(1) - 1).max().item()
+    print(f"{name:10}{wrong:10.4%} other codes, at most {farther:8.4%} farther away")
+    run.metric(**{f"other_codes {name}": wrong})
+
+# %% [markdown]
+# ## A Triton program
+# A kernel is written for one *program* out of many that run at once. It asks which one it is, loads a tile, calculates
+# with whole tiles, and stores. Sizes of tiles are powers of two and known when it is compiled; what sticks out over the
+# end is masked. Here is the maximum of each row, with a bug. Rows go to programs, columns come in tiles of 4:
+
+# %%
+if HAS_TRITON:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def row_max_kernel(x, best, n, OTHER: tl.constexpr, BLOCK: tl.constexpr):
+        row = tl.program_id(0)  # which program am I?
+        most = tl.full((BLOCK,), float("-inf"), tl.float32)
+        for first in range(0, n, BLOCK):
+            column = first + tl.arange(0, BLOCK)
+            tile = tl.load(x + row * n + column, mask=column < n, other=OTHER)  # lanes beyond the end get OTHER
+            most = tl.maximum(most, tile)
+        tl.store(best + row, tl.max(most, axis=0))
+
+
+def row_max(x, other):
+    best = torch.empty(len(x), device=x.device)
+    row_max_kernel[(len(x),)](x, best, x.shape[1], OTHER=other, BLOCK=4)
+    return best
+
+
+x = -1 - noise(2, 6, name="rows").abs()
+if HAS_TRITON:
+    print("torch     ", x.amax(1).tolist())
+    print("Triton, 0 ", row_max(x, 0.0).tolist())
+
+# %% [markdown]
+# Zero, for rows in which everything is negative. In the interpreter a kernel is Python: `breakpoint()` stops in it,
+# and `tl.device_print` shows a tile (on a GPU too). Look at the second one:
+
+# %%
+if HAS_TRITON:
+    @triton.jit
+    def show_tiles_kernel(x, n, BLOCK: tl.constexpr):
+        for first in range(0, n, BLOCK):
+            column = first + tl.arange(0, BLOCK)
+            tl.device_print("tile", tl.load(x + column, mask=column < n, other=0.0))
+
+    show_tiles_kernel[(1,)](x[:1].contiguous(), 6, BLOCK=4)
+    print("Triton, -inf", row_max(x, float("-inf")).tolist())
+    torch.testing.assert_close(row_max(x, float("-inf")), x.amax(1))
+
+# %% [markdown]
+# The masked lanes hold 0, and 0 is more than anything in these rows. What a masked lane must hold is whatever changes
+# nothing: $-\infty$ for a maximum, 0 for a sum. A size that is no multiple of the tile finds this bug, a round one
+# never does. That is why tests of kernels want odd sizes.
+#
+# ## The library's kernel, line by line
+# The running best once more. Each program takes some rows and walks over the codebook; `tl.dot` adds up products of
+# tiles; two numbers for each row are all it keeps.
+
+# %%
+kernels = sys.modules[nearest_code.__module__]
+print(inspect.getsource(kernels._nearest_code_kernel.fn) if HAS_TRITON else "no Triton here")
+
+# %% [markdown]
+# 1. `rows` are 64 bits wide: N times D may pass $2^{31}$.
+# 2. `begin` and `part`: with few rows there would be few programs, and most of the GPU idle. Then the codebook is cut
+#    as well, and the best of the parts is found afterwards, among a few numbers for each row.
+# 3. Everything is measured from the codebook's mean (`middle`). It changes no distance, and keeps the sum from
+#    cancelling where all vectors are far from zero.
+# 4. Whatever the inputs are, tiles become float32 as soon as they are loaded, and sums are float32.
+# 5. `input_precision="tf32x3"`: tensor cores, with the three products from above.
+# 6. `top > best`, not `>=`: of equally near codes the first one wins, on every device.
+#
+# **Check** it against torch where it can go wrong: one row, odd sizes, transposed and half-precision inputs.
+
+# %%
+if HAS_TRITON:
+    for n, k, d in ((1, 1, 1), (3, 129, 5), (cfg.triton_rows, 300, 33)):
+        z, codebook = noise(n, d, name="z"), noise(d, k, name="codebook").T
+        assert torch.equal(nearest_code(z, codebook, backend="triton"), nearest_code(z, codebook, backend="torch"))
+        half = z.bfloat16()
+        assert torch.equal(nearest_code(half, codebook, backend="triton"), by_differences(half.float(), codebook))
+    print("the kernel and torch choose the same codes")
+
+# %% [markdown]
+# `backend="auto"` takes a Triton kernel on a GPU where it was measured to be faster than torch *and* than
+# `torch.compile`. These kernels have not been timed on one yet, so `auto` takes torch everywhere, and only
+# `backend="triton"`, or `with use_backend("triton"):`, runs them. A kernel that does not earn its place loses it.
+#
+# ## One pass in the place of three
+# Group normalisation and SiLU open every residual block of a VQGAN and of a U-Net:
+#
+# $$y = u\,\sigma(u), \qquad u = w_c\,\frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + b_c .$$
+#
+# Step by step, each line reads a whole picture and writes one. Fused: one pass for the statistics, one that normalises,
+# scales and applies SiLU. Backward likewise: one pass for the sums over groups, one for the gradient. What torch keeps
+# for the backward counts as well:
+
+# %%
+def step_by_step(x, weight, bias, groups, eps):
+    grouped = x.unflatten(1, (groups, -1))
+    mean = grouped.mean((2, 3, 4), keepdim=True)
+    centred = grouped - mean
+    deviation = (centred.square().mean((2, 3, 4), keepdim=True) + eps).sqrt()
+    u = (centred / deviation).flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
+    return u * u.sigmoid()
+
+
+def two_calls(x, weight, bias, groups, eps):
+    return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+
+def forward_and_backward(way):
+    """Result and gradients, and the bytes that were kept in between."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        y = way(x, weight, bias, 8, 1e-6)
+    return [y, *torch.autograd.grad(y, (x, weight, bias), upstream)], sum(t.nbytes for t in kept.values())
+
+
+# %%
+x = noise(2, 32, 64, 64, name="x").contiguous(memory_format=torch.channels_last).requires_grad_()
+weight, bias = (noise(32, name=name).requires_grad_() for name in ("weight", "bias"))
+ways = {"step by step": step_by_step, "two calls": two_calls}
+if HAS_TRITON:
+    ways["fused, Triton"] = functools.partial(group_norm_silu, backend="triton")
+upstream, truth = noise(2, 32, 64, 64, name="upstream"), None
+for name, way in ways.items():
+    found, kept = forward_and_backward(way)
+    peak = peak_mib(forward_and_backward, way)
+    truth = truth or found
+    for a, b in zip(found, truth):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    print(f"{name:16} keeps {kept / x.nbytes:4.1f} times x for the backward; at the peak "
+          f"{peak / (x.nbytes / 2**20):4.1f} times x")
+
+# %% [markdown]
+# All give the same values and the same three gradients. The kernels behind it, forward:
+
+# %%
+norms = sys.modules[group_norm_silu.__module__]
+if HAS_TRITON:
+    for kernel in (norms._moments_kernel, norms._apply_kernel):
+        print(inspect.getsource(kernel.fn))
+
+# %% [markdown]
+# - A tile covers some channels and some positions, wherever they lie: `x_b, x_c, x_p` are strides, so that one kernel
+#   serves both layouts, and the shape of the tile follows the one that lies dense.
+# - A picture of 400 pixels has groups of 640,000 numbers, too many for one program. So each tile gives its mean and its
+#   sum of squares *from that mean*, and these few are put together afterwards (Chan et al. 1983). The mean of squares
+#   minus the square of the mean would cancel.
+# - No atomic additions: their order changes from run to run, and with it the last bits.
+#
+# ## Where a hand-written backward goes wrong
+# WGAN-GP punishes the gradient of the critic, $(|\nabla_x f| - 1)^2$, so training differentiates a gradient. A backward
+# that is a kernel leaves no trace for that. No error: the penalty's gradient is simply wrong. Here is SiLU like this:
+
+# %%
+class Blind(torch.autograd.Function):
+    """SiLU with a backward of its own, as a kernel has it: numbers out, no graph."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        ctx.inputs_saved, ctx.constants = 1, {}
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        with torch.no_grad():
+            sigmoid = x.sigmoid()
+            return grad.detach() * sigmoid * (1 + x * (1 - sigmoid))
+
+
+class Guarded(Blind):
+    backward = staticmethod(second_order_via(F.silu)(Blind.backward))
+
+
+# %% [markdown]
+# `second_order_via` needs one observation: inside `backward`, grad mode is on exactly when somebody wants to
+# differentiate once more. Then the gradient is taken from the reference, with a graph; otherwise the kernel runs.
+
+# %%
+print(inspect.getsource(second_order_via).split('"""')[-1])
+critic_weight = noise(6, 6, name="weight")
+for name, silu in {"torch": F.silu, "blind": Blind.apply, "guarded": Guarded.apply}.items():
+    x = noise(4, 6, name="critic").requires_grad_()
+    weight = critic_weight.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(silu(x @ weight).sum(), x, create_graph=True)
+    penalty = (slope.norm(dim=1) - 1).square().mean()
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    print(f"{name:8} penalty {penalty.item():.4f}, and its gradient has the length {gradient.norm().item():.4f}")
+    run.metric(**{f"penalty_gradient {name}": gradient.norm().item()})
+
+# %% [markdown]
+# The penalty itself is right, so no curve looks suspicious. The library's kernels are all guarded like this, and their
+# tests compare second derivatives with the reference's, for a linear and for a parametrised head. **Check** one:
+
+# %%
+x = noise(2, 8, 4, 4, name="x").requires_grad_()
+weight, bias = (noise(8, name=name).requires_grad_() for name in ("weight", "bias"))
+lengths = []
+for backend in ("torch", "triton") if HAS_TRITON else ("torch",):
+    y = group_norm_silu(x, weight, bias, 4, backend=backend)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    lengths.append(torch.autograd.grad((slope.norm() - 1).square(), weight)[0].norm())
+torch.testing.assert_close(lengths[0], lengths[-1], rtol=1e-3, atol=1e-3)
+print("second derivatives agree")
+
+# %% [markdown]
+# ## Cutouts
+# VQGAN+CLIP shows its picture to CLIP in many pieces. The public loop crops and resizes each: dozens of small launches,
+# forward and backward. `cutouts` takes all of them in one warp. Where a piece is larger than what CLIP takes, it reads
+# from averaged copies (a mip map, Williams 1983), else fine lines would vanish between the samples:
+
+# %%
+picture = load_captioned("emoji", split="train", image_size=128).batch([5]).to(device_) * 0.5 + 0.5
+stripes = (torch.arange(128, device=device_) % 2).float().expand(1, 3, 128, 128)
+scales = torch.tensor([1.0, 0.7, 0.45, 0.25])
+theta = torch.stack([s * torch.eye(2, 3) for s in scales])
+rows = {f"{what}, {how}": cutouts(x, theta, 32, antialias=how == "filtered")[0].cpu()
+        for what, x in {"drawing": picture, "stripes": stripes} .items() for how in ("filtered", "plain")}
+run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in scales.tolist()], scale=1.2),
+         thumbnail=True)
+
+# %% [markdown]
+# ## Measured here
+# Each operation beside what others offer, in turns, on this machine: forward and backward. *Share*: of the roof, the
+# fastest time that this machine's copies and products allow, whoever writes the program.
+
+# %%
+print(f"{'':56}{'ms':>9}{'times eager':>13}{'share':>8}")
+for case in (*nearest_code_cases(device_), *group_norm_silu_cases(device_), *cutouts_cases(device_)):
+    wanted = [t for t in case.inputs if t.requires_grad]
+
+    def both(function, case=case, wanted=wanted):
+        y = function(*case.inputs)
+        return torch.autograd.grad(y, wanted, torch.ones_like(y)) if wanted else y
+
+    work = {name: functools.partial(both, function) for name, function in case.work.items()}
+    ideal = rates.ideal_ms(case, "full" if wanted else "forward")
+    for row in measure(case.kernel, work, baseline="eager", mode="full", shape=case.shape, device=device_,
+                       seconds=cfg.seconds, least=2):
+        if row.metric == "ms":
+            print(f"{row.kernel:16}{row.shape:30}{row.provider:10}{row.p50:9.2f}{row.ratio:13.2f}"
+                  f"{ideal / row.p50:8.0%}")
+
+# %% [markdown]
+# And what stands in `reports/benchmarks/kernels.csv`, written by `python -m t2ilib bench kernels`, which also has
+# `torch.compile` and Triton where there is a GPU. Each row names the device it was measured on.
+
+# %%
+own, committed = (folder / "benchmarks" / "kernels.csv" for folder in (reports_dir(), repo_root() / "reports"))
+table = list(csv.DictReader((own if own.exists() else committed).open(newline="")))
+shares = [row for row in table if row["metric"] == "of roofline" and row["mode"] in ("full", "forward")
+          and not (row["mode"] == "forward" and row["kernel"] != "nearest_code")]
+print("devices:", ", ".join(sorted({row["device"] for row in table})))
+figure, axis = plt.subplots(figsize=(7.0, 0.22 * len(shares) + 0.8))
+colours = ["C1" if row["provider"] in ("t2ilib", "triton") else "C0" for row in shares]
+axis.barh(range(len(shares)), [float(row["p50"]) for row in shares], color=colours)
+axis.set(yticks=range(len(shares)), xlabel="share of the roofline", xlim=(0, 1))
+axis.set_yticklabels([f"{row['kernel']} {row['shape']}: {row['provider']}, {row['device'][:12]}" for row in shares],
+                     fontsize=7)
+axis.invert_yaxis()
+figure.tight_layout()
+run.keep("roofline", figure)
+
+# %% [markdown]
+# ## What a GPU should gain: a prediction
+# From data sheets, not measured here: an A100 moves 1,555 GB/s and does 19.5 TFLOP/s in float32, 156 in TF32. What the
+# plain formula must move and what the fused one must move, divided by that. A prediction like this comes before the
+# kernel, and the measurement after it: where they disagree there is something to learn.
+
+# %%
+BANDWIDTH, FLOAT32, TF32 = 1555e9, 19.5e12, 156e12
+print(f"{'nearest code':26}{'all distances':>16}{'fused':>12}{'gain':>8}")
+for n, k, d in ((625, 16384, 256), (16384, 512, 256), (131072, 8192, 64)):
+    arithmetic = 2 * n * k * d / FLOAT32
+    plain = arithmetic + 4 * n * k * 4 / BANDWIDTH  # the product written, read, combined and written, read for argmin
+    fused = max(3 * 2 * n * k * d / TF32, 4 * (n * d + k * d + n) / BANDWIDTH)
+    print(f"{f'{n}x{d}, K={k}':26}{1e3 * plain:13.2f} ms{1e3 * fused:9.2f} ms{plain / fused:8.1f}")
+print(f"{'norm and SiLU':26}{'two calls':>16}{'fused':>12}{'gain':>8}")
+for count, channels, side in ((1, 128, 400), (64, 96, 32)):
+    size = 2 * count * channels * side**2  # bytes in bfloat16
+    plain, fused = (passes * size / BANDWIDTH for passes in (5 + 8, 3 + 5))  # forward and backward
+    print(f"{f'{count}x{channels}x{side}x{side}':26}{1e3 * plain:13.2f} ms{1e3 * fused:9.2f} ms{plain / fused:8.1f}")
+
+# %% [markdown]
+# ## What these numbers say, and what they do not
+# - The roof is this machine's own, measured with one copy and one product. On a CPU, what fits into the cache moves
+#   faster than a large copy, so a share may be high although bytes are wasted.
+# - `LiveBytes` counts tensors. What an operation takes and gives back inside itself it does not see.
+# - The interpreter proves values. It knows nothing of races, of shared memory, or of speed.
+# - No Triton kernel of this repository has been timed on a GPU so far; the last table is arithmetic on data sheets.
+#
+# ## A slider
+# How wide may a piece be before plain sampling loses the stripes? Filtered above, plain below.
+
+# %%
+def piece(scale):
+    both = [cutouts(stripes, scale * torch.eye(2, 3)[None], 32, antialias=how)[0] for how in (True, False)]
+    return torch.cat(both, dim=2)[0].cpu()
+
+
+run.finish()
+print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
+show.slider(piece, [0.2, 0.25, 0.4, 0.6, 0.8, 1.0], label="share of the side")
+
+# %% [markdown]
+# ## Summary
+# - Count bytes first. An operation done number by number waits for memory, and fusing it saves passes, not arithmetic.
+# - A running best in the place of all distances turns N K numbers into N, without giving up a single choice.
+# - Masked lanes must hold what changes nothing; odd sizes find the bug; the interpreter shows it.
+# - A kernel's backward has no graph. Guard it, and test second derivatives.
+#
+# ## Exercises
+# 1. Give `row_max_kernel` a second result, where the maximum is. What must happen between tiles for ties?
+# 2. Write the sum over rows with `tl.sum`, add up 10,000 times 0.1 in bfloat16 tiles with and without
+#    `.to(tl.float32)`, and compare with float64.
+# 3. Which share of the roof can `by_distances` reach at most, if N = 625, K = 16,384, D = 256? Count its passes.
+#
+# ## References
+# - Williams, Waterman and Patterson 2009, *Roofline: an insightful visual performance model for multicore
+#   architectures*, Communications of the ACM 52 (4)
+# - Tillet, Kung and Cox 2019, *Triton: an intermediate language and compiler for tiled neural network computations*
+# - Dao et al. 2022, *FlashAttention: fast and memory-efficient exact attention with IO-awareness*, arXiv:2205.14135
+# - van den Oord, Vinyals and Kavukcuoglu 2017, *Neural discrete representation learning*, arXiv:1711.00937
+# - Wu and He 2018, *Group normalization*, arXiv:1803.08494
+# - Chan, Golub and LeVeque 1983, *Algorithms for computing the sample variance*, The American Statistician 37 (3)
+# - Gulrajani et al. 2017, *Improved training of Wasserstein GANs*, arXiv:1704.00028
+# - Williams 1983, *Pyramidal parametrics*, SIGGRAPH 17 (3)
