@@ -54,7 +54,7 @@ def test_help_needs_no_heavy_package():
 
 @pytest.mark.parametrize(("argv", "text"), [
     ("generat x", "did you mean generate"), ("sweep", "still to come"),
-    ("bench cutout", "did you mean cutouts"), ("run 99_nothing", "unknown notebook"),
+    ("bench kernel", "did you mean kernels"), ("run 99_nothing", "unknown notebook"),
     ("run 90 --profil smoke", "did you mean --profile"), ("run --profile smok", "did you mean smoke"),
     ("run 90 -p scal 1", "did you mean scale"), ("run 90 -p seed x", "seed must be int"),
     ("run 90 91 -p flag perhaps", "flag must be bool"), ("train 90 --devices 0", "at least 1"),
