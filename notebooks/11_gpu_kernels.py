@@ -484,7 +484,7 @@ run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in s
 # fastest time that this machine's copies and products allow, whoever writes the program.
 
 # %%
-print(f"{'':56}{'ms':>9}{'times eager':>13}{'share':>8}")
+print(f"{'':66}{'ms':>9}{'times eager':>13}{'share':>8}")
 for case in (*nearest_code_cases(device_), *group_norm_silu_cases(device_), *cutouts_cases(device_)):
     wanted = [t for t in case.inputs if t.requires_grad]
 
@@ -497,7 +497,7 @@ for case in (*nearest_code_cases(device_), *group_norm_silu_cases(device_), *cut
     for row in measure(case.kernel, work, baseline="eager", mode="full", shape=case.shape, device=device_,
                        seconds=cfg.seconds, least=2):
         if row.metric == "ms":
-            print(f"{row.kernel:16}{row.shape:30}{row.provider:10}{row.p50:9.2f}{row.ratio:13.2f}"
+            print(f"{row.kernel:16}{row.shape:40}{row.provider:10}{row.p50:9.2f}{row.ratio:13.2f}"
                   f"{ideal / row.p50:8.0%}")
 
 # %% [markdown]

@@ -11,10 +11,11 @@ from ..kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code
 from ..runtime import generator
 from .measure import Row, measure, noise
 
-GROUPS, EPS = 8, 1e-6  # of the normalisation
+EPS = 1e-6  # of the normalisation
 NEAREST = {"cpu": ((2048, 2048, 8), (625, 16384, 256)),  # vectors, codes, dimensions
            "cuda": ((625, 16384, 256), (16384, 512, 256), (131072, 8192, 64))}
-NORMS = {"cpu": ((16, 48, 32, 32), (1, 128, 128, 128)), "cuda": ((1, 128, 400, 400), (64, 96, 32, 32))}
+NORMS = {"cpu": ((16, 48, 32, 32, 8), (1, 128, 128, 128, 32)),  # of a U-Net and of the f16 VQGAN; the last: groups
+         "cuda": ((64, 96, 32, 32, 8), (1, 128, 400, 400, 32))}
 CUTS = {"cpu": ((64, 16, 64), (400, 32, 224)), "cuda": ((400, 32, 224), (512, 64, 224))}  # side, how many, their side
 
 
@@ -80,19 +81,20 @@ def nearest_code_cases(device: torch.device) -> Iterator[Case]:
 
 def group_norm_silu_cases(device: torch.device) -> Iterator[Case]:
     """Normalisation and activation in one call, in both layouts, against two calls and against taming's three."""
-    for shape in NORMS[device.type]:
+    for *shape, groups in NORMS[device.type]:
         for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels last")):
             x = noise(*shape, device=device, name="x").contiguous(memory_format=layout).requires_grad_()
             weight, bias = (noise(shape[1], device=device, name=n).requires_grad_() for n in ("weight", "bias"))
 
-            def taming(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-                y = F.group_norm(x, GROUPS, weight, bias, EPS)
+            def taming(x: Tensor, weight: Tensor, bias: Tensor, groups: int = groups) -> Tensor:
+                y = F.group_norm(x, groups, weight, bias, EPS)
                 return y * torch.sigmoid(y)
 
-            work = {"eager": lambda x, w, b: F.silu(F.group_norm(x, GROUPS, w, b, EPS)), "taming": taming,
-                    "t2ilib": lambda x, w, b, **how: group_norm_silu(x, w, b, GROUPS, EPS, **how)}
-            yield Case("group_norm_silu", "x".join(map(str, shape)) + " " + name, (x, weight, bias), work,
-                       (2 * x.nbytes, 3 * x.nbytes))
+            work = {"eager": lambda x, w, b, groups=groups: F.silu(F.group_norm(x, groups, w, b, EPS)),
+                    "taming": taming,
+                    "t2ilib": lambda x, w, b, groups=groups, **how: group_norm_silu(x, w, b, groups, EPS, **how)}
+            yield Case("group_norm_silu", f"{'x'.join(map(str, shape))}, {groups} groups, {name}", (x, weight, bias),
+                       work, (2 * x.nbytes, 3 * x.nbytes))
 
 
 def cutouts_cases(device: torch.device) -> Iterator[Case]:

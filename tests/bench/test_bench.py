@@ -5,21 +5,28 @@ import csv
 import pytest
 import torch
 
-from t2ilib.bench import BENCHMARKS, COLUMNS, measure, run_benchmark, write_rows
+from t2ilib.bench import COLUMNS, kernels, measure, run_benchmark, write_rows
 from t2ilib.errors import UnknownName
 
 
-# their networks take seconds a call
-LARGE = {"vqgan", "vqgan_clip", "vqgan_clip_score", "vqgan_clip_quality", "minimagen", "gan_step"}
-
-
-@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - LARGE))
-def test_a_benchmark_writes_its_table(name, tmp_path):
-    rows, path = run_benchmark(name, device="cpu", seconds=0.0, folder=tmp_path)
+def test_the_kernels_write_their_table(tmp_path, monkeypatch):
+    for name, sizes in {"NEAREST": ((70, 50, 8),), "NORMS": ((2, 8, 6, 5, 4),), "CUTS": ((32, 4, 16),)}.items():
+        monkeypatch.setitem(getattr(kernels, name), "cpu", sizes)
+    rows, path = run_benchmark("kernels", device="cpu", seconds=0.0, folder=tmp_path)
     with path.open(newline="") as f:
         table = list(csv.DictReader(f))
     assert len(table) == len(rows) and list(table[0]) == COLUMNS
-    assert all(row.p20 <= row.p50 <= row.p80 and row.p50 > 0 for row in rows)
+    assert all(0 <= row.p20 <= row.p50 <= row.p80 for row in rows)
+    assert {row.metric for row in rows} == {"GB/s", "GFLOP/s", "ms", "MiB", "of roofline"}
+    assert {row.kernel for row in rows} == {"machine", *kernels.CASES}
+    shares = [row for row in rows if row.kernel == "nearest_code" and row.metric == "of roofline"]
+    assert [row.provider for row in shares] == ["eager", "cdist", "t2ilib"]
+
+
+def test_a_roof_is_the_slower_of_moving_and_calculating():
+    case = kernels.Case("x", "", (), {}, moved=(1000, 3000), flop=10)
+    assert kernels.Rates(copy=1e6, matmul=1e6).ideal_ms(case, "full") == pytest.approx(4.0)
+    assert kernels.Rates(copy=1e9, matmul=1e3).ideal_ms(case, "forward") == pytest.approx(10.0)
 
 
 def test_ratio_is_the_baseline_over_the_provider():
