@@ -554,7 +554,7 @@ for sampler, count in cfg.step_rows:
 # but on what the network believes the picture to be: so nothing is differentiated but the CLIP (He et al. 2024).
 #
 # Only early steps are steered, $t \geq 0.4$. Compare the rows: early, the guide moves shapes, which the network then
-# draws properly. Late, it adds a texture that it likes itself, and that may please the judge as well.
+# draws properly. Late, it adds a texture that pleases nobody but itself.
 
 # %%
 guide, unseen, rows = load_clip("emoji-clip-b", device=device_), judgement.concepts("validation", cfg.num_concepts), {}
@@ -790,7 +790,7 @@ show.slider(guided, [float(s) for s in cfg.scales], label="scale")
 # - Larger pictures need more noise; a cascade spends its effort on the small one, where it is decided what there is.
 # - The condition of a super-resolution network must be made by one function in training and in drawing.
 # - Guidance decides what is drawn and burns colours; thresholding and few, well-chosen steps make it affordable.
-# - A CLIP that steers early steps helps most with words that were never drawn; in late steps it fools whoever looks.
+# - A CLIP that steers early steps helps most with words that were never drawn; in late ones it only pleases itself.
 #
 # ## Exercises
 # 1. Train the live base with `drop_text=0.0`. What becomes of scale 0, and of scale 3?
