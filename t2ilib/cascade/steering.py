@@ -29,6 +29,9 @@ class ClipGuidance:
         scale: root mean square of the change in a step, of pictures in [-1, 1]; 0 is none.
         interval: the times (low, high) between which there are such steps; 1 is noise, 0 the picture.
         views: of each picture, moved, turned and scaled a little, over which the gradient is averaged.
+        enough: a similarity, in units of this CLIP, from which on a picture is left alone; over the last 0.1 below it
+            the step shrinks to nothing. What real drawings have is a good choice: more than that is smears of colour.
+            None is never.
 
     References:
         Nichol et al. 2022, "GLIDE", arXiv:2112.10741, section 2.4; He et al. 2024, "Manifold preserving guided
@@ -39,6 +42,7 @@ class ClipGuidance:
     scale: float = 0.3
     interval: tuple[float, float] = (0.4, 1.0)
     views: int = 2
+    enough: float | None = None
     _texts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
@@ -84,7 +88,8 @@ class ClipGuidance:
         return torch.stack([self._texts[text] for text in texts])
 
     def _direction(self, x_0: Tensor, wanted: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-        """Return the gradient of the similarity, blurred a little, with a root mean square of 1 for each picture."""
+        """Return the gradient of the similarity, blurred a little, with a root mean square of 1 for each picture, or
+        less for those that are similar enough."""
         matrices = torch.stack([random_affine(self.views, stream, degrees=8, scale=(0.85, 1.1), stretch=0.1, shift=0.08)
                                 for stream in streams], 1).flatten(0, 1).to(x_0.device)
         with torch.enable_grad():
@@ -92,7 +97,11 @@ class ClipGuidance:
             pictures = enlarge(x.clamp(-1, 1) * 0.5 + 0.5, input_side(self.clip)).repeat(self.views, 1, 1, 1)
             grid = F.affine_grid(matrices, list(pictures.shape), align_corners=False)
             seen = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)  # what comes in from outside is white
-            similarity = (self.clip.encode_image(seen).float() * wanted.repeat(self.views, 1)).sum()
-            (gradient,) = torch.autograd.grad(similarity, x)
+            similarity = (self.clip.encode_image(seen).float() * wanted.repeat(self.views, 1)).sum(1)
+            (gradient,) = torch.autograd.grad(similarity.sum(), x)
         gradient = F.avg_pool2d(gradient, 3, stride=1, padding=1, count_include_pad=False)
-        return gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+        gradient = gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+        if self.enough is None:
+            return gradient
+        missing = self.enough - similarity.detach().unflatten(0, (self.views, -1)).mean(0)  # (B,)
+        return gradient * (missing / 0.1).clamp(0, 1)[:, None, None, None]

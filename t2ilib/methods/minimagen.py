@@ -39,6 +39,9 @@ OPTIONS = {  # name: default, meaning
     "clip_guidance_scale": (ClipGuidance.scale,
                             "how far the guide moves the first network's picture in each early step, root mean square "
                             "of pixels in [-1, 1]; 0 is not at all, and the default among latents"),
+    "clip_guidance_enough": (ClipGuidance.enough,
+                             "similarity from which the guide leaves a picture alone; 0.5 draws what is known more "
+                             "cleanly, None is never"),
     "guidance_scale": (Sampling.guidance_scale,
                        "how literally the first network takes the words; 1 is free. A list: each stage's own"),
     "steps": (Sampling.steps, "of the first network; those that enlarge take half as many. A list: each stage's own"),
@@ -134,7 +137,8 @@ def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: lis
     """Return pictures (B, 3, H, W) in [-1, 1]; what the guides said of the candidates is added to `scores`."""
     guides = [functools.partial(_guide, name, str(cascade.device)) for name in _names(given["clip"])]
     if given["clip_guidance_scale"]:
-        how["clip_guidance"] = ClipGuidance(guides[0](), given["clip_guidance_scale"])
+        how["clip_guidance"] = ClipGuidance(guides[0](), given["clip_guidance_scale"],
+                                            enough=given["clip_guidance_enough"])
     if given["init_image"]:
         size = (cascade.stages[-1].size,) * 2
         picture = fit_picture(load_picture(given["init_image"]), size).expand(len(texts), -1, -1, -1) * 2 - 1

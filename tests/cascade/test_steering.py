@@ -79,6 +79,21 @@ def test_a_step_has_the_size_it_is_given(make):
     assert (toward > 0.1).all()
 
 
+def test_a_picture_that_is_similar_enough_is_left_alone(make):
+    cascade, x_t, t = make((8,), std=0.5), torch.zeros(3, 3, 8, 8), torch.full((3,), 0.7)
+    colours = torch.tensor([[1.0, 1.0, -1.0], [0.6, 0.6, 0.0], [-1.0, -1.0, 1.0]])
+    x_0 = colours[:, :, None, None].expand(-1, -1, 8, 8)
+    clip, moved = ColourClip(), []
+    for enough in (0.85, None):
+        steered = ClipGuidance(clip, 0.2, enough=enough).steer(
+            lambda x, t: -x_0 / torch.sin(t * torch.pi / 2).view(-1, 1, 1, 1), cascade.stages[0], ["yellow"] * 3,
+            streams(0, 1, 2), threshold="none", percentile=1.0)(x_t, t)
+        moved.append((-torch.sin(t * torch.pi / 2).view(-1, 1, 1, 1) * steered - x_0).square().mean((1, 2, 3)).sqrt())
+    assert moved[0][0] < 1e-5 < moved[0][1] < 0.2  # yellow already; nearly; the opposite
+    torch.testing.assert_close(moved[0][2], torch.tensor(0.2), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(moved[1], torch.full((3,), 0.2), rtol=1e-3, atol=1e-4)
+
+
 def test_a_picture_depends_on_its_own_stream_and_text_alone(make):
     together = draw(make(std=0.5, chunk=2), ["a yellow", "a violet", "a yellow"], 0, 1, 2, scale=0.3)
     for i, text in enumerate(["a yellow", "a violet", "a yellow"]):

@@ -85,6 +85,8 @@ def test_the_guide_may_steer(folder):
     assert plain.tobytes() != steered.tobytes()
     assert record["config"]["clip_guidance_scale"] == 0.3
     assert list(record["checkpoints"]) == [*STAGES[:2], DEFAULTS["clip"][0]]  # with one draft nobody chooses
+    (content,), _ = run("a red heart", num_images=1, seed=0, clip_guidance_enough=-1.0, **how)
+    assert content.tobytes() == plain.tobytes()
     for wrong in (dict(clip_guidance_scale=-1.0), dict(clip_guidance_scale=0.3, variant="latents")):
         with pytest.raises(BadParameter, match="clip_guidance_scale must be"):
             run("a red heart", num_images=1, seed=0, **wrong)
