@@ -28,7 +28,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 40 s | 2 GB |
-# | quick | 2 CPU cores | 4 min | 2.6 GB |
+# | quick | 2 CPU cores | 5 min | 2.6 GB |
 # | full, `-p stages base`: trains one stage, then measures | 2 CPU cores | hours | about 3 GB |
 # | full, `-p stages none`: measures | 1 CPU core | 1 h 40 min | 3 GB |
 # | full | GPU | not measured | |
@@ -133,7 +133,7 @@ cfg = profiles.resolve(
                candidates=2, draw_steps=2, step_rows=(("ancestral", 3), ("dpm_solver", 2)), scales=(0, 1, 3), seeds=1,
                num_concepts=2, test_rows=8),
     quick=dict(stages="base", live=True, rows=1600, steps=350, variant_steps=0, batch_size=32, learning_rate=1e-3,
-               ema_decay=0.999, drop_text=0.1, looks=6, samples=2, candidates=8, draw_steps=12, seeds=1,
+               ema_decay=0.999, drop_text=0.1, looks=6, samples=2, candidates=4, draw_steps=12, seeds=1,
                scales=(0, 0.1, 1, 3, 5, 8), num_concepts=16, test_rows=128,
                step_rows=(("ancestral", 100), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 20), ("dpm_solver", 12))),
     full=dict(stages="", live=False, rows=0, steps=8000, variant_steps=1000, batch_size=64, candidates=32, seeds=3,
