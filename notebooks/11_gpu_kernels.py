@@ -80,12 +80,13 @@ if not torch.cuda.is_available():
 import csv
 import functools
 import inspect
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 from torch.nn import functional as F
 
 from t2ilib import profiles, runtime, show
-from t2ilib.bench.kernels import cutouts_cases, group_norm_silu_cases, machine_rows, nearest_code_cases
+from t2ilib.bench.kernels import CASES, case_rows, machine_rows
 from t2ilib.bench.measure import measure
 from t2ilib.data import load_captioned
 from t2ilib.kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code, second_order_via
@@ -484,21 +485,14 @@ run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in s
 # fastest time that this machine's copies and products allow, whoever writes the program.
 
 # %%
-print(f"{'':66}{'ms':>9}{'times eager':>13}{'share':>8}")
-for case in (*nearest_code_cases(device_), *group_norm_silu_cases(device_), *cutouts_cases(device_)):
-    wanted = [t for t in case.inputs if t.requires_grad]
-
-    def both(function, case=case, wanted=wanted):
-        y = function(*case.inputs)
-        return torch.autograd.grad(y, wanted, torch.ones_like(y)) if wanted else y
-
-    work = {name: functools.partial(both, function) for name, function in case.work.items()}
-    ideal = rates.ideal_ms(case, "full" if wanted else "forward")
-    for row in measure(case.kernel, work, baseline="eager", mode="full", shape=case.shape, device=device_,
-                       seconds=cfg.seconds, least=2):
+print(f"{'':70}{'ms':>9}{'times eager':>13}{'share':>8}")
+for case in (case for cases in CASES.values() for case in cases(device_)):
+    found = list(case_rows(replace(case, modes=case.modes[-1:]), rates, device_, cfg.seconds))
+    shares = {row.provider: row.p50 for row in found if row.metric == "of roofline"}
+    for row in found:
         if row.metric == "ms":
-            print(f"{row.kernel:16}{row.shape:40}{row.provider:10}{row.p50:9.2f}{row.ratio:13.2f}"
-                  f"{ideal / row.p50:8.0%}")
+            print(f"{row.kernel:16}{row.shape:40}{row.provider:14}{row.p50:9.2f}{row.ratio:13.2f}"
+                  f"{shares[row.provider]:8.0%}")
 
 # %% [markdown]
 # And what stands in `reports/benchmarks/kernels.csv`, written by `python -m t2ilib bench kernels`, which also has

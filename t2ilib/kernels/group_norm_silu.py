@@ -238,8 +238,8 @@ def group_norm_silu(
 ) -> Tensor:
     """Normalise each group of channels to mean 0 and variance 1, scale, shift, and apply x * sigmoid(x).
 
-    On a CPU with channels-last x it is as exact as PyTorch's own: 1e-4 where a mean is five times its deviation, 1e-2
-    at fifty times.
+    On a CPU with channels-last x it is mostly as exact as PyTorch's own: 1e-4 where a mean is five times its deviation,
+    1e-2 at fifty times.
 
     Args:
         x: activations, contiguous or channels-last.

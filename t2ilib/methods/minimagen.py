@@ -92,8 +92,11 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     if scores:
         table = scores[0].view(len(texts), -1)
         record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
-    guides = _names(given["clip"])[:None if scores else 1] if scores or given["clip_guidance_scale"] else []
-    record["checkpoints"] |= _hashes(guides)
+    guides = _names(given["clip"])
+    if scores:
+        record["checkpoints"] |= _hashes(guides)
+    elif given["clip_guidance_scale"]:  # the first steered, and nobody chose
+        record["checkpoints"] |= _hashes(guides[:1])
     return to_pil(images.cpu() * 0.5 + 0.5), record
 
 

@@ -91,9 +91,9 @@ def test_the_form_that_keeps_its_input_alone_agrees(layout, dtype):
 
 
 def test_large_mean_does_not_destroy_the_variance():
-    for layout, far in (("contiguous", 1000), ("channels_last", 10)):  # PyTorch's own loses digits in the latter
+    for layout in ("contiguous", "channels_last"):
         x, weight, bias = inputs((2, 8, 6, 6), layout)
-        shifted = x.detach() + far
+        shifted = x.detach() + 1000
         expected = plain(shifted.double(), weight.detach().double(), bias.detach().double(), 4).float()
         torch.testing.assert_close(group_norm_silu(shifted, weight, bias, 4, EPS), expected, rtol=1e-3, atol=1e-3)
 
