@@ -376,10 +376,10 @@ if cfg.train:
     card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"], vqgan="emoji-vqgan",
                 training=vars(cfg), commit=runtime.commit())
     for name, licence in {"emoji-prior": "MIT", "emoji-starts": "see data/README.md"}.items():
-        for tensor in made[name].state_dict().values():
-            tensor.copy_(tensor.half() if tensor.is_floating_point() else tensor)
-        saved = save_model(home / name, made[name], dtype=torch.float16, licence=licence, **card)
+        bits = torch.int8 if name == "emoji-prior" else torch.float16
+        saved = save_model(home / name, made[name], dtype=bits, licence=licence, **card)
         run.artefact(saved / "model.safetensors")
+        made[name] = load_model(type(made[name]), saved, device=device_ if name == "emoji-prior" else "cpu")
 shipped = load_model(LatentPrior, checkpoints_dir() / "emoji-prior", device=device_)
 bank = load_model(StartBank, checkpoints_dir() / "emoji-starts")
 trained = made.get("emoji-prior", shipped)
@@ -616,17 +616,17 @@ run.keep("judged", show.compare({name: made[shown] for name, made in pictures.it
 # - One picture for each concept is a small sample: look at the intervals. No person was asked.
 #
 # ## Save and reload
-# What is loaded answers exactly as what was saved. Then a slider, where a person watches: how much noise the drawing
-# gets before it is drawn anew; elsewhere the stops stand side by side.
+# The network is stored in 8 bits with a scale for each output channel, the drawings as codes. Below, what that does to
+# drafts. Then a slider, where a person watches: how much noise the drawing gets before it is drawn anew; elsewhere the
+# stops stand side by side.
 
 # %%
-for name, cls in {"emoji-prior": LatentPrior, "emoji-starts": StartBank}.items() if made else ():
-    loaded = load_model(cls, home / name, device=device_ if name == "emoji-prior" else "cpu")
-    if cls is LatentPrior:
-        torch.testing.assert_close(drafts(loaded, words), drafts(trained, words), rtol=0, atol=0)
-    else:
-        torch.testing.assert_close(loaded.latents(torch.arange(4)), made[name].latents(torch.arange(4)), rtol=0, atol=0)
-    print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
+for name in made:
+    print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB")
+if made:
+    exact, stored = (drafts(network, words) for network in (ema.model, load_model(LatentPrior, home / "emoji-prior",
+                                                                                  device=device_)))
+    print(f"a draft by the stored network differs by {(stored - exact).std() / exact.std():.1%}")
 
 # %%
 def redrawn(level):

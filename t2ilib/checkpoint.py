@@ -18,6 +18,7 @@ from .errors import BadParameter, CheckpointMismatch, MissingAsset
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+SCALE = ":scale"  # of an 8-bit tensor, one number for each index of its first dimension; follows the tensor's name
 RESERVED = ("format", "class", "kwargs", "parameters", "dtype", "sha256")  # what the config says of the file itself
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,7 +68,8 @@ def save_model(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | Non
     """Write a network made by a `configurable` class, and return its folder.
 
     Args:
-        dtype: store floating tensors in this type (torch.float16 halves the file); None keeps theirs.
+        dtype: store floating tensors in this type; None keeps theirs. torch.float16 halves the file, torch.int8
+            halves it again: matrices and kernels in 8 bits with a scale for each output channel, the rest in float16.
         card: what the model card says: data hash, seed, parameters, metrics, licence, ... (plain JSON types).
     """
     if not hasattr(model, "config"):
@@ -90,14 +92,30 @@ def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str,
         json.dumps([kwargs, card])
     except TypeError as error:
         raise BadParameter(f"{kind}: constructor arguments and card must be plain JSON types: {error}") from error
-    kept, state = state, {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
-    if lost := [k for k, v in state.items() if v is not kept[k] and not (v.isfinite() == kept[k].isfinite()).all()]:
+    if clash := [k for k in state if k.endswith(SCALE)]:
+        raise BadParameter(f"{kind}: a tensor's name must not end in {SCALE!r}: {clash[0]}")
+    stored = {name: v for k, kept in state.items() for name, v in _stored(k, kept, dtype).items()}
+    if lost := [k for k, v in stored.items() if k in state and v.is_floating_point()
+                and not (v.isfinite() == state[k].isfinite()).all()]:
         raise BadParameter(f"{', '.join(lost[:4])}: values are too large for {dtype}; save without dtype")
-    save_tensors(folder / WEIGHTS, state)
+    save_tensors(folder / WEIGHTS, stored)
     write_json(folder / CONFIG, {
         "format": 1, "class": kind, "kwargs": kwargs, "parameters": sum(v.numel() for v in state.values()),
         "dtype": str(dtype or "as trained").removeprefix("torch."), "sha256": sha256_of(folder / WEIGHTS), **card})
     return folder
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Return what a file of this type holds of a tensor: itself, or 8 bits and their scale."""
+    if dtype is None or not tensor.is_floating_point():
+        return {name: tensor}
+    if dtype != torch.int8:
+        return {name: tensor.to(dtype)}
+    if tensor.ndim < 2 or tensor[0].numel() < 16 or not tensor.isfinite().all():  # a scale each would save little
+        return {name: tensor.to(torch.float16)}
+    rows = tensor.detach().float().flatten(1)
+    scale = rows.abs().amax(1).clamp(min=1e-30) / 127
+    return {name: (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape), name + SCALE: scale}
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -126,7 +144,11 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
                                  "the file is damaged or was exchanged, restore it")
     if kind is not None and config["class"] != kind:
         raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; name another checkpoint")
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    stored = load_file(path)
+    scales = {k: stored.pop(k) for k in list(stored) if k.endswith(SCALE)}
+    state = {k: v.float() if v.is_floating_point() or k + SCALE in scales else v for k, v in stored.items()}
+    for name, scale in scales.items():
+        state[name.removesuffix(SCALE)].flatten(1).mul_(scale[:, None])
     return state, config
 
 

@@ -72,6 +72,38 @@ def test_values_that_half_precision_cannot_hold_are_refused(tmp_path):
     assert not (tmp_path / "net").exists()
 
 
+def test_eight_bits_are_a_quarter_and_err_by_half_a_step_of_each_channel(tmp_path):
+    torch.manual_seed(0)
+    state = {"kernel": torch.randn(64, 8, 3, 3) * torch.logspace(-4, 3, 64)[:, None, None, None],
+             "matrix": torch.randn(16, 64).t() + 5, "narrow": torch.randn(50, 2), "bias": torch.randn(64) * 100,
+             "zeros": torch.zeros(3, 40), "count": torch.arange(300)}
+    save_state(tmp_path / "bits", state, kind="tensors", kwargs={}, dtype=torch.int8)
+    save_state(tmp_path / "full", state, kind="tensors", kwargs={})
+    loaded, config = load_state(tmp_path / "bits", kind="tensors")
+    assert loaded.keys() == state.keys() and config["dtype"] == "int8"
+    assert config["parameters"] == read_config(tmp_path / "full")["parameters"]
+    for key in ("kernel", "matrix"):
+        assert loaded[key].dtype == torch.float32 and loaded[key].shape == state[key].shape
+        half_step = state[key].flatten(1).abs().amax(1) / 254
+        assert ((loaded[key] - state[key]).flatten(1).abs().amax(1) <= half_step * 1.001).all()
+    for key in ("narrow", "bias"):
+        torch.testing.assert_close(loaded[key], state[key].half().float(), rtol=0, atol=0)
+    assert (loaded["zeros"] == 0).all() and loaded["count"].equal(state["count"])
+    big = {"w": torch.randn(200, 500)}
+    sizes = [save_state(tmp_path / "big", big, kind="t", kwargs={}, dtype=dtype).joinpath("model.safetensors").stat()
+             .st_size for dtype in (torch.int8, None)]
+    assert sizes[0] < 0.27 * sizes[1]
+    with pytest.raises(BadParameter, match="must not end in ':scale'"):
+        save_state(tmp_path / "clash", {"w:scale": torch.ones(1)}, kind="t", kwargs={})
+    state["kernel"][3, 0, 0, 0] = torch.nan
+    save_state(tmp_path / "nan", state, kind="tensors", kwargs={}, dtype=torch.int8)
+    assert load_state(tmp_path / "nan")[0]["kernel"].isnan().sum() == 1
+    state["kernel"][3, 0, 0, 0] = 1e6
+    state["bias"][0] = 1e6
+    with pytest.raises(BadParameter, match="bias.*too large"):
+        save_state(tmp_path / "large", state, kind="tensors", kwargs={}, dtype=torch.int8)
+
+
 def test_shared_and_strided_tensors(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     save_state(tmp_path / "s", {"a": base.t(), "b": base, "c": base[1:]}, kind="tensors", kwargs={})
