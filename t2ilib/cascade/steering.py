@@ -14,6 +14,7 @@ from .. import diffusion
 from ..data.augment import random_affine
 from ..encoders.clip import input_side
 from ..errors import BadParameter
+from ..kernels import cutouts
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,17 @@ class ClipGuidance:
         """Return the gradient of the similarity, blurred a little, with a root mean square of 1 for each picture, or
         less for those that are similar enough."""
         matrices = torch.stack([random_affine(self.views, stream, degrees=8, scale=(0.85, 1.1), stretch=0.1, shift=0.08)
-                                for stream in streams], 1).flatten(0, 1).to(x_0.device)
+                                for stream in streams])
+        side = input_side(self.clip)
         with torch.enable_grad():
             x = x_0.detach().float().requires_grad_()
-            pictures = enlarge(x.clamp(-1, 1) * 0.5 + 0.5, input_side(self.clip)).repeat(self.views, 1, 1, 1)
-            grid = F.affine_grid(matrices, list(pictures.shape), align_corners=False)
-            seen = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)  # what comes in from outside is white
-            similarity = (self.clip.encode_image(seen).float() * wanted.repeat(self.views, 1)).sum(1)
+            hidden = 1 - enlarge(x.clamp(-1, 1) * 0.5 + 0.5, side)  # so that what comes in from outside is white
+            seen = 1 - cutouts(hidden, matrices, side, antialias=False).flatten(0, 1)
+            similarity = (self.clip.encode_image(seen).float() * wanted.repeat_interleave(self.views, 0)).sum(1)
             (gradient,) = torch.autograd.grad(similarity.sum(), x)
         gradient = F.avg_pool2d(gradient, 3, stride=1, padding=1, count_include_pad=False)
         gradient = gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
         if self.enough is None:
             return gradient
-        missing = self.enough - similarity.detach().unflatten(0, (self.views, -1)).mean(0)  # (B,)
+        missing = self.enough - similarity.detach().unflatten(0, (-1, self.views)).mean(1)  # (B,)
         return gradient * (missing / 0.1).clamp(0, 1)[:, None, None, None]

@@ -31,6 +31,7 @@ STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128
 LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
+ENOUGH = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
 RECIPE = "python -m t2ilib run 08 --profile full"
 OPTIONS = {  # name: default, meaning
     "variant": ("pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN"),
@@ -39,9 +40,8 @@ OPTIONS = {  # name: default, meaning
     "clip_guidance_scale": (ClipGuidance.scale,
                             "how far the guide moves the first network's picture in each early step, root mean square "
                             "of pixels in [-1, 1]; 0 is not at all, and the default among latents"),
-    "clip_guidance_enough": (ClipGuidance.enough,
-                             "similarity from which the guide leaves a picture alone; 0.5 draws what is known more "
-                             "cleanly, None is never"),
+    "clip_guidance_enough": (ENOUGH, "similarity from which the guide leaves a picture alone, in its units; less is "
+                             "cleaner and follows unknown words less, None is never"),
     "guidance_scale": (Sampling.guidance_scale,
                        "how literally the first network takes the words; 1 is free. A list: each stage's own"),
     "steps": (Sampling.steps, "of the first network; those that enlarge take half as many. A list: each stage's own"),
