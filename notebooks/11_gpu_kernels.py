@@ -467,7 +467,9 @@ print("second derivatives agree")
 # ## Cutouts
 # VQGAN+CLIP shows its picture to CLIP in many pieces. The public loop crops and resizes each: dozens of small launches,
 # forward and backward. `cutouts` takes all of them in one warp. Where a piece is larger than what CLIP takes, it reads
-# from averaged copies (a mip map, Williams 1983), else fine lines would vanish between the samples:
+# from averaged copies (a mip map, Williams 1983), else fine lines would vanish between the samples. Backward, a pixel
+# that several pieces saw gets the sum of what they say. The Triton kernel turns that round: each pixel asks every piece
+# where it would lie in it and gathers, so that no two programs write to one place and every run gives the same bits.
 
 # %%
 picture = load_captioned("emoji", split="train", image_size=128).batch([5]).to(device_) * 0.5 + 0.5

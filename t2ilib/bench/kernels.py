@@ -1,5 +1,6 @@
 """The operations of `t2ilib.kernels` beside the plain formula, what others offer, `torch.compile` and Triton."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -67,16 +68,28 @@ def machine_rows(device: torch.device, seconds: float) -> tuple[list[Row], Rates
 
 
 def nearest_code_cases(device: torch.device) -> Iterator[Case]:
-    """Nearest code, against all distances (taming's formula) and `cdist`."""
+    """Nearest code, against all distances (taming's formula), `cdist` and vector-quantize-pytorch."""
     for n, k, d in NEAREST[device.type]:
         z, table = noise(n, d, device=device, name="z"), noise(k, d, device=device, name="codebook")
 
         def eager(z: Tensor, table: Tensor) -> Tensor:
             return (z.square().sum(1, keepdim=True) + table.square().sum(1) - 2 * z @ table.T).argmin(1)
 
-        work = {"eager": eager, "cdist": lambda z, table: torch.cdist(z, table).argmin(1), "t2ilib": nearest_code}
+        work = {"eager": eager, "cdist": lambda z, table: torch.cdist(z, table).argmin(1), **_peer(table),
+                "t2ilib": nearest_code}
         yield Case("nearest_code", f"{n}x{d}, K={k}", (z, table), work, (z.nbytes + table.nbytes + 8 * n, 0),
                    2 * n * k * d, modes=("forward",))
+
+
+def _peer(table: Tensor) -> dict[str, Callable[..., Tensor]]:
+    """The quantiser of vector-quantize-pytorch where that is installed; it also looks the codes up."""
+    if importlib.util.find_spec("vector_quantize_pytorch") is None:
+        return {}
+    from vector_quantize_pytorch import VectorQuantize
+
+    quantise = VectorQuantize(dim=table.shape[1], codebook_size=len(table)).to(table.device).eval()
+    quantise.codebook = table
+    return {"vector-quantize-pytorch": lambda z, table: quantise(z[None])[1][0]}
 
 
 def group_norm_silu_cases(device: torch.device) -> Iterator[Case]:
@@ -123,7 +136,6 @@ def cutouts_cases(device: torch.device) -> Iterator[Case]:
 
 
 CASES = {"nearest_code": nearest_code_cases, "group_norm_silu": group_norm_silu_cases, "cutouts": cutouts_cases}
-TRITON = ("nearest_code", "group_norm_silu")  # what has a kernel to be asked for
 COMPILED = ("nearest_code", "group_norm_silu")  # a loop over crops of all sizes is compiled anew for each
 
 
@@ -144,7 +156,7 @@ def case_rows(case: Case, rates: Rates, device: torch.device, seconds: float) ->
     if device.type == "cuda":
         if case.kernel in COMPILED:
             work["torch.compile"] = torch.compile(work["eager"], dynamic=False)
-        if HAS_TRITON and case.kernel in TRITON:
+        if HAS_TRITON:
             work["triton"] = lambda *inputs: case.work["t2ilib"](*inputs, backend="triton")
     for mode in case.modes:
         providers = {name: _call(function, case, mode) for name, function in work.items()}

@@ -118,14 +118,14 @@ def second_order_via(reference: Callable[..., Tensor]) -> Callable:
         def guarded(ctx, *grad_outputs):
             if not torch.is_grad_enabled():
                 return backward(ctx, *grad_outputs)
-            return _reference_gradients(reference, ctx, grad_outputs)
+            return reference_gradients(reference, ctx, grad_outputs)
 
         return guarded
 
     return decorate
 
 
-def _reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tuple[Tensor, ...]) -> tuple:
+def reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tuple[Tensor, ...]) -> tuple:
     inputs = ctx.saved_tensors[: ctx.inputs_saved]
     needed = [i for i in range(len(inputs)) if ctx.needs_input_grad[i]]
     output = reference(*inputs, **ctx.constants)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadParameter, unknown_name
-from ._dispatch import choose, require_floating, second_order_via
+from ._dispatch import HAS_TRITON, choose, reference_gradients, require_floating, second_order_via, tl, triton
 
 PADDINGS = ("zeros", "border", "reflection")
 
@@ -82,14 +82,12 @@ def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, an
     level = _mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])
     deepest = math.ceil(float(level.max())) if level.numel() else 0
     total = None
-    for depth in range(deepest + 1):
-        if depth:
-            images = _halve(images)
+    for depth, picture in enumerate(_pyramid(images, deepest)):
         share = (1 - (level - depth).abs()).clamp(min=0)  # (B, n): linear blend of the two nearest levels
         if depth < deepest and not bool((share > 0).any()):
             continue
         share = share.to(images.device)
-        picture = warp(images, grid, padding).reshape(count, channels, n, size, size)
+        picture = warp(picture, grid, padding).reshape(count, channels, n, size, size)
         picture = picture if deepest == 0 else picture * share[:, None, :, None, None].to(picture.dtype)
         total = picture if total is None else total + picture
     return total.movedim(2, 1)  # (B, n, C, size, size)
@@ -108,9 +106,184 @@ def _mip_level(theta: Tensor, image_size: tuple[int, int], size: int) -> Tensor:
     return torch.linalg.vector_norm(step, dim=-2).amax(dim=-1).clamp(min=1).log2().clamp(max=finest)
 
 
+def _pyramid(images: Tensor, deepest: int) -> list[Tensor]:
+    """Return the picture and its halved copies, `deepest` of them."""
+    levels = [images]
+    for _ in range(deepest):
+        levels.append(_halve(levels[-1]))
+    return levels
+
+
 def _halve(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     return F.adaptive_avg_pool2d(images, (max(1, (height + 1) // 2), max(1, (width + 1) // 2)))
+
+
+if HAS_TRITON:
+
+    @triton.jit
+    def _fold_positions(position, size, PADDING: tl.constexpr):
+        """The same as `_fold`; PADDING counts in PADDINGS."""
+        if PADDING == 2:
+            position = position + 0.5
+            position = position - tl.floor(position / (2 * size)) * 2 * size
+            position = tl.where(position > size, 2 * size - position, position) - 0.5
+        if PADDING != 0:
+            position = tl.minimum(tl.maximum(position, 0.0), size - 1.0)
+        return position
+
+    @triton.jit
+    def _cut_kernel(
+        pyramid,  # all levels of all pictures, one after another, each (B, C, h, w)
+        table,  # (levels, 3) int64: where a level begins, its h and its w
+        theta,  # (B n, 6) float32
+        level,  # (B n,) float32: of each cutout, between two of the pyramid
+        out,  # (B n, C, size, size)
+        cuts, channels, size, PADDING: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+    ):  # fmt: skip
+        cut = tl.program_id(0).to(tl.int64)
+        q = tl.program_id(1) * P + tl.arange(0, P)
+        c = tl.arange(0, C)
+        u = (2 * (q % size) + 1).to(tl.float32) / size - 1
+        v = (2 * (q // size) + 1).to(tl.float32) / size - 1
+        a = theta + cut * 6
+        x = tl.load(a) * u + tl.load(a + 1) * v + tl.load(a + 2)
+        y = tl.load(a + 3) * u + tl.load(a + 4) * v + tl.load(a + 5)
+        exact = tl.load(level + cut)
+        upper = tl.floor(exact)
+        total = tl.zeros((C, P), tl.float32)
+        for step in tl.static_range(2):  # the two levels between which this cutout lies
+            share = 1 - tl.abs(exact - upper - step)
+            if share > 0:
+                row = table + (upper.to(tl.int64) + step) * 3
+                begin, h, w = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+                px = _fold_positions(((x + 1) * w - 1) / 2, w.to(tl.float32), PADDING)
+                py = _fold_positions(((y + 1) * h - 1) / 2, h.to(tl.float32), PADDING)
+                left, top = tl.floor(px), tl.floor(py)
+                planes = pyramid + begin + (cut // cuts * channels + c[:, None]) * h * w
+                for corner in tl.static_range(4):
+                    column, line = left + corner % 2, top + corner // 2
+                    weight = share * (1 - tl.abs(px - column)) * (1 - tl.abs(py - line))
+                    inside = (column >= 0) & (column < w) & (line >= 0) & (line < h) & (q < size * size)
+                    at = line.to(tl.int64) * w + column.to(tl.int64)
+                    pixels = tl.load(planes + at[None, :], mask=inside[None, :] & (c < channels)[:, None], other=0.0)
+                    total += pixels.to(tl.float32) * weight[None, :]
+        to = (cut * channels + c[:, None]) * size * size + q[None, :]
+        tl.store(out + to, total.to(out.dtype.element_ty), mask=(c < channels)[:, None] & (q < size * size)[None, :])
+
+    @triton.jit
+    def _gather_kernel(
+        grad,  # (B n, C, size, size)
+        theta, level,  # as above
+        out,  # (B, C, h + 2 margin, w + 2 margin) float32: the gradient of one level, drawn out by a margin
+        depth, cuts, channels, size, h, w, margin, C: tl.constexpr, P: tl.constexpr,
+    ):  # fmt: skip
+        b = tl.program_id(0).to(tl.int64)
+        p = tl.program_id(1) * P + tl.arange(0, P)
+        c = tl.arange(0, C)
+        wide, high = w + 2 * margin, h + 2 * margin
+        column, line = (p % wide - margin).to(tl.float32), (p // wide - margin).to(tl.float32)
+        total = tl.zeros((C, P), tl.float32)
+        for i in range(cuts):
+            cut = b * cuts + i
+            share = 1 - tl.abs(tl.load(level + cut) - depth)
+            if share > 0:
+                a = theta + cut * 6  # output pixel q lies at (xx, xy; yx, yy) q + (x, y) among the pixels of this level
+                xx, xy = tl.load(a) * w / size, tl.load(a + 1) * w / size
+                yx, yy = tl.load(a + 3) * h / size, tl.load(a + 4) * h / size
+                x = (xx + xy + (tl.load(a + 2) - tl.load(a) - tl.load(a + 1) + 1) * w - 1) / 2
+                y = (yx + yy + (tl.load(a + 5) - tl.load(a + 3) - tl.load(a + 4) + 1) * h - 1) / 2
+                area = xx * yy - xy * yx
+                flat = tl.abs(area) < 1e-8  # all on one line: look at every output pixel
+                area = tl.where(flat, 1.0, area)
+                reach_u = tl.where(flat, size, (tl.abs(yy) + tl.abs(xy)) / tl.abs(area))
+                reach_v = tl.where(flat, size, (tl.abs(yx) + tl.abs(xx)) / tl.abs(area))
+                u = tl.where(flat, size / 2, (yy * (column - x) - xy * (line - y)) / area)
+                v = tl.where(flat, size / 2, (xx * (line - y) - yx * (column - x)) / area)
+                first_u, first_v = (tl.maximum(tl.ceil(u - reach_u - 1e-3), 0.0),
+                                    tl.maximum(tl.ceil(v - reach_v - 1e-3), 0.0))
+                count_u, count_v = (tl.minimum(tl.floor(2 * reach_u + 2.01), size).to(tl.int32),
+                                    tl.minimum(tl.floor(2 * reach_v + 2.01), size).to(tl.int32))
+                for k in range(count_v):
+                    qv = first_v + k
+                    for j in range(count_u):
+                        qu = first_u + j
+                        weight = (tl.maximum(1 - tl.abs(column - xx * qu - xy * qv - x), 0.0)
+                                  * tl.maximum(1 - tl.abs(line - yx * qu - yy * qv - y), 0.0))
+                        seen = (qu >= 0) & (qu < size) & (qv >= 0) & (qv < size) & (weight > 0) & (p < wide * high)
+                        at = ((cut * channels + c[:, None]) * size + qv.to(tl.int64)[None, :]) * size
+                        pixels = tl.load(grad + at + qu.to(tl.int64)[None, :],
+                                         mask=seen[None, :] & (c < channels)[:, None], other=0.0)
+                        total += pixels.to(tl.float32) * (share * weight)[None, :]
+        to = (b * channels + c[:, None]) * wide * high + p[None, :]
+        tl.store(out + to, total, mask=(c < channels)[:, None] & (p < wide * high)[None, :])
+
+
+def _margins(theta: Tensor, shapes: list[tuple[int, int]], padding: str) -> list[int]:
+    """Return how many pixels of each level a cutout reaches past the edge, where the edge's gradient wants them."""
+    if padding == "zeros":
+        return [0] * len(shapes)
+    reach = float((theta[..., :2].abs().sum(-1) + theta[..., 2].abs()).max())  # in half sides of the picture
+    return [math.ceil(max(0.0, reach - 1) / 2 * max(shape)) + 1 for shape in shapes]
+
+
+def _fold_matrix(size: int, margin: int, padding: str, like: Tensor) -> Tensor:
+    """Return (size, size + 2 margin) of zeros and ones: to which pixel each place of a drawn-out line belongs."""
+    place = torch.arange(-margin, size + margin, device=like.device)
+    if padding == "reflection":
+        place = place.remainder(2 * size)
+        place = torch.where(place < size, place, 2 * size - 1 - place)
+    inside = torch.arange(size, device=like.device)[:, None] == place.clamp(0, size - 1)[None]
+    return inside.to(like.dtype)
+
+
+class _Fused(torch.autograd.Function):
+    """One pass for all cutouts of all levels; backward, each pixel gathers from the cutouts that saw it: no atomics."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool) -> Tensor:
+        (batch, channels), cuts = images.shape[:2], theta.shape[1]
+        level = _mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])
+        levels = _pyramid(images, math.ceil(float(level.max())))
+        ctx.shapes = [tuple(x.shape[-2:]) for x in levels]
+        ctx.margins = _margins(theta, ctx.shapes, padding)
+        starts = torch.tensor([0, *(x.numel() for x in levels)]).cumsum(0)[:-1]
+        table = torch.cat([starts[:, None], torch.tensor(ctx.shapes)], 1).to(images.device)
+        pyramid = torch.cat([x.flatten() for x in levels])
+        placed = [t.to(images.device, torch.float32).flatten(0, 1).contiguous() for t in (theta.flatten(2), level)]
+        out = images.new_empty((batch, cuts, channels, size, size))
+        grid = (batch * cuts, triton.cdiv(size * size, 256))
+        _cut_kernel[grid](pyramid, table, *placed, out, cuts, channels, size, PADDING=PADDINGS.index(padding),
+                          C=triton.next_power_of_2(channels), P=256)
+        ctx.save_for_backward(images, theta, *placed)
+        ctx.inputs_saved, ctx.constants = 2, dict(size=size, padding=padding, antialias=antialias, warp=warp_reference)
+        return out
+
+    @staticmethod
+    @second_order_via(cutouts_reference)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        images, theta, *placed = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:  # rare, and the definition's gradient will do
+            with torch.enable_grad():
+                found = reference_gradients(cutouts_reference, ctx, (grad,))
+            return tuple(g if g is None else g.detach() for g in found)
+        (batch, channels), cuts, grad = images.shape[:2], theta.shape[1], grad.contiguous()
+        size, padding = ctx.constants["size"], ctx.constants["padding"]
+        below = None  # the gradient of the level below, which is made of this one
+        for depth in reversed(range(len(ctx.shapes))):
+            (h, w), margin = ctx.shapes[depth], ctx.margins[depth]
+            found = grad.new_empty((batch, channels, h + 2 * margin, w + 2 * margin), dtype=torch.float32)
+            grid = (batch, triton.cdiv(found[0, 0].numel(), 256))
+            _gather_kernel[grid](grad, *placed, found, depth, cuts, channels, size, h, w, margin,
+                                 C=triton.next_power_of_2(channels), P=256)
+            if margin:
+                rows, columns = (_fold_matrix(side, margin, padding, found) for side in (h, w))
+                with torch.autocast(grad.device.type, enabled=False):
+                    found = rows @ found @ columns.T
+            if below is not None:
+                found += torch.ops.aten._adaptive_avg_pool2d_backward(below, found)
+            below = found
+        return below.to(images.dtype), None, None, None, None
 
 
 def cutouts(
@@ -152,7 +325,9 @@ def cutouts(
         raise BadParameter(f"cutouts: size must be at least 1, got {size}; CLIP's input size is usual")
     if padding not in PADDINGS:
         raise unknown_name("padding", padding, PADDINGS)
-    choose(backend, images, theta.to(images.device), name="cutouts", kernel="none")
+    chosen = choose(backend, images, theta.to(images.device), name="cutouts", kernel="unproven")
+    if chosen == "triton":
+        return _Fused.apply(images, theta.float(), size, padding, antialias)
     theta = theta.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):  # sampling positions need more than half precision
         warped = cutouts_reference(images.to(theta.dtype), theta, size, padding, antialias, _Warp.apply)

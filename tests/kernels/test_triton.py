@@ -7,7 +7,7 @@ GPU as well, with TRITON_INTERPRET=0.
 import pytest
 import torch
 
-from t2ilib.kernels import group_norm_silu, nearest_code
+from t2ilib.kernels import cutouts, group_norm_silu, nearest_code
 from t2ilib.kernels._dispatch import HAS_TRITON, INTERPRETED
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="Triton has no wheel for this system")
@@ -111,3 +111,56 @@ def test_group_norm_silu_without_parameters_and_with_a_large_mean():
     x = noise(2, 8, 6, 6) + 1000
     expected = group_norm_silu(x.double(), None, None, 4, backend="torch").float()
     torch.testing.assert_close(group_norm_silu(x, None, None, 4, backend="triton"), expected, rtol=1e-3, atol=1e-3)
+
+
+def windows(batch, n, seed=0, spread=0.4):
+    moved = torch.randn(batch, n, 2, 3, generator=torch.Generator().manual_seed(seed))
+    return torch.eye(2, 3) * 0.7 + spread * moved  # turned, sheared, partly outside
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(("shape", "size", "spread", "antialias", "layout"), [
+    ((2, 3, 13, 18), 4, 0.4, True, "strided"), ((1, 1, 3, 4), 6, 0.4, True, "channels_last"),
+    ((1, 5, 17, 7), 4, 1.0, False, "contiguous"), ((1, 3, 8, 8), 8, 0.0, True, "expanded")])
+def test_cutouts(padding, shape, size, spread, antialias, layout):
+    images = noise(*shape, layout="contiguous" if layout == "expanded" else layout).requires_grad_()
+    theta = windows(shape[0], 2, spread=spread)
+    found, expected = (cutouts(images, theta, size, padding=padding, antialias=antialias, backend=backend)
+                       for backend in ("triton", "torch"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    upstream = noise(*expected.shape, seed=3, layout="contiguous" if layout == "channels_last" else layout)
+    a, b = (torch.autograd.grad(y, images, upstream)[0] for y in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cutouts_of_half_precision(dtype):
+    images, theta = noise(2, 3, 12, 9).to(dtype).requires_grad_(), windows(2, 4)
+    found, expected = (cutouts(images, theta, 6, backend=backend) for backend in ("triton", "torch"))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected.float(), rtol=2e-2, atol=2e-2)
+    a, b = (torch.autograd.grad(y.float().square().sum(), images)[0].float() for y in (found, expected))
+    assert (a - b).norm() < 2e-2 * b.norm()
+
+
+def test_cutouts_that_lie_on_a_line_or_a_point():
+    images = noise(1, 2, 6, 6).requires_grad_()
+    theta = torch.tensor([[[0.0, 0, 0.1], [0, 0, -0.2]], [[1.0, 1, 0], [1, 1, 0]]])
+    a, b = (cutouts(images, theta, 5, antialias=False, backend=backend) for backend in ("triton", "torch"))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    upstream = noise(*a.shape, seed=3)
+    torch.testing.assert_close(*(torch.autograd.grad(y, images, upstream)[0] for y in (a, b)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_cutouts_under_a_gradient_penalty_and_with_gradients_of_the_windows(padding):
+    results = []
+    for backend in ("triton", "torch"):
+        images, theta = noise(1, 2, 7, 6).requires_grad_(), windows(1, 3).requires_grad_()
+        y = cutouts(images, theta, 4, padding=padding, backend=backend)
+        first = torch.autograd.grad(y.square().sum(), (images, theta), retain_graph=True)
+        (gradient,) = torch.autograd.grad(y.square().sum(), images, create_graph=True)
+        results.append([*first, *torch.autograd.grad((gradient.norm() - 1).square(), (images, theta))])
+    for a, b in zip(*results, strict=True):
+        assert b.abs().max() > 1e-2
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
