@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _cutouts_torch as some_at_a_time
 from ..errors import BadParameter, unknown_name
 from ._dispatch import HAS_TRITON, choose, reference_gradients, require_floating, second_order_via, tl, triton
 
-PADDINGS = ("zeros", "border", "reflection")
+PADDINGS = some_at_a_time.PADDINGS
 
 
 def warp_reference(images: Tensor, grid: Tensor, padding: str) -> Tensor:
@@ -51,25 +52,7 @@ def _fold(position: Tensor, size: int, padding: str) -> Tensor:
     return position
 
 
-class _Warp(torch.autograd.Function):
-    """`grid_sample`, which is fast but has no second derivative, with the reference's second derivative."""
-
-    @staticmethod
-    def forward(ctx, images: Tensor, grid: Tensor, padding: str) -> Tensor:
-        ctx.save_for_backward(images, grid)
-        ctx.inputs_saved, ctx.constants = 2, {"padding": padding}
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-
-    @staticmethod
-    @second_order_via(warp_reference)
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        images, grid = ctx.saved_tensors
-        mode, padding = 0, PADDINGS.index(ctx.constants["padding"])
-        needed = list(ctx.needs_input_grad[:2])
-        return *torch.ops.aten.grid_sampler_2d_backward(grad, images, grid, mode, padding, False, needed), None
-
-
-def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool, warp) -> Tensor:
+def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool) -> Tensor:
     """Warp all cutouts of a picture at once: their grids, stacked, are one tall grid, so no picture is copied.
 
     Shapes:
@@ -87,7 +70,7 @@ def cutouts_reference(images: Tensor, theta: Tensor, size: int, padding: str, an
         if depth < deepest and not bool((share > 0).any()):
             continue
         share = share.to(images.device)
-        picture = warp(picture, grid, padding).reshape(count, channels, n, size, size)
+        picture = warp_reference(picture, grid, padding).reshape(count, channels, n, size, size)
         picture = picture if deepest == 0 else picture * share[:, None, :, None, None].to(picture.dtype)
         total = picture if total is None else total + picture
     return total.movedim(2, 1)  # (B, n, C, size, size)
@@ -237,53 +220,68 @@ def _fold_matrix(size: int, margin: int, padding: str, like: Tensor) -> Tensor:
     return inside.to(like.dtype)
 
 
-class _Fused(torch.autograd.Function):
-    """One pass for all cutouts of all levels; backward, each pixel gathers from the cutouts that saw it: no atomics."""
+def _cut(levels: list[Tensor], theta: Tensor, level: Tensor, size: int, padding: str, dtype: torch.dtype) -> Tensor:
+    """Launch one program for each 256 pixels of each cutout."""
+    (batch, channels), cuts, device = levels[0].shape[:2], theta.shape[1], levels[0].device
+    starts = torch.tensor([0, *(x.numel() for x in levels)]).cumsum(0)[:-1]
+    table = torch.cat([starts[:, None], torch.tensor([x.shape[-2:] for x in levels])], 1).to(device)
+    pyramid = torch.cat([x.flatten() for x in levels])
+    out = pyramid.new_empty((batch, cuts, channels, size, size), dtype=dtype)
+    _cut_kernel[batch * cuts, triton.cdiv(size * size, 256)](
+        pyramid, table, *(t.to(device, torch.float32).contiguous() for t in (theta, level)), out, cuts, channels, size,
+        PADDING=PADDINGS.index(padding), C=triton.next_power_of_2(channels), P=256)
+    return out
+
+
+def _gather(grad: Tensor, levels: list[Tensor], theta: Tensor, level: Tensor, padding: str) -> list[Tensor]:
+    """Return the gradient of each level, drawn out by a margin for what lies past its edge, and folded back."""
+    (batch, channels), cuts, size, found = levels[0].shape[:2], theta.shape[1], grad.shape[-1], []
+    placed = [t.to(grad.device, torch.float32).contiguous() for t in (theta, level)]
+    grad, margins = grad.contiguous(), _margins(theta, [tuple(x.shape[-2:]) for x in levels], padding)
+    for depth, (picture, margin) in enumerate(zip(levels, margins, strict=True)):
+        h, w = picture.shape[-2:]
+        out = grad.new_empty((batch, channels, h + 2 * margin, w + 2 * margin), dtype=torch.float32)
+        _gather_kernel[batch, triton.cdiv(out[0, 0].numel(), 256)](
+            grad, *placed, out, depth, cuts, channels, size, h, w, margin, C=triton.next_power_of_2(channels), P=256)
+        if margin:
+            rows, columns = (_fold_matrix(side, margin, padding, out) for side in (h, w))
+            with torch.autocast(grad.device.type, enabled=False):
+                out = rows @ out @ columns.T
+        found.append(out)
+    return found
+
+
+class _Cutouts(torch.autograd.Function):
+    """All cutouts without what lies between; the pyramid is made anew for the backward, and nothing else is kept."""
 
     @staticmethod
-    def forward(ctx, images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool) -> Tensor:
-        (batch, channels), cuts = images.shape[:2], theta.shape[1]
-        level = _mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])
-        levels = _pyramid(images, math.ceil(float(level.max())))
-        ctx.shapes = [tuple(x.shape[-2:]) for x in levels]
-        ctx.margins = _margins(theta, ctx.shapes, padding)
-        starts = torch.tensor([0, *(x.numel() for x in levels)]).cumsum(0)[:-1]
-        table = torch.cat([starts[:, None], torch.tensor(ctx.shapes)], 1).to(images.device)
-        pyramid = torch.cat([x.flatten() for x in levels])
-        placed = [t.to(images.device, torch.float32).flatten(0, 1).contiguous() for t in (theta.flatten(2), level)]
-        out = images.new_empty((batch, cuts, channels, size, size))
-        grid = (batch * cuts, triton.cdiv(size * size, 256))
-        _cut_kernel[grid](pyramid, table, *placed, out, cuts, channels, size, PADDING=PADDINGS.index(padding),
-                          C=triton.next_power_of_2(channels), P=256)
-        ctx.save_for_backward(images, theta, *placed)
-        ctx.inputs_saved, ctx.constants = 2, dict(size=size, padding=padding, antialias=antialias, warp=warp_reference)
-        return out
+    def forward(ctx, images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool, fused: bool) -> Tensor:
+        level = (_mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])).cpu()
+        ctx.save_for_backward(images, theta, level)
+        ctx.inputs_saved, ctx.fused = 2, fused
+        ctx.constants = dict(size=size, padding=padding, antialias=antialias)
+        cut = _cut if fused else some_at_a_time.forward
+        return cut(_levels(images, theta, level), theta, level, size, padding, images.dtype)
 
     @staticmethod
     @second_order_via(cutouts_reference)
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        images, theta, *placed = ctx.saved_tensors
+        images, theta, level = ctx.saved_tensors
         if ctx.needs_input_grad[1]:  # rare, and the definition's gradient will do
             with torch.enable_grad():
                 found = reference_gradients(cutouts_reference, ctx, (grad,))
             return tuple(g if g is None else g.detach() for g in found)
-        (batch, channels), cuts, grad = images.shape[:2], theta.shape[1], grad.contiguous()
-        size, padding = ctx.constants["size"], ctx.constants["padding"]
-        below = None  # the gradient of the level below, which is made of this one
-        for depth in reversed(range(len(ctx.shapes))):
-            (h, w), margin = ctx.shapes[depth], ctx.margins[depth]
-            found = grad.new_empty((batch, channels, h + 2 * margin, w + 2 * margin), dtype=torch.float32)
-            grid = (batch, triton.cdiv(found[0, 0].numel(), 256))
-            _gather_kernel[grid](grad, *placed, found, depth, cuts, channels, size, h, w, margin,
-                                 C=triton.next_power_of_2(channels), P=256)
-            if margin:
-                rows, columns = (_fold_matrix(side, margin, padding, found) for side in (h, w))
-                with torch.autocast(grad.device.type, enabled=False):
-                    found = rows @ found @ columns.T
-            if below is not None:
-                found += torch.ops.aten._adaptive_avg_pool2d_backward(below, found)
-            below = found
-        return below.to(images.dtype), None, None, None, None
+        gather, levels = _gather if ctx.fused else some_at_a_time.backward, _levels(images, theta, level)
+        found = gather(grad, levels, theta, level, ctx.constants["padding"])
+        while len(found) > 1:  # each level was made of the one before it
+            below = found.pop()
+            found[-1] += torch.ops.aten._adaptive_avg_pool2d_backward(below, found[-1])
+        return found[0].to(images.dtype), None, None, None, None, None
+
+
+def _levels(images: Tensor, theta: Tensor, level: Tensor) -> list[Tensor]:
+    """Return the pyramid that the cutouts see, in the precision of theta."""
+    return _pyramid(images.to(theta.dtype), math.ceil(float(level.max())))
 
 
 def cutouts(
@@ -326,9 +324,6 @@ def cutouts(
     if padding not in PADDINGS:
         raise unknown_name("padding", padding, PADDINGS)
     chosen = choose(backend, images, theta.to(images.device), name="cutouts", kernel="unproven")
-    if chosen == "triton":
-        return _Fused.apply(images, theta.float(), size, padding, antialias)
     theta = theta.to(torch.promote_types(images.dtype, torch.float32))
     with torch.autocast(images.device.type, enabled=False):  # sampling positions need more than half precision
-        warped = cutouts_reference(images.to(theta.dtype), theta, size, padding, antialias, _Warp.apply)
-    return warped.to(images.dtype)
+        return _Cutouts.apply(images, theta, size, padding, antialias, chosen == "triton")
