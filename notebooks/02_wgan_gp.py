@@ -109,7 +109,7 @@ cfg = profiles.resolve(
     quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4, penalty_weight=10.0,
                learning_rate=7e-4, critic_lr=7e-4, ema_decay=0.99, seeds=1, looks=8, samples=512, frames=24, timed=1,
                log_every=5),
-    full=dict(steps=5000, live_steps=500, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
+    full=dict(steps=8000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
               ema_decay=0.999, frames=48, timed=10, log_every=20))
 if dtype == "float16":
     raise ValueError("float16 would need scaled losses, which a penalty does not survive; take bfloat16 or float32")
@@ -624,7 +624,10 @@ run.keep("nearest", show.compare({"sample": unit(samples[:cfg.looks]),
                                  titles=[f"{c:.2f}" for c in near[:cfg.looks]]))
 
 # %%
-run.keep("samples", show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9))
+sheet = show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9)
+if profile == "full" and data == "emoji":
+    show.save(sheet, reports_dir() / "gallery" / "wgan.png")
+run.keep("samples", sheet)
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
