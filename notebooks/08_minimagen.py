@@ -721,15 +721,15 @@ run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in resul
 # - *Pixels or latents*: best of 32, not steered, pixels reach 0.83, 0.38 and 0.41, latents 0.73, 0.31 and 0.35 in as
 #   much time. The latents' prior was trained for less long: this compares two checkpoints, not two principles.
 # - *KID* of a short training is 0.24 to 0.36: mush is told from drawings. It does not rank good rows.
-# - *Steps*: 12 of DPM-Solver++ 0.66 [0.58, 0.75], 250 ancestral ones 0.70 [0.61, 0.78]: no difference is shown with
+# - *Steps*: 12 of DPM-Solver++ 0.65 [0.57, 0.74], 250 ancestral ones 0.70 [0.61, 0.78]: no difference is shown with
 #   n = 240, at 24 passes in the place of 500 (and the original's 2000). It does not show that there is none.
-# - *Guidance*: 0.00 at the original's smallest scale 0.1, 0.50 at 1, 0.64 to 0.66 from 3 to 8, with a quarter too much
-#   colour. Dynamic thresholding at the percentile 0.995 ends at 0.14, at the original's 0.9 at 0.55: static is as good
-#   as the best of these and needs no choice.
+# - *Guidance*: 0.00 at the original's smallest scale 0.1, 0.51 at 1, 0.64 to 0.69 from 3 to 8, with a quarter too much
+#   colour. Dynamic thresholding at the percentile 0.995 ends at 0.14, at the original's 0.9 at 0.56: static is better
+#   than the best of these and needs no choice.
 # - *Where to begin*: with equal arithmetic the base of 32 pixels reaches 0.18 and that of 64 pixels at once 0.01. The
 #   target v 0.18, the picture 0.16, v with Min-SNR 0.09, noise on a linear schedule 0.04. One seed and 1000 steps: this
 #   ranks beginnings, not ends. EMA changes nothing here (0.18 and 0.20), since the rate has decayed.
-# - *Styles*: the classifier finds the artist in 0.51 of the pictures (Noto 0.73, Fluent flat 0.27), and in 0.59 of
+# - *Styles*: the classifier finds the artist in 0.47 of the pictures (Noto 0.59, Fluent flat 0.23), and in 0.59 of
 #   real drawings: the words for a style have an effect, and a weak one.
 #
 # ## A sheet of prompts

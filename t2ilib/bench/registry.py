@@ -18,6 +18,7 @@ from .guidance_score import vqgan_clip_score_rows
 from .kernels import kernels_rows
 from .measure import Row, measure, noise, write_rows
 from .minimagen import minimagen_rows
+from .profile import profile_rows
 
 
 def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
@@ -50,7 +51,7 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "kernels": kernels_rows, "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows,
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
-    "minimagen": minimagen_rows, "gan_step": gan_step_rows,
+    "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
 }
 
 
