@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
 import textwrap
@@ -49,6 +50,17 @@ words: list[str] = ["a", "b"]
 limit: int | None = None
 
 """
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """A test draws the same numbers by itself as among others."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -156,14 +156,16 @@ def test_an_edit_keeps_more_the_weaker_it_is(make):
 
 
 def test_inpainting_draws_the_masked_part_alone(make):
-    picture, mask = torch.rand(2, 3, 8, 8) * 2 - 1, torch.zeros(1, 1, 8, 8)
+    picture = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:] = 1
     mask[..., 3, 3] = 1  # one pixel of a larger one in the stage below
     cascade = make()
     out = cascade.inpaint(picture, mask, ["red", "blue"], generators=streams(0, 1), **{**PLAIN, "threshold": "static"})
     drawn = mask.bool().expand_as(picture)
     torch.testing.assert_close(out[-1][~drawn], picture[~drawn], rtol=0, atol=0)
-    assert (out[-1] - picture)[drawn].abs().min() > 1e-4
+    changed = (out[-1] - picture).abs().amax(1, keepdim=True)[drawn[:, :1]]
+    assert changed.min() > 0.01  # every pixel
     torch.testing.assert_close(colour(out[-1][..., 4:]), torch.tensor([(0.8, -0.6, -0.6), (-0.6, -0.6, 0.8)]),
                                atol=0.15, rtol=0)
     small = torch.nn.functional.avg_pool2d(picture, 2)
