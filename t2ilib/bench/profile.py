@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from statistics import quantiles
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..data import load_digits
+from ..guidance.speed import fast
 from ..losses import gradient_penalty, wasserstein_critic_loss
 from ..models.imagen_unet import ImagenUNet
 from ..models.wgan import WGANCritic, WGANGenerator
@@ -20,16 +22,20 @@ from .minimagen import BASE, LAPTOP, OurImagen
 
 TOP = 10
 TOKENS, WIDTH = 20, 384  # of the text that a U-Net reads
+ALLOCATING = ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_")
 Step = Callable[[], object]
+Build = Callable[[torch.device], AbstractContextManager[tuple[str, Step]]]
 
 
-def gan_training(device: torch.device) -> tuple[str, Step]:
+@contextmanager
+def gan_training(device: torch.device) -> Iterator[tuple[str, Step]]:
     """The DCGAN of notebook 01 on digits."""
     gan = ResidentGan(PAIRS[1], load_digits("digits", image_size=28), device, dtype=pick_dtype(device))
-    return "DCGAN, 28 px, batch 64", gan.step
+    yield "DCGAN, 28 px, batch 64", gan.step
 
 
-def critic_training(device: torch.device, *, batch: int = 64) -> tuple[str, Step]:
+@contextmanager
+def critic_training(device: torch.device, *, batch: int = 64) -> Iterator[tuple[str, Step]]:
     """A critic's step of notebook 02, with its penalty."""
     generator = WGANGenerator(image_size=64, ch=24, max_ch=192).to(device)
     critic = WGANCritic(image_size=64, ch=48, max_ch=384).to(device)
@@ -47,18 +53,21 @@ def critic_training(device: torch.device, *, batch: int = 64) -> tuple[str, Step
         loss.backward()
         adam.step()
 
-    return f"critic with penalty, 64 px, batch {batch}", step
+    yield f"critic with penalty, 64 px, batch {batch}", step
 
 
-def guidance(device: torch.device) -> tuple[str, Step]:
+@contextmanager
+def guidance(device: torch.device) -> Iterator[tuple[str, Step]]:
     """A step of notebook 03 with networks as large as the published ones."""
     side, cutouts = (128, 8) if device.type == "cpu" else (400, 32)
     networks = random_networks(device)
-    return f"VQGAN+CLIP, {side} px, {cutouts} cutouts", guidance_step(*networks, side, cutouts,
-                                                                      dtype=pick_dtype(device))
+    step = guidance_step(*networks, side, cutouts, dtype=pick_dtype(device))
+    with fast(*networks, dtype=pick_dtype(device), drop_encoder=True, drop_text=True):
+        yield f"VQGAN+CLIP, {side} px, {cutouts} cutouts", step
 
 
-def diffusion_training(device: torch.device) -> tuple[str, Step]:
+@contextmanager
+def diffusion_training(device: torch.device) -> Iterator[tuple[str, Step]]:
     """A training step of notebook 08's first network."""
     shape = LAPTOP if device.type == "cpu" else BASE
     network = ImagenUNet(text_embed_dim=WIDTH, **shape.network).to(device)
@@ -67,7 +76,7 @@ def diffusion_training(device: torch.device) -> tuple[str, Step]:
     text = (noise(n, TOKENS, WIDTH, device=device, name="tokens"), torch.ones(n, TOKENS, dtype=torch.bool,
                                                                               device=device),
             noise(n, WIDTH, device=device, name="pooled"))
-    return shape.name, lambda: loop.step(x_0, text)
+    yield shape.name, lambda: loop.step(x_0, text)
 
 
 STEPS = {"01_gan_basics": gan_training, "02_wgan_gp": critic_training, "03_vqgan_clip": guidance,
@@ -77,7 +86,8 @@ STEPS = {"01_gan_basics": gan_training, "02_wgan_gp": critic_training, "03_vqgan
 def operations(step: Step, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
     """Return milliseconds and MiB of each operation of one step, without those that it calls.
 
-    On CUDA the time is that of the device. MiB is all that an operation allocates, freed or not.
+    On CUDA the time is that of the device. MiB is all that an operation allocates, freed or not; what only allocates
+    does so for the operation that called it.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -85,11 +95,17 @@ def operations(step: Step, device: torch.device) -> tuple[dict[str, float], dict
         step()
     events = [e for e in found.key_averages() if e.key.startswith("aten::") or "::" not in e.key]
     time = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e3 for e in events}
-    grown = {e.key: (e.self_device_memory_usage if on_gpu else e.self_cpu_memory_usage) / 2**20 for e in events}
-    return time, {name: value for name, value in grown.items() if value > 0}
+    grown: dict[str, float] = defaultdict(float)
+    for event in found.events():
+        size = event.self_device_memory_usage if on_gpu else event.self_cpu_memory_usage
+        while event.name in ALLOCATING and event.cpu_parent:
+            event = event.cpu_parent
+        if size > 0:
+            grown[event.name] += size / 2**20
+    return time, grown
 
 
-def profile_rows(device: torch.device, seconds: float, *, steps: dict[str, Callable] | None = None,
+def profile_rows(device: torch.device, seconds: float, *, steps: dict[str, Build] | None = None,
                  repeats: int = 5) -> Iterator[Row]:
     """The ten operations that take most time, and the ten that allocate most, of one step of each notebook.
 
@@ -98,15 +114,15 @@ def profile_rows(device: torch.device, seconds: float, *, steps: dict[str, Calla
 
     Args:
         seconds: not used; a profiled step is made `repeats` times.
-        steps: notebook -> function of a device that returns what is measured and a step; None is `STEPS`.
+        steps: notebook -> context that yields what is measured and a step; None is `STEPS`.
     """
     for notebook, build in (STEPS if steps is None else steps).items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            shape, step = build(device)
-        for _ in range(2):
-            step()
-        runs = [operations(step, device) for _ in range(repeats)]
+            with build(device) as (shape, step):
+                for _ in range(2):
+                    step()
+                runs = [operations(step, device) for _ in range(repeats)]
         for metric, each in zip(("ms", "MiB allocated"), zip(*runs, strict=True), strict=True):
             yield from _top(each, metric, notebook, shape, device)
 
