@@ -719,8 +719,9 @@ run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in resul
 #   often is not drawn more like an artist. Guides and judge saw the same drawings, so what pleases the one may please
 #   the other: a person sees less of a difference than the judge.
 # - *Enough*: always steered, the same weights in half precision gave 0.89, 0.69 and 0.64: 0.05 to 0.08 more, within the
-#   intervals, with purple edges on a red heart and rays on a star. What is left alone looks better; the judge does not see it. The limit
-#   was chosen on validation and by looking; on held-out concepts these two settings were measured, and no others.
+#   intervals, with purple edges on a red heart and rays on a star. What is left alone looks better; the judge does not
+#   see it. The limit was chosen on validation and by looking; on held-out concepts these two settings were measured,
+#   and no others.
 # - *Pixels or latents*: best of 32, not steered, pixels reach 0.79, 0.38 and 0.38, latents 0.73, 0.34 and 0.36 in as
 #   much time: no difference is shown. The latents' prior was trained for less long: this compares two checkpoints, not
 #   two principles.

@@ -487,13 +487,13 @@ run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in s
 # fastest time that this machine's copies and products allow, whoever writes the program.
 
 # %%
-print(f"{'':70}{'ms':>9}{'times eager':>13}{'share':>8}")
+print(f"{'':80}{'ms':>9}{'times eager':>13}{'share':>8}")
 for case in (case for cases in CASES.values() for case in cases(device_)):
     found = list(case_rows(replace(case, modes=case.modes[-1:]), rates, device_, cfg.seconds))
     shares = {row.provider: row.p50 for row in found if row.metric == "of roofline"}
     for row in found:
         if row.metric == "ms":
-            print(f"{row.kernel:16}{row.shape:40}{row.provider:14}{row.p50:9.2f}{row.ratio:13.2f}"
+            print(f"{row.kernel:16}{row.shape:40}{row.provider:24}{row.p50:9.2f}{row.ratio:13.2f}"
                   f"{shares[row.provider]:8.0%}")
 
 # %% [markdown]
@@ -501,8 +501,13 @@ for case in (case for cases in CASES.values() for case in cases(device_)):
 # `torch.compile` and Triton where there is a GPU. Each row names the device it was measured on.
 
 # %%
-own, committed = (folder / "benchmarks" / "kernels.csv" for folder in (reports_dir(), repo_root() / "reports"))
-table = list(csv.DictReader((own if own.exists() else committed).open(newline="")))
+def measured(name):
+    """Rows of a benchmark's CSV: measured here, or the committed ones."""
+    own, committed = (folder / "benchmarks" / f"{name}.csv" for folder in (reports_dir(), repo_root() / "reports"))
+    return list(csv.DictReader((own if own.exists() else committed).open(newline="")))
+
+
+table = measured("kernels")
 shares = [row for row in table if row["metric"] == "of roofline" and row["mode"] in ("full", "forward")
           and not (row["mode"] == "forward" and row["kernel"] != "nearest_code")]
 print("devices:", ", ".join(sorted({row["device"] for row in table})))
@@ -515,6 +520,20 @@ axis.set_yticklabels([f"{row['kernel']} {row['shape']}: {row['provider']}, {row[
 axis.invert_yaxis()
 figure.tight_layout()
 run.keep("roofline", figure)
+
+# %% [markdown]
+# ## Look before you write
+# The operations that take most of one training step, or of one step of guidance, from `python -m t2ilib bench profile`.
+# A kernel in the place of one of them can save its share and no more. On a CPU products and convolutions take nearly
+# all, which others have written well; what is left is small change. On a GPU those are fast, and what only moves bytes
+# weighs more: there this table decides what is worth a program.
+
+# %%
+taken = [row for row in measured("profile") if row["metric"] == "ms"]
+for device_name, notebook in dict.fromkeys((row["device"], row["mode"]) for row in taken):
+    whole, *parts = [row for row in taken if (row["device"], row["mode"]) == (device_name, notebook)]
+    print(f"{notebook}, {whole['shape']}, {device_name}: {float(whole['p50']):.1f} ms")
+    print("   " + ", ".join(f"{row['provider']} {1 / float(row['ratio']):.0%}" for row in parts[:5]))
 
 # %% [markdown]
 # ## What a GPU should gain: a prediction
