@@ -624,8 +624,7 @@ run.keep("judged", show.compare({name: made[shown] for name, made in pictures.it
 for name in made:
     print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB")
 if made:
-    exact, stored = (drafts(network, words) for network in (ema.model, load_model(LatentPrior, home / "emoji-prior",
-                                                                                  device=device_)))
+    exact, stored = (drafts(network, words) for network in (ema.model, made["emoji-prior"]))
     print(f"a draft by the stored network differs by {(stored - exact).std() / exact.std():.1%}")
 
 # %%

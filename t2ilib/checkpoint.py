@@ -95,7 +95,7 @@ def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str,
     if clash := [k for k in state if k.endswith(SCALE)]:
         raise BadParameter(f"{kind}: a tensor's name must not end in {SCALE!r}: {clash[0]}")
     stored = {name: v for k, kept in state.items() for name, v in _stored(k, kept, dtype).items()}
-    if lost := [k for k, v in stored.items() if k in state and v.is_floating_point()
+    if lost := [k for k, v in stored.items() if k in state and v is not state[k] and v.is_floating_point()
                 and not (v.isfinite() == state[k].isfinite()).all()]:
         raise BadParameter(f"{', '.join(lost[:4])}: values are too large for {dtype}; save without dtype")
     save_tensors(folder / WEIGHTS, stored)

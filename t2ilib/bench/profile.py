@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from statistics import quantiles
 
 import torch
-
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from ..data import load_digits
@@ -93,14 +93,16 @@ def operations(step: Step, device: torch.device) -> tuple[dict[str, float], dict
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, profile_memory=True) as found:
         step()
-    events = [e for e in found.key_averages() if e.key.startswith("aten::") or "::" not in e.key]
+    # a GPU's kernels have rows of their own, whose time stands in that of the operation that launched them too
+    events = [e for e in found.key_averages()
+              if e.device_type == DeviceType.CPU and (e.key.startswith("aten::") or "::" not in e.key)]
     time = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e3 for e in events}
     grown: dict[str, float] = defaultdict(float)
     for event in found.events():
         size = event.self_device_memory_usage if on_gpu else event.self_cpu_memory_usage
-        while event.name in ALLOCATING and event.cpu_parent:
-            event = event.cpu_parent
         if size > 0:
+            while event.name in ALLOCATING and event.cpu_parent:
+                event = event.cpu_parent
             grown[event.name] += size / 2**20
     return time, grown
 

@@ -59,15 +59,15 @@ def forward(levels: list[Tensor], theta: Tensor, level: Tensor, size: int, paddi
     return out
 
 
-def backward(grad: Tensor, levels: list[Tensor], theta: Tensor, level: Tensor, padding: str) -> list[Tensor]:
-    """Return the gradient of each level of the pyramid; of `levels` only the shapes count."""
+def backward(grad: Tensor, shapes: list[torch.Size], theta: Tensor, level: Tensor, padding: str) -> list[Tensor]:
+    """Return the gradient of each level of the pyramid, of these shapes."""
     size, batch = grad.shape[-1], len(grad)
-    found = [torch.zeros_like(x) for x in levels]
-    for part, threads, grid, shares in _parts(levels, theta, level, size):
-        upstream = grad[:, part].to(levels[0].dtype).reshape(batch * threads, -1, *grad.shape[2:])
+    found = [theta.new_zeros(shape, device=grad.device) for shape in shapes]
+    for part, threads, grid, shares in _parts(found, theta, level, size):
+        upstream = grad[:, part].to(theta.dtype).reshape(batch * threads, -1, *grad.shape[2:])
         for depth, share in shares:
             to_level = (upstream if share is None else upstream * share).movedim(1, 2).flatten(2, 3)
-            pictures = levels[depth].expand(batch * threads, -1, -1, -1)
+            pictures = found[depth].expand(batch * threads, -1, -1, -1)  # for their shape: no values are asked for
             back, _ = torch.ops.aten.grid_sampler_2d_backward(to_level, pictures, grid, 0, PADDINGS.index(padding),
                                                               False, [True, False])
             found[depth] += back.sum(0, keepdim=True) if threads > 1 else back

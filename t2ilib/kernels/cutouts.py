@@ -202,7 +202,7 @@ if HAS_TRITON:
         tl.store(out + to, total, mask=(c < channels)[:, None] & (p < wide * high)[None, :])
 
 
-def _margins(theta: Tensor, shapes: list[tuple[int, int]], padding: str) -> list[int]:
+def _margins(theta: Tensor, shapes: list[torch.Size], padding: str) -> list[int]:
     """Return how many pixels of each level a cutout reaches past the edge, where the edge's gradient wants them."""
     if padding == "zeros":
         return [0] * len(shapes)
@@ -233,13 +233,12 @@ def _cut(levels: list[Tensor], theta: Tensor, level: Tensor, size: int, padding:
     return out
 
 
-def _gather(grad: Tensor, levels: list[Tensor], theta: Tensor, level: Tensor, padding: str) -> list[Tensor]:
+def _gather(grad: Tensor, shapes: list[torch.Size], theta: Tensor, level: Tensor, padding: str) -> list[Tensor]:
     """Return the gradient of each level, drawn out by a margin for what lies past its edge, and folded back."""
-    (batch, channels), cuts, size, found = levels[0].shape[:2], theta.shape[1], grad.shape[-1], []
+    (batch, cuts, channels, size), found = grad.shape[:4], []
     placed = [t.to(grad.device, torch.float32).contiguous() for t in (theta, level)]
-    grad, margins = grad.contiguous(), _margins(theta, [tuple(x.shape[-2:]) for x in levels], padding)
-    for depth, (picture, margin) in enumerate(zip(levels, margins, strict=True)):
-        h, w = picture.shape[-2:]
+    grad, sides = grad.contiguous(), [shape[-2:] for shape in shapes]
+    for depth, ((h, w), margin) in enumerate(zip(sides, _margins(theta, sides, padding), strict=True)):
         out = grad.new_empty((batch, channels, h + 2 * margin, w + 2 * margin), dtype=torch.float32)
         _gather_kernel[batch, triton.cdiv(out[0, 0].numel(), 256)](
             grad, *placed, out, depth, cuts, channels, size, h, w, margin, C=triton.next_power_of_2(channels), P=256)
@@ -252,16 +251,18 @@ def _gather(grad: Tensor, levels: list[Tensor], theta: Tensor, level: Tensor, pa
 
 
 class _Cutouts(torch.autograd.Function):
-    """All cutouts without what lies between; the pyramid is made anew for the backward, and nothing else is kept."""
+    """All cutouts without what lies between; of the pyramid the backward needs the shapes alone."""
 
     @staticmethod
     def forward(ctx, images: Tensor, theta: Tensor, size: int, padding: str, antialias: bool, fused: bool) -> Tensor:
         level = (_mip_level(theta, images.shape[-2:], size) if antialias else torch.zeros_like(theta[..., 0, 0])).cpu()
         ctx.save_for_backward(images, theta, level)
-        ctx.inputs_saved, ctx.fused = 2, fused
+        # the pyramid in the precision of theta
+        levels = _pyramid(images.to(theta.dtype), math.ceil(float(level.max())))
+        ctx.inputs_saved, ctx.fused, ctx.shapes = 2, fused, [x.shape for x in levels]
         ctx.constants = dict(size=size, padding=padding, antialias=antialias)
         cut = _cut if fused else some_at_a_time.forward
-        return cut(_levels(images, theta, level), theta, level, size, padding, images.dtype)
+        return cut(levels, theta, level, size, padding, images.dtype)
 
     @staticmethod
     @second_order_via(cutouts_reference)
@@ -271,17 +272,12 @@ class _Cutouts(torch.autograd.Function):
             with torch.enable_grad():
                 found = reference_gradients(cutouts_reference, ctx, (grad,))
             return tuple(g if g is None else g.detach() for g in found)
-        gather, levels = _gather if ctx.fused else some_at_a_time.backward, _levels(images, theta, level)
-        found = gather(grad, levels, theta, level, ctx.constants["padding"])
+        gather = _gather if ctx.fused else some_at_a_time.backward
+        found = gather(grad, ctx.shapes, theta, level, ctx.constants["padding"])
         while len(found) > 1:  # each level was made of the one before it
             below = found.pop()
             found[-1] += torch.ops.aten._adaptive_avg_pool2d_backward(below, found[-1])
         return found[0].to(images.dtype), None, None, None, None, None
-
-
-def _levels(images: Tensor, theta: Tensor, level: Tensor) -> list[Tensor]:
-    """Return the pyramid that the cutouts see, in the precision of theta."""
-    return _pyramid(images.to(theta.dtype), math.ceil(float(level.max())))
 
 
 def cutouts(

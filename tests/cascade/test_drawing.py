@@ -164,8 +164,7 @@ def test_inpainting_draws_the_masked_part_alone(make):
     out = cascade.inpaint(picture, mask, ["red", "blue"], generators=streams(0, 1), **{**PLAIN, "threshold": "static"})
     drawn = mask.bool().expand_as(picture)
     torch.testing.assert_close(out[-1][~drawn], picture[~drawn], rtol=0, atol=0)
-    changed = (out[-1] - picture).abs().amax(1, keepdim=True)[drawn[:, :1]]
-    assert changed.min() > 0.01  # every pixel
+    assert (out[-1] - picture)[drawn].abs().min() > 1e-4
     torch.testing.assert_close(colour(out[-1][..., 4:]), torch.tensor([(0.8, -0.6, -0.6), (-0.6, -0.6, 0.8)]),
                                atol=0.15, rtol=0)
     small = torch.nn.functional.avg_pool2d(picture, 2)
