@@ -89,6 +89,7 @@ from t2ilib import losses, metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_faces
 from t2ilib.data.augment import augment_exact
+from t2ilib.diary import Diary
 from t2ilib.encoders import load_judge
 from t2ilib.film import FilmWriter
 from t2ilib.models.wgan import WGANCritic, WGANGenerator
@@ -109,7 +110,7 @@ cfg = profiles.resolve(
     quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4, penalty_weight=10.0,
                learning_rate=7e-4, critic_lr=7e-4, ema_decay=0.99, seeds=1, looks=8, samples=512, frames=24, timed=1,
                log_every=5),
-    full=dict(steps=8000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
+    full=dict(steps=5000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
               ema_decay=0.999, frames=48, timed=10, log_every=20))
 if dtype == "float16":
     raise ValueError("float16 would need scaled losses, which a penalty does not survive; take bfloat16 or float32")
@@ -314,7 +315,7 @@ def new_job(kind, networks, seed):
     job.ema = EMA(generator, cfg.ema_decay)
     job.g_adam = torch.optim.Adam(generator.parameters(), lr=job.lr, betas=job.betas)
     job.c_adam = torch.optim.Adam(critic.parameters(), lr=job.critic_lr, betas=job.betas)
-    job.stream = runtime.generator(seed, "wgan", "training")
+    job.stream, job.diary = runtime.generator(seed, "wgan", "training"), Diary()
     job.batches = Batches(len(faces[job.size]), cfg.batch_size, runtime.generator(seed, "wgan", "batches"))
     return job
 
@@ -409,25 +410,24 @@ def drawn(generator, z):
         return torch.cat([generator(part.to(where)).float().cpu() for part in z.split(64)])
 
 
-def train(label, kind, networks, steps, seed, state=None, shots=None):
-    """Train, or go on from `state`; return the job. `shots` collects pictures on the way."""
+def train(label, kind, networks, steps, seed, state=None):
+    """Train, or go on from `state`; return the job, whose diary has curves and pictures from the first step on."""
     job = new_job(kind, networks, seed)
     parts = {k: v for k, v in vars(job).items() if hasattr(v, "state_dict") or isinstance(v, torch.Generator)}
     first = load_training(state, run=run, **parts) if state and state.exists() else 0
-    save_due, began = Every(120), time.perf_counter()
-    for step in runtime.progress(range(first, steps), desc=label, every=60):
+    save_due = Every(120)
+    for step in job.diary.timed(runtime.progress(range(first, steps), desc=label, every=60)):
         said = train_step(job, step, cosine_lr(step, steps, peak=1.0, floor=0.05))
         if step % cfg.log_every == 0 or step + 1 == steps:
-            log(step, **{f"{label} {k}": fabric.all_reduce(v.detach(), reduce_op="mean").item()
-                         for k, v in said.items()})
+            said = {k: fabric.all_reduce(v.detach(), reduce_op="mean").item() for k, v in said.items()}
+            job.diary.note(step, **said)
+            log(step, **{f"{label} {k}": v for k, v in said.items()})
+        if step + 1 in (1, steps // 16, steps // 4, steps):
+            job.diary.pictures[f"step {step + 1}"] = drawn(job.ema.model, watched)
         if state and save_due(force=step + 1 == steps):
             save_training(state, step=step + 1, **parts)
-        if shots is not None and step + 1 in (1, steps // 16, steps // 4, steps):
-            shots[f"step {step + 1}"] = drawn(job.ema.model, watched)
-    job.seconds = time.perf_counter() - began
-    if first < steps:
-        shown = cfg.batch_size * job.n_critic * (steps - first)
-        run.metric(**{f"{label} real pictures per second": shown / job.seconds})
+    if steps:
+        run.metric(**{f"{label} real pictures per second": cfg.batch_size * job.n_critic * steps / job.diary.seconds})
     return job
 
 
@@ -437,16 +437,14 @@ def train(label, kind, networks, steps, seed, state=None, shots=None):
 # `emoji-wgan`.
 
 # %%
-jobs, shots = {}, {}
+jobs = {}
 for number, kind in itertools.product(range(cfg.seeds), KINDS):
     label = f"{kind} {seed + number}"
     jobs[kind, number] = train(label, kind, LIVE, cfg.live_steps * cfg.n_critic // KINDS[kind]["n_critic"],
-                               seed + number, state=folder / f"{label}.pt" if profile == "full" else None,
-                               shots=shots.setdefault(kind, {}) if number == 0 else None)
+                               seed + number, state=folder / f"{label}.pt" if profile == "full" else None)
 if cfg.steps:
     jobs["recipe", 0] = train("recipe", "wgan-gp", SHIPPED, cfg.steps, seed,
-                              state=folder / "recipe.pt" if profile == "full" else None,
-                              shots=shots.setdefault("recipe", {}))
+                              state=folder / "recipe.pt" if profile == "full" else None)
 
 # %%
 if fabric.global_rank:  # the other processes of a training are done here; the first goes on alone
@@ -482,8 +480,9 @@ else:  # nothing is shipped yet: what was just trained
 # The same noise along the training, averaged weights.
 
 # %%
-looked = {f"{kind}, {title}": unit(x) for kind, rows in shots.items() for title, x in rows.items()}
-if looked:  # a training that was finished before shows nothing on the way
+looked = {f"{kind}, {title}": unit(x) for (kind, number), job in jobs.items() if number == 0
+          for title, x in job.diary.pictures.items()}
+if looked:
     run.keep("while_learning", show.compare(looked, scale=0.9), thumbnail=True)
 
 # %% [markdown]
@@ -492,10 +491,9 @@ if looked:  # a training that was finished before shows nothing on the way
 # mean anything. The DCGAN's difference of logits says only how sure its classifier is.
 
 # %%
-logged = show.read_metrics(run.dir, missing_ok=True)
-curves = {f"{kind}\n{what}": logged[f"{kind} {seed} {what}"] for kind in KINDS
+curves = {f"{kind}\n{what}": jobs[kind, 0].diary.curves[what] for kind in KINDS
           for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
-          if f"{kind} {seed} {what}" in logged}
+          if what in jobs[kind, 0].diary.curves}
 if curves:
     run.keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
 
@@ -603,7 +601,7 @@ for name, found in table.items():
     print(f"{name:34}{len(found):6}{cells[0]:>20}{cells[1]:>20}")
     run.metric(**{f"{name} {k}": x.mean().item() for k, x in shown.items()})
 for kind in KINDS:
-    print(f"{kind}: {sum(jobs[kind, k].seconds for k in range(cfg.seeds)) / cfg.seeds:.0f} s of training each, now")
+    print(f"{kind}: {sum(jobs[kind, k].diary.seconds for k in range(cfg.seeds)) / cfg.seeds:.0f} s of training each")
 
 # %% [markdown]
 # Does it copy? Each sample beside the training face that is nearest in the judge's features. Held-back real faces give
