@@ -1,6 +1,7 @@
 """The operations of `t2ilib.kernels` beside the plain formula, what others offer, `torch.compile` and Triton."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code
+from ..kernels.cutouts import centre_jacobian
 from ..runtime import generator
 from .measure import Row, measure, noise
 
@@ -133,6 +135,31 @@ def cutouts_cases(device: torch.device) -> Iterator[Case]:
                 "t2ilib": lambda x, theta=theta, side=side, **how: cutouts(x, theta, side, **how).flatten(0, 1)}
         out = 4 * n * 3 * side * side
         yield Case("cutouts", f"{size} px, {n} of {side} px", (image,), work, (image.nbytes + out,) * 2)
+        yield _askance(image, theta, side, g)
+
+
+def _askance(image: Tensor, theta: Tensor, side: int, g: torch.Generator) -> Case:
+    """The same crops in perspective, as guidance takes them: against `grid_sample` of all of them at each mip level."""
+    tilt = (torch.rand((1, theta.shape[1], 1, 2), generator=g) * 0.4 - 0.2).to(theta)
+    theta = torch.cat([theta, F.pad(tilt, (0, 1), value=1.0)], dim=2)  # (1, n, 3, 3)
+    steps = torch.linalg.vector_norm(centre_jacobian(theta, image.shape[-2:], side), dim=-2)
+    level = steps.amax(-1).clamp(min=1).log2()
+
+    def all_at_once(image: Tensor) -> Tensor:
+        y, x = torch.meshgrid(*[(torch.arange(side).to(image) * 2 + 1) / side - 1] * 2, indexing="ij")
+        placed = torch.stack([x, y, torch.ones_like(x)], -1) @ theta.mT.unsqueeze(2)  # (1, n, side, side, 3)
+        grid = (placed[..., :2] / placed[..., 2:]).flatten(1, 2)
+        total = 0
+        for depth in range(math.ceil(float(level.max())) + 1):
+            image = F.avg_pool2d(image, 2, ceil_mode=True) if depth else image
+            seen = F.grid_sample(image, grid, align_corners=False).unflatten(2, (-1, side))
+            total = total + seen * (1 - (level - depth).abs()).clamp(min=0)[:, None, :, None, None]
+        return total[0].transpose(0, 1)
+
+    work = {"eager": all_at_once, "t2ilib": lambda x, **how: cutouts(x, theta, side, **how).flatten(0, 1)}
+    out = 4 * theta.shape[1] * 3 * side * side
+    return Case("cutouts", f"{image.shape[-1]} px, {theta.shape[1]} of {side} px, in perspective", (image,), work,
+                (image.nbytes + out,) * 2)
 
 
 CASES = {"nearest_code": nearest_code_cases, "group_norm_silu": group_norm_silu_cases, "cutouts": cutouts_cases}

@@ -1,25 +1,12 @@
 """Sampling: all cutouts of all pictures in one warp, filtered where they shrink the picture."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.cutouts import centre_jacobian
 from .geometry import bend_basis
-
-
-def centre_jacobian(matrix: Tensor, image_size: tuple[int, int], size: int) -> Tensor:
-    """Return the picture's pixels moved through per output pixel (columns: along x, along y) at a cutout's centre.
-
-    Shapes:
-        matrix (..., 3, 3) -> (..., 2, 2)
-    """
-    w = matrix[..., 2:, 2:]
-    step = matrix[..., :2, :2] / w - matrix[..., :2, 2:] @ matrix[..., 2:, :2] / w.square()
-    height, width = image_size
-    return step * torch.tensor([[width], [height]], dtype=matrix.dtype, device=matrix.device) / size
 
 
 def _positions(matrix: Tensor, size: int, part: slice, bend: Tensor | None) -> Tensor:
@@ -59,20 +46,6 @@ def _coverage(positions: Tensor, footprint: Tensor, image_size: tuple[int, int])
     return (inside + 0.5 + 1e-4).clamp(0, 1).prod(dim=-1)[:, :, None]
 
 
-def _sample(images: Tensor, positions: Tensor, level: Tensor) -> Tensor:
-    """Sample as `kernels.cutouts` does (mip levels blended linearly, edges drawn out), at any positions."""
-    batch, n, size = positions.shape[:3]
-    grid = positions.reshape(batch, n * size, size, 2)  # stacked grids: no picture is copied for its cutouts
-    total = 0.0
-    for depth in range(math.ceil(float(level.max())) + 1):
-        if depth:
-            images = F.adaptive_avg_pool2d(images, [max(1, (s + 1) // 2) for s in images.shape[-2:]])
-        share = (1 - (level - depth).abs()).clamp(min=0).to(images.device)
-        seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        total = total + seen.unflatten(2, (n, size)).movedim(2, 1) * share[..., None, None, None]
-    return total
-
-
 def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = None, source: Tensor | None = None,
          start: int = 0) -> tuple[Tensor, Tensor]:
     """Make all cutouts of all pictures at once, filtered where they shrink the picture.
@@ -93,11 +66,9 @@ def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = Non
     whole = matrix if source is None else source
     positions = _positions(whole.to(device), size, slice(start, start + matrix.shape[1]), bend)
     coverage = _coverage(positions, steps.prod(dim=-1).sqrt().to(device), image_size)
-    if bend is None and not bool((whole[..., 2, :2] != 0).any()):
-        affine = matrix / matrix[..., 2:, 2:]
-        return kernels.cutouts(images, affine[..., :2, :], size, padding="border"), coverage
-    level = steps.amax(dim=-1).clamp(min=1).log2().clamp(max=math.log2(max(min(image_size), 1)))
-    return _sample(images, positions, level), coverage
+    # what no matrix describes; and a CPU reads them in less time than it computes them again
+    given = positions if bend is not None or device.type == "cpu" else None
+    return kernels.cutouts(images, matrix, size, padding="border", positions=given), coverage
 
 
 def pooled(images: Tensor, size: int) -> Tensor:

@@ -1,12 +1,13 @@
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from t2ilib.errors import BadParameter, UnknownName
-from t2ilib.kernels import cutouts
-from t2ilib.kernels.cutouts import PADDINGS, warp_reference
+from t2ilib.errors import BadParameter, KernelUnavailable, UnknownName
+from t2ilib.kernels import _cutouts_torch, cutouts
+from t2ilib.kernels.cutouts import PADDINGS, centre_jacobian, warp_reference
 
 
 def window(scale, x=0.0, y=0.0, angle=0.0):
@@ -112,6 +113,96 @@ def test_gradients_of_pictures_and_matrices(padding, antialias):
         assert torch.autograd.gradcheck(call, (images, theta))
 
 
+def views(*leading, seed=0, tilt=0.2):
+    """Random windows, seen askance: (*leading, 3, 3), of any scale, since a matrix is one of a perspective up to it."""
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.cat([tilt * torch.randn(*leading, 1, 2, generator=generator), torch.ones(*leading, 1, 1)], -1)
+    scale = 1 + torch.rand(*leading, 1, 1, generator=generator)
+    return scale * torch.cat([random_theta(*leading, seed=seed), row], -2)
+
+
+def places(theta, size):
+    """Where output pixels lie, one matrix and one pixel at a time."""
+    found = torch.empty(*theta.shape[:2], size, size, 2, dtype=theta.dtype)
+    for b, i, row, column in itertools.product(*(range(k) for k in found.shape[:4])):
+        point = torch.tensor([(2 * column + 1) / size - 1, (2 * row + 1) / size - 1, 1], dtype=theta.dtype)
+        x, y, w = theta[b, i] @ point
+        found[b, i, row, column] = torch.stack([x / w, y / w])
+    return found
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("batch", "n"), [(2, 5), (1, 4)])
+def test_a_perspective_equals_one_grid_sample_at_its_places(padding, batch, n):
+    images, theta = torch.rand(batch, 3, 9, 12), views(batch, n)
+    found = cutouts(images, theta, 5, padding=padding, antialias=False)
+    for b, i in itertools.product(range(batch), range(n)):
+        grid = places(theta[b:b + 1, i:i + 1], 5)[0]
+        expected = F.grid_sample(images[b:b + 1], grid, padding_mode=padding, align_corners=False)
+        torch.testing.assert_close(found[b, i], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_third_row_of_a_window_changes_nothing():
+    images, theta = torch.rand(2, 3, 20, 16), random_theta(2, 4)
+    row = torch.tensor([0.0, 0, 1]).expand(2, 4, 1, 3)
+    assert torch.equal(cutouts(images, theta, 6), cutouts(images, torch.cat([theta, row], 2), 6))
+    torch.testing.assert_close(cutouts(images, theta, 6), cutouts(images, 3 * torch.cat([theta, row], 2), 6))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_cutouts_at_given_positions(batch):
+    """They go where they are told, and theta decides the filter alone."""
+    images, theta = torch.rand(batch, 3, 40, 30, requires_grad=True), 1.5 * views(batch, 4)
+    expected = cutouts(images, theta, 6, padding="border")
+    found = cutouts(images, theta, 6, padding="border", positions=places(theta, 6))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    a, b = (torch.autograd.grad(y.square().sum(), images)[0] for y in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    elsewhere = torch.rand(batch, 4, 6, 6, 2) - 0.5
+    sharp = cutouts(images, torch.eye(2, 3).repeat(4, 1, 1) / 100, 6, positions=elsewhere)
+    for b in range(batch):
+        seen = F.grid_sample(images[b:b + 1], elsewhere[b].flatten(0, 1)[None], align_corners=False)
+        torch.testing.assert_close(sharp[b].transpose(0, 1).flatten(1), seen[0].flatten(1))
+    with pytest.raises(BadParameter, match=r"positions must be \(\d, 4, 6, 6, 2\), got \(1, 4, 5"):
+        cutouts(images, theta, 6, positions=torch.rand(1, 4, 5, 6, 2))
+    with pytest.raises(KernelUnavailable, match="no Triton kernel"):
+        cutouts(images, theta, 6, positions=elsewhere, backend="triton")
+
+
+def test_some_cutouts_of_a_perspective_are_those_of_all(monkeypatch):
+    images, theta = torch.rand(2, 3, 33, 20), views(2, 7)
+    theta[:, 3, 2] = torch.tensor([0.0, 0, 1])  # one of them straight
+    whole = cutouts(images, theta, 8)
+    assert torch.equal(whole[:, 2:4], cutouts(images, theta[:, 2:4], 8))
+    monkeypatch.setattr(_cutouts_torch, "_LEAST", 1)  # one at a time
+    assert torch.equal(whole, cutouts(images, theta, 8))
+
+
+def test_the_filter_of_a_perspective_is_that_of_its_centre():
+    theta = views(1, 6, tilt=0.3).double()
+    tiny = 1e-4
+    ahead = theta @ torch.tensor([[tiny, 0, -tiny, 0], [0, tiny, 0, -tiny], [1, 1, 1, 1]]).double()
+    ahead = ahead[..., :2, :] / ahead[..., 2:, :]  # (1, 6, 2, 4)
+    found = centre_jacobian(theta, (20, 50), 8)
+    # an output pixel is 2 / 8 wide, the picture 2 wide in its coordinates
+    expected = (ahead[..., :2] - ahead[..., 2:]) / (2 * tiny) * (2 / 8) / torch.tensor([[2 / 50], [2 / 20]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_gradients_of_a_perspective(padding):
+    images = torch.rand(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    theta, elsewhere = views(1, 2).double().requires_grad_(), torch.rand(1, 2, 3, 3, 2).double().requires_grad_()
+
+    def call(images, theta, **how):
+        return cutouts(images, theta, 3, padding=padding, antialias=False, **how)
+
+    assert torch.autograd.gradcheck(lambda a: cutouts(a, 2 * theta.detach(), 3, padding=padding), images)
+    assert torch.autograd.gradcheck(call, (images, theta))
+    assert torch.autograd.gradcheck(lambda a, p: call(a, theta.detach(), positions=p), (images, elsewhere))
+    assert torch.autograd.gradgradcheck(call, (images, theta))
+
+
 @pytest.mark.parametrize("head", ["sum of squares", "parametrised"])
 def test_double_backward(head):
     torch.manual_seed(0)
@@ -132,7 +223,7 @@ def test_double_backward(head):
     [
         (torch.rand(3, 8, 8), torch.eye(2, 3)[None], 4, r"images must be a non-empty \(B, C, H, W\)"),
         (torch.rand(2, 3, 8, 8), torch.eye(2, 3).expand(3, 1, 2, 3), 4, r"theta must be \(2, n, 2, 3\)"),
-        (torch.rand(2, 3, 8, 8), torch.eye(3)[None], 4, "theta must be"),
+        (torch.rand(2, 3, 8, 8), torch.eye(4, 3)[None], 4, "theta must be"),
         (torch.rand(2, 3, 8, 8), torch.eye(2, 3)[None], 0, "size must be at least 1"),
     ],
 )

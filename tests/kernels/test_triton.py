@@ -7,6 +7,7 @@ GPU as well, with TRITON_INTERPRET=0.
 import pytest
 import torch
 
+from t2ilib.errors import KernelUnavailable
 from t2ilib.kernels import cutouts, group_norm_silu, nearest_code
 from t2ilib.kernels._dispatch import HAS_TRITON, INTERPRETED
 
@@ -131,6 +132,38 @@ def test_cutouts(padding, shape, size, spread, antialias, layout):
     upstream = noise(*expected.shape, seed=3, layout="contiguous" if layout == "channels_last" else layout)
     a, b = (torch.autograd.grad(y, images, upstream)[0] for y in (found, expected))
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(("shape", "size", "tilt", "antialias"), [
+    ((2, 3, 13, 18), 4, 0.2, True), ((1, 1, 3, 4), 6, 0.1, True), ((1, 5, 9, 7), 5, 0.25, False)])
+def test_cutouts_in_perspective(padding, shape, size, tilt, antialias):
+    images = noise(*shape).requires_grad_()
+    theta = torch.eye(3).repeat(shape[0], 3, 1, 1)
+    theta[..., :2, :] = windows(shape[0], 3)
+    theta[..., 2, :2] = tilt * torch.rand(shape[0], 3, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [1.0, -1.0])
+    theta *= torch.tensor([1.0, -2.0, 0.5])[:, None, None]  # the same perspectives
+    found, expected = (cutouts(images, theta, size, padding=padding, antialias=antialias, backend=backend)
+                       for backend in ("triton", "torch"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    upstream = noise(*expected.shape, seed=3)
+    a, b = (torch.autograd.grad(y, images, upstream)[0] for y in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+
+
+def test_cutouts_that_see_the_horizon():
+    """Its points lie infinitely far away: outside of the picture, and a drawn-out edge would never end."""
+    images = noise(1, 2, 7, 6).requires_grad_()
+    theta = torch.tensor([[[0.3, 0, 0], [0, 0.3, 0], [1.7, 0.3, 0.6]], [[0.5, 0, 0.1], [0, 0.5, 0], [0.2, 1.3, -0.9]]])
+    found, expected = (cutouts(images, theta, 8, backend=backend) for backend in ("triton", "torch"))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    upstream = noise(*expected.shape, seed=3)
+    a, b = (torch.autograd.grad(y, images, upstream)[0] for y in (found, expected))
+    assert b.abs().max() > 0.1
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+    with pytest.raises(KernelUnavailable, match="horizon"):
+        cutouts(images, theta, 8, padding="border", backend="triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
