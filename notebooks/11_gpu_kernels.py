@@ -466,10 +466,11 @@ print("second derivatives agree")
 # %% [markdown]
 # ## Cutouts
 # VQGAN+CLIP shows its picture to CLIP in many pieces. The public loop crops and resizes each: dozens of small launches,
-# forward and backward. `cutouts` takes all of them in one warp. Where a piece is larger than what CLIP takes, it reads
-# from averaged copies (a mip map, Williams 1983), else fine lines would vanish between the samples. Backward, a pixel
-# that several pieces saw gets the sum of what they say. The Triton kernel turns that round: each pixel asks every piece
-# where it would lie in it and gathers, so that no two programs write to one place and every run gives the same bits.
+# forward and backward. `cutouts` takes all of them in one warp, tilted ones too: a matrix with a third row is a
+# perspective. Where a piece is larger than what CLIP takes, it reads from averaged copies (a mip map, Williams 1983),
+# else fine lines would vanish between the samples. Backward, a pixel that several pieces saw gets the sum of what they
+# say. The Triton kernel turns that round: each pixel asks every piece, through the inverse matrix, where it would lie
+# in it, and gathers, so that no two programs write to one place and every run gives the same bits.
 
 # %%
 picture = load_captioned("emoji", split="train", image_size=128).batch([5]).to(device_) * 0.5 + 0.5
@@ -477,7 +478,10 @@ stripes = (torch.arange(128, device=device_) % 2).float().expand(1, 3, 128, 128)
 scales = torch.tensor([1.0, 0.7, 0.45, 0.25])
 theta = torch.stack([s * torch.eye(2, 3) for s in scales])
 rows = {f"{what}, {how}": cutouts(x, theta, 32, antialias=how == "filtered")[0].cpu()
-        for what, x in {"drawing": picture, "stripes": stripes} .items() for how in ("filtered", "plain")}
+        for what, x in {"drawing": picture, "stripes": stripes}.items() for how in ("filtered", "plain")}
+tilted = F.pad(theta, (0, 0, 0, 1))  # a third row, which divides
+tilted[:, 2] = torch.tensor([[0.4, 0, 1], [0, 0.4, 1], [-0.4, 0, 1], [0, -0.4, 1]])
+rows["drawing, tilted"] = cutouts(picture, tilted, 32)[0].cpu()
 run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in scales.tolist()], scale=1.2),
          thumbnail=True)
 

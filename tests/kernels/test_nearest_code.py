@@ -33,6 +33,20 @@ def test_equals_brute_force_over_several_blocks_of_the_codebook(k):
     torch.testing.assert_close(nearest_code(z, codebook), brute_force(z, codebook))
 
 
+@pytest.mark.parametrize(("twin", "agree"), [(None, 0.9999), (1e-2, 0.9999), (1e-5, 0.98)])
+def test_near_ties_are_decided_as_well_as_float32_can(twin, agree):
+    """With a twin of every row, this far off, two distances differ in fewer digits than float32 has."""
+    torch.manual_seed(0)
+    z, codebook = torch.randn(10000, 64), torch.randn(256, 64)
+    if twin is not None:
+        codebook = torch.cat([codebook, codebook + twin * torch.randn(256, 64)])
+    codes, best = nearest_code(z, codebook), brute_force(z, codebook)
+    assert (codes == best).float().mean() >= agree
+    assert (codes != best).sum() <= (torch.cdist(z, codebook).argmin(dim=1) != best).sum()
+    away = [(z.double() - codebook.double()[c]).norm(dim=1) for c in (codes, best)]
+    assert (away[0] / away[1]).max() < 1 + 5e-7
+
+
 def test_memory_stays_bounded_because_the_work_is_cut_into_parts(monkeypatch):
     import sys
 
