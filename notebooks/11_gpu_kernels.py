@@ -565,7 +565,8 @@ for count, channels, side in ((1, 128, 400), (64, 96, 32)):
 #   faster than a large copy, so a share may be high although bytes are wasted.
 # - `LiveBytes` counts tensors. What an operation takes and gives back inside itself it does not see.
 # - The interpreter proves values. It knows nothing of races, of shared memory, or of speed.
-# - No Triton kernel of this repository has been timed on a GPU so far; the last table is arithmetic on data sheets.
+# - No Triton kernel of this repository has been timed on a GPU so far: a test only compiles all of them to machine
+#   code for one. The last table is arithmetic on data sheets.
 #
 # ## A slider
 # How wide may a piece be before plain sampling loses the stripes? Filtered above, plain below.

@@ -95,6 +95,7 @@ from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
 from t2ilib.data.captions import caption_variants, plain_name
 from t2ilib.data.left_out import left_out_rows
+from t2ilib.diary import Diary
 from t2ilib.encoders import embedded_clips, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.emoji_clip import EmojiClip, text_tower_features
 from t2ilib.errors import unknown_name
@@ -527,22 +528,25 @@ def evaluate(net):
 
 # %%
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / recipe
-parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches)
+diary = Diary()  # curves and pictures from the first step on, also of a training that was interrupted
+parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches, diary=diary)
 resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
 save_due, look_due = Every(120), Every(300)
 looks_at = {0, cfg.steps // 10, cfg.steps // 3, cfg.steps - 1}
-seen = {}
 for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
     loss = train_step(step)
-    run.log(step, loss=loss, scale=model.logit_scale.exp().item())
+    said = dict(loss=loss, scale=model.logit_scale.exp().item())
+    diary.note(step, **said)
+    run.log(step, **said)
     if profile == "full" and save_due():
         save_training(folder / "state.pt", step=step + 1, **parts)
     if step in looks_at or (profile == "full" and look_due()):
         numbers = evaluate(ema.model)
         run.log(step, **numbers)
         print(f"step {step + 1} loss {loss:.3f}", {k: round(x, 3) for k, x in numbers.items()}, flush=True)
-        seen[step] = best_pictures(ema.model, search_features, encode_rows(ema.model, pool), 1)[0][:, 0]
+        first_found = best_pictures(ema.model, search_features, encode_rows(ema.model, pool), 1)[0][:, 0]
+        diary.pictures[f"step {step + 1}"] = white(first_found)
 if profile == "full":
     save_training(folder / "state.pt", step=cfg.steps, **parts)
 
@@ -555,13 +559,12 @@ if profile == "full":
 # %%
 trained = ema.model
 recalibrate(trained)
-final_rows = best_pictures(trained, search_features, encode_rows(trained, pool), 1)[0][:, 0]
-stages = {f"step {step + 1}": white(rows) for step, rows in list(seen.items())[-5:]} or {"this run": white(final_rows)}
+stages = dict(list(diary.pictures.items())[-5:])
 run.keep("while_learning", show.compare({**stages, "shipped": white(found_rows[:, 0])}, titles=SEARCHES, scale=1.15))
 
 # %%
-logged = show.read_metrics(run.dir) if first < cfg.steps else {"loss": [0.0], "scale": [0.0]}  # nothing left to do
-run.keep("curves", show.curves({k: logged[k] for k in ("loss", "scale")}, separate=True, smooth=10, size=(5.0, 2.6)))
+if diary.curves:
+    run.keep("curves", show.curves(diary.curves, separate=True, smooth=10, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Measure

@@ -89,6 +89,7 @@ from t2ilib import losses, metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
+from t2ilib.diary import Diary
 from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
@@ -419,16 +420,18 @@ def evaluate(net, real):
 # %%
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-vqgan"
 parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic, critic_adam=critic_adam,
-             stream=stream, batches=batches)
+             stream=stream, batches=batches, diary=(diary := Diary()))  # what an interrupted one showed is kept, too
 resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
-shots, save_due, look_due = {}, Every(120), Every(300)
+save_due, look_due = Every(120), Every(300)
 for step in runtime.progress(range(first, cfg.steps), desc="vqgan", every=60):
-    run.log(step, **train_step(step))
+    said = train_step(step)
+    diary.note(step, **said)
+    run.log(step, **said)
     if profile == "full" and save_due():
         save_training(folder / "state.pt", step=step + 1, **parts)
     if step + 1 in (1, cfg.steps // 8, cfg.steps // 2, cfg.steps) or (profile == "full" and look_due()):
-        shots[step + 1] = through(ema.model, faces)[0]
+        diary.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
         print(step + 1, {k: round(x, 3) for k, x in evaluate(ema.model, watched).items()}, flush=True)
 if profile == "full":
     save_training(folder / "state.pt", step=cfg.steps, **parts)
@@ -439,13 +442,12 @@ if profile == "full":
 # below: the error falls, the perplexity shows how many codes do the work.
 
 # %%
-shots = dict(list(shots.items())[-5:]) or {cfg.steps: through(ema.model, faces)[0]}
-run.keep("while_learning", show.compare({"real": unit(faces), **{f"step {k}": unit(x) for k, x in shots.items()}},
-                                        scale=1.2))
+run.keep("while_learning", show.compare({"real": unit(faces), **dict(list(diary.pictures.items())[-5:])}, scale=1.2))
 
 # %%
-logged = show.read_metrics(run.dir) if first < cfg.steps else {"l1": [0.0], "perplexity": [0.0]}  # nothing left to do
-run.keep("curves", show.curves({k: logged[k] for k in ("l1", "perplexity")}, separate=True, smooth=10, size=(5.0, 2.6)))
+if diary.curves:
+    run.keep("curves", show.curves({k: diary.curves[k] for k in ("l1", "perplexity")}, separate=True, smooth=10,
+                                   size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Each loss in turn

@@ -87,6 +87,7 @@ from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
 from t2ilib.data.captions import caption_table, plain_name
 from t2ilib.data.text_features import encode_texts
+from t2ilib.diary import Diary
 from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.metrics.judging import Judgement
@@ -331,11 +332,12 @@ ema = EMA(network, cfg.ema_decay)
 optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
 parts = dict(net=network, ema=ema, optimizer=optimizer, stream=runtime.generator(seed, "prior", "training"),
-             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")))
+             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")),
+             diary=(diary := Diary()))  # the loss and the drafts of all steps, also of those before an interruption
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
-last, shots, save_due, began = cfg.steps if cfg.train else first, {}, Every(120), time.perf_counter()
-for step in runtime.progress(range(first, last), desc="prior", every=60):
+last, save_due = cfg.steps if cfg.train else first, Every(120)
+for step in diary.timed(runtime.progress(range(first, last), desc="prior", every=60)):
     set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02))
     loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, texts)
     optimizer.zero_grad(set_to_none=True)
@@ -343,15 +345,16 @@ for step in runtime.progress(range(first, last), desc="prior", every=60):
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     ema.update(network)
+    diary.note(step, **{"v-loss": loss.item()})
     run.log(step, prior_loss=loss.item())
+    if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
+        diary.pictures[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
         save_training(folder / "state.pt", step=step + 1, **parts)
-    if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
-        shots[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
-run.metric(pictures_per_second=cfg.batch_size * (last - first) / (time.perf_counter() - began))
-print(f"{last - first} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
-logged = show.read_metrics(run.dir)["prior_loss"] if last > first else [1.0]
-run.keep("loss", show.curves({"v-loss": logged}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+if diary.curves:
+    run.metric(pictures_per_second=cfg.batch_size * last / diary.seconds)
+    print(f"{last} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
+    run.keep("loss", show.curves(diary.curves, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
@@ -387,7 +390,7 @@ print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters
       f"drawings of {len(bank.text)} names")
 
 # %%
-shots["emoji-prior"] = paint(drafts(shipped, words, 2, guidance_scale=2.0))
+shots = diary.pictures | {"emoji-prior": paint(drafts(shipped, words, 2, guidance_scale=2.0))}
 run.keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
 
 # %% [markdown]
