@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import configurable
 from ..errors import BadParameter, unknown_name
+from ..layers.conv_blocks import norm_silu
 from ..layers.unet_blocks import (
     GROUPS,
     CrossEmbed,
@@ -166,7 +167,7 @@ class ImagenUNet(DropsText, nn.Module):
         h = self.join(torch.cat([h, stem * SKIP_SCALE], dim=1))
         if self.final is not None:
             h = self._run(self.final, h, *given)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))
 
     def _run(self, module: nn.Module, *args: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled() and not isinstance(module, nn.Identity):

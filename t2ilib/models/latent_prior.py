@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.attention import attend
+from ..layers.conv_blocks import norm_silu
 from ..layers.unet_blocks import DropsText, timestep_embedding, zero_
 
 GROUPS = 16
@@ -35,7 +36,7 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(norm_silu(self.norm1, x))
         scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift)))
         return self.skip(x) + h
@@ -143,7 +144,7 @@ class LatentPrior(DropsText, nn.Module):
                 h = block[0](F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))  # twice; odd sizes less one
             else:
                 h = self._stage(block, torch.cat([h, skips.pop()], dim=1), condition, tokens, mask)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))
 
     @staticmethod
     def _stage(block: nn.ModuleList, h: Tensor, condition: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
