@@ -28,7 +28,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 40 s | 1.6 GB |
-# | quick | 2 CPU cores | 2 min | 1.5 GB |
+# | quick | 2 CPU cores | 2.5 min | 1.5 GB |
 # | full, three seeds | 1 CPU core | 3 hours, can be interrupted | 2.1 GB |
 # | full | GPU | not measured | |
 #
