@@ -1,6 +1,5 @@
-import time
+import types
 
-import pytest
 import torch
 
 from t2ilib import show
@@ -49,17 +48,19 @@ def test_what_is_saved_is_not_changed_by_what_comes_after():
     assert other.curves == {"loss": ([0, 7], [1.0, 0.1])} and diary.curves == {"loss": ([0, 1], [1.0, 0.5])}
 
 
-def test_seconds_are_those_of_the_steps_of_all_its_parts():
+def test_seconds_are_those_of_the_steps_of_all_its_parts(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("t2ilib.diary.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
     diary = Diary()
     for _ in diary.timed(range(2)):
-        time.sleep(0.02)
-    time.sleep(0.1)  # between the parts nothing counts
+        now[0] += 3
+    now[0] += 50  # between the parts nothing counts
     later = Diary()
     later.load_state_dict(diary.state_dict())
-    assert later.seconds == diary.seconds >= 0.04
+    assert later.seconds == diary.seconds == 6
     for _ in later.timed(range(1)):
-        time.sleep(0.02)
-    assert later.seconds == pytest.approx(diary.seconds + 0.02, abs=0.05) and later.seconds >= diary.seconds + 0.02
+        now[0] += 3
+    assert later.seconds == 9 and diary.seconds == 6
 
 
 def test_its_curves_are_drawn_as_they_are():

@@ -66,9 +66,10 @@ def warp(images: Tensor, matrix: Tensor, size: int, *, bend: Tensor | None = Non
     whole = matrix if source is None else source
     positions = _positions(whole.to(device), size, slice(start, start + matrix.shape[1]), bend)
     coverage = _coverage(positions, steps.prod(dim=-1).sqrt().to(device), image_size)
-    # what no matrix describes; and a CPU reads them in less time than it computes them again
-    given = positions if bend is not None or device.type == "cpu" else None
-    return kernels.cutouts(images, matrix, size, padding="border", positions=given), coverage
+    how = {}
+    if bend is not None or device.type == "cpu":  # no matrix describes it; a CPU reads them faster than it makes them
+        how = {"positions": positions, "backend": "torch"}  # whatever `use_backend` says: Triton makes its own
+    return kernels.cutouts(images, matrix, size, padding="border", **how), coverage
 
 
 def pooled(images: Tensor, size: int) -> Tensor:

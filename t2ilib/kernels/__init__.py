@@ -1,4 +1,4 @@
-"""Hot operations: one file each, with a reference in torch, optional Triton kernels, and one public function."""
+"""Hot operations: a file for each public function, with a reference in torch and optional Triton kernels."""
 
 from ._dispatch import HAS_TRITON, second_order_via, use_backend
 from .cutouts import cutouts

@@ -21,7 +21,8 @@ def _parts(levels: list[Tensor], theta: Tensor, positions: Tensor | None, level:
     images, n = levels[0], theta.shape[1]
     (batch, channels), on_cpu = images.shape[:2], images.device.type == "cpu"
     axis = (torch.arange(size, dtype=images.dtype, device=images.device) * 2 + 1) / size - 1
-    flat = bool((theta[..., 2, :] == theta.new_tensor([0, 0, 1])).all())  # nothing to divide by
+    # nothing to divide by
+    flat = positions is None and bool((theta[..., 2, :] == theta.new_tensor([0, 0, 1])).all())
     threads = torch.get_num_threads() if on_cpu and batch == 1 else 1  # `grid_sample` takes one for each picture
     step = max(_LEAST // (batch * channels * size * size), math.ceil(n / 8)) if on_cpu else n
     step = math.ceil(step / threads) * threads

@@ -9,6 +9,7 @@ from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance.augment import AUGMENTATIONS, CODES, PUBLISHED, Augmentations, resolve_augmentations, sharpen
 from t2ilib.guidance.cutouts import COLUMNS, apply_cutouts, draw_cutouts, warp
 from t2ilib.guidance.geometry import ELASTIC, PLATE, bend_basis
+from t2ilib.kernels import use_backend
 
 POINTS = ELASTIC**2 + len(PLATE)
 
@@ -169,6 +170,16 @@ def test_bending_is_added_to_the_sampling_positions():
         grid = torch.stack([m[0, 0] * (x + dx) + m[0, 2], m[1, 1] * (y + dy) + m[1, 2]], dim=-1)
         expected = F.grid_sample(image, grid[None], padding_mode="border", align_corners=False)[0]
         assert_close(warp(image, p.matrix, 12, bend=p.bend)[0][0, i], expected)
+
+
+def test_bent_and_tilted_views_are_warped_whatever_backend_is_asked_for():
+    image = torch.rand(1, 3, 24, 36, generator=streams(0)[0])
+    for changes in ({"elastic": 1.0}, {"perspective": 1.0, "distortion": 0.4}, {"base": "Af"}):
+        p = draw(3, changes, size=(24, 36)).to("cpu", torch.float32)
+        plain = warp(image, p.matrix, 12, bend=p.bend)
+        with use_backend("triton"):
+            for one, other in zip(warp(image, p.matrix, 12, bend=p.bend), plain, strict=True):
+                assert_close(one, other)
 
 
 def test_elastic_and_thin_plate_draws():
