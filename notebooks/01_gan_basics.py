@@ -75,12 +75,13 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from t2ilib import losses, metrics, profiles, runtime, show
+from t2ilib import metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_digits
 from t2ilib.models.digit_classifier import DigitClassifier
 from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
 from t2ilib.record import Run
+from t2ilib.training import losses
 
 # %% [markdown]
 # A profile gives the settings that the parameters leave open; `quick` names them all.

@@ -85,18 +85,29 @@ from types import SimpleNamespace
 import torch
 from torch.nn import functional as F
 
-from t2ilib import losses, metrics, profiles, runtime, show
+from t2ilib import metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_faces
 from t2ilib.data.augment import augment_exact
-from t2ilib.diary import Diary
 from t2ilib.encoders import load_judge
-from t2ilib.film import FilmWriter
+from t2ilib.media.film import FilmWriter
 from t2ilib.models.wgan import WGANCritic, WGANGenerator
 from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import (EMA, Batches, Every, average_gradients, cosine_lr, load_training, make_fabric,
-                             make_tracker, save_training, set_lr)
+from t2ilib.training import (
+    EMA,
+    Batches,
+    Every,
+    average_gradients,
+    cosine_lr,
+    load_training,
+    losses,
+    make_fabric,
+    make_tracker,
+    save_training,
+    set_lr,
+)
+from t2ilib.training.history import History
 
 # %%
 SHIPPED = (dict(image_size=64, ch=24, max_ch=192), dict(image_size=64, ch=48, max_ch=384))  # generator, critic
@@ -315,7 +326,7 @@ def new_job(kind, networks, seed):
     job.ema = EMA(generator, cfg.ema_decay)
     job.g_adam = torch.optim.Adam(generator.parameters(), lr=job.lr, betas=job.betas)
     job.c_adam = torch.optim.Adam(critic.parameters(), lr=job.critic_lr, betas=job.betas)
-    job.stream, job.diary = runtime.generator(seed, "wgan", "training"), Diary()
+    job.stream, job.history = runtime.generator(seed, "wgan", "training"), History()
     job.batches = Batches(len(faces[job.size]), cfg.batch_size, runtime.generator(seed, "wgan", "batches"))
     return job
 
@@ -411,23 +422,23 @@ def drawn(generator, z):
 
 
 def train(label, kind, networks, steps, seed, state=None):
-    """Train, or go on from `state`; return the job, whose diary has curves and pictures from the first step on."""
+    """Train, or go on from `state`; return the job, whose history has curves and pictures from the first step on."""
     job = new_job(kind, networks, seed)
     parts = {k: v for k, v in vars(job).items() if hasattr(v, "state_dict") or isinstance(v, torch.Generator)}
     first = load_training(state, run=run, **parts) if state and state.exists() else 0
     save_due = Every(120)
-    for step in job.diary.timed(runtime.progress(range(first, steps), desc=label, every=60)):
+    for step in job.history.timed(runtime.progress(range(first, steps), desc=label, every=60)):
         said = train_step(job, step, cosine_lr(step, steps, peak=1.0, floor=0.05))
         if step % cfg.log_every == 0 or step + 1 == steps:
             said = {k: fabric.all_reduce(v.detach(), reduce_op="mean").item() for k, v in said.items()}
-            job.diary.note(step, **said)
+            job.history.add(step, **said)
             log(step, **{f"{label} {k}": v for k, v in said.items()})
         if step + 1 in (1, steps // 16, steps // 4, steps):
-            job.diary.pictures[f"step {step + 1}"] = drawn(job.ema.model, watched)
+            job.history.pictures[f"step {step + 1}"] = drawn(job.ema.model, watched)
         if state and save_due(force=step + 1 == steps):
             save_training(state, step=step + 1, **parts)
     if steps:
-        run.metric(**{f"{label} real pictures per second": cfg.batch_size * job.n_critic * steps / job.diary.seconds})
+        run.metric(**{f"{label} real pictures per second": cfg.batch_size * job.n_critic * steps / job.history.seconds})
     return job
 
 
@@ -481,7 +492,7 @@ else:  # nothing is shipped yet: what was just trained
 
 # %%
 looked = {f"{kind}, {title}": unit(x) for (kind, number), job in jobs.items() if number == 0
-          for title, x in job.diary.pictures.items()}
+          for title, x in job.history.pictures.items()}
 if looked:
     run.keep("while_learning", show.compare(looked, scale=0.9), thumbnail=True)
 
@@ -491,9 +502,9 @@ if looked:
 # mean anything. The DCGAN's difference of logits says only how sure its classifier is.
 
 # %%
-curves = {f"{kind}\n{what}": jobs[kind, 0].diary.curves[what] for kind in KINDS
+curves = {f"{kind}\n{what}": jobs[kind, 0].history.curves[what] for kind in KINDS
           for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
-          if what in jobs[kind, 0].diary.curves}
+          if what in jobs[kind, 0].history.curves}
 if curves:
     run.keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
 
@@ -602,7 +613,7 @@ for name, found in table.items():
     run.metric(**{f"{name} {k}": x.mean().item() for k, x in shown.items()})
 for kind in KINDS:
     each = [row["KID"] for row in table[f"{kind}, EMA, {LIVE[0]['image_size']}"]]
-    seconds = sum(jobs[kind, k].diary.seconds for k in range(cfg.seeds)) / cfg.seeds
+    seconds = sum(jobs[kind, k].history.seconds for k in range(cfg.seeds)) / cfg.seeds
     print(f"{kind}: KID of each seed {', '.join(f'{x:.2f}' for x in each)}; {seconds:.0f} s of training each")
 
 # %% [markdown]

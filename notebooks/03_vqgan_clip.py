@@ -76,14 +76,24 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from t2ilib import assets, metrics, picture_file, profiles, runtime, show
+from t2ilib import assets, metrics, profiles, runtime, show
 from t2ilib.data import load_captioned
 from t2ilib.data.left_out import left_out_rows
 from t2ilib.encoders import load_clip, load_judge
 from t2ilib.errors import BadParameter
-from t2ilib.film import FilmWriter, StepRecorder
-from t2ilib.guidance import (CUTOUT_METHODS, Basis, GuidanceConfig, apply_cutouts, clamp_with_grad, draw_method,
-                             interpolate_latents, load_picture, vqgan_clip, whole_picture)
+from t2ilib.guidance import (
+    CUTOUT_METHODS,
+    Basis,
+    GuidanceConfig,
+    apply_cutouts,
+    clamp_with_grad,
+    draw_method,
+    interpolate_latents,
+    vqgan_clip,
+    whole_picture,
+)
+from t2ilib.media import load_picture, png
+from t2ilib.media.film import FilmWriter, StepRecorder
 from t2ilib.methods import generate_with_record
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, load_prior
 from t2ilib.metrics.judging import Judgement
@@ -614,8 +624,8 @@ sheet
 # %%
 call = dict(prompt=prompt, num_images=1, seed=seed, model=model, candidates=2, steps=2)
 pictures, record = generate_with_record(**call)
-path = picture_file.save_png(pictures[0], run.dir / "picture.png", record)
-carried = picture_file.read_record(path)["call"]
+path = png.save_png(pictures[0], run.dir / "picture.png", record)
+carried = png.read_record(path)["call"]
 assert generate_with_record(**carried)[0][0].tobytes() == pictures[0].tobytes()
 run.artefact(path)
 print(f"{path.name} made again from its own record: equal pixels\n{carried}")

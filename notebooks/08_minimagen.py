@@ -90,15 +90,23 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2ilib import diffusion, profiles, runtime, show
-from t2ilib.cascade import (Cascade, ClipGuidance, Stage, downsample, enlarge, low_resolution_condition,
-                            mix_conditions, random_crop_pairs)
+from t2ilib.cascade import (
+    Cascade,
+    ClipGuidance,
+    Stage,
+    downsample,
+    enlarge,
+    low_resolution_condition,
+    mix_conditions,
+    random_crop_pairs,
+)
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
 from t2ilib.data.captions import caption_table
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
-from t2ilib.live_bytes import no_memory, training_memory
+from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import ENOUGH, STAGES, load_cascade, present
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet

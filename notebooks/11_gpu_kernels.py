@@ -90,7 +90,7 @@ from t2ilib.bench.kernels import CASES, case_rows, machine_rows
 from t2ilib.bench.measure import measure
 from t2ilib.data import load_captioned
 from t2ilib.kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code, second_order_via
-from t2ilib.live_bytes import LiveBytes
+from t2ilib.memory import LiveBytes
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import checkpoints_dir, repo_root, reports_dir
 from t2ilib.record import Run

@@ -95,14 +95,13 @@ from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
 from t2ilib.data.captions import caption_variants, plain_name
 from t2ilib.data.left_out import left_out_rows
-from t2ilib.diary import Diary
 from t2ilib.encoders import embedded_clips, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.emoji_clip import EmojiClip, text_tower_features
 from t2ilib.errors import unknown_name
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import (EMA, Batches, Every, cosine_lr, load_training, recalibrate_batch_norm, save_training,
-                             set_lr)
+from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, recalibrate_batch_norm, save_training, set_lr
+from t2ilib.training.history import History
 
 # %%
 GUIDE = dict(splits=("train",), attack_from=1.0)
@@ -528,8 +527,8 @@ def evaluate(net):
 
 # %%
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / recipe
-diary = Diary()  # curves and pictures from the first step on, also of a training that was interrupted
-parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches, diary=diary)
+history = History()  # curves and pictures from the first step on, also of a training that was interrupted
+parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches, history=history)
 resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
 save_due, look_due = Every(120), Every(300)
@@ -537,7 +536,7 @@ looks_at = {0, cfg.steps // 10, cfg.steps // 3, cfg.steps - 1}
 for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
     loss = train_step(step)
     said = dict(loss=loss, scale=model.logit_scale.exp().item())
-    diary.note(step, **said)
+    history.add(step, **said)
     run.log(step, **said)
     if profile == "full" and save_due():
         save_training(folder / "state.pt", step=step + 1, **parts)
@@ -546,7 +545,7 @@ for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
         run.log(step, **numbers)
         print(f"step {step + 1} loss {loss:.3f}", {k: round(x, 3) for k, x in numbers.items()}, flush=True)
         first_found = best_pictures(ema.model, search_features, encode_rows(ema.model, pool), 1)[0][:, 0]
-        diary.pictures[f"step {step + 1}"] = white(first_found)
+        history.pictures[f"step {step + 1}"] = white(first_found)
 if profile == "full":
     save_training(folder / "state.pt", step=cfg.steps, **parts)
 
@@ -559,12 +558,12 @@ if profile == "full":
 # %%
 trained = ema.model
 recalibrate(trained)
-stages = dict(list(diary.pictures.items())[-5:])
+stages = dict(list(history.pictures.items())[-5:])
 run.keep("while_learning", show.compare({**stages, "shipped": white(found_rows[:, 0])}, titles=SEARCHES, scale=1.15))
 
 # %%
-if diary.curves:
-    run.keep("curves", show.curves(diary.curves, separate=True, smooth=10, size=(5.0, 2.6)))
+if history.curves:
+    run.keep("curves", show.curves(history.curves, separate=True, smooth=10, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Measure

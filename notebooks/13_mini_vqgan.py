@@ -85,11 +85,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from t2ilib import losses, metrics, profiles, runtime, show
+from t2ilib import metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
-from t2ilib.diary import Diary
 from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
@@ -98,7 +97,8 @@ from t2ilib.models.vqgan import VQGAN, load_vqgan
 from t2ilib.models.vqgan_growth import grow
 from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, save_training, set_lr
+from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, losses, save_training, set_lr
+from t2ilib.training.history import History
 
 # %%
 SHIPPED = dict(embed_dim=8, n_embed=2048, z_channels=8, resolution=64, ch=16, ch_mult=[1, 3, 8], num_res_blocks=1,
@@ -419,19 +419,20 @@ def evaluate(net, real):
 
 # %%
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-vqgan"
+history = History()  # what an interrupted training showed is kept, too
 parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic, critic_adam=critic_adam,
-             stream=stream, batches=batches, diary=(diary := Diary()))  # what an interrupted one showed is kept, too
+             stream=stream, batches=batches, history=history)
 resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
 save_due, look_due = Every(120), Every(300)
 for step in runtime.progress(range(first, cfg.steps), desc="vqgan", every=60):
     said = train_step(step)
-    diary.note(step, **said)
+    history.add(step, **said)
     run.log(step, **said)
     if profile == "full" and save_due():
         save_training(folder / "state.pt", step=step + 1, **parts)
     if step + 1 in (1, cfg.steps // 8, cfg.steps // 2, cfg.steps) or (profile == "full" and look_due()):
-        diary.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
+        history.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
         print(step + 1, {k: round(x, 3) for k, x in evaluate(ema.model, watched).items()}, flush=True)
 if profile == "full":
     save_training(folder / "state.pt", step=cfg.steps, **parts)
@@ -442,11 +443,11 @@ if profile == "full":
 # below: the error falls, the perplexity shows how many codes do the work.
 
 # %%
-run.keep("while_learning", show.compare({"real": unit(faces), **dict(list(diary.pictures.items())[-5:])}, scale=1.2))
+run.keep("while_learning", show.compare({"real": unit(faces), **dict(list(history.pictures.items())[-5:])}, scale=1.2))
 
 # %%
-if diary.curves:
-    run.keep("curves", show.curves({k: diary.curves[k] for k in ("l1", "perplexity")}, separate=True, smooth=10,
+if history.curves:
+    run.keep("curves", show.curves({k: history.curves[k] for k in ("l1", "perplexity")}, separate=True, smooth=10,
                                    size=(5.0, 2.6)))
 
 # %% [markdown]

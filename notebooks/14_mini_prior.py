@@ -81,13 +81,13 @@ import time
 
 import torch
 
-from t2ilib import diffusion, metrics, profiles, runtime, samplers, show
+from t2ilib import diffusion, metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
 from t2ilib.data.captions import caption_table, plain_name
 from t2ilib.data.text_features import encode_texts
-from t2ilib.diary import Diary
+from t2ilib.diffusion import samplers
 from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.metrics.judging import Judgement
@@ -97,6 +97,7 @@ from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
 from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, save_training, set_lr
+from t2ilib.training.history import History
 
 # %%
 SHIPPED = dict(channels=48, channel_mults=[1, 2, 4], num_res_blocks=1, attention=[False, True, True])
@@ -331,13 +332,13 @@ words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
 ema = EMA(network, cfg.ema_decay)
 optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
+history = History()  # the loss and the drafts of all steps, also of those before an interruption
 parts = dict(net=network, ema=ema, optimizer=optimizer, stream=runtime.generator(seed, "prior", "training"),
-             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")),
-             diary=(diary := Diary()))  # the loss and the drafts of all steps, also of those before an interruption
+             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")), history=history)
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
 last, save_due = cfg.steps if cfg.train else first, Every(120)
-for step in diary.timed(runtime.progress(range(first, last), desc="prior", every=60)):
+for step in history.timed(runtime.progress(range(first, last), desc="prior", every=60)):
     set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02))
     loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, texts)
     optimizer.zero_grad(set_to_none=True)
@@ -345,16 +346,16 @@ for step in diary.timed(runtime.progress(range(first, last), desc="prior", every
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     ema.update(network)
-    diary.note(step, **{"v-loss": loss.item()})
+    history.add(step, **{"v-loss": loss.item()})
     run.log(step, prior_loss=loss.item())
     if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
-        diary.pictures[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
+        history.pictures[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
         save_training(folder / "state.pt", step=step + 1, **parts)
-if diary.curves:
-    run.metric(pictures_per_second=cfg.batch_size * last / diary.seconds)
+if history.curves:
+    run.metric(pictures_per_second=cfg.batch_size * last / history.seconds)
     print(f"{last} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
-    run.keep("loss", show.curves(diary.curves, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+    run.keep("loss", show.curves(history.curves, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
@@ -390,7 +391,7 @@ print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters
       f"drawings of {len(bank.text)} names")
 
 # %%
-shots = diary.pictures | {"emoji-prior": paint(drafts(shipped, words, 2, guidance_scale=2.0))}
+shots = history.pictures | {"emoji-prior": paint(drafts(shipped, words, 2, guidance_scale=2.0))}
 run.keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
 
 # %% [markdown]

@@ -4,10 +4,8 @@ Nothing is pickled. Files are written under a temporary name and renamed, so tha
 """
 
 import functools
-import hashlib
 import inspect
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +13,7 @@ import torch
 from torch import nn
 
 from .errors import BadParameter, CheckpointMismatch, MissingAsset
+from .files import replacing, sha256_of, write_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -39,29 +38,13 @@ def configurable(cls: type[Model]) -> type[Model]:
     return cls
 
 
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, atomically; each is made contiguous and moved to the CPU."""
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(stored, temporary)
 
 
 def save_model(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, **card: Any) -> Path:

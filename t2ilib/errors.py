@@ -1,7 +1,8 @@
 """Errors whose message says what happened, what was got, what was expected, and what to do next."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class T2IError(Exception):
@@ -51,3 +52,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     hint = f"did you mean {' or '.join(near)}?" if near else "there is no similar name."
     listing = f" Known: {', '.join(known)}." if known and (len(known) <= 20 or not near) else ""
     return UnknownName(f"unknown {kind} {name!r}; {hint}{listing}")
+
+
+def check_name(kind: str, name: Any, known: Collection[str]) -> None:
+    """Raise UnknownName unless `name` is one of the `known` names of this kind.
+
+    Example:
+        check_name("method", "vqgan-clip", METHODS)
+    """
+    if not isinstance(name, str) or name not in known:
+        raise unknown_name(kind, str(name), known)

@@ -1,6 +1,8 @@
 """Where things lie: the repository's own folders, and the ones a user may move by environment variable."""
 
+import datetime
 import os
+import secrets
 from pathlib import Path
 
 
@@ -43,3 +45,9 @@ def reports_dir() -> Path:
 def runs_dir() -> Path:
     """Return the folder that holds one folder for each run."""
     return reports_dir() / "runs"
+
+
+def new_run_dir(name: str, *, profile: str, seed: int) -> Path:
+    """Return a fresh folder name for a run of the notebook called `name`; nothing is created."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return runs_dir() / name / f"{stamp}_{profile}_s{seed}_{secrets.token_hex(2)}"

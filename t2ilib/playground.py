@@ -21,9 +21,9 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import BadParameter, T2IError, unknown_name
+from .errors import BadParameter, T2IError, check_name
+from .media import to_pil
 from .paths import repo_root
-from .show import to_pil
 
 STYLE = """<style>
 .t2i-panel { max-width: 900px; padding: 4px 2px; gap: 8px; } .t2i-panel .widget-html:empty { display: none; }
@@ -75,8 +75,7 @@ class Playground:
         import ipywidgets
 
         method = method or next(iter(methods))
-        if method not in methods:
-            raise unknown_name("method", method, methods)
+        check_name("method", method, methods)
         self.history: list[Drawn] = []
         self.error: BaseException | None = None
         self._draw, self._methods, self._measure, self._run = draw, methods, measure, run

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from .errors import BadParameter, unknown_name
+from .errors import BadParameter, check_name
 
 PROFILES = {
     "smoke": "tests: every line once, under a minute on a CPU",
@@ -27,15 +27,12 @@ def resolve(profile: str, *, smoke: dict[str, Any], quick: dict[str, Any], full:
         BadParameter: an override of another type.
     """
     tables = {"smoke": smoke, "quick": quick, "full": full}
-    if profile not in tables:
-        raise unknown_name("profile", profile, tables)
+    check_name("profile", profile, tables)
     for name in (*smoke, *full):
-        if name not in quick:
-            raise unknown_name("setting (it is missing in `quick`)", name, quick)
+        check_name("setting (it is missing in `quick`)", name, quick)
     settings = {**quick, **tables[profile]}
     for name, value in (overrides or {}).items():
-        if name not in settings:
-            raise unknown_name("setting", name, settings)
+        check_name("setting", name, settings)
         if value is not None:
             settings[name] = _checked(name, value, settings[name])
     return SimpleNamespace(**settings)

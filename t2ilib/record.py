@@ -5,24 +5,16 @@
 """
 
 import csv
-import datetime
 import math
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import sha256_of, write_json
 from .errors import BadParameter
-from .paths import runs_dir
+from .files import sha256_of, utc_now, write_json
+from .paths import new_run_dir
 from .runtime import commit, device_name, peak_memory, rank_zero, versions
-
-
-def new_run_dir(name: str, *, profile: str, seed: int) -> Path:
-    """Return a fresh folder name for a run; nothing is created."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return runs_dir() / name / f"{stamp}_{profile}_s{seed}_{secrets.token_hex(2)}"
 
 
 class Run:
@@ -45,7 +37,7 @@ class Run:
         self._start = time.time()
         resolved = resolved if isinstance(resolved, dict) else vars(resolved) if resolved is not None else {}
         self.data: dict[str, Any] = {
-            "name": name, "status": "running", "started": _now(), "finished": None, "seconds": None,
+            "name": name, "status": "running", "started": utc_now(), "finished": None, "seconds": None,
             "profile": profile, "seed": seed, "device": device_name(device),
             "parameters": {"given": _plain(given), "resolved": _plain(resolved)}, "versions": versions(),
             "commit": commit(), "peak_memory_mib": None, "metrics": {}, "artefacts": [], "figures": [], "fallbacks": []}
@@ -109,17 +101,13 @@ class Run:
 
     def finish(self, status: str = "ok") -> None:
         """Close the record with its status, duration and peak memory."""
-        self.data.update(status=status, finished=_now(), seconds=round(time.time() - self._start, 2),
+        self.data.update(status=status, finished=utc_now(), seconds=round(time.time() - self._start, 2),
                          peak_memory_mib=_plain(round(peak_memory(self.device), 1)))
         self._write()
 
     def _write(self) -> None:
         if self.active:
             write_json(self.dir / "run.json", self.data)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _plain(value: Any) -> Any:

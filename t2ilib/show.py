@@ -15,9 +15,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 
-from .errors import BadParameter, MissingAsset, unknown_name
+from .errors import BadParameter, MissingAsset, check_name
+from .media import contact_sheet, save_pictures, to_pil
+from .media.sheets import picture_list, png_bytes
+from .runtime import is_interactive
+
+__all__ = ["compare", "contact_sheet", "curves", "gallery", "grid", "read_metrics", "save", "slider", "to_pil"]
 
 STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.titlepad": 5, "axes.spines.top": False, "axes.spines.right": False,
@@ -26,7 +30,6 @@ STYLE = {
     "lines.linewidth": 1.8, "figure.facecolor": "white", "figure.dpi": 110,
 }
 COLOURS = ("#c2452d", "#2468b3", "#2d7d46", "#b07d00", "#7a4fb5", "#168a8a", "#c2478e", "#5c5c5c")
-TOLERANCE = 0.25
 
 
 class _Shown(Figure):
@@ -38,49 +41,13 @@ class _Shown(Figure):
         return buffer.getvalue()
 
 
-def to_pil(images: Any) -> Image.Image | list[Image.Image]:
-    """Return a PIL picture, or a list of them, from whatever holds pictures.
-
-    Args:
-        images: (3, H, W) or (1, H, W) -> one picture; (B, 3, H, W), (B, 1, H, W) or a sequence -> a list. Floats are in
-            [0, 1] (small overshoot is clipped), integers in 0..255. PIL pictures pass through.
-
-    Raises:
-        BadParameter: another shape, NaN, or values far outside [0, 1], such as a model's [-1, 1].
-    """
-    if isinstance(images, Image.Image):
-        return images
-    if isinstance(images, Sequence):
-        return [to_pil(image) for image in images]
-    array = images.detach().cpu().float().numpy() if hasattr(images, "detach") else images
-    scaled = str(getattr(images, "dtype", "")).removeprefix("torch.").startswith(("uint8", "int"))
-    if array.ndim not in (3, 4) or array.shape[-3] not in (1, 3, 4):
-        raise BadParameter(f"pictures must have shape (3, H, W) or (B, 3, H, W), got {tuple(array.shape)}")
-    array = array / 255.0 if scaled else array
-    low, high = float(array.min()), float(array.max())
-    if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:  # also false for NaN
-        raise BadParameter(f"values of pictures must be in [0, 1], got [{low:.3g}, {high:.3g}]; "
-                           "a model's [-1, 1] becomes that by (x + 1) / 2")
-    if array.ndim == 4:
-        return [_one(a) for a in array]
-    return _one(array)
-
-
-def _one(array: np.ndarray) -> Image.Image:
-    import numpy as np
-    pixels = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
 def save(images: Any, path: str | Path, **options: Any) -> Path:
     """Save one picture, a contact sheet of several, or a figure, and return the path; folders are made."""
+    if not hasattr(images, "savefig"):
+        return save_pictures(images, path, **options)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(images, "savefig"):
-        images.savefig(path, bbox_inches="tight", **options)
-    else:
-        pictures = to_pil(images)
-        (contact_sheet(pictures) if isinstance(pictures, list) else pictures).save(path, **options)
+    images.savefig(path, bbox_inches="tight", **options)
     return path
 
 
@@ -98,7 +65,7 @@ def grid(images: Any, titles: Sequence[str] | None = None, *, columns: int | Non
     Raises:
         BadParameter: no pictures, or another number of titles.
     """
-    pictures = _list(images)
+    pictures = picture_list(images)
     if titles is not None and len(titles) != len(pictures):
         raise BadParameter(f"got {len(titles)} titles for {len(pictures)} pictures")
     columns = min(columns or min(8, math.ceil(math.sqrt(len(pictures) * 1.6))), len(pictures))
@@ -126,7 +93,7 @@ def compare(rows: Mapping[str, Any] | Sequence[tuple[str, Any]], *, titles: Sequ
         scale: width of one picture in inches.
         title: line above all.
     """
-    rows = [(label, _list(images)) for label, images in (rows.items() if isinstance(rows, Mapping) else rows)]
+    rows = [(label, picture_list(images)) for label, images in (rows.items() if isinstance(rows, Mapping) else rows)]
     if not rows:
         raise BadParameter("compare needs at least one row of pictures, got none")
     columns = max(len(pictures) for _, pictures in rows)
@@ -164,8 +131,7 @@ def curves(series: Mapping[str, Any] | str | Path, *, names: Sequence[str] | Non
     data = {name: _xy(values) for name, values in (read_metrics(series) if isinstance(series, (str, Path))
                                                    else series).items()}
     for name in names or ():
-        if name not in data:
-            raise unknown_name("curve", name, data)
+        check_name("curve", name, data)
     data = {name: data[name] for name in names or data}
     if not data:
         raise BadParameter("curves needs at least one series, got none")
@@ -217,38 +183,6 @@ def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tup
     return found
 
 
-def contact_sheet(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None, size: int = 256,
-                  title: str | None = None) -> Image.Image:
-    """Return one PIL picture with all pictures in rows, each with its caption below.
-
-    Args:
-        images: pictures (see `to_pil`); each is fitted into a square of `size` pixels.
-        captions: one for each picture.
-        columns: pictures in a row; default nearly square, at most 6.
-        size: side of one picture in pixels.
-        title: line above all.
-    """
-    pictures = _list(images)
-    if captions is not None and len(captions) != len(pictures):
-        raise BadParameter(f"got {len(captions)} captions for {len(pictures)} pictures")
-    columns = min(columns or min(6, math.ceil(math.sqrt(len(pictures)))), len(pictures))
-    rows, gap = math.ceil(len(pictures) / columns), max(8, size // 16)
-    small, large = _font(max(11, size // 16)), _font(max(14, size // 11))
-    below, above = (int(small.size * 1.7) if captions else 0), (int(large.size * 2) if title else gap)
-    sheet = Image.new("RGB", (gap + columns * (size + gap), above + rows * (size + below + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((gap, above // 2), _fit(title, large, sheet.width - 2 * gap), "#1d1d1f", font=large, anchor="lm")
-    for i, picture in enumerate(pictures):
-        x, y = gap + (i % columns) * (size + gap), above + (i // columns) * (size + below + gap)
-        picture = _fitted(picture, size)
-        sheet.paste(picture, (x + (size - picture.width) // 2, y + (size - picture.height) // 2))
-        if captions:
-            draw.text((x + size // 2, y + size + below // 2), _fit(captions[i], small, size), "#3d3d3d", font=small,
-                      anchor="mm")
-    return sheet
-
-
 def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "value", scale: float = 1.8) -> Any:
     """Return a slider over `values` that shows `draw(value)`; where nobody watches, a grid of all of them.
 
@@ -258,8 +192,6 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
         label: what the values are; static pictures are titled "label = value".
         scale: width of a picture in the static grid, in inches.
     """
-    from .runtime import is_interactive
-
     if not is_interactive():
         return grid([to_pil(draw(value)) for value in values], [f"{label} = {value}" for value in values], scale=scale)
     import ipywidgets
@@ -272,7 +204,7 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
     def update(_: Any = None) -> None:
         i = control.value
         if i not in seen:
-            seen[i] = _png(to_pil(draw(values[i])), 320)
+            seen[i] = png_bytes(to_pil(draw(values[i])), 320)
         picture.value = seen[i]
 
     control.observe(update, names="value")
@@ -282,14 +214,12 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
 
 def gallery(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None, size: int = 160) -> Any:
     """Return the pictures as a grid of widgets with captions; where nobody watches, as a figure."""
-    from .runtime import is_interactive
-
-    pictures = _list(images)
+    pictures = picture_list(images)
     if not is_interactive():
         return grid(pictures, captions, columns=columns)
     import ipywidgets
 
-    cells = [ipywidgets.VBox([ipywidgets.Image(value=_png(p, size), format="png", width=size),
+    cells = [ipywidgets.VBox([ipywidgets.Image(value=png_bytes(p, size), format="png", width=size),
                               ipywidgets.Label(str(captions[i]) if captions is not None else "")])
              for i, p in enumerate(pictures)]
     track = f"repeat({columns or min(6, len(cells))}, {size + 16}px)"
@@ -319,37 +249,3 @@ def _xy(values: Any) -> tuple[list[float], list[float]]:
     if isinstance(values, tuple) and len(values) == 2 and isinstance(values[0], Iterable):
         return [float(x) for x in values[0]], [float(y) for y in values[1]]
     return list(map(float, range(len(values)))), [float(y) for y in values]
-
-
-def _list(images: Any) -> list[Image.Image]:
-    pictures = to_pil(images)
-    pictures = pictures if isinstance(pictures, list) else [pictures]
-    if not pictures:
-        raise BadParameter("there are no pictures to show; got an empty list")
-    return pictures
-
-
-def _fitted(picture: Image.Image, size: int) -> Image.Image:
-    """Scale to fit a square; upscaling of tiny pictures by a whole factor keeps their pixels sharp."""
-    factor = size / max(picture.size)
-    sharp = factor >= 4 and factor.is_integer()
-    shape = tuple(max(1, round(side * factor)) for side in picture.size)
-    return picture.convert("RGB").resize(shape, Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
-
-
-def _png(picture: Image.Image, size: int) -> bytes:
-    buffer = io.BytesIO()
-    _fitted(picture, size).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"

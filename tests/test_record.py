@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ilib.checkpoint import sha256_of
 from t2ilib.errors import BadParameter
+from t2ilib.files import sha256_of
 from t2ilib.record import Run, new_run_dir
 
 

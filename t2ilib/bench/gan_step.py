@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from .measure import Row, measure, tf32
 from ..data import DigitImages, load_digits
-from ..losses import logistic_critic_loss, nonsaturating_generator_loss
 from ..models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
 from ..runtime import autocast, generator, pick_dtype
-from .measure import Row, measure, tf32
+from ..training.losses import logistic_critic_loss, nonsaturating_generator_loss
 
 LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)
 

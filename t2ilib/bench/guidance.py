@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
+from .measure import Row, _row, _wait, measure, tf32
 from ..encoders.clip import Clip
 from ..encoders.foreign import build, model_config
 from ..guidance import CutoutParameters, GuidanceConfig, apply_cutouts, clamp_with_grad, fast
 from ..guidance.search import Search
 from ..guidance.setup import RunSetup
 from ..guidance.starts import make_starts
-from ..live_bytes import LiveBytes
+from ..memory import LiveBytes
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
-from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
-from .measure import Row, _row, _wait, measure, tf32
 
 PROMPT = "a red heart"
 NOISE = 0.1  # largest standard deviation on a cutout, as the classic loop has it

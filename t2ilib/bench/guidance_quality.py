@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .measure import Row, _row, _wait
 from ..data import load_captioned
 from ..encoders import load_clip, load_judge
 from ..guidance import GuidanceConfig, vqgan_clip
 from ..metrics.alignment import bootstrap_interval
 from ..metrics.judging import Judgement
 from ..models.vqgan import load_vqgan
-from .measure import Row, _row, _wait
 
-PLAIN = {"precision": "float32", "channels_last": False}
-LEVERS = {"precision": "auto", "channels_last": True}
+PLAIN = {"precision": "float32"}
+LEVERS = {"precision": "auto"}
 
 
 def vqgan_clip_quality_rows(device: torch.device, seconds: float, *, prompts: int | Sequence[str] = 20, seeds: int = 3,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .classic import ClassicLoop
+from .measure import Row, _row, _wait
 from ..data import load_captioned
 from ..data.captions import plain_name
 from ..encoders import load_clip, load_judge
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..models.vqgan import load_vqgan
-from .classic import ClassicLoop
-from .measure import Row, _row, _wait
 
 Score = Callable[[Tensor, str], float]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .measure import Row, measure, noise
 from ..kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code
 from ..kernels.cutouts import centre_jacobian
 from ..runtime import generator
-from .measure import Row, measure, noise
 
 EPS = 1e-6  # of the normalisation
 NEAREST = {"cpu": ((2048, 2048, 8), (625, 16384, 256)),  # vectors, codes, dimensions

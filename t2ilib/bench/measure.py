@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import runtime
-from ..live_bytes import LiveBytes
+from ..memory import LiveBytes
 
 
 @dataclass

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .classic_imagen import STEPS, TOKENS, ClassicImagen, encode_each
+from .guidance import _bytes, _seconds, peak_mib
+from .measure import Row, _row, measure, tf32
 from ..cascade import downsample, low_resolution_condition
 from ..data import load_captioned
 from ..data.captions import captions_for
 from ..data.text_features import encode_texts
 from ..diffusion import COSINE, Schedule, loss_weight, q_sample, stratified_times, training_target, with_guidance
+from ..diffusion.samplers import sample_dpm_solver
 from ..encoders import load_text_encoder
 from ..layers import attention, unet_blocks
 from ..models.imagen_unet import ImagenUNet
 from ..runtime import autocast, generator, pick_dtype
-from ..samplers import sample_dpm_solver
 from ..training import EMA
-from .classic_imagen import STEPS, TOKENS, ClassicImagen, encode_each
-from .guidance import _bytes, _seconds, peak_mib
-from .measure import Row, _row, measure, tf32
 
 BATCHES = 4  # of different captions, which all providers read in the same order
 SAMPLED = 4  # pictures drawn at once

@@ -9,16 +9,16 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from ..data import load_digits
-from ..guidance.speed import fast
-from ..losses import gradient_penalty, wasserstein_critic_loss
-from ..models.imagen_unet import ImagenUNet
-from ..models.wgan import WGANCritic, WGANGenerator
-from ..runtime import autocast, pick_dtype
 from .gan_step import PAIRS, ResidentGan
 from .guidance import guidance_step, random_networks
 from .measure import Row, _row, noise
 from .minimagen import BASE, LAPTOP, OurImagen
+from ..data import load_digits
+from ..guidance.speed import fast
+from ..models.imagen_unet import ImagenUNet
+from ..models.wgan import WGANCritic, WGANGenerator
+from ..runtime import autocast, pick_dtype
+from ..training.losses import gradient_penalty, wasserstein_critic_loss
 
 TOP = 10
 TOKENS, WIDTH = 20, 384  # of the text that a U-Net reads

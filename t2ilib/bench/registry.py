@@ -7,10 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import unknown_name
-from ..models.vqgan import VQGAN
-from ..paths import reports_dir
-from ..runtime import autocast, pick_device, pick_dtype
 from .gan_step import gan_step_rows
 from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
@@ -19,6 +15,10 @@ from .kernels import kernels_rows
 from .measure import Row, measure, noise, write_rows
 from .minimagen import minimagen_rows
 from .profile import profile_rows
+from ..errors import check_name
+from ..models.vqgan import VQGAN
+from ..paths import reports_dir
+from ..runtime import autocast, pick_device, pick_dtype
 
 
 def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
@@ -64,7 +64,6 @@ def run_benchmark(name: str, *, device: str = "auto", seconds: float = 2.0, fold
         folder: where the CSV goes; None is `reports/benchmarks/`.
         options: further arguments of the benchmark's function.
     """
-    if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, BENCHMARKS)
+    check_name("benchmark", name, BENCHMARKS)
     rows = list(BENCHMARKS[name](pick_device(device), seconds, **options))
     return rows, write_rows((folder or reports_dir() / "benchmarks") / f"{name}.csv", rows)

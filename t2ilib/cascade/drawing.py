@@ -16,7 +16,6 @@ from .. import runtime
 from ..diffusion import noise_for, q_sample, with_guidance
 from ..errors import BadParameter
 
-
 MARGIN = 8  # pixels around what a super-resolution network sees of pictures of 64 pixels or more
 
 

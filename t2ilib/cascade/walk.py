@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .latents import LatentSpace
 from .. import diffusion
-from ..errors import BadParameter
-from ..samplers import SAMPLERS, get_sampler, keep_known
+from ..diffusion.samplers import SAMPLERS, get_sampler, keep_known
+from ..errors import BadParameter, check_name
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Sampling:
     clip_guidance: Any = None
 
     def __post_init__(self):
-        diffusion.check_name("sampler", self.sampler, SAMPLERS)
-        diffusion.check_name("threshold", self.threshold, diffusion.THRESHOLDS)
+        check_name("sampler", self.sampler, SAMPLERS)
+        check_name("threshold", self.threshold, diffusion.THRESHOLDS)
         if min(_listed(self.guidance_scale)) < 0 or min(_listed(self.steps)) < 1 or not 0 < self.percentile <= 1:
             raise BadParameter(f"need guidance_scale >= 0, steps >= 1 and percentile in (0, 1], got "
                                f"{self.guidance_scale}, {self.steps} and {self.percentile}")
@@ -99,7 +99,7 @@ class Sampling:
         """Return the settings of these names; raises UnknownName for a misspelt one."""
         known = {f.name for f in fields(cls)}
         for name in options:
-            diffusion.check_name("setting", name, known)
+            check_name("setting", name, known)
         return cls(**options)
 
     def of_stage(self, name: str, stage: int, stages: int) -> Any:

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from .phrases import plain_name
 from .colors import color_words
 from .emoji_families import SPLITS, families, split_of_families
 from .emoji_sources import ARTISTS, NOTO_FONT, Concept, IconPackage, NotoFlags, read_concepts, read_icons
+from .phrases import plain_name
 from ..errors import BadParameter, MissingAsset
 
 DESCRIBED_AT = 64  # colours and identical drawings are judged at this size, so that every size has the same rows

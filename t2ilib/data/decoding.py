@@ -1,6 +1,5 @@
 """Turn encoded pictures into one tensor, with several threads."""
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from .records import Record
 from ..errors import BadParameter
+from ..media import open_rgba
 
 SMALLEST, LARGEST = 8, 2048
 
@@ -44,28 +44,6 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
         left, top = (image.width - short) / 2, (image.height - short) / 2
         image = image.resize((image_size, image_size), method, box=(left, top, left + short, top + short))
     return np.asarray(image)
-
-
-def open_rgba(picture: "bytes | str | Path | object"):
-    """Return encoded bytes, a file or a PIL image as a PIL image of mode RGBA, upright as its EXIF data say."""
-    from PIL import Image, ImageOps
-
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        picture = io.BytesIO(picture)
-    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I;16", "I", "F")):
-        image = _to_8_bits(image)
-    return image.convert("RGBA")
-
-
-def _to_8_bits(image):
-    """Scale a 16-bit or floating-point grey picture to 0..255; PIL's own conversion would clip it."""
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float64)
-    top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
-    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def decode_all(records: Sequence[Record], image_size: int, *, threads: int | None = None) -> Tensor:

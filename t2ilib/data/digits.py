@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import paths
 from .decoding import check_size
-from ..errors import MissingAsset, unknown_name
+from .. import paths
+from ..errors import MissingAsset, check_name
 
 NAMES = ("auto", "digits", "mnist")
 SPLITS = ("train", "test", "all")
@@ -84,10 +84,8 @@ def load_digits(name: str = "auto", *, split: str = "train", image_size: int | N
         BadParameter: If `image_size` is bad.
         MissingAsset: If MNIST is asked for and cannot be had.
     """
-    if name not in NAMES:
-        raise unknown_name("digit set", name, NAMES)
-    if split not in SPLITS:
-        raise unknown_name("split of the digits", split, SPLITS)
+    check_name("digit set", name, NAMES)
+    check_name("split of the digits", split, SPLITS)
     if image_size is not None:
         check_size(image_size)
     folder = Path(root) if root is not None else paths.user_data_dir()

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import paths
 from .captioned import CaptionedImages
 from .decoding import check_size, decode_all
 from .records import EMOJI_SPLITS, Record, emoji_records
-from ..errors import BadParameter, MissingAsset, unknown_name
+from .. import paths
+from ..errors import BadParameter, MissingAsset, check_name
+from ..files import replacing
 
 NAMES = ("emoji", "celeba")
 _PEOPLE = {"cat-face", "monkey-face", "person", "person-fantasy", "person-gesture", "person-role"}
@@ -41,10 +42,8 @@ def load_faces(name: str = "emoji", *, split: str = "train", image_size: int = 6
         BadParameter: If the size or a file of CelebA is bad.
         MissingAsset: If CelebA is not there; the message tells how to get it.
     """
-    if name not in NAMES:
-        raise unknown_name("set of faces", name, NAMES)
-    if split not in EMOJI_SPLITS:
-        raise unknown_name("split of the faces", split, EMOJI_SPLITS)
+    check_name("set of faces", name, NAMES)
+    check_name("split of the faces", split, EMOJI_SPLITS)
     check_size(image_size)
     if name == "celeba":
         return _celeba(_celeba_folder(root), split, image_size)
@@ -112,13 +111,8 @@ def _memory_map(folder: Path, files: list[str], split: str, image_size: int) -> 
     digest = hashlib.sha256("\n".join(f"{file} {sizes[file]}" for file in files).encode()).hexdigest()[:12]
     path = paths.cache_dir() / "faces" / f"celeba-{split}-{image_size}-{digest}.npy"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             _decode_into(temporary, folder, files, image_size)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return np.load(path, mmap_mode="c")  # copy on write: torch wants memory that may be written to
 
 

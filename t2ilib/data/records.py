@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import paths
-from ..errors import BadParameter, MissingAsset, unknown_name
+from ..errors import BadParameter, MissingAsset, check_name, unknown_name
 
 EMOJI_SPLITS = ("train", "validation", "held_out", "all")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "description", "sentence", "sentences")
@@ -39,8 +39,7 @@ def emoji_records(split: str, image_size: int, *, limit: int | None = None, fold
         UnknownName: If the split is not one of train, validation, held_out, all.
         MissingAsset: If no stored size is large enough; the message tells how to build it.
     """
-    if split not in EMOJI_SPLITS:
-        raise unknown_name("split of the emoji set", split, EMOJI_SPLITS)
+    check_name("split of the emoji set", split, EMOJI_SPLITS)
     folder = folder or paths.embedded_data_dir() / "emoji"
     sizes: dict[int, list[Path]] = {}
     for path in sorted(folder.glob("emoji_*.parquet")):

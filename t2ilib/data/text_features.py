@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from .. import runtime
-from ..checkpoint import save_tensors, sha256_of, write_json
+from ..checkpoint import save_tensors
 from ..errors import BadParameter, CheckpointMismatch
+from ..files import sha256_of, write_json
 
 FORMAT = 1
 TOKENS, ROWS, INFO = "tokens.npy", "rows.safetensors", "info.json"

@@ -1,8 +1,10 @@
 """Text encoders, CLIP models and the judge, one interface for each."""
 
 from .clip import Clip, embedded_clips, load_clip, load_judge
+from .conditions import TextCache, TextCondition, TextConditioner, batch_conditions, mix_conditions
 from .emoji_clip import EmojiClip, build_emoji_clip, text_tower_features
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
-__all__ = ["Clip", "EmojiClip", "TextEncoder", "TextFeatures", "build_emoji_clip", "embedded_clips", "load_clip",
-           "load_judge", "load_text_encoder", "text_tower_features"]
+__all__ = ["Clip", "EmojiClip", "TextCache", "TextCondition", "TextConditioner", "TextEncoder", "TextFeatures",
+           "batch_conditions", "build_emoji_clip", "embedded_clips", "load_clip", "load_judge", "load_text_encoder",
+           "mix_conditions", "text_tower_features"]

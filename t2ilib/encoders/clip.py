@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint import load_model, read_config
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
-from ..paths import checkpoints_dir
-from ..runtime import pick_device, warn_fallback
 from . import foreign
 from .emoji_clip import EmojiClip, EmojiTokenizer
 from .text import check_texts
 from .windows import text_windows
+from ..checkpoint import load_model, read_config
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
+from ..paths import checkpoints_dir
+from ..runtime import pick_device, warn_fallback
 
 JUDGE = "emoji-judge"
 LONG_TEXTS = ("truncate", "windows")
@@ -120,8 +120,7 @@ class Clip(nn.Module):
             UnknownName: another way than these two.
         """
         check_texts(texts)
-        if long not in LONG_TEXTS:
-            raise unknown_name("way with long texts", long, LONG_TEXTS)
+        check_name("way with long texts", long, LONG_TEXTS)
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
         rows = self._too_long(texts)
@@ -244,8 +243,7 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
         BadParameter: the judge was asked for as a guide, or a precision that does not exist.
     """
     place = pick_device(str(device))
-    if precision not in foreign.PRECISIONS:
-        raise unknown_name("precision", precision, foreign.PRECISIONS)
+    check_name("precision", precision, foreign.PRECISIONS)
     path = Path(name).expanduser()
     folder = path if _is_emoji_clip(path) else checkpoints_dir() / name
     if name == JUDGE or (_is_emoji_clip(folder) and _is_judge(folder)):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint import configurable
-from ..errors import BadParameter, unknown_name
 from .text import TextEncoder, load_text_encoder, minilm_folder, quiet_transformers, tokenize
+from ..checkpoint import configurable
+from ..errors import BadParameter, check_name
 
 CONTEXT_LENGTH = 77  # as in CLIP; captions and prompts are far shorter
 TEXT_WIDTH = 384
@@ -71,8 +71,7 @@ def tower_spec(tower: str, *, channels: list[int] | None = None, layers: list[in
         UnknownName: no such tower.
         BadParameter: a value that the family cannot take.
     """
-    if tower not in TOWERS:
-        raise unknown_name("image tower", tower, TOWERS)
+    check_name("image tower", tower, TOWERS)
     given = {"channels": channels, "layers": layers, "stem": stem, "norm": norm}
     spec = TOWERS[tower] | {k: v for k, v in given.items() if v is not None}
     norms = _FAMILIES[spec["family"]][1]

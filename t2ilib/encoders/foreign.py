@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_strict, sha256_of
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from .text import quiet_transformers
+from ..checkpoint import load_strict
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..files import sha256_of
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")

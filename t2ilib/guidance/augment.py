@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadParameter, unknown_name
+from ..errors import BadParameter, check_name, unknown_name
 
 FILLS = ("background", "random", "random_grey", "white", "grey", "black", "edge")
 FIXED_FILLS = {"white": 1.0, "grey": 0.5, "black": 0.0}
@@ -104,8 +104,7 @@ class Augmentations:
         if not 0 <= self.distortion < 1:
             raise BadParameter(f"augmentation distortion must be in [0, 1), got {self.distortion}: "
                                "at 1 the corners of a window can cross")
-        if self.fill not in FILLS:
-            raise unknown_name("fill", self.fill, FILLS)
+        check_name("fill", self.fill, FILLS)
 
 
 AUGMENTATIONS = {
@@ -165,8 +164,7 @@ def resolve_augmentations(value: str | Mapping | Sequence[str] | Augmentations) 
     base = resolve_augmentations(changes.pop("base", "none"))
     known = [f.name for f in dataclasses.fields(Augmentations)]
     for name in changes:
-        if name not in known:
-            raise unknown_name("augmentation", name, known)
+        check_name("augmentation", name, known)
     return dataclasses.replace(base, **changes)
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import BadParameter, unknown_name
 from .augment import AUGMENTATIONS, Augmentations, resolve_augmentations
 from .cutouts import CutoutParameters, draw_cutouts
+from ..errors import BadParameter, check_name, unknown_name
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class CutoutMethod:
         """
         known = [f.name for f in dataclasses.fields(self)]
         for name in changes:
-            if name not in known:
-                raise unknown_name("cutout option", name, known)
+            check_name("cutout option", name, known)
         if not self.parts or "parts" in changes:
             return dataclasses.replace(self, **changes)
         return dataclasses.replace(self, parts=tuple((share, part.replace(**changes)) for share, part in self.parts))

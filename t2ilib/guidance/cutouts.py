@@ -12,13 +12,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import BadParameter
-from .augment import (FIXED_FILLS, LATER, Augmentations, border_colour, change_colours, colour_matrices,
-                      recolour_background, sharpen)
-from .geometry import (ELASTIC, PLATE, affine_matrix, control_shifts, crop_matrix, erased_boxes, flip_matrix,
-                       inner_crop_matrix, perspective_matrix, rotation_matrix, window_sizes)
+from .augment import (
+    FIXED_FILLS,
+    LATER,
+    Augmentations,
+    border_colour,
+    change_colours,
+    colour_matrices,
+    recolour_background,
+    sharpen,
+)
+from .geometry import (
+    ELASTIC,
+    PLATE,
+    affine_matrix,
+    control_shifts,
+    crop_matrix,
+    erased_boxes,
+    flip_matrix,
+    inner_crop_matrix,
+    perspective_matrix,
+    rotation_matrix,
+    window_sizes,
+)
 from .ops import clamp_with_grad
 from .warping import pooled, warp
+from ..errors import BadParameter
 
 # columns of the block of uniform numbers that one picture's cutouts consume in one step
 COLUMNS = ("size", "x", "y", "flip", "affine", "angle", "shear", "move_x", "move_y", "scale", "perspective",

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadParameter, unknown_name
 from .config import GuidanceConfig
 from .latents import Prior
 from .loop import vqgan_clip
@@ -21,6 +20,7 @@ from .objective import frozen, render
 from .ops import straight_through, z_bounds
 from .prompts import Prompt, parse_prompts
 from .setup import load_networks
+from ..errors import BadParameter, check_name
 
 EASES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
@@ -72,8 +72,7 @@ def interpolate_latents(vqgan, keys: Tensor, *, frames_between: int = 14, mode: 
     Raises:
         BadParameter: fewer than two keys, another shape, or a number out of range; at once, before the first frame.
     """
-    if mode not in BLENDS:
-        raise unknown_name("mode", mode, BLENDS)
+    check_name("mode", mode, BLENDS)
     _check(ease, frames_between=(frames_between, 0))
     if not 0 <= extrapolate < math.inf:
         raise BadParameter(f"extrapolate must be a share of at least 0, got {extrapolate}; 0.5 is half a way more")
@@ -271,8 +270,7 @@ def _at(config: GuidanceConfig, frame: int, **changes: Any) -> GuidanceConfig:
 
 def _check(ease: str, **numbers: tuple[int, int]) -> None:
     """Refuse an unknown ease, and whole numbers below their minimum."""
-    if ease not in EASES:
-        raise unknown_name("ease", ease, EASES)
+    check_name("ease", ease, EASES)
     for name, (value, low) in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise BadParameter(f"{name} must be a whole number of at least {low}, got {value!r}")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadParameter
 from .ops import z_bounds
+from ..errors import BadParameter
 
 
 class Prior(Protocol):

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import runtime
-from ..errors import RunFailed
 from .config import GuidanceConfig
 from .latents import Basis, Prior
 from .memory import check_memory, out_of_memory, relief
@@ -22,6 +20,8 @@ from .setup import RunSetup
 from .speed import fast
 from .starts import make_starts
 from .state import StateFile
+from .. import runtime
+from ..errors import RunFailed
 
 Cutouts = Views | Callable[[int], Views] | None
 
@@ -122,8 +122,8 @@ def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts
     search, c = Search(run, z_start, basis), run.config
     if saved is not None:
         search.load_state_dict(saved["search"])
-    with fast(run.vqgan, run.guides.clips, channels_last=c.channels_last, compile=c.compile, checkpoint=c.checkpoint,
-              drop_encoder=True, drop_text=True, dtype=run.dtype):
+    with fast(run.vqgan, run.guides.clips, compile=c.compile, checkpoint=c.checkpoint, drop_encoder=True,
+              drop_text=True, dtype=run.dtype):
         check_memory(run)
         _loop(search, cutouts, callback, progress,
               lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)

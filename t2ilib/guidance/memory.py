@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from .. import runtime
-from ..errors import RunFailed
 from .config import GuidanceConfig
 from .setup import RunSetup
 from .speed import memory_estimate
+from .. import runtime
+from ..errors import RunFailed
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
 

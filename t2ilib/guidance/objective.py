@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .. import runtime
-from ..encoders.clip import input_side
-from ..errors import BadParameter
 from .config import GuidanceConfig
 from .cutouts import CutoutParameters, apply_cutouts, whole_picture
 from .ops import clamp_with_grad, straight_through, total_variation
-from .pictures import crop
-from .prompts import Box, Prompt, main_text
+from .prompts import Prompt, main_text
 from .targets import embed_prompts, prompt_loss
-
+from .. import runtime
+from ..encoders.clip import input_side
+from ..errors import BadParameter
+from ..media import Box, crop_box
 
 Views = CutoutParameters | Mapping[Box | None, CutoutParameters]
 
@@ -97,7 +96,7 @@ class Guides:
         total = 0.0
         for region, targets in self.targets.items():
             views = cutouts[region] if isinstance(cutouts, Mapping) else cutouts
-            features = self.embed(crop(images, region), views)
+            features = self.embed(crop_box(images, region), views)
             total = total + torch.stack([share * prompt_loss(f, t.select(pictures).at(progress)) for f, t, share in
                                          zip(features, targets, self.shares, strict=True)], dim=1)
         return total
@@ -110,7 +109,7 @@ class Guides:
         """
         cosine = weight = 0.0
         for region, targets in self.targets.items():
-            part = crop(images, region)
+            part = crop_box(images, region)
             views = whole_picture(len(part), tuple(part.shape[-2:]))
             last = [t.at(1.0) for t in targets]
             cosine = cosine + torch.stack([((f * t.embedding).sum(-1) * t.weight).sum(1) for f, t in

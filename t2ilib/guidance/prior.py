@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import diffusion, runtime, samplers
+from .. import diffusion, runtime
+from ..diffusion import samplers
 from ..errors import BadParameter
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank

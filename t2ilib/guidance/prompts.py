@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadParameter, MissingAsset, unknown_name
+from ..media import Box, check_box
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 CLOCK_TIME = re.compile(r"(^|\D)([01]?\d|2[0-3]):[0-5]\d$")
 NO_STOP = -math.inf
 KINDS = ("text", "image", "noise", "vector")
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,6 @@ class Prompt:
         """Return the fields that differ from their defaults, as plain JSON types; `Prompt(**d)` rebuilds the prompt."""
         fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, (v, default) in fields.items() if v != default}
-
-
-def check_box(box: Sequence[float], what: str) -> None:
-    """Raise BadParameter unless `box` is x0, y0, x1, y1 in shares of a picture."""
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise BadParameter(f"{what} must be x0, y0, x1, y1 in shares of the picture, with 0 <= x0 < x1 <= 1 and "
-                           f"0 <= y0 < y1 <= 1, got {tuple(box)}")
 
 
 def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:

@@ -28,13 +28,16 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return OPTIMIZERS[name.lower()]
 
 
-def lr_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
-    """Return the share of the learning rate at a step: a linear rise over `warmup`, then the schedule's course."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done,
-            "drop": 0.1 if done >= 0.75 else 1.0}[schedule]
+def lr_factor(schedule: str, step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step of a schedule by name, see LR_SCHEDULES."""
+    done = step / max(1, steps)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "drop" and done >= 0.75:
+        return 0.1
+    return 1.0
 
 
 @dataclass(frozen=True)

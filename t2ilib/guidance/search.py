@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadParameter, RunFailed
 from .latents import Basis, FreeLatents, SubspaceLatents, resize
 from .objective import Step, Views, build_terms
 from .ops import LatentEMA
 from .schedule import lr_factor, optimizer_class
 from .setup import RunSetup
+from ..errors import BadParameter, RunFailed
 
 HALF_SCALE = 2.0**12  # of the loss in float16, whose gradients would vanish otherwise
 
@@ -69,7 +69,7 @@ class Search:
         size = tuple(self.latents().shape[-2:])
         corners = run.draw_windows(size)
         cutouts = run.draw(run.pixels(run.shown(size))) if fixed is None else fixed
-        factor = lr_factor(config.lr_schedule, index, config.steps, config.warmup_steps)
+        factor = lr_factor(config.lr_schedule, index, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         seen: list[tuple[Tensor, Tensor]] = []

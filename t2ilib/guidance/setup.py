@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import runtime
-from ..errors import BadParameter
 from .config import GuidanceConfig
 from .cutout_methods import draw_method
 from .cutouts import CutoutParameters, apply_cutouts, whole_picture
 from .latents import Prior
 from .objective import Guides, Views, frozen, render
-from .pictures import box_pixels, fit_picture, load_mask, load_picture
-from .prompts import Box, Prompt, main_text
+from .prompts import Prompt, main_text
 from .schedule import stages
 from .tiles import cut_windows, decode_tiled, draw_windows
+from .. import runtime
+from ..errors import BadParameter
+from ..media import Box, box_pixels, fit_picture, load_mask, load_picture
 
 IMAGE_VIEWS = 8  # of an image prompt: the whole picture, and cutouts
 

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .objective import render
+from .ops import clamp_with_grad
 from .. import runtime
 from ..encoders.clip import input_side
 from ..errors import BadParameter
 from ..layers.attention import attend
 from ..layers.autoencoder import Blocks
 from ..layers.conv_blocks import Upsample, doubling_kernel
-from ..live_bytes import LiveBytes, no_memory
-from .objective import render
-from .ops import clamp_with_grad
+from ..memory import LiveBytes, no_memory
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 QUICK_GELU = 1.702  # x * sigmoid(1.702 x), OpenAI's approximation

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-from .. import picture_file
-from ..errors import BadParameter
 from .latents import prior_samples, random_codes, resize, select_starts
+from .noise import NOISES, noise_picture
 from .objective import render
-from .pictures import NOISES, fit_picture, load_picture, noise_picture
 from .setup import RunSetup
+from ..errors import BadParameter
+from ..media import fit_picture, load_picture, png
+
+SELECTION_CUTOUTS = 4  # augmented views, beside the whole picture, by which the guides choose among candidates
 
 
 def make_starts(run: RunSetup, latents: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -59,17 +61,14 @@ def choose_starts(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:
     """
     if starts.shape[1] == 1:
         return starts[:, 0], torch.zeros(len(starts), dtype=torch.long)
-    views = []
-    if run.config.select_cutouts:
-        views = [run.draw_quiet([g], run.config.select_cutouts) for g in run.generators("selection")]
+    views = [run.draw_quiet([g], SELECTION_CUTOUTS) for g in run.generators("selection")]
 
     def score(z: Tensor, picture: int) -> Tensor:
         images, _ = render(run.vqgan, z, run.dtype)
         owner = torch.full((len(z),), picture, device=run.device)
         loss = run.guides.losses(images, run.whole(len(z)), owner)
-        if views:
-            shared = {region: p.expand(len(z)) for region, p in views[picture].items()}
-            loss = loss + run.guides.losses(images, shared, owner)
+        shared = {region: p.expand(len(z)) for region, p in views[picture].items()}
+        loss = loss + run.guides.losses(images, shared, owner)
         return -loss
 
     return select_starts(starts, score, shares=run.guides.shares)
@@ -88,7 +87,7 @@ def encode_pictures(vqgan, pictures: Tensor) -> Tensor:
 def _previous(run: RunSetup, size: tuple[int, int]) -> Tensor:
     """Return the latents (1, D, h, w) of the codes that a PNG made by this library carries."""
     path = run.config.init_image
-    record = picture_file.read_record(path)
+    record = png.read_record(path)
     codes, made = record.get("codes"), record.get("config", {}).get("model")
     if codes is None:
         raise BadParameter(f"{path} carries no codes of a VQGAN; use init='image' to start from its pixels")

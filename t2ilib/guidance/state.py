@@ -1,16 +1,16 @@
 """The file that lets an interrupted run go on: latents, optimiser, average, losses and random streams."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CheckpointMismatch
 from .setup import RunSetup
+from ..errors import CheckpointMismatch
+from ..files import replacing
 
-ANY = ("device", "cutout_passes", "checkpoint", "channels_last", "compile")  # may differ when a run goes on
+ANY = ("device", "cutout_passes", "checkpoint", "compile")  # may differ when a run goes on
 
 
 class StateFile:
@@ -37,10 +37,8 @@ class StateFile:
         """Write the state under a temporary name, and rename it."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        torch.save({"about": self._about, **content}, temporary)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            torch.save({"about": self._about, **content}, temporary)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadParameter
-from ..runtime import generator
 from .ops import replace_grad
 from .prompts import Prompt
+from ..errors import BadParameter
+from ..runtime import generator
 
 
 def spherical_distance(a: Tensor, b: Tensor) -> Tensor:

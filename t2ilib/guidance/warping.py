@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .geometry import bend_basis
 from .. import kernels
 from ..kernels.cutouts import centre_jacobian
-from .geometry import bend_basis
 
 
 def _positions(matrix: Tensor, size: int, part: slice, bend: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..errors import BadParameter, KernelUnavailable, unknown_name
+from ..errors import BadParameter, KernelUnavailable, check_name
 
 try:  # Triton has no wheel for Windows and macOS: everything must work without it
     import triton
@@ -76,8 +76,7 @@ def choose(backend: str, *tensors: Tensor, name: str, kernel: str) -> str:
 
 
 def _checked(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise unknown_name("kernel backend", backend, BACKENDS)
+    check_name("kernel backend", backend, BACKENDS)
     return backend
 
 

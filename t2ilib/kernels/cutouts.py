@@ -13,8 +13,8 @@ from torch import Tensor
 
 from . import _cutouts_torch as some_at_a_time
 from . import _cutouts_triton as fused
-from ..errors import BadParameter, KernelUnavailable, unknown_name
 from ._dispatch import choose, reference_gradients, require_floating, second_order_via
+from ..errors import BadParameter, KernelUnavailable, check_name
 
 PADDINGS = some_at_a_time.PADDINGS
 
@@ -194,8 +194,7 @@ def cutouts(images: Tensor, theta: Tensor, size: int, *, padding: str = "zeros",
         raise BadParameter(f"cutouts: theta must be {expected}, got {tuple(theta.shape)}")
     if size < 1:
         raise BadParameter(f"cutouts: size must be at least 1, got {size}; CLIP's input size is usual")
-    if padding not in PADDINGS:
-        raise unknown_name("padding", padding, PADDINGS)
+    check_name("padding", padding, PADDINGS)
     wanted = (*theta.shape[:2], size, size, 2)
     if positions is not None and positions.shape != wanted:
         raise BadParameter(f"cutouts: positions must be {wanted}, got {tuple(positions.shape)}")

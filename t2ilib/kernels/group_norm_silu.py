@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _group_norm_silu_cpu as cpu
-from ..errors import BadParameter
 from ._dispatch import HAS_TRITON, choose, require_floating, second_order_via, tl, triton
+from ..errors import BadParameter
 
 
 def group_norm_silu_reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Tensor:

@@ -6,8 +6,8 @@ Used by: layers.quantize (VQ-VAE, VQGAN) and guidance.   Paper: van den Oord et 
 import torch
 from torch import Tensor
 
-from ..errors import BadParameter
 from ._dispatch import HAS_TRITON, choose, require_floating, tl, triton
+from ..errors import BadParameter
 
 # Rows of z and of the codebook in one product, 8 MiB of distances. They and the codebook's part stay in a CPU's cache
 # from the product to the search, nothing of the codebook's size is allocated (its pages would cost more than its

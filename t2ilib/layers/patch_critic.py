@@ -7,8 +7,8 @@ a batch of real pictures is told from a batch of fake ones by its statistics alo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import BadParameter
 from .conv_blocks import group_norm
+from ..errors import BadParameter
 
 
 class PatchCritic(nn.Module):

@@ -10,15 +10,14 @@ returns true. One that names `state` keeps its state in that file and goes on fr
 
 import inspect
 import json
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
-from ..errors import BadParameter, unknown_name
 from .minimagen import run as _minimagen
 from .vqgan_clip import run as _vqgan_clip
+from ..errors import BadParameter, check_name
 
 METHODS: dict[str, Callable[..., tuple[list[Image], dict[str, Any]]]] = {
     "vqgan_clip": _vqgan_clip,
@@ -35,8 +34,7 @@ def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_cl
     The record's `call` holds what repeats the run: `generate_with_record(**call)`; None where an option is no plain
     JSON type.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    check_name("method", method, METHODS)
     prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise BadParameter(f"the prompt must be a text that says what the picture should show, got {prompt!r}")

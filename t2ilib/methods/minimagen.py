@@ -17,15 +17,13 @@ from torch import Tensor
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
 from ..checkpoint import load_model, read_config, short_hash
-from ..diffusion import check_name
 from ..encoders import load_clip, load_text_encoder
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset
-from ..guidance.pictures import fit_picture, load_mask, load_picture
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
+from ..media import fit_picture, load_mask, load_picture, to_pil
 from ..models.imagen_unet import ImagenUNet
 from ..models.latent_prior import LatentPrior
 from ..models.vqgan import load_vqgan
 from ..paths import checkpoints_dir
-from ..show import to_pil
 
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
 LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels

@@ -12,12 +12,12 @@ from ..encoders import TextEncoder, load_clip, load_text_encoder
 from ..errors import BadParameter
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.prior import DiffusionPrior
+from ..media import to_pil
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
 from ..models.vqgan import load_vqgan
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
-from ..show import to_pil
 
 PRIORS = {"emoji-vqgan-128": "emoji-prior", "emoji-vqgan": "emoji-prior"}  # the two paint from the same codes
 BANK = "emoji-starts"  # the training drawings in those codes

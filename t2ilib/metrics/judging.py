@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.captions import plain_name
-from ..errors import UnknownName, unknown_name
 from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
 from .image import kid, nearest_neighbour
+from ..data.captions import plain_name
+from ..errors import UnknownName, unknown_name
 
 
 class Judgement:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadParameter, unknown_name
 from .alignment import paired_similarity, retrieval_ranks
+from ..errors import BadParameter, check_name
 
 COLUMNS = ("picture", "prompt", "member", "role", "cosine", "rank", "of", "weights")
 GUIDE, JUDGE, REPORTED = "guide", "judge", "reported"
@@ -187,8 +187,7 @@ def _plain(text: str) -> str:
 def _guiding(members: Mapping[str, Any], guides: Sequence[str]) -> set[str]:
     """Return the guides' names and those of members that are the same network, or hold the same weights."""
     for name in guides:
-        if name not in members:
-            raise unknown_name("guide on the panel", name, members)
+        check_name("guide on the panel", name, members)
     objects = {id(members[name]) for name in guides}
     weights = {sha for name in guides if (sha := getattr(members[name], "sha256", ""))}
     return {name for name, m in members.items() if id(m) in objects or getattr(m, "sha256", "") in weights}

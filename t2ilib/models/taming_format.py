@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
 
 _KINDS = {
     "VQModel": "vq",
@@ -168,8 +168,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(params, Mapping) or not isinstance(params.get("ddconfig"), Mapping):
         raise BadParameter(f"{path} has no model.params.ddconfig; give the yaml that belongs to the VQGAN checkpoint")
     kind = str(node.get("target", "VQModel")).rpartition(".")[2]
-    if kind not in _KINDS:
-        raise unknown_name("VQGAN class", kind, _KINDS)
+    check_name("VQGAN class", kind, _KINDS)
     if params.get("remap") is not None:
         raise BadParameter(f"{path}: remapped codes are not supported; use a checkpoint without 'remap'")
     ddconfig = dict(params["ddconfig"])

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import taming_format
 from .. import assets, runtime
 from ..checkpoint import CONFIG, configurable, load_model, load_strict, save_model
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
 from ..kernels import nearest_code
 from ..layers.autoencoder import Decoder, Encoder
 from ..layers.conv_blocks import use_explicit_attention
 from ..layers.quantize import GumbelQuantizer, Quantized, VectorQuantizer, straight_through
 from ..paths import checkpoints_dir
-from . import taming_format
 
 QUANTIZERS = ("vq", "gumbel")
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
@@ -172,8 +172,7 @@ def _unfold(x: Tensor, patch_size: int) -> Tensor:
 
 def _check_arguments(sizes: dict[str, int], double_z: bool, quantizer: str) -> None:
     """Refuse constructor arguments that cannot work."""
-    if quantizer not in QUANTIZERS:
-        raise unknown_name("quantizer", quantizer, QUANTIZERS)
+    check_name("quantizer", quantizer, QUANTIZERS)
     if double_z:
         raise BadParameter("double_z=True describes a KL autoencoder, which has no codes; a VQGAN needs double_z=False")
     if quantizer == "gumbel" and sizes["embed_dim"] != sizes["z_channels"]:

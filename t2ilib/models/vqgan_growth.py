@@ -7,8 +7,8 @@ nothing, and is then trained. Latents and codebook keep their meaning, so whatev
 import torch
 from torch import nn
 
-from ..errors import BadParameter
 from .vqgan import VQGAN
+from ..errors import BadParameter
 
 
 def grow(small: VQGAN) -> VQGAN:

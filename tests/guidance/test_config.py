@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from t2ilib.errors import BadParameter, MissingAsset, UnknownName
-from t2ilib.guidance import GuidanceConfig, Prompt, options_table
+from t2ilib.guidance import GuidanceConfig, Prompt
 from t2ilib.guidance.setup import _latent_size
+from t2ilib.options import options_of
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -20,11 +21,11 @@ from t2ilib.guidance.setup import _latent_size
     ({"learning_rate": 0}, "learning_rate must be a number above 0"),
     ({"noise": "much"}, "noise must be a number"),
     ({"tv_weight": float("nan")}, "tv_weight must be a number"),
-    ({"ema": 1.0}, "ema must be in"),
+    ({"ema": 1.0}, "ema must be below 1"),
     ({"min_cut": 0.9, "max_cut": 0.5}, "min_cut must be at most max_cut"),
     ({"subspace_steps": 20, "steps": 10}, "cannot exceed"),
     ({"clip": ["a", "b"], "clip_weights": [1]}, "names 2 guides and clip_weights has 1"),
-    ({"clip_weights": 0}, "one of them above"),
+    ({"clip_weights": 0}, "one of clip_weights must be above 0"),
     ({"clip": []}, "at least one guide"),
     ({"prompt": []}, "empty list"),
     ({"prompt": "  "}, "needs text"),
@@ -85,8 +86,8 @@ def test_sizes_are_rounded_down_to_whole_codes(tmp_path):
     ({"regions": {"a": (0.5, 0, 0.2, 1)}}, "x0 < x1"),
     ({"image_prompts": "nowhere.png:0.5"}, "no file nowhere.png"),
     ({"cross_fade": 2}, "cross_fade must be a number of at least 0 and at most 1"),
-    ({"progressive": 1.5}, "progressive must be shares"),
-    ({"tile": 8}, "tile must be a whole number of at least 16"),
+    ({"progressive": 1.5}, "progressive must be a number or a list of numbers of at least 0.05"),
+    ({"tile": 8}, "tile must be a whole number or none of at least 16"),
     ({"lr_schedule": "cosin"}, "did you mean cosine"),
     ({"optimizer": "sparseadam"}, "sparse gradients"),
     ({"cutouts": "origina"}, "did you mean original"),
@@ -115,7 +116,6 @@ def test_prompts_of_every_kind_survive_json_without_their_files(tmp_path):
 
 
 def test_the_table_names_every_option_with_its_meaning():
-    rows = options_table()
-    assert [row["option"] for row in rows] == [f.name for f in dataclasses.fields(GuidanceConfig)]
-    assert all(row["group"] and len(row["meaning"]) > 5 for row in rows)
-    assert next(row for row in rows if row["option"] == "init")["meaning"].count("fractal") == 1
+    options = options_of(GuidanceConfig)
+    assert [o.name for o in options] == [f.name for f in dataclasses.fields(GuidanceConfig)]
+    assert all(o.group and len(o.meaning) > 5 for o in options)

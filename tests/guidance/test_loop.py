@@ -138,7 +138,7 @@ class FakePrior:
 
 
 def test_the_best_of_several_samples_of_a_prior_is_the_start(vqgan, clip):
-    prior, options = FakePrior(vqgan), {"init": "prior", "steps": 0, "select_cutouts": 0}
+    prior, options = FakePrior(vqgan), {"init": "prior", "steps": 0}
     best = run(vqgan, clip, "red | paint:0.2", candidates=16, num_images=2, fixed={"prior": prior}, **options)
     assert prior.asked == [(["red, paint"] * 2, 16, (4, 4))]
     first = run(vqgan, clip, "red | paint:0.2", num_images=2, fixed={"prior": prior}, **options)

@@ -7,8 +7,15 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.guidance.ops import (LatentEMA, clamp_with_grad, replace_grad, resample, straight_through, total_variation,
-                                 z_bounds)
+from t2ilib.guidance.ops import (
+    LatentEMA,
+    clamp_with_grad,
+    replace_grad,
+    resample,
+    straight_through,
+    total_variation,
+    z_bounds,
+)
 
 
 @pytest.mark.parametrize(("x", "g", "dx"), [(-0.2, 1, 0), (-0.2, -1, -1), (1.3, 1, 1), (1.3, -1, 0), (0, 1, 1),

@@ -10,10 +10,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, CheckpointMismatch, RunFailed
-from t2ilib.guidance import GuidanceConfig, fit_picture, load_picture, vqgan_clip
+from t2ilib.guidance import GuidanceConfig, vqgan_clip
 from t2ilib.guidance import loop as loop_module
-from t2ilib.picture_file import save_png
-from t2ilib.show import to_pil
+from t2ilib.media import fit_picture, load_picture, to_pil
+from t2ilib.media.png import save_png
 
 spec = importlib.util.spec_from_file_location("doubles", Path(__file__).with_name("conftest.py"))
 doubles = importlib.util.module_from_spec(spec)
@@ -175,8 +175,6 @@ def test_cutouts_in_passes_give_the_same_gradient(vqgan, clip, passes):
 def test_schedules_and_lbfgs(vqgan, clip):
     constant, cosine = (run(vqgan, clip, lr_schedule=s, steps=8) for s in ("constant", "cosine"))
     assert torch.equal(constant.losses[0], cosine.losses[0]) and not torch.equal(constant.z, cosine.z)
-    slow = run(vqgan, clip, warmup_steps=1000, steps=3)
-    assert (slow.z - slow.z_start).abs().max() < 0.01
     result = run(vqgan, clip, optimizer="lbfgs", learning_rate=0.5, steps=4, noise=0.0)
     assert result.losses[-1] < result.losses[0] and result.losses.shape == (4, 1)
 

@@ -9,9 +9,9 @@ from PIL import Image
 from t2ilib import methods
 from t2ilib.checkpoint import short_hash
 from t2ilib.errors import BadParameter, UnknownName
+from t2ilib.guidance import GuidanceConfig
 from t2ilib.methods import METHODS, generate, generate_with_record
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, WITHOUT_PRIOR
-from t2ilib.guidance import GuidanceConfig
 from t2ilib.paths import checkpoints_dir
 
 FAST = dict(candidates=2, steps=2, num_cutouts=2, prior_steps=2)

@@ -5,8 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.metrics import (bootstrap_interval, chance_level, mean_reciprocal_rank, paired_similarity, retrieval_ranks,
-                            synonym_mask, top_k)
+from t2ilib.metrics import (
+    bootstrap_interval,
+    chance_level,
+    mean_reciprocal_rank,
+    paired_similarity,
+    retrieval_ranks,
+    synonym_mask,
+    top_k,
+)
 
 
 def features(n, d=6, seed=0):

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from t2ilib.errors import BadParameter
-from t2ilib.metrics import (class_histogram, duplicate_rate, entropy, kl_to_data, modes_covered, nearest_distances,
-                            stacked_modes)
+from t2ilib.metrics import (
+    class_histogram,
+    duplicate_rate,
+    entropy,
+    kl_to_data,
+    modes_covered,
+    nearest_distances,
+    stacked_modes,
+)
 
 
 def rand(*shape, seed=0):

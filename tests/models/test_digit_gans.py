@@ -4,9 +4,9 @@ from torch import nn
 
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.errors import BadParameter
-from t2ilib.losses import gradient_penalty, zero_centred_penalty
 from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator, MinibatchStd
 from t2ilib.runtime import generator
+from t2ilib.training.losses import gradient_penalty, zero_centred_penalty
 
 SHAPES = [(1, 28), (3, 28), (1, 8), (3, 8)]
 

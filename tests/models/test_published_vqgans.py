@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from t2ilib.__main__ import main
+from t2ilib.cli import main
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
 from t2ilib.models import taming_format
 from t2ilib.models.vqgan import VQGAN, VQGAN_MODELS, convert_vqgan, load_vqgan

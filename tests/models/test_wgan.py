@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.errors import BadParameter
-from t2ilib.losses import gradient_penalty
 from t2ilib.models.wgan import UpBlock, WGANCritic, WGANGenerator
 from t2ilib.runtime import generator
+from t2ilib.training.losses import gradient_penalty
 
 TINY = dict(ch=8, max_ch=16)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)

@@ -8,9 +8,9 @@ import jupytext
 import pytest
 
 from t2ilib.errors import BadParameter
-from t2ilib.notebooks import list_notebooks, read_parameters, repository_url
-from t2ilib.pairs import address_problems, pair_problems
 from t2ilib.paths import notebooks_dir, repo_root
+from t2ilib.runner.notebooks import list_notebooks, read_parameters, repository_url
+from t2ilib.runner.pairing import address_problems, pair_problems
 
 NOTEBOOKS = list_notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

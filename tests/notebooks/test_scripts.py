@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from t2ilib import notebooks
+from t2ilib.runner import notebooks
+from t2ilib.runner.launch import run_script
+from t2ilib.runner.plan import plan_run
 
 NAMES = [path.stem for path in notebooks.list_notebooks()]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_as_a_script(name, tmp_path):
-    result = notebooks.run_script(notebooks.plan(name, profile="smoke"), run_dir=tmp_path)
+    result = run_script(plan_run(name, profile="smoke"), run_dir=tmp_path)
     assert result.status == "ok", (tmp_path / "log.txt").read_text()[-3000:]
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["metrics"], f"{name} records no metric"

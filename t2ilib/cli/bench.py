@@ -1,0 +1,30 @@
+"""`python -m t2ilib bench`: measure hot loops beside what they replace."""
+
+import argparse
+
+from .console import relative
+from ..errors import check_name
+
+HELP = "Measure hot loops beside what they replace, into reports/benchmarks."
+EXAMPLE = "example: python -m t2ilib bench kernels --seconds 5"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured for each provider (default: 2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmarks and print their rows."""
+    from .. import bench
+
+    for name in args.names:
+        check_name("benchmark", name, bench.BENCHMARKS)
+    for name in args.names or bench.BENCHMARKS:
+        rows, path = bench.run_benchmark(name, device=args.device, seconds=args.seconds)
+        for row in rows:
+            print(f"{row.kernel:<16} {row.shape:<28} {row.provider:<18} {row.p50:10.2f} {row.metric:<4} "
+                  f"x{row.ratio:.2f}", flush=True)
+        print(relative(path))
+    return 0

@@ -1,0 +1,74 @@
+"""What the terminal shows while notebooks run: one live line for each, and a table at the end."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Live:
+    """One line for each notebook: redrawn every second on a terminal, a line a minute in a log."""
+
+    def __init__(self, label: str):
+        self.label, self.start, self.done, self.total = label, time.monotonic(), 0, 0
+        self.terminal = sys.stdout.isatty()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "Live":
+        self._draw()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop.set()
+        self.thread.join()
+        if self.terminal:
+            print("\r\033[K", end="", flush=True)
+
+    def cells(self, done: int, total: int) -> None:
+        """Take the number of cells done."""
+        self.done, self.total = done, total
+
+    def end(self, status: str, error: str) -> None:
+        """Replace the live line by the outcome."""
+        self.stop.set()
+        self.thread.join()
+        lead = "\r\033[K" if self.terminal else ""
+        print(f"{lead}{self.label}  {status}  {_clock(self.start)}{'  ' + error if error else ''}", flush=True)
+
+    def _tick(self) -> None:
+        while not self.stop.wait(1 if self.terminal else 60):
+            self._draw()
+
+    def _draw(self) -> None:
+        cells = f"  cell {min(self.done + 1, self.total)} of {self.total}" if self.total else ""
+        line = f"{self.label}{cells}  {_clock(self.start)}"
+        if self.terminal:
+            print(f"\r\033[K{line[:shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+        else:
+            print(line, flush=True)
+
+
+def _clock(start: float) -> str:
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def print_summary(results: Sequence[Any]) -> None:
+    """Print one line for each result of a run (name, status, seconds, folder) and the counts."""
+    width = max([len(result.name) for result in results], default=0)
+    print()
+    for result in results:
+        print(f"{result.name:<{width}}  {result.status:<11}  {result.seconds:8.1f} s  {relative(result.dir)}")
+    failed = sum(result.status != "ok" for result in results)
+    print(f"{len(results) - failed} ok, {failed} failed")
+
+
+def relative(path: Path) -> str:
+    """Return `path` as one would type it here: relative to the working directory if it lies below."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,87 @@
+"""`python -m t2ilib models`: the models that ship with the repository, and those that are downloaded by name."""
+
+import argparse
+import json
+from typing import Any
+
+from .console import relative
+from ..paths import checkpoints_dir
+
+HELP = "List the models that ship with the repository, and those by name."
+EXAMPLE = "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--convert", nargs=2, metavar=("NAME_OR_PATH", "OUT_FOLDER"),
+                        help="write a VQGAN as safetensors and config.json, without training state")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, or convert one."""
+    if args.convert:
+        from ..models.vqgan import convert_vqgan
+
+        print(relative(convert_vqgan(*args.convert)))
+        return 0
+    shipped = shipped_models()
+    by_name = named_models()
+    if args.json:
+        print(json.dumps({"shipped": shipped, "by_name": by_name}, indent=2, default=str))
+        return 0
+    print("shipped with the repository")
+    for name, model in shipped.items():
+        print(_shipped_line(name, model))
+    if not shipped:
+        print("  none yet")
+    print("by name, downloaded when first used")
+    for name, model in by_name.items():
+        print(_named_line(name, model))
+    return 0
+
+
+def shipped_models() -> dict[str, dict[str, Any]]:
+    """Return what the config of each shipped checkpoint says of it."""
+    models = {}
+    for path in sorted(checkpoints_dir().glob("*/config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        weights = path.with_name("model.safetensors")
+        size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
+        models[path.parent.name] = {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,
+                                    "metrics": config.get("metrics", {}), "licence": config.get("licence")}
+    return models
+
+
+def named_models() -> dict[str, dict[str, Any]]:
+    """Return what the catalogue says of each published model, and the folder in which it lies here, or None."""
+    from .. import assets
+
+    models = {}
+    for name, asset in assets.CATALOGUE.items():
+        factor = 2 ** (len(asset.arguments["ch_mult"]) - 1)
+        hashes = {file.name: file.sha256 for file in asset.files if not file.optional}
+        models[name] = {"data": asset.data, "codes": asset.arguments.get("n_embed"), "factor": factor,
+                        "mb": asset.about_mb, "licence": asset.licence, "sha256": hashes, "source": asset.source,
+                        "here": assets.find(asset)}
+    return models
+
+
+def _shipped_line(name: str, model: dict[str, Any]) -> str:
+    size = ""
+    if model["parameters"]:
+        size = f"{model['parameters'] / 1e6:5.1f} M  {model['mib'] or 0:5.1f} MiB"
+    metrics = []
+    for metric, value in list(model["metrics"].items())[:3]:
+        if isinstance(value, float):
+            metrics.append(f"{metric} {value:.4g}")
+        elif not isinstance(value, (dict, list)):
+            metrics.append(f"{metric} {value}")
+    return f"  {name:<24} {model['class'] or '':<24} {size}  {', '.join(metrics)}".rstrip()
+
+
+def _named_line(name: str, model: dict[str, Any]) -> str:
+    here = "here" if model["here"] else "not here"
+    size = f"{model['mb']:,.0f}" if model["mb"] else "?"
+    codes = f"{model['codes']:,.0f}" if model["codes"] else "?"
+    return (f"  {name:<25} {here:<8} {size:>5} MB  {model['data']:<15} {codes:>6} codes  f{model['factor']:<2}  "
+            f"{model['licence']}")

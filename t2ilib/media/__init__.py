@@ -1,0 +1,8 @@
+"""Pictures in and out: loading, masks, value ranges, contact sheets; `png` carries a record, `film` writes films."""
+
+from .convert import to_pil, to_signed, to_unit
+from .pictures import Box, box_pixels, check_box, crop_box, fit_picture, load_mask, load_picture, open_rgba
+from .sheets import contact_sheet, save_pictures
+
+__all__ = ["Box", "box_pixels", "check_box", "contact_sheet", "crop_box", "fit_picture", "load_mask", "load_picture",
+           "open_rgba", "save_pictures", "to_pil", "to_signed", "to_unit"]

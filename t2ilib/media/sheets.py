@@ -1,0 +1,118 @@
+"""Several pictures as one: a contact sheet with captions, drawn by PIL alone."""
+
+import importlib.util
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .convert import to_pil
+from ..errors import BadParameter
+
+TITLE_COLOUR = "#1d1d1f"
+CAPTION_COLOUR = "#3d3d3d"
+
+
+def contact_sheet(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None, size: int = 256,
+                  title: str | None = None) -> Image.Image:
+    """Return one PIL picture with all pictures in rows, each with its caption below.
+
+    Args:
+        images: pictures (see `to_pil`); each is fitted into a square of `size` pixels.
+        captions: one for each picture.
+        columns: pictures in a row; default nearly square, at most 6.
+        size: side of one picture in pixels.
+        title: line above all.
+
+    Raises:
+        BadParameter: no pictures, or another number of captions.
+    """
+    pictures = picture_list(images)
+    if captions is not None and len(captions) != len(pictures):
+        raise BadParameter(f"got {len(captions)} captions for {len(pictures)} pictures")
+    if columns is None:
+        columns = min(6, math.ceil(math.sqrt(len(pictures))))
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    gap = max(8, size // 16)
+    caption_font = _font(max(11, size // 16))
+    title_font = _font(max(14, size // 11))
+    caption_height = int(caption_font.size * 1.7) if captions else 0
+    top = int(title_font.size * 2) if title else gap
+
+    width = gap + columns * (size + gap)
+    height = top + rows * (size + caption_height + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        text = _shortened(title, title_font, width - 2 * gap)
+        draw.text((gap, top // 2), text, TITLE_COLOUR, font=title_font, anchor="lm")
+    for i, picture in enumerate(pictures):
+        x = gap + (i % columns) * (size + gap)
+        y = top + (i // columns) * (size + caption_height + gap)
+        picture = fitted(picture, size)
+        sheet.paste(picture, (x + (size - picture.width) // 2, y + (size - picture.height) // 2))
+        if captions:
+            text = _shortened(captions[i], caption_font, size)
+            place = (x + size // 2, y + size + caption_height // 2)
+            draw.text(place, text, CAPTION_COLOUR, font=caption_font, anchor="mm")
+    return sheet
+
+
+def save_pictures(images: Any, path: str | Path, **options: Any) -> Path:
+    """Save one picture, or a contact sheet of several, and return the path; folders are made.
+
+    Args:
+        options: of PIL's `save`, such as `quality`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = to_pil(images)
+    picture = contact_sheet(pictures) if isinstance(pictures, list) else pictures
+    picture.save(path, **options)
+    return path
+
+
+def picture_list(images: Any) -> list[Image.Image]:
+    """Return pictures (see `to_pil`) as a list that is not empty; BadParameter if it would be."""
+    pictures = to_pil(images)
+    if not isinstance(pictures, list):
+        pictures = [pictures]
+    if not pictures:
+        raise BadParameter("there are no pictures to show; got an empty list")
+    return pictures
+
+
+def fitted(picture: Image.Image, size: int) -> Image.Image:
+    """Scale to fit a square; upscaling of tiny pictures by a whole factor keeps their pixels sharp."""
+    factor = size / max(picture.size)
+    sharp = factor >= 4 and factor.is_integer()
+    shape = tuple(max(1, round(side * factor)) for side in picture.size)
+    method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
+    return picture.convert("RGB").resize(shape, method)
+
+
+def png_bytes(picture: Image.Image, size: int) -> bytes:
+    """Return a PNG of the picture, fitted into a square of `size` pixels."""
+    buffer = io.BytesIO()
+    fitted(picture, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that matplotlib brings along, found without importing matplotlib."""
+    spec = importlib.util.find_spec("matplotlib")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return ImageFont.truetype(str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return the text, its end cut off where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,1 @@
+"""Notebooks as things that run: plan, launch, execute, parameters, pairing, report."""

@@ -1,0 +1,122 @@
+"""The other side of `launch.run_notebook`: `python -m t2ilib.runner.execute job.json` runs one notebook here.
+
+Progress goes to standard output as lines "cells done/cells in all". The executed copy and its HTML stay in the run
+folder also when the notebook fails. Exit code 0 only if every cell ran.
+"""
+
+import json
+import os
+import site
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ..paths import repo_root
+
+STARTUP_FAILURES = ("before replying to kernel_info", "didn't respond in", "Address already in use")
+
+
+class _Cells:
+    """The file that papermill's progress bar writes to; passes on "done/total" lines."""
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text.replace("/", "").isdigit():
+            print(text, flush=True)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def execute(job: dict[str, Any]) -> str:
+    """Run the notebook of `job` and return the error that stopped it, or "".
+
+    Args:
+        job: `notebook` (path of the percent script), `overrides` (parameters to inject), `run_dir`, `timeout` (seconds
+            for each cell, or None).
+    """
+    import jupytext
+    from papermill.exceptions import PapermillExecutionError
+
+    script = Path(job["notebook"])
+    out = Path(job["run_dir"]) / "notebook.ipynb"
+    for attempt in (1, 2):
+        try:
+            _papermill(jupytext.read(script), out, script.parent, job)
+        except PapermillExecutionError as error:
+            return f"{error.ename}: {error.evalue} (cell {error.cell_index + 1})"
+        except Exception as error:  # whatever stopped it, the runner has to be told
+            if attempt == 1 and any(text in str(error) for text in STARTUP_FAILURES):
+                continue  # the kernel never came up: its port was taken, or the machine was busy
+            traceback.print_exc()
+            return f"{type(error).__name__}: {error}"
+        finally:
+            if out.exists():
+                _finish(out, script)
+        return ""
+    raise AssertionError("unreachable")
+
+
+def _papermill(notebook: Any, out: Path, cwd: Path, job: dict[str, Any]) -> None:
+    import papermill
+
+    bar = {"file": _Cells(), "bar_format": "{n_fmt}/{total_fmt}", "mininterval": 0, "miniters": 1}
+    papermill.execute_notebook(notebook, str(out), parameters=job["overrides"], kernel_name="python3",
+                               language="python", cwd=str(cwd), progress_bar=bar, start_timeout=120,
+                               execution_timeout=job["timeout"])
+
+
+def _finish(out: Path, script: Path) -> None:
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(out, as_version=4)
+    papermill = notebook.metadata.get("papermill", {})
+    papermill.update(input_path=script.name, output_path=out.name)
+    papermill.pop("parameters", None)  # they stand in the injected cell; here they may repeat a path
+    scrub(notebook)
+    nbformat.write(notebook, out)
+    notebook.metadata["title"] = script.stem
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    out.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def scrub(notebook: Any) -> None:
+    """Replace the absolute paths of this machine in outputs and metadata, in place: an executed copy may be shared."""
+    known = {site.getsitepackages()[0]: "<packages>", sys.prefix: "<python>", sys.base_prefix: "<python>",
+             str(repo_root()): ".", str(Path.home()): "~", tempfile.gettempdir(): "<tmp>",
+             os.environ.get("T2I_RUN_DIR", ""): "<run>"}
+    known |= {str(Path(path).resolve()): short for path, short in known.items() if path}
+    paths = sorted((p for p in known if len(p) > 3), key=len, reverse=True)
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            for path in paths:
+                value = value.replace(path, known[path])
+            return value
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = clean(value[key])
+        elif isinstance(value, list):
+            value[:] = [clean(item) for item in value]
+        return value
+
+    clean(notebook.metadata)
+    for cell in notebook.cells:
+        clean(cell.metadata)
+        clean(cell.get("outputs", []))
+
+
+def main(job_path: str) -> int:
+    """Run the job described in the file; the error text goes to the file that the job names."""
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    error = execute(job)
+    if error:
+        Path(job["error"]).write_text(error, encoding="utf-8")
+    return 1 if error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,221 @@
+"""The report of all runs: one self-contained page, made from the `run.json` of each run folder."""
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+import os
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..files import write_text
+from ..paths import repo_root, reports_dir
+
+STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
+MAX_METRICS = 6
+THUMBNAIL_WIDTH = 640
+
+
+def build_report(folder: Path | None = None, out: Path | None = None) -> Path:
+    """Write the page of all runs and return its path.
+
+    Args:
+        folder: where the run folders lie; default `reports/runs/`.
+        out: the page; default `index.html` in the reports folder. Links to runs are relative to it.
+    """
+    folder, out = folder or reports_dir() / "runs", out or reports_dir() / "index.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = render(load_runs(folder), base=out.parent)
+    write_text(out, page)
+    return out
+
+
+def load_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the records under `folder`, newest first, each with its folder as `dir`; a broken one counts as failed."""
+    runs = []
+    for path in folder.glob("*/*/run.json"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            record = {"status": "failed", "error": f"run.json cannot be read: {error}"}
+        runs.append({"name": path.parent.parent.name, "status": "running", "started": "", **record, "dir": path.parent})
+    return sorted(runs, key=lambda run: (run["started"] or "", run["dir"].name), reverse=True)
+
+
+def render(runs: list[dict[str, Any]], base: Path) -> str:
+    """Return the HTML page for `runs`; `base` is the folder that links start from."""
+    seen: set[tuple] = set()
+    parts = []
+    for run in runs:
+        key = (run["name"], run.get("profile"))
+        parts.append(_card(run, base, latest=key not in seen))
+        seen.add(key)
+    counts = {status: sum(run["status"] == status for run in runs) for status in STATUSES}
+    chips = "".join(f'<button class="chip {status}" data-status="{status}">{counts[status]} {label}</button>'
+                    for status, label in STATUSES.items() if counts[status])
+    profiles = sorted({str(run["profile"]) for run in runs if run.get("profile")})
+    chips += "".join(f'<button class="chip" data-profile="{_e(p)}">{_e(p)}</button>' for p in profiles)
+    empty = ('<p class="empty">No runs yet. Start with <code>python -m t2ilib run 03 --profile quick</code>.</p>'
+             if not runs else '<p class="empty" id="none" hidden>No run matches.</p>')
+    older = len(runs) - len(seen)
+    values = {"cards": "\n".join(parts), "chips": chips, "empty": empty, "older": older,
+              "older_hidden": "" if older else "hidden", "count": f"{len(runs)} run{'s' * (len(runs) != 1)}",
+              "made": datetime.now().strftime("%d %B %Y, %H:%M")}
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    # one pass, so that text from a run is never taken for a placeholder
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), template)
+
+
+def _card(run: dict[str, Any], base: Path, latest: bool) -> str:
+    status = run["status"] if run["status"] in STATUSES else "failed"
+    number, _, title = run["name"].partition("_")
+    facts = [_when(run["started"]), _duration(run.get("seconds")), run.get("device"),
+             f"{run['peak_memory_mib'] / 1024:.1f} GB" if run.get("peak_memory_mib") else None]
+    changed = {k: v for k, v in run.get("overrides", {}).items() if k != "profile"}
+    tags = "".join(f"<code>{_e(k)}={_e(_short(v, 24))}</code>" for k, v in changed.items())
+    error = f'<p class="error">{_e(_short(run["error"], 300))}</p>' if run.get("error") else ""
+    notes = "".join(f'<p class="note">{_e(text)}</p>' for text in run.get("fallbacks", []))
+    profile = f"<b>{_e(run['profile'])}</b>" if run.get("profile") else ""
+    words = " ".join([run["name"], status, str(run.get("profile")), str(run.get("device")), *map(str, changed)]).lower()
+    return f"""<article class="card" data-status="{status}" data-profile="{_e(run.get('profile', ''))}"
+ data-latest="{int(latest)}" data-words="{_e(words)}">
+{_picture(run, base)}
+<div class="body">
+<header><h2><span>{_e(number)}</span> {_e((title or number).replace('_', ' '))}</h2>
+<i class="pill {status}">{STATUSES[status]}</i></header>
+<p class="facts">{profile}{' · '.join(map(_e, filter(None, facts)))}</p>
+{f'<p class="tags">{tags}</p>' if tags else ''}{error}{notes}{_metrics(run)}{_details(run)}
+<footer>{_links(run, base)}</footer></div></article>"""
+
+
+def _picture(run: dict[str, Any], base: Path) -> str:
+    figures = [f for f in [run.get("thumbnail"), *run.get("figures", [])] if f and (run["dir"] / f).is_file()]
+    target = _href(run["dir"] / "notebook.html", base) or (_href(run["dir"] / figures[0], base) if figures else "")
+    data = _thumbnail(run["dir"] / figures[0]) if figures else ""
+    inner = (f'<img alt="{_e(run["name"])}" src="data:image/webp;base64,{data}">' if data
+             else f'<span class="blank">{_e(run["name"].partition("_")[0])}</span>')
+    return f'<a class="picture" {target and f"href={target!r}"}>{inner}</a>'
+
+
+def _thumbnail(path: Path) -> str:
+    """Return a small copy of a figure as base64 WebP, so that the page can be moved or sent alone; "" if broken."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            image.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            image.save(buffer, "WEBP", quality=82)
+    except OSError:
+        return ""
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _metrics(run: dict[str, Any]) -> str:
+    items = list(_flat(run.get("metrics", {})))
+    rows = "".join(f"<div><dt>{_e(name.replace('_', ' '))}</dt><dd>{_e(_short(value, 28))}</dd></div>"
+                   for name, value in items[:MAX_METRICS])
+    return (f'<dl class="metrics">{rows}</dl>' if rows else "") + _sparkline(run["dir"] / "metrics.csv")
+
+
+def _details(run: dict[str, Any]) -> str:
+    parameters = run.get("parameters") or {}
+    overrides = run.get("overrides", {})
+    arguments = "".join(f" --profile {v}" if k == "profile" else f" -p {k} {shlex.quote(str(v))}"
+                        for k, v in overrides.items())
+    tables = [("metrics", dict(list(_flat(run.get("metrics", {})))[MAX_METRICS:])),
+              ("parameters", {**(parameters.get("given") or {}), **(parameters.get("resolved") or {})}),
+              ("versions", {**run.get("versions", {}), "commit": run.get("commit")}),
+              ("files", {a["file"]: f"{a.get('bytes', 0) / 2**20:.2f} MiB" for a in run.get("artefacts", [])
+                         if isinstance(a, dict)})]
+    body = ""
+    for title, table in tables:
+        rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(_short(v, 160))}</td></tr>"
+                       for k, v in table.items() if v is not None)
+        body += f"<h3>{title}</h3><table>{rows}</table>" if rows else ""
+    return (f"<details><summary>parameters and versions</summary>{body}<h3>again</h3>"
+            f"<pre>python -m t2ilib run {_e(run['name'])}{_e(arguments)}</pre></details>")
+
+
+def _links(run: dict[str, Any], base: Path) -> str:
+    files = {"notebook": "notebook.html", "metrics": "metrics.csv", "log": "log.txt", "folder": "."}
+    links = {label: _href(run["dir"] / name, base) for label, name in files.items()}
+    return "".join(f"<a href={href!r}>{label}</a>" for label, href in links.items() if href)
+
+
+def _href(path: Path, base: Path) -> str:
+    """Return a relative link that holds no quote character, or "" if there is no such file."""
+    return quote(Path(os.path.relpath(path, base)).as_posix()) if path.exists() else ""
+
+
+def _sparkline(path: Path, width: int = 300, height: int = 40) -> str:
+    """Return the curve of the first metric with "loss" in its name, or of the first metric at all, as inline SVG."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    if path.is_file():
+        with path.open(newline="") as f:
+            for row in csv.DictReader(f):
+                try:
+                    point = float(row["step"]), float(row["value"])
+                except (TypeError, ValueError, KeyError):
+                    continue  # a line cut short by a kill
+                if all(map(math.isfinite, point)):
+                    series.setdefault(row["name"], []).append(point)
+    series = {name: points for name, points in series.items() if len(points) > 2}
+    if not series:
+        return ""
+    name = next((n for n in series if "loss" in n.lower()), next(iter(series)))
+    points = series[name][::max(1, len(series[name]) // 200)]
+    xs, ys = zip(*points, strict=True)
+    span_x, span_y = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
+    path_data = " ".join(f"{(x - min(xs)) / span_x * width:.1f},{3 + (max(ys) - y) / span_y * (height - 6):.1f}"
+                         for x, y in points)
+    label = f"{name}: {ys[0]:.3g} → {ys[-1]:.3g}"
+    return (f'<figure class="spark"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
+            f'aria-label="{_e(label)}"><polyline points="{path_data}"/></svg>'
+            f"<figcaption>{_e(label)}</figcaption></figure>")
+
+
+def _flat(metrics: dict[str, Any], prefix: str = ""):
+    for name, value in metrics.items():
+        if isinstance(value, dict) and set(value) == {"value", "n"}:
+            yield prefix + name, f"{_short(value['value'], 12)} (n {value['n']})"
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _short(value: Any, length: int) -> str:
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    elif isinstance(value, (list, tuple)):
+        value = ", ".join(_short(v, length) for v in value)
+    text = " ".join(str(value).replace(str(repo_root()), ".").split())
+    return text if len(text) <= length else text[:length - 1] + "…"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 1:
+        return f"{seconds:.1f} s"
+    return f"{minutes:.0f} min {rest:02.0f} s" if minutes < 60 else f"{minutes // 60:.0f} h {minutes % 60:02.0f} min"
+
+
+def _when(started: str) -> str:
+    try:
+        return datetime.fromisoformat(started).astimezone().strftime("%d %b %Y %H:%M")
+    except (TypeError, ValueError):
+        return ""
+
+
+def _e(value: Any) -> str:
+    return html.escape(str(value if value is not None else ""), quote=True)

@@ -1,0 +1,63 @@
+"""One process or many: Lightning Fabric, and the mean of gradients where a wrapped network cannot take it."""
+
+import atexit
+import gc
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    """Return a launched Lightning Fabric for this process, or for all processes that torchrun started.
+
+    Under `torchrun` (WORLD_SIZE > 1) it joins the group: NCCL on GPUs, gloo on CPUs. `fabric.setup` wraps networks
+    and optimisers, `fabric.backward` replaces `loss.backward`; nothing else of the loop changes.
+    """
+    from lightning_fabric import Fabric
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    device = torch.device(device)
+    accelerator = device.type if device.type in ("cuda", "mps") else "cpu"
+    devices = processes // nodes or 1
+    if device.type == "cuda" and device.index is not None and processes == 1:
+        devices = [device.index]
+    strategy = "ddp" if processes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy,
+                    precision=PRECISION[dtype])
+    fabric.launch()
+    if processes > 1:
+        atexit.register(_leave_group)
+    return fabric
+
+
+def _leave_group() -> None:
+    """Leave the process group and end its threads, before the interpreter ends: one that still runs may abort it.
+
+    Threads of gloo end with the last reference to their group, and DDP keeps one. Fabric leaves NCCL's groups only.
+    """
+    if torch.distributed.is_initialized():
+        for module in [x for x in gc.get_objects() if type(x) is nn.parallel.DistributedDataParallel]:
+            for name in ("logger", "reducer", "process_group"):
+                vars(module).pop(name, None)
+        torch.distributed.destroy_process_group()
+
+
+def average_gradients(fabric: Any, network: nn.Module) -> None:
+    """Give every process the mean of all processes' gradients; with one process it does nothing.
+
+    For losses that contain a gradient, whose second backward pass a wrapped network (`fabric.setup`) does not survive.
+    With equal shares of one batch the result is the gradient of that batch.
+    """
+    if fabric.world_size == 1:
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    mean = fabric.all_reduce(flat, reduce_op="mean")
+    parts = mean.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))

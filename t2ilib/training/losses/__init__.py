@@ -1,0 +1,20 @@
+"""Loss functions; a loss that needs a network takes it, or its outputs, as an argument."""
+
+from .gan import (
+                  adaptive_weight,
+                  generator_score_loss,
+                  gradient_penalty,
+                  hinge_critic_loss,
+                  logistic_critic_loss,
+                  nonsaturating_generator_loss,
+                  relativistic_loss,
+                  saturating_generator_loss,
+                  squared_gradients,
+                  wasserstein_critic_loss,
+                  zero_centred_penalty,
+)
+from .perceptual import feature_loss
+
+__all__ = ["adaptive_weight", "feature_loss", "generator_score_loss", "gradient_penalty", "hinge_critic_loss",
+           "logistic_critic_loss", "nonsaturating_generator_loss", "relativistic_loss", "saturating_generator_loss",
+           "squared_gradients", "wasserstein_critic_loss", "zero_centred_penalty"]

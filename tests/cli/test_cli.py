@@ -1,0 +1,139 @@
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2ilib.cli import main
+from t2ilib.errors import MissingAsset
+from t2ilib.paths import repo_root
+
+COMMANDS = ("run", "generate", "train", "models", "notebooks", "report")
+
+
+@pytest.fixture
+def methods(monkeypatch):
+    """Two stand-in methods; returns the calls they got."""
+    from t2ilib import methods as package
+
+    calls = []
+
+    def generate_with_record(prompt, *, method, num_images, seed, **options):
+        if options.get("missing"):
+            raise MissingAsset("no weights; run: make")
+        calls.append((prompt, method, num_images, seed, options))
+        return [Image.new("RGB", (32, 32), "red")] * num_images, {"seconds": 1.5, "judge_score": 0.3}
+
+    def one_shot(prompt, *, num_images, seed):  # its signature tells that it has no steps to show
+        raise NotImplementedError
+
+    monkeypatch.setattr(package, "METHODS", {"vqgan_clip": one_shot, "generator": one_shot}, raising=False)
+    monkeypatch.setattr(package, "generate_with_record", generate_with_record, raising=False)
+    return calls
+
+
+@pytest.fixture
+def tiny_cli(tiny, monkeypatch):
+    folder = tiny()
+    tiny("1 / 0", name="91_broken")
+    monkeypatch.setattr("t2ilib.runner.notebooks.notebooks_dir", lambda: folder)
+    return folder
+
+
+def test_help_needs_no_heavy_package():
+    for command in ([], *([c] for c in COMMANDS)):
+        code = ("import sys; from t2ilib.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as e:\n"
+                "    print('code', e.code, 'torch' in sys.modules, 'papermill' in sys.modules)")
+        out = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True,
+                             cwd=repo_root(), check=True).stdout
+        assert "code 0 False False" in out and "usage: python -m t2ilib" in out
+
+
+@pytest.mark.parametrize(("argv", "text"), [
+    ("generat x", "did you mean generate"), ("sweep", "still to come"),
+    ("bench kernel", "did you mean kernels"), ("run 99_nothing", "unknown notebook"),
+    ("run 90 --profil smoke", "did you mean --profile"), ("run --profile smok", "did you mean smoke"),
+    ("run 90 -p scal 1", "did you mean scale"), ("run 90 -p seed x", "seed must be int"),
+    ("run 90 91 -p flag perhaps", "flag must be bool"), ("train 90 --devices 0", "at least 1"),
+    ("generate", "PROMPT"), ("generate ''", "prompt is empty"), ("generate x --seed y", "invalid int"),
+    ("generate x --method vqgan-clip", "did you mean vqgan_clip"), ("generate x -o steps", "NAME=VALUE"),
+    ("generate x --num-images 0", "at least 1"), ("generate x --out x.gif", "must end in"),
+    ("notebooks --set-address gitlab.com/a/b", "https://github.com/OWNER/REPO")])
+def test_bad_input_is_answered_in_one_line_with_code_2(argv, text, tiny_cli, methods, capsys):
+    assert main(shlex.split(argv)) == 2
+    out, err = capsys.readouterr()
+    assert text in err and err.startswith("t2ilib: ") and err.count("\n") == 1 and "Traceback" not in out + err
+    assert methods == []
+
+
+def test_generate_writes_pictures_and_a_record(methods, tmp_path, capsys):
+    out = tmp_path / "new" / "out.png"
+    argv = ["generate", "a red heart", "--seed", "3", "--out", str(out)]
+    argv += ["-o", "steps=20", "-o", "fast=true", "-o", "s=x y"]
+    assert main(argv) == 0
+    assert methods == [("a red heart", "vqgan_clip", 1, 3, {"steps": 20, "fast": True, "s": "x y"})]
+    assert Image.open(out).size == (32, 32) and capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert main([*argv, "--num-images", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["files"] == [str(out.with_name(n)) for n in ("out.png", "out_1.png", "out_2.png")]
+    assert (record["method"], record["seed"], record["seconds"], record["judge_score"]) == ("vqgan_clip", 3, 1.5, 0.3)
+    assert all(Path(path).exists() for path in record["files"])
+
+
+def test_generate_all_makes_one_sheet(methods, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    assert main(["generate", "--method", "all", "--out", str(out), "--json", "--", "-n"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [call[:2] for call in methods] == [("-n", "vqgan_clip"), ("-n", "generator")]
+    assert [Path(p).name for p in record["files"]] == ["out.png", "out_vqgan_clip_1.png", "out_generator_1.png"]
+    assert Image.open(out).width > 256 and [r["method"] for r in record["results"]] == ["vqgan_clip", "generator"]
+
+
+def test_what_is_missing_is_code_1(methods, tmp_path, capsys):
+    assert main(["generate", "x", "-o", "missing=true", "--out", str(tmp_path / "o.png")]) == 1
+    assert capsys.readouterr().err == "t2ilib: no weights; run: make\n"
+
+
+def test_run_goes_on_after_a_failure_and_reports(tiny_cli, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("T2I_REPORTS", str(tmp_path / "reports"))
+    assert main(["run", "--profile", "smoke", "-p", "scale", "3"]) == 1
+    out = capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero" in out and "1 ok, 1 failed" in out
+    runs = sorted((tmp_path / "reports" / "runs").glob("*/*_smoke_s0_*/run.json"))
+    assert [json.loads(path.read_text())["status"] for path in runs] == ["ok", "failed"]
+    page = (tmp_path / "reports" / "index.html").read_text()
+    assert "broken" in page and "scale=3<" in page
+
+
+def test_train_runs_the_script(tiny_cli, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("T2I_REPORTS", str(tmp_path / "reports"))
+    assert main(["train", "90", "--run-dir", str(tmp_path / "mine"), "-p", "scale", "4"]) == 0
+    out = capfd.readouterr().out
+    assert "4.0\n" in out and "1 ok, 0 failed" in out
+    assert json.loads((tmp_path / "mine" / "run.json").read_text())["profile"] == "full"
+    assert main(["train", "91", "--run-dir", str(tmp_path / "other")]) == 1
+
+
+def test_notebooks_lists_and_syncs(tiny_cli, capsys):
+    assert main(["notebooks"]) == 0 and "90_tiny" in capsys.readouterr().out
+    assert main(["notebooks", "90"]) == 0
+    assert "scale                float            2.0                      how much" in capsys.readouterr().out
+    assert main(["notebooks", "--sync"]) == 0 and (tiny_cli / "90_tiny.ipynb").exists()
+    capsys.readouterr()
+
+
+def test_models_lists_what_ships(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "emoji-vqgan"
+    folder.mkdir()
+    config = {"class": "vqgan.VQGAN", "parameters": 5_000_000, "metrics": {"psnr": 26.1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(bytes(2**20))
+    monkeypatch.setattr("t2ilib.cli.models.checkpoints_dir", lambda: tmp_path)
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "emoji-vqgan" in out and "5.0 M" in out and "1.0 MiB" in out and "psnr 26.1" in out
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shipped"]["emoji-vqgan"]["mib"] == 1.0
