@@ -259,7 +259,8 @@ show.compare({word: part for word, part in zip(words, drafts.split(6))})
 #    coarse layout survives, the rest is drawn anew (Meng et al. 2022). That is no retrieval, and the column *nearest*
 #    below watches that it does not become one;
 # 2. descend the CLIP loss from there, with small steps and random views;
-# 3. keep a *tether*: noise the latents a little, ask the prior what it believes they were, and stay near that;
+# 3. stay near the prior by *score distillation*: noise the latents a little, ask the prior what they were before, and
+#    penalise the distance to its answer (Poole et al. 2022);
 # 4. let an exponential average of $z$ become the picture, which removes the last steps' jitter.
 #
 # Below the picture changes while it is made; the title carries the time that is left.
@@ -354,8 +355,8 @@ VARIANTS = {
     "prior from noise, best of N": dict(steps=0, source=from_noise),
     "half from drawings, best of N": dict(steps=0),
     "best of N, then optimised freely": dict(prior_weight=0.0, init_weight=0.0),
-    "with tether to the prior": dict(init_weight=0.0),
-    "with tether and start (default)": dict(),
+    "with score distillation": dict(init_weight=0.0),
+    "with distillation and start (default)": dict(),
 }
 table, gallery = {}, {}
 for name, change in VARIANTS.items():
@@ -544,7 +545,7 @@ show.compare(rows, title="eight cutouts by each method", scale=1.1)
 # %% [markdown]
 # **Regularisation of z.** All start from the same latents and take larger steps than usual, so that there is something
 # to hold back. `to_init` pulls towards the start, `to_zero_decay` towards zero and ever less, `tv` smooths the picture,
-# `ema` averages the way, `prior` is the tether.
+# `ema` averages the way, `prior` is score distillation.
 
 # %%
 PULLS = {"nothing": {}, "to_init 5": dict(init_weight=5.0), "to_zero_decay 5": dict(
@@ -651,8 +652,8 @@ run.finish()
 # ## Summary
 # - VQGAN+CLIP searches the codes of a picture for agreement with a text; gradients pass the quantiser straight through.
 # - A score that is optimised stops being a measure: from random codes the small guide prefers texture to any drawing.
-# - A learned prior gives starts that are pictures; the guide chooses among them and corrects; a tether keeps them
-#   whole.
+# - A learned prior gives starts that are pictures; the guide chooses among them and corrects; score
+#   distillation keeps them whole.
 # - The judge, strict ranks, retrieval and real pictures around the number are what make it worth reporting.
 #
 # ## Exercises
@@ -668,4 +669,4 @@ run.finish()
 # - Radford et al. 2021, *Learning transferable visual models from natural language supervision*
 # - Rombach et al. 2022, *High-resolution image synthesis with latent diffusion models*
 # - Meng et al. 2022, *SDEdit: guided image synthesis and editing with stochastic differential equations*
-# - Poole et al. 2022, *DreamFusion: text-to-3D using 2D diffusion* (the tether)
+# - Poole et al. 2022, *DreamFusion: text-to-3D using 2D diffusion* (score distillation)

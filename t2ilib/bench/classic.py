@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..guidance.ops import clamp_with_grad, replace_grad, resample
+from ..guidance.ops import clamp_with_grad, resample
+from ..layers.quantize import straight_through
 from ..runtime import generator
 
 
@@ -26,7 +27,7 @@ def one_hot_quantise(z: Tensor, codebook: Tensor) -> Tensor:
     flat = z.movedim(1, -1)
     distance = flat.square().sum(-1, keepdim=True) + codebook.square().sum(1) - 2 * flat @ codebook.T
     rows = F.one_hot(distance.argmin(-1), len(codebook)).to(codebook.dtype) @ codebook
-    return replace_grad(rows, flat).movedim(-1, 1)
+    return straight_through(rows, flat).movedim(-1, 1)
 
 
 def classic_decoder(vqgan) -> Callable[[Tensor], Tensor]:

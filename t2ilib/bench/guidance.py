@@ -14,10 +14,11 @@ from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantis
 from .measure import Row, _row, _wait, measure, tf32
 from ..encoders.clip import Clip
 from ..encoders.foreign import build, model_config
-from ..guidance import CutoutParameters, GuidanceConfig, apply_cutouts, clamp_with_grad, fast
+from ..guidance import CutoutParameters, GuidanceConfig, Guides, Painter, apply_cutouts, clamp_with_grad, fast
 from ..guidance.search import Search
-from ..guidance.setup import RunSetup
+from ..guidance.setup import prepare_run
 from ..guidance.starts import make_starts
+from ..media import to_unit
 from ..memory import LiveBytes
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
@@ -66,24 +67,34 @@ def guidance_step(vqgan, clip, side: int, cutouts: int, *, dtype: torch.dtype, a
     """
     config = GuidanceConfig(PROMPT, width=side, height=side, num_cutouts=cutouts, augmentations=augmentations,
                             noise=NOISE, precision=str(dtype).removeprefix("torch."))
-    run = RunSetup(config, vqgan, clip, None)
+    run = prepare_run(config, vqgan, clip)
+    if one_hot:
+        run = dataclasses.replace(run, painter=_OneHotPainter(config, vqgan, run.seeds, dtype))
+    if one_by_one:
+        guides = _OneByOneGuides(run.guides.clips, run.guides.shares, run.prompts, dtype)
+        run = dataclasses.replace(run, guides=guides)
+    z_start, _ = make_starts(run, None)
+    return Search(run, z_start).step
 
-    def paint(z: Tensor, corners: None) -> Tensor:
-        with autocast(z.device, dtype):
-            decoded = vqgan.decode(one_hot_quantise(z, vqgan.codebook))
-        return clamp_with_grad((decoded.float() + 1) / 2)
 
-    def embed(images: Tensor, parameters: CutoutParameters) -> list[Tensor]:
-        views = torch.cat([apply_cutouts(images, p, clip.image_size) for p in _single(parameters)], dim=1)
-        with autocast(images.device, dtype):
+class _OneHotPainter(Painter):
+    """Quantises as the classic loop does."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        with autocast(z.device, self.dtype):
+            decoded = self.vqgan.decode(one_hot_quantise(z, self.vqgan.codebook))
+        return clamp_with_grad(to_unit(decoded.float()))
+
+
+class _OneByOneGuides(Guides):
+    """Cuts one cutout after the other, as the classic loop does."""
+
+    def embed(self, images: Tensor, cutouts: CutoutParameters) -> list[Tensor]:
+        (clip,) = self.clips
+        views = torch.cat([apply_cutouts(images, p, clip.image_size) for p in _single(cutouts)], dim=1)
+        with autocast(images.device, self.dtype):
             features = clip.encode_image(views.flatten(0, 1))
         return [F.normalize(features.float(), dim=-1)[None]]
-
-    if one_hot:
-        run.paint = paint
-    if one_by_one:
-        run.guides.embed = embed
-    return Search(run, make_starts(run, None)[0], None).step
 
 
 def _single(parameters: CutoutParameters) -> list[CutoutParameters]:

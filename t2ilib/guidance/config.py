@@ -182,6 +182,8 @@ class GuidanceConfig:
                                f"steps ({self.steps})")
         if self.subspace_steps and (self.progressive or self.tile):
             raise BadParameter("subspace_steps need one size and the whole picture; leave out progressive and tile")
+        if self.tile is not None and any(prompt.region for group in self.prompts() for prompt in group):
+            raise BadParameter("a prompt for a region needs the whole picture at each step; leave out tile or regions")
         if (self.init in ("image", "previous")) != (self.init_image is not None):
             raise BadParameter(f"init={self.init!r} and init_image={self.init_image!r} contradict each other: "
                                "init_image goes with init='image' or 'previous', and only with these")

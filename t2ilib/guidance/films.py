@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import GuidanceConfig
-from .latents import Prior
 from .loop import vqgan_clip
-from .objective import frozen, render
-from .ops import straight_through, z_bounds
+from .networks import frozen, load_networks
+from .ops import slerp, z_bounds
+from .painting import render
 from .prompts import Prompt, parse_prompts
-from .setup import load_networks
+from .protocols import Prior
 from ..errors import BadParameter, check_name
+from ..layers.quantize import vector_quantize
 
 EASES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
@@ -30,22 +31,6 @@ SEED_STRIDE = 2**32  # from one frame's seed to the next: more than there are pi
 PULL = 0.2  # share of its distance to the straight way that a guided film gives up in each frame
 
 PromptSpec = str | Prompt | Sequence[str | Prompt]
-
-
-def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Turn the vector at each position of a towards that of b while its length changes evenly (Shoemake 1985, 3.3).
-
-    Where the two have one direction, or opposite ones, the blend is linear.
-
-    Shapes:
-        a, b (..., D, h, w) -> (..., D, h, w)
-    """
-    length_a, length_b = (x.norm(dim=-3, keepdim=True).clamp(min=1e-12) for x in (a, b))
-    unit_a, unit_b = a / length_a, b / length_b
-    angle = 2 * torch.atan2((unit_a - unit_b).norm(dim=-3, keepdim=True), (unit_a + unit_b).norm(dim=-3, keepdim=True))
-    share_a, share_b = ((share * angle).sin() / angle.sin() for share in (1 - t, t))
-    turned = (share_a * unit_a + share_b * unit_b) * torch.lerp(length_a, length_b, t)
-    return torch.where(angle.sin() < 1e-3, torch.lerp(a, b, t), turned)
 
 
 BLENDS = {"slerp": slerp, "linear": torch.lerp}
@@ -105,7 +90,7 @@ def _places(keys: int, steps: int, extrapolate: float, curve: Callable[[float], 
 
 
 def _on_codes(keys: Tensor, codebook: Tensor) -> Tensor:
-    return straight_through(keys.flatten(0, 1), codebook)[0].unflatten(0, keys.shape[:2])
+    return vector_quantize(keys.flatten(0, 1), codebook)[0].unflatten(0, keys.shape[:2])
 
 
 def interpolate_prompts(config: GuidanceConfig, prompts: Sequence[PromptSpec], *, frames: int = 15,
@@ -117,7 +102,7 @@ def interpolate_prompts(config: GuidanceConfig, prompts: Sequence[PromptSpec], *
     Each frame continues from the one before for a few steps towards "A:1-t | B:t", with an optimiser and cutouts of
     its own. A small guide alone paints the second thing onto the first: it seldom gets from a heart to a car.
     `anchored` therefore makes the pictures of all prompts first, and moves each frame's latents along the way between
-    two of them (see `interpolate_latents`) while the guides, and the prior's tether, correct what lies between.
+    two of them (see `interpolate_latents`) while the guides, and the prior, correct what lies between.
 
     Args:
         config: of the pictures of the prompts; of the frames too, except for what is given here. Its own prompt is

@@ -1,30 +1,15 @@
-"""What the optimiser moves, and where it starts: free latents or coefficients in a basis; random, prior, given."""
+"""What the optimiser moves, and where it starts: free latents, or coefficients in a basis."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .ops import z_bounds
+from .protocols import Prior
 from ..errors import BadParameter
-
-
-class Prior(Protocol):
-    """A learned distribution of latents given text, from which a run may start.
-
-    It may also have `tether(z, prompts, generators) -> (B,)`, a differentiable penalty for leaving that distribution,
-    used with `prior_weight`.
-    """
-
-    def sample(self, prompts: list[str], *, num: int, generators: list[torch.Generator],
-               size: tuple[int, int]) -> Tensor:
-        """Return `num` latents for each of P prompts: (P * num, D, h, w), those of one prompt next to one another.
-
-        All randomness of prompt i comes from `generators[i]` (on the CPU), so that it does not depend on the others.
-        """
 
 
 def random_codes(codebook: Tensor, size: tuple[int, int], generators: Sequence[torch.Generator], num: int) -> Tensor:
@@ -34,7 +19,8 @@ def random_codes(codebook: Tensor, size: tuple[int, int], generators: Sequence[t
         codebook (K, D) -> (B, num, D, h, w) for B generators
     """
     codes = torch.stack([torch.randint(len(codebook), (num, *size), generator=g) for g in generators])
-    return F.embedding(codes.to(codebook.device), codebook.detach()).movedim(-1, 2).clone()
+    vectors = F.embedding(codes.to(codebook.device), codebook.detach())  # (B, num, h, w, D)
+    return vectors.movedim(-1, 2).clone()
 
 
 def prior_samples(prior: Prior, prompts: Sequence[str], size: tuple[int, int], generators: Sequence[torch.Generator],
@@ -46,9 +32,10 @@ def prior_samples(prior: Prior, prompts: Sequence[str], size: tuple[int, int], g
     """
     with torch.no_grad():
         z = prior.sample(list(prompts), num=num, generators=list(generators), size=size)
-    if z.ndim != 4 or len(z) != len(prompts) * num or tuple(z.shape[-2:]) != tuple(size):
-        raise BadParameter(f"prior.sample returned {tuple(z.shape)}, expected ({len(prompts) * num}, D, {size[0]}, "
-                           f"{size[1]}): {num} for each of {len(prompts)} prompts")
+    count = len(prompts) * num
+    if z.ndim != 4 or len(z) != count or tuple(z.shape[-2:]) != tuple(size):
+        raise BadParameter(f"prior.sample returned {tuple(z.shape)}, expected ({count}, D, {size[0]}, {size[1]}): "
+                           f"{num} for each of {len(prompts)} prompts")
     return z.float().unflatten(0, (len(prompts), num))
 
 
@@ -70,13 +57,18 @@ def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, sha
     """
     if starts.shape[1] == 1:
         return starts[:, 0], torch.zeros(len(starts), dtype=torch.long)
+    rows = []
     with torch.no_grad():
-        rows = [torch.cat([score(part, i) for part in candidates.split(chunk)]) for i, candidates in enumerate(starts)]
+        for picture, candidates in enumerate(starts):
+            parts = [score(part, picture) for part in candidates.split(chunk)]
+            rows.append(torch.cat(parts))  # (N, G)
     scores = torch.stack(rows)  # (B, N, G)
     spread = scores.std(dim=1, keepdim=True).clamp(min=1e-12)
     standard = (scores - scores.mean(dim=1, keepdim=True)) / spread
-    best = (standard * torch.tensor(shares, dtype=scores.dtype, device=scores.device)).sum(-1).argmax(dim=1)
-    return starts[torch.arange(len(starts), device=best.device), best], best.cpu()
+    weights = torch.tensor(shares, dtype=scores.dtype, device=scores.device)
+    best = (standard * weights).sum(-1).argmax(dim=1)  # (B,)
+    pictures = torch.arange(len(starts), device=best.device)
+    return starts[pictures, best], best.cpu()
 
 
 def resize(z: Tensor, size: tuple[int, int]) -> Tensor:
@@ -105,10 +97,12 @@ class Basis:
         Raises:
             BadParameter: k exceeds what N latents can span.
         """
-        n, shape = len(latents), latents.shape[1:]
-        if not 1 <= k <= min(n - 1, shape.numel()):
-            raise BadParameter(f"a basis from {n} latents of {shape.numel()} numbers has at most "
-                               f"{min(n - 1, shape.numel())} components, got k={k}")
+        n = len(latents)
+        shape = latents.shape[1:]
+        most = min(n - 1, shape.numel())
+        if not 1 <= k <= most:
+            raise BadParameter(f"a basis from {n} latents of {shape.numel()} numbers has at most {most} components, "
+                               f"got k={k}")
         mean = latents.mean(dim=0)
         _, s, v = torch.linalg.svd((latents - mean).flatten(1), full_matrices=False)
         return cls(mean, v[:k].unflatten(1, shape), s[:k] / (n - 1) ** 0.5)
@@ -119,15 +113,19 @@ class Basis:
 
     def expand(self, coefficients: Tensor) -> Tensor:
         """Return the latents of coefficients: (B, k) -> (B, D, h, w)."""
-        return ((coefficients * self.std) @ self.components.flatten(1)).unflatten(1, self.mean.shape) + self.mean
+        flat = (coefficients * self.std) @ self.components.flatten(1)  # (B, D h w)
+        return flat.unflatten(1, self.mean.shape) + self.mean
 
 
 class FreeLatents:
     """Every number of z is a parameter; after each step z is brought back to the codebook's range per channel."""
 
     def __init__(self, z: Tensor, codebook: Tensor):
-        self.z = z.detach().clone(memory_format=torch.contiguous_format).requires_grad_()  # LBFGS flattens it
-        self.low, self.high = (b.to(self.z.dtype) for b in z_bounds(codebook))
+        # contiguous, because LBFGS flattens its parameters
+        self.z = z.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        low, high = z_bounds(codebook)
+        self.low = low.to(self.z.dtype)
+        self.high = high.to(self.z.dtype)
 
     def parameters(self) -> list[Tensor]:
         """Return what the optimiser moves."""
@@ -146,7 +144,8 @@ class SubspaceLatents:
     """Coefficients in a basis are the parameters; they stay within `limit` deviations of the data."""
 
     def __init__(self, z: Tensor, basis: Basis, limit: float = 3.0):
-        self.basis, self.limit = Basis(basis.mean.to(z), basis.components.to(z), basis.std.to(z)), limit
+        self.basis = Basis(basis.mean.to(z), basis.components.to(z), basis.std.to(z))
+        self.limit = limit
         self.coefficients = self.basis.project(z.detach()).clamp(-limit, limit).requires_grad_()
 
     def parameters(self) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,23 @@ import torch
 from torch import Tensor
 
 from .config import GuidanceConfig
-from .latents import Basis, Prior
+from .cutouts import CutoutParameters
+from .latents import Basis
 from .memory import check_memory, out_of_memory, relief
-from .objective import Views, frozen
-from .ops import straight_through
+from .networks import frozen
+from .prompts import main_text
+from .protocols import ImageTextModel, PaintingNetwork, Prior
 from .search import Search
-from .setup import RunSetup
+from .setup import RunSetup, prepare_run
 from .speed import fast
 from .starts import make_starts
 from .state import StateFile
+from .views import Views
 from .. import runtime
 from ..errors import RunFailed
+from ..layers.quantize import vector_quantize
 
-Cutouts = Views | Callable[[int], Views] | None
+Cutouts = CutoutParameters | Views | Callable[[int], CutoutParameters | Views] | None
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Preview:
     `finish()` returns what the run would end with now, which costs a decoding: (B, 3, H, W).
 
     Shapes:
-        images (B, 3, H, W) in [0, 1], or of the tile that was shown, losses (B,)
+        images (B, 3, H, W) in [0, 1], or of the tile that was decoded, losses (B,)
     """
 
     step: int
@@ -41,6 +45,9 @@ class Preview:
     images: Tensor
     losses: Tensor
     finish: Callable[[], Tensor]
+
+
+Callback = Callable[[Preview], bool | None]
 
 
 @dataclass
@@ -52,7 +59,8 @@ class Result:
 
     Attributes:
         history: one dict per step with the batch mean of the loss and of each of its terms.
-        record: configuration, size, seeds, chosen candidates, similarities, time and versions, as plain JSON types.
+        record: configuration, size, seeds, texts at the start ("prompts") and at the end ("final_texts"), chosen
+            candidates, similarities, time and versions, as plain JSON types.
     """
 
     images: Tensor
@@ -64,10 +72,11 @@ class Result:
     record: dict[str, Any]
 
 
-def vqgan_clip(config: GuidanceConfig, *, vqgan=None, clips=None, prior: Prior | None = None,
+def vqgan_clip(config: GuidanceConfig, *, vqgan: PaintingNetwork | None = None,
+               clips: ImageTextModel | Sequence[ImageTextModel] | None = None, prior: Prior | None = None,
                latents: Tensor | None = None, basis: Basis | None = None, cutouts: Cutouts = None,
-               callback: Callable[[Preview], bool | None] | None = None, progress: bool = False,
-               state: str | Path | None = None, save_every: float = 60.0) -> Result:
+               callback: Callback | None = None, progress: bool = False, state: str | Path | None = None,
+               save_every: float = 60.0) -> Result:
     """Make pictures for the prompts of a configuration.
 
     Where memory runs out, the run begins again with fewer cutouts per pass, then with a checkpointed decoder; it warns,
@@ -75,9 +84,9 @@ def vqgan_clip(config: GuidanceConfig, *, vqgan=None, clips=None, prior: Prior |
 
     Args:
         config: everything that decides the picture.
-        vqgan: `.encode`, `.decode`, `.codebook`, `.factor`; None loads `config.model`.
-        clips: one guide or a list (`.encode_image`, `.encode_text`, `.image_size`); None loads `config.clip`.
-        prior: for `init="prior"`, see `Prior`.
+        vqgan: what paints, see `PaintingNetwork`; None loads `config.model`.
+        clips: one guide or a list, see `ImageTextModel`; None loads `config.clip`.
+        prior: for `init="prior"`, `redraw` and `prior_weight`, see `Prior`.
         latents: for `init="latents"`, (D, h, w), (B, D, h, w) or, with candidates, (B, N, D, h, w).
         basis: for `subspace_steps`.
         cutouts: fixed cutouts instead of drawn ones: parameters, or a function of the step that returns them.
@@ -95,70 +104,92 @@ def vqgan_clip(config: GuidanceConfig, *, vqgan=None, clips=None, prior: Prior |
     while True:
         run = None
         try:
-            run = RunSetup(config, vqgan, clips, prior)
+            run = prepare_run(config, vqgan, clips, prior)
+            state_file = StateFile(state, run, save_every)
             with frozen(*run.networks):
-                result = _attempt(run, latents, basis, cutouts, callback, progress,
-                                  StateFile(state, run, save_every))
+                result = _attempt(run, state_file, latents=latents, basis=basis, cutouts=cutouts, callback=callback,
+                                  progress=progress)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            changes, told = relief(config, error, run and run.memory_estimate)
+            estimate = None if run is None else run.memory_estimate
+            changes, message = relief(config, error, estimate)
         else:
             result.record["fallbacks"] = fallbacks
             return result
-        runtime.warn_fallback(told)
-        fallbacks.append(told)
+        runtime.warn_fallback(message)
+        fallbacks.append(message)
         config = dataclasses.replace(config, **changes)
 
 
-def _attempt(run: RunSetup, latents: Tensor | None, basis: Basis | None, cutouts: Cutouts, callback, progress: bool,
-             state: StateFile) -> Result:
-    began = time.perf_counter()
+def _attempt(run: RunSetup, state: StateFile, *, latents: Tensor | None, basis: Basis | None, cutouts: Cutouts,
+             callback: Callback | None, progress: bool) -> Result:
+    """Make all steps, or those that a saved state leaves to be made."""
+    start_time = time.perf_counter()
     saved = state.load()
     if saved is None:
         z_start, chosen = make_starts(run, latents)
     else:
-        z_start, chosen = (t.to(run.device) for t in (saved["search"]["z_start"], saved["chosen"]))
-    search, c = Search(run, z_start, basis), run.config
+        z_start = saved["search"]["z_start"].to(run.device)
+        chosen = saved["chosen"].to(run.device)
+    search = Search(run, z_start, basis)
     if saved is not None:
         search.load_state_dict(saved["search"])
-    with fast(run.vqgan, run.guides.clips, compile=c.compile, checkpoint=c.checkpoint, drop_encoder=True,
+    config = run.config
+    with fast(run.vqgan, run.guides.clips, compile=config.compile, checkpoint=config.checkpoint, drop_encoder=True,
               drop_text=True, dtype=run.dtype):
-        check_memory(run)
-        _loop(search, cutouts, callback, progress,
-              lambda: state.save({"search": search.state_dict(), "chosen": chosen}), state)
-    losses, history = search.history()
-    with torch.no_grad():
-        z = search.z()
-        images, (_, codes) = run.finish(z), straight_through(z, run.vqgan.codebook)
-        similarity = run.guides.similarity(images)
+        run.memory_estimate = check_memory(run)
+        _make_steps(search, chosen, state, cutouts=cutouts, callback=callback, progress=progress)
+    result = _finish(search, chosen)
+    result.record["seconds"] = round(time.perf_counter() - start_time, 3)
     state.remove()
-    record = {
-        "config": run.config.to_dict(), "height": run.image_size[0], "width": run.image_size[1], "seeds": run.seeds,
-        "prompts": run.texts, "steps_done": search.done, "candidate_chosen": chosen.tolist(),
-        "guide_similarity": similarity.tolist(), "seconds": round(time.perf_counter() - began, 3),
-        "device": runtime.device_name(run.device), "dtype": str(run.dtype).removeprefix("torch."),
-        "memory_estimate_mib": run.memory_estimate and round(run.memory_estimate / 2**20),
-        "versions": runtime.versions(),
-    }
-    return Result(images, z, codes, z_start, losses, history, record)
+    return result
 
 
-def _loop(search: Search, cutouts: Cutouts, callback, progress: bool, save: Callable[[], None],
-          state: StateFile) -> None:
+def _make_steps(search: Search, chosen: Tensor, state: StateFile, *, cutouts: Cutouts, callback: Callback | None,
+                progress: bool) -> None:
     """Make the steps that are left, saving now and then, and at an interruption."""
+    def save() -> None:
+        state.save({"search": search.state_dict(), "chosen": chosen})
+
+    def finish() -> Tensor:
+        return search.run.painter.finish(search.z())
+
     steps = search.run.config.steps
-    rest = range(search.done, steps)
+    indices = range(search.steps_done, steps)
     try:
-        for index in runtime.progress(rest, desc="guidance") if progress else rest:
-            images, losses = search.step(cutouts(index) if callable(cutouts) else cutouts)
+        for index in runtime.progress(indices, desc="guidance") if progress else indices:
+            fixed = cutouts(index) if callable(cutouts) else cutouts
+            images, losses = search.step(fixed)
             if state.due():
                 if not search.latents().isfinite().all():
-                    search.history()  # raises, and names the step
+                    search.history()  # raises, and names the step, if a loss shows it
                     raise RunFailed(f"z is not a number at step {index}; try a smaller learning_rate")
                 save()
-            if callback and callback(Preview(index, steps, images, losses, lambda: search.run.finish(search.z()))):
+            if callback and callback(Preview(index, steps, images, losses, finish)):
                 break
     except KeyboardInterrupt:
         save()
         raise
+
+
+@torch.no_grad()
+def _finish(search: Search, chosen: Tensor) -> Result:
+    """Decode the latents that the search ends with, and write down how they came about."""
+    run = search.run
+    losses, history = search.history()
+    z = search.z()
+    images = run.painter.finish(z)
+    _, codes = vector_quantize(z, run.vqgan.codebook)
+    height, width = run.painter.image_size
+    # what each picture should show at its end; a prompt that only pushes away stands for itself
+    final_texts = [main_text(group, 1.0) or group[0].text for group in run.prompts]
+    record = {
+        "config": run.config.to_dict(), "height": height, "width": width, "seeds": run.seeds, "prompts": run.texts,
+        "final_texts": final_texts, "steps_done": search.steps_done, "candidate_chosen": chosen.tolist(),
+        "guide_similarity": run.guides.similarity(images).tolist(),
+        "device": runtime.device_name(run.device), "dtype": str(run.dtype).removeprefix("torch."),
+        "memory_estimate_mib": run.memory_estimate and round(run.memory_estimate / 2**20),
+        "versions": runtime.versions(),
+    }
+    return Result(images, z, codes, search.z_start, losses, history, record)

@@ -9,21 +9,10 @@ from torch import Tensor
 from ..errors import BadParameter
 
 
-class _ReplaceGrad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value: Tensor, carrier: Tensor) -> Tensor:
-        ctx.shape = carrier.shape
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return None, grad.sum_to_size(ctx.shape)
-
-
 class _ClampWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.bounds = low, high
+        ctx.bounds = (low, high)
         ctx.save_for_backward(x)
         return x.clamp(low, high)
 
@@ -34,11 +23,6 @@ class _ClampWithGrad(torch.autograd.Function):
         return grad * (grad * outside >= 0), None, None
 
 
-def replace_grad(value: Tensor, carrier: Tensor) -> Tensor:
-    """Return `value`, with the gradient going to `carrier` alone (summed to its shape if it was broadcast)."""
-    return _ReplaceGrad.apply(value, carrier)
-
-
 def clamp_with_grad(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Clamp to [low, high]; outside, the gradient passes only where a descent step would move x back in.
 
@@ -47,17 +31,34 @@ def clamp_with_grad(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     return _ClampWithGrad.apply(x, low, high)
 
 
-def straight_through(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace each latent by its nearest codebook row; the gradient passes as through the identity.
+def angle_between(a: Tensor, b: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
+    """Return the angle between unit vectors that lie along `dim`, in [0, pi]; other dimensions broadcast.
+
+    Kahan's form 2 atan2(|a - b|, |a + b|) is exact for equal and for opposite vectors. There arcsin(|a - b| / 2) has an
+    infinite derivative for opposite ones (and so a NaN gradient), and arccos(a . b) for equal ones.
+    """
+    difference = torch.linalg.vector_norm(a - b, dim=dim, keepdim=keepdim)
+    total = torch.linalg.vector_norm(a + b, dim=dim, keepdim=keepdim)
+    return 2 * torch.atan2(difference, total)
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Turn the vector at each position of a towards that of b while its length changes evenly (Shoemake 1985, 3.3).
+
+    Where the two have one direction, or opposite ones, the blend is linear.
 
     Shapes:
-        z (B, D, h, w), codebook (K, D) -> z_q (B, D, h, w), codes (B, h, w) int64
+        a, b (..., D, h, w) -> (..., D, h, w)
     """
-    from ..kernels import nearest_code
-
-    codes = nearest_code(z.detach().movedim(1, -1), codebook.detach())
-    z_q = F.embedding(codes, codebook.detach()).movedim(-1, 1)
-    return replace_grad(z_q.to(z.dtype), z), codes
+    length_a = a.norm(dim=-3, keepdim=True).clamp(min=1e-12)  # (..., 1, h, w)
+    length_b = b.norm(dim=-3, keepdim=True).clamp(min=1e-12)
+    unit_a = a / length_a
+    unit_b = b / length_b
+    angle = angle_between(unit_a, unit_b, dim=-3, keepdim=True)
+    share_a = ((1 - t) * angle).sin() / angle.sin()
+    share_b = (t * angle).sin() / angle.sin()
+    turned = (share_a * unit_a + share_b * unit_b) * torch.lerp(length_a, length_b, t)
+    return torch.where(angle.sin() < 1e-3, torch.lerp(a, b, t), turned)
 
 
 def z_bounds(codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,10 +83,14 @@ def total_variation(images: Tensor) -> Tensor:
     return (down.flatten(1).sum(1) + right.flatten(1).sum(1)) / count
 
 
-def _lanczos_kernel(ratio: float, lobes: int, like: Tensor) -> Tensor:
-    """Return the odd-sized low-pass filter for shrinking by `ratio` < 1: sinc(x) sinc(x / lobes) at steps of ratio."""
+def _lanczos_kernel(old: int, new: int, lobes: int, like: Tensor) -> Tensor:
+    """Return the odd-sized low-pass for shrinking a side: sinc(x) sinc(x / lobes) at steps of new / old < 1."""
+    ratio = new / old
     reach = math.ceil(lobes / ratio + 1) - 1
-    x = torch.arange(-reach + 1, reach, dtype=torch.float64) * ratio
+    if reach > old:
+        raise BadParameter(f"cannot shrink a side of {old} to {new} pixels with this filter: it needs more than "
+                           f"{reach - 1} pixels; use torch.nn.functional.interpolate(antialias=True)")
+    x = torch.arange(-reach + 1, reach, dtype=torch.float64) * ratio  # (2 reach - 1,)
     kernel = torch.where(x.abs() < lobes, torch.sinc(x) * torch.sinc(x / lobes), 0.0)
     return (kernel / kernel.sum()).to(like)
 
@@ -104,18 +109,14 @@ def resample(images: Tensor, size: tuple[int, int], *, lobes: int = 2) -> Tensor
     """
     batch, channels, height, width = images.shape
     x = images.reshape(batch * channels, 1, height, width)
-    for dim, (old, new) in enumerate(zip((height, width), size, strict=True)):
-        if new >= old:
-            continue
-        kernel = _lanczos_kernel(new / old, lobes, x)
+    if size[0] < height:
+        kernel = _lanczos_kernel(height, size[0], lobes, x)
         pad = (len(kernel) - 1) // 2
-        if pad >= old:
-            raise BadParameter(f"cannot shrink a side of {old} to {new} pixels with this filter: it needs more than "
-                               f"{pad} pixels; use torch.nn.functional.interpolate(antialias=True)")
-        if dim == 0:
-            x = F.conv2d(F.pad(x, (0, 0, pad, pad), "reflect"), kernel[None, None, :, None])
-        else:
-            x = F.conv2d(F.pad(x, (pad, pad, 0, 0), "reflect"), kernel[None, None, None, :])
+        x = F.conv2d(F.pad(x, (0, 0, pad, pad), "reflect"), kernel[None, None, :, None])
+    if size[1] < width:
+        kernel = _lanczos_kernel(width, size[1], lobes, x)
+        pad = (len(kernel) - 1) // 2
+        x = F.conv2d(F.pad(x, (pad, pad, 0, 0), "reflect"), kernel[None, None, None, :])
     x = x.reshape(batch, channels, height, width)
     return F.interpolate(x, tuple(size), mode="bicubic", align_corners=True)
 

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cutouts import CutoutParameters
 from .latents import Basis, FreeLatents, SubspaceLatents, resize
-from .objective import Step, Views, build_terms
+from .noise import picture_streams
+from .objective import Step, build_terms
 from .ops import LatentEMA
+from .painting import Corners
 from .schedule import lr_factor, optimizer_class
 from .setup import RunSetup
+from .views import Views, per_region
 from ..errors import BadParameter, RunFailed
 
 HALF_SCALE = 2.0**12  # of the loss in float16, whose gradients would vanish otherwise
@@ -20,107 +24,143 @@ class Search:
 
     Args:
         run: what does not change. z_start: (B, D, h, w), of the first stage's size. basis: for `subspace_steps`.
+
+    Attributes:
+        steps_done: how many steps were made. stage: index of the size at which they are made now.
+
+    Raises:
+        BadParameter: `subspace_steps` without a basis.
     """
 
-    def __init__(self, run: RunSetup, z_start: Tensor, basis: Basis | None):
+    def __init__(self, run: RunSetup, z_start: Tensor, basis: Basis | None = None):
         config = run.config
         if config.subspace_steps and basis is None:
             raise BadParameter("subspace_steps needs basis=...; build one with Basis.fit(latents, k)")
-        self.run, self.done = run, 0
-        self.z_start, self.stage = z_start, 0
-        self.tether_streams = run.generators("prior tether")
+        self.run = run
+        self.z_start = z_start
+        self.steps_done = 0
+        self.stage = 0
+        # the name decides the random numbers, and so the pictures: it stays as it is
+        self.distillation_streams = picture_streams(run.seeds, "prior tether")
         self.rows: list[Tensor] = []  # (1 + terms, B) of each step, on the device
-        self._begin(z_start, SubspaceLatents(z_start, basis) if config.subspace_steps else None)
+        self._begin(SubspaceLatents(z_start, basis) if config.subspace_steps else self._free(z_start))
 
-    def _begin(self, z: Tensor, latents: SubspaceLatents | None = None) -> None:
-        """Go on from these latents with a new optimiser."""
+    def _free(self, z: Tensor) -> FreeLatents:
+        return FreeLatents(z, self.run.vqgan.codebook)
+
+    def _begin(self, latents: FreeLatents | SubspaceLatents) -> None:
+        """Go on from these latents with a new optimiser and a new average."""
         config = self.run.config
-        self.latents = latents or FreeLatents(z, self.run.vqgan.codebook)
-        self.optimizer = optimizer_class(config.optimizer)(self.latents.parameters(), lr=config.learning_rate)
+        self.latents = latents
+        self.optimizer = optimizer_class(config.optimizer)(latents.parameters(), lr=config.learning_rate)
         self.ema = LatentEMA(config.ema)
-        start = resize(self.z_start, tuple(z.shape[-2:]))
-        self.terms = build_terms(config, self.run.guides, start, self.run.prior, self.run.prompts, self.tether_streams)
+        start = resize(self.z_start, tuple(latents().shape[-2:]))
+        self.terms = build_terms(config, self.run.guides, start, self.run.prior, self.run.prompts,
+                                 self.distillation_streams)
 
     def z(self) -> Tensor:
         """Return the latents that a run would end with now, of the final size: (B, D, h, w)."""
+        return resize(self._current(), self.run.painter.size)
+
+    def _current(self) -> Tensor:
+        """Return the average of the latents, or themselves where there is none yet."""
         z = self.ema.value() if self.ema.weight else self.latents()
-        return resize(z.detach(), self.run.size)
+        return z.detach()
 
-    def _enter(self, index: int) -> None:
-        """Change to the next size, or leave the subspace, where this step is the first after it."""
-        config, stages = self.run.config, self.run.stages
-        while self.stage + 1 < len(stages) and index >= stages[self.stage].end:
-            self.stage += 1
-            z = self.ema.value() if self.ema.weight else self.latents()
-            self._begin(resize(z.detach(), stages[self.stage].size))
-        if index and index == config.subspace_steps:  # from here on every latent may move
-            ema = self.ema
-            self._begin(self.latents().detach())
-            self.ema = ema
-
-    def step(self, fixed: Views | None = None) -> tuple[Tensor, Tensor]:
+    def step(self, fixed: CutoutParameters | Views | None = None) -> tuple[Tensor, Tensor]:
         """Make one step; return the pictures before it (B, 3, H, W), and their losses (B,), without gradients.
 
         Args:
-            fixed: cutouts to use instead of drawn ones.
+            fixed: cutouts to use instead of drawn ones, one set or one for each region.
         """
-        config, run, index = self.run.config, self.run, self.done
-        self._enter(index)
+        self._grow()
+        self._end_subspace()
+        painter = self.run.painter
         size = tuple(self.latents().shape[-2:])
-        corners = run.draw_windows(size)
-        cutouts = run.draw(run.pixels(run.shown(size))) if fixed is None else fixed
-        factor = lr_factor(config.lr_schedule, index, config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        seen: list[tuple[Tensor, Tensor]] = []
+        corners = painter.draw_windows(size)
+        if fixed is None:
+            views = self.run.views.draw(painter.pixels(painter.decoded_size(size)))
+        else:
+            views = per_region(fixed, self.run.guides.regions)
+        self._set_learning_rate()
+        # what the optimiser asked for: once, or several times within one step of LBFGS, first where z is now
+        evaluations: list[tuple[Tensor, Tensor]] = []
 
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            images, row = self._backward(index, cutouts, corners)
-            seen.append((images, row))
+            images, row = self._backward(views, corners)
+            evaluations.append((images, row))
             return row[0].sum()
 
         self.optimizer.step(closure)
         self.latents.clamp_()
         self.ema.update(self.latents())
-        images, row = seen[0]
+        images, row = evaluations[0]
         self.rows.append(row)
-        self.done += 1
+        self.steps_done += 1
         return images, row[0]
 
-    def _backward(self, index: int, cutouts: Views, corners) -> tuple[Tensor, Tensor]:
+    def _grow(self) -> None:
+        """Change to the next size where this step is the first that is made at it."""
+        stages = self.run.painter.stages
+        while self.stage + 1 < len(stages) and self.steps_done >= stages[self.stage].end:
+            self.stage += 1
+            self._begin(self._free(resize(self._current(), stages[self.stage].size)))
+
+    def _end_subspace(self) -> None:
+        """Let every latent move where this step is the first after those in the subspace; the average goes on."""
+        if self.steps_done and self.steps_done == self.run.config.subspace_steps:
+            ema = self.ema
+            self._begin(self._free(self.latents().detach()))
+            self.ema = ema
+
+    def _set_learning_rate(self) -> None:
+        config = self.run.config
+        factor = lr_factor(config.lr_schedule, self.steps_done, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+
+    def _backward(self, views: Views, corners: Corners | None) -> tuple[Tensor, Tensor]:
         """Leave the gradient of the loss in the parameters; return pictures and (loss, terms...) as (1 + terms, B)."""
-        config, run = self.run.config, self.run
+        config = self.run.config
         z = self.latents()
-        images = run.paint(z, corners)
-        scale = HALF_SCALE if run.dtype == torch.float16 else 1.0
-        step = Step(index, z, images, cutouts, index / max(config.steps, 1))
-        values, shown = {}, images
-        if config.cutout_passes > 1:  # the guides' gradient to the pictures, some cutouts at a time
-            shown = images.detach().requires_grad_()
-            values["guide"] = self._guide_in_passes(shown, step, scale)
-        values |= {name: term(step) for name, term in self.terms.items() if name not in values}
-        values = {name: values[name] for name in self.terms}  # each (B,)
-        # the sum over pictures, so that one picture's step does not depend on the number of the others
-        rest = [v.sum() * scale for v in values.values() if v.requires_grad]
-        if shown is not images:
-            torch.autograd.backward([images, *rest], [shown.grad, *[torch.ones_like(r) for r in rest]])
+        images = self.run.painter.paint(z, corners)
+        step = Step(self.steps_done, z, images, views, self.steps_done / max(config.steps, 1))
+        scale = HALF_SCALE if self.run.dtype == torch.float16 else 1.0
+        if config.cutout_passes > 1:
+            values = self._backward_in_passes(step, scale)
         else:
-            (torch.stack(list(values.values())).sum(dim=0).sum() * scale).backward()
+            values = {name: term(step) for name, term in self.terms.items()}  # each (B,)
+            loss = torch.stack(list(values.values())).sum(dim=0)
+            # the sum over pictures, so that one picture's step does not depend on the number of the others
+            (loss.sum() * scale).backward()
         if scale != 1:
             for p in self.latents.parameters():
                 p.grad /= scale
-        values = [v.detach() for v in values.values()]
-        return images.detach(), torch.stack([torch.stack(values).sum(dim=0), *values])
+        terms = torch.stack([value.detach() for value in values.values()])  # (terms, B)
+        row = torch.cat([terms.sum(dim=0, keepdim=True), terms])
+        return images.detach(), row
 
-    def _guide_in_passes(self, images: Tensor, step: Step, scale: float) -> Tensor:
-        """Add the guide term's gradient to `images.grad`, a part of the cutouts at a time; return its value (B,)."""
-        views = step.cutouts if isinstance(step.cutouts, dict) else {None: step.cutouts}
-        count = next(iter(views.values())).matrix.shape[1]
-        total, edges = 0.0, torch.linspace(0, count, min(self.run.config.cutout_passes, count) + 1).long().tolist()
-        for first, end in zip(edges, edges[1:], strict=False):
-            part = {region: p.cutouts(first, end) for region, p in views.items()}
-            value = self.run.guides.losses(images, part, progress=step.progress).sum(dim=1) * (end - first) / count
+    def _backward_in_passes(self, step: Step, scale: float) -> dict[str, Tensor]:
+        """Leave the gradient in the parameters, with the guides' part of it gathered some cutouts at a time."""
+        pictures = step.images.detach().requires_grad_()
+        values = {}
+        for name, term in self.terms.items():
+            values[name] = self._guide_in_passes(pictures, step, scale) if name == "guide" else term(step)
+        others = [value.sum() * scale for value in values.values() if value.requires_grad]
+        torch.autograd.backward([step.images, *others], [pictures.grad, *map(torch.ones_like, others)])
+        return values
+
+    def _guide_in_passes(self, pictures: Tensor, step: Step, scale: float) -> Tensor:
+        """Add the guide term's gradient to `pictures.grad`, a part of the cutouts at a time; return its value (B,)."""
+        count = next(iter(step.cutouts.values())).matrix.shape[1]
+        passes = min(self.run.config.cutout_passes, count)
+        edges = torch.linspace(0, count, passes + 1).long().tolist()
+        total = 0.0
+        for first, end in zip(edges[:-1], edges[1:], strict=True):
+            part = {region: cutouts.cutouts(first, end) for region, cutouts in step.cutouts.items()}
+            losses = self.run.guides.losses(pictures, part, progress=step.progress)  # (B, G)
+            value = losses.sum(dim=1) * (end - first) / count
             (value.sum() * scale).backward()
             total = total + value.detach()
         return total
@@ -136,38 +176,46 @@ class Search:
         if not self.rows:
             return torch.zeros(0, len(self.run.seeds)), []
         table = torch.stack([row.to(self.run.device) for row in self.rows]).cpu()  # (steps, 1 + terms, B)
-        bad = (~table[:, 0].isfinite()).any(dim=1).nonzero()
-        if len(bad):
-            raise RunFailed(f"the loss is not a number from step {int(bad[0])} on; try a smaller learning_rate, or "
-                            "precision='float32'")
-        means = table.mean(dim=2).tolist()
-        return table[:, 0], [{"step": i, **dict(zip(["loss", *self.terms], row, strict=True))}
-                             for i, row in enumerate(means)]
+        losses = table[:, 0]
+        bad_steps = (~losses.isfinite()).any(dim=1).nonzero()
+        if len(bad_steps):
+            raise RunFailed(f"the loss is not a number from step {int(bad_steps[0])} on; try a smaller learning_rate, "
+                            "or precision='float32'")
+        names = ["loss", *self.terms]
+        history = []
+        for index, means in enumerate(table.mean(dim=2).tolist()):
+            history.append({"step": index, **dict(zip(names, means, strict=True))})
+        return losses, history
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to go on exactly from here."""
-        return {"done": self.done, "stage": self.stage, "z_start": self.z_start,
+        return {"done": self.steps_done, "stage": self.stage, "z_start": self.z_start,
                 "latents": [p.detach() for p in self.latents.parameters()], "optimizer": self.optimizer.state_dict(),
                 "ema": {"sum": self.ema.sum, "weight": self.ema.weight}, "rows": self.rows,
                 "streams": [g.get_state() for g in self._streams()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
-        self.done, self.stage, self.rows = state["done"], state["stage"], list(state["rows"])
-        if self.run.config.subspace_steps and self.done > self.run.config.subspace_steps:
-            self._begin(self.z_start)  # it had left the subspace
+        self.steps_done = state["done"]
+        self.stage = state["stage"]
+        self.rows = list(state["rows"])
+        subspace_steps = self.run.config.subspace_steps
+        if subspace_steps and self.steps_done > subspace_steps:  # every latent was free to move
+            self._begin(self._free(self.z_start))
         elif self.stage:
-            self._begin(resize(self.z_start, self.run.stages[self.stage].size))
+            self._begin(self._free(resize(self.z_start, self.run.painter.stages[self.stage].size)))
         with torch.no_grad():
-            for own, saved in zip(self.latents.parameters(), state["latents"], strict=True):
-                own.copy_(saved)
+            for parameter, saved in zip(self.latents.parameters(), state["latents"], strict=True):
+                parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.sum, self.ema.weight = state["ema"]["sum"], state["ema"]["weight"]
+        self.ema.sum = state["ema"]["sum"]
+        self.ema.weight = state["ema"]["weight"]
         if self.ema.sum is not None:
             self.ema.sum = self.ema.sum.to(self.run.device)
         for g, saved in zip(self._streams(), state["streams"], strict=True):
             g.set_state(saved)
 
     def _streams(self) -> list[torch.Generator]:
-        drawn = [g for streams in self.run.streams.values() for g in streams]
-        return [*drawn, *self.run.tile_streams, *self.tether_streams]
+        """Return all random streams that the steps read, always in the same order."""
+        cutout_streams = [g for streams in self.run.views.streams.values() for g in streams]
+        return [*cutout_streams, *self.run.painter.window_streams, *self.distillation_streams]

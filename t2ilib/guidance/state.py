@@ -10,7 +10,7 @@ from .setup import RunSetup
 from ..errors import CheckpointMismatch
 from ..files import replacing
 
-ANY = ("device", "cutout_passes", "checkpoint", "compile")  # may differ when a run goes on
+MAY_DIFFER = ("device", "cutout_passes", "checkpoint", "compile")  # when a run goes on: how it is computed
 
 
 class StateFile:
@@ -22,24 +22,28 @@ class StateFile:
     """
 
     def __init__(self, path: str | Path | None, run: RunSetup, seconds: float):
-        self.path, self._seconds, self._last = None if path is None else Path(path), seconds, time.monotonic()
+        self.path = None if path is None else Path(path)
+        self._seconds = seconds
+        self._last_saving = time.monotonic()
+        config = {k: v for k, v in run.config.to_dict().items() if k not in MAY_DIFFER}
+        if hasattr(run.prior, "settings"):
+            config |= {f"prior's {k}": v for k, v in run.prior.settings().items()}
         table = run.vqgan.codebook.detach().double()
-        config = {k: v for k, v in run.config.to_dict().items() if k not in ANY}
-        prior = getattr(run.prior, "settings", dict)()
-        self._about = {"config": {**config, **{f"prior's {k}": v for k, v in prior.items()}},
-                       "networks": [float(table.sum()), float(table.square().sum()), *run.size]}
+        # enough of the VQGAN to tell it from another one
+        networks = [float(table.sum()), float(table.square().sum()), *run.painter.size]
+        self._identity = {"config": config, "networks": networks}
 
     def due(self) -> bool:
         """Return whether it is time to save."""
-        return self.path is not None and time.monotonic() - self._last >= self._seconds
+        return self.path is not None and time.monotonic() - self._last_saving >= self._seconds
 
     def save(self, content: dict[str, Any]) -> None:
         """Write the state under a temporary name, and rename it."""
         if self.path is None:
             return
         with replacing(self.path) as temporary:
-            torch.save({"about": self._about, **content}, temporary)
-        self._last = time.monotonic()
+            torch.save({"about": self._identity, **content}, temporary)
+        self._last_saving = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """Return what was saved, or None where there is no file.
@@ -55,14 +59,22 @@ class StateFile:
         except Exception as error:  # a damaged file can fail in any way
             raise CheckpointMismatch(f"{self.path} cannot be read as the state of a run ({type(error).__name__}); "
                                      + hint) from error
-        theirs, ours = saved["about"]["config"], self._about["config"]
-        different = [f"{k} was {theirs.get(k)!r} and is {ours.get(k)!r}" for k in ours if theirs.get(k) != ours.get(k)]
-        if saved["about"]["networks"] != self._about["networks"]:
-            different.append("the VQGAN is another one")
-        if different:
-            raise CheckpointMismatch(f"{self.path} is the state of another run: {'; '.join(different)}; {hint}, or "
+        differences = self._differences(saved["about"])
+        if differences:
+            raise CheckpointMismatch(f"{self.path} is the state of another run: {'; '.join(differences)}; {hint}, or "
                                      "repeat the call that was interrupted")
         return saved
+
+    def _differences(self, saved: dict[str, Any]) -> list[str]:
+        """Return in words how the run of a file differs from this one."""
+        differences = []
+        for name, value in self._identity["config"].items():
+            saved_value = saved["config"].get(name)
+            if saved_value != value:
+                differences.append(f"{name} was {saved_value!r} and is {value!r}")
+        if saved["networks"] != self._identity["networks"]:
+            differences.append("the VQGAN is another one")
+        return differences
 
     def remove(self) -> None:
         """Delete the file: the run has ended."""

@@ -1,4 +1,4 @@
-"""Prompts as one CLIP sees them, and the loss that pulls a picture towards them.
+"""Prompts as one CLIP embeds them, and the loss that pulls a picture towards them.
 
 The loss is that of the original VQGAN+CLIP notebook (Crowson et al. 2022, arXiv 2204.08583): half the squared angle
 between the embedding of a cutout and that of a prompt.
@@ -12,24 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops import replace_grad
+from .ops import angle_between
 from .prompts import Prompt
+from .protocols import ImageTextModel
 from ..errors import BadParameter
+from ..layers.quantize import straight_through
 from ..runtime import generator
-
-
-def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return theta^2 / 2 for the angle theta between unit vectors; shapes broadcast.
-
-    Kahan's form theta = 2 atan2(|a - b|, |a + b|) is exact at both ends, where arcsin(|a - b| / 2) has an infinite
-    derivative at the antipode (and so a NaN gradient) and arccos(a . b) at coincidence.
-
-    Shapes:
-        a (..., D), b (..., D) -> (...), range [0, pi^2 / 2]
-    """
-    apart = torch.linalg.vector_norm(a - b, dim=-1)
-    together = torch.linalg.vector_norm(a + b, dim=-1)
-    return 2 * torch.atan2(apart, together).square()
 
 
 @dataclass(frozen=True)
@@ -52,74 +40,125 @@ class Targets:
 
     def select(self, index: slice | Sequence[int] | Tensor) -> "Targets":
         """Return the targets of some of the pictures."""
-        rows = range(len(self.owners))[index] if isinstance(index, slice) else torch.as_tensor(index).tolist()
-        return Targets(self.embedding[index], self.weight[index], self.stop[index],
-                       tuple(self.owners[i] for i in rows))
+        if isinstance(index, slice):
+            rows = range(len(self.owners))[index]
+        else:
+            rows = torch.as_tensor(index).tolist()
+        owners = tuple(self.owners[i] for i in rows)
+        return Targets(self.embedding[index], self.weight[index], self.stop[index], owners)
 
     def at(self, progress: float) -> "Targets":
         """Return the targets with the weights that they have at a moment of the run in [0, 1]."""
-        if all(p.span == (0.0, 1.0) for owners in self.owners for p in owners):
+        if all(prompt.span == (0.0, 1.0) for owners in self.owners for prompt in owners):
             return self
-        strength = torch.tensor([[p.strength(progress) for p in owners] for owners in self.owners])
-        return dataclasses.replace(self, weight=self.weight * strength.to(self.weight))
+        rows = []
+        for owners in self.owners:
+            rows.append([prompt.strength(progress) for prompt in owners])
+        strength = torch.tensor(rows).to(self.weight)  # (B, P)
+        return dataclasses.replace(self, weight=self.weight * strength)
 
 
-def embed_prompts(clip, prompts: Sequence[Sequence[Prompt]], *, look: Callable[[Prompt], Tensor] | None = None,
-                  long: str = "truncate") -> Targets:
+def embed_prompts(clip: ImageTextModel, prompts: Sequence[Sequence[Prompt]], *,
+                  embed_image: Callable[[Prompt], Tensor] | None = None, long: str = "truncate") -> Targets:
     """Embed the prompts of every picture with one CLIP; equal ones are embedded once.
 
     Args:
-        clip: an object with `encode_text(list[str]) -> (N, D)` of unit norm.
+        clip: an object with `encode_text(list[str]) -> (N, D)`.
         prompts: for each of B pictures, its prompts.
-        look: embeds an image prompt, as (V, D) for V views of it.
+        embed_image: image prompt -> features (V, D) of V views of it.
         long: what happens to a text longer than the CLIP reads: "truncate" (it warns) or the mean of "windows".
 
     Raises:
-        BadParameter: a vector's width is not that of the CLIP, or there is an image prompt and no `look`.
+        BadParameter: a vector's width is not that of the CLIP, or there is an image prompt and no `embed_image`.
     """
-    every = list(dict.fromkeys(p for group in prompts for p in group))
-    features = _embed_texts(clip, list(dict.fromkeys(p.text for p in every if p.kind == "text")), long)
-    width = next(iter(features.values())).shape[1] if features else clip.encode_text(["a"]).shape[1]
-    rows = {p: features[p.text] if p.kind == "text" else _embed_other(p, width, look) for p in every}
-    longest = max(sum(len(rows[p]) for p in group) for group in prompts)
-    table = [_pad(group, rows, longest) for group in prompts]
-    device = next(iter(features.values())).device if features else clip.encode_text(["a"]).device
-    embedding = torch.stack([torch.stack([f.to(device) for f, _, _ in row]) for row in table])
-    weight = torch.tensor([[w for _, w, _ in row] for row in table], device=device)
-    owners = tuple(tuple(p for _, _, p in row) for row in table)
-    stop = torch.tensor([[p.stop for p in row] for row in owners], device=device)
-    return Targets(embedding, weight, stop, owners)
+    distinct = list(dict.fromkeys(prompt for group in prompts for prompt in group))
+    features = _embed_distinct(clip, distinct, embed_image, long)
+    most_rows = max(sum(len(features[prompt]) for prompt in group) for group in prompts)
+    embeddings = []
+    weights = []
+    stops = []
+    owners = []
+    for group in prompts:
+        embedding, weight, owner = _padded_rows(group, features, most_rows)
+        embeddings.append(embedding)
+        weights.append(weight)
+        stops.append([prompt.stop for prompt in owner])
+        owners.append(tuple(owner))
+    embedding = torch.stack(embeddings)  # (B, P, D)
+    weight = torch.tensor(weights, device=embedding.device)
+    stop = torch.tensor(stops, device=embedding.device)
+    return Targets(embedding, weight, stop, tuple(owners))
+
+
+def _padded_rows(group: Sequence[Prompt], features: dict[Prompt, Tensor], count: int
+                 ) -> tuple[Tensor, list[float], list[Prompt]]:
+    """Return features (count, D), weights and owners of one picture's rows, filled up with rows of weight 0."""
+    embedding = torch.cat([features[prompt] for prompt in group])
+    weight = []
+    owner = []
+    for prompt in group:
+        rows = len(features[prompt])
+        weight += [prompt.weight / rows] * rows
+        owner += [prompt] * rows
+    missing = count - len(owner)
+    embedding = torch.cat([embedding, embedding[:1].expand(missing, -1)])
+    return embedding, weight + [0.0] * missing, owner + owner[:1] * missing
+
+
+def _embed_distinct(clip: ImageTextModel, prompts: list[Prompt], embed_image: Callable[[Prompt], Tensor] | None,
+                    long: str) -> dict[Prompt, Tensor]:
+    """Return for each prompt its features (V, D) of unit norm: V is 1, or the number of an image's views."""
+    texts = list(dict.fromkeys(prompt.text for prompt in prompts if prompt.kind == "text"))
+    text_features = _embed_texts(clip, texts or ["a"], long)  # without texts, one that shows width and device
+    any_text_feature = next(iter(text_features.values()))  # (1, D)
+    width = any_text_feature.shape[1]
+    features = {}
+    for prompt in prompts:
+        if prompt.kind == "text":
+            features[prompt] = text_features[prompt.text]
+        elif prompt.kind == "image":
+            features[prompt] = _embed_picture(prompt, embed_image)
+        elif prompt.kind == "noise":
+            features[prompt] = _embed_noise(prompt, width)
+        else:
+            features[prompt] = _embed_vector(prompt, width)
+    return {prompt: f.to(any_text_feature.device) for prompt, f in features.items()}
 
 
 @torch.no_grad()
-def _embed_texts(clip, texts: list[str], long: str) -> dict[str, Tensor]:
-    if not texts:
-        return {}
+def _embed_texts(clip: ImageTextModel, texts: list[str], long: str) -> dict[str, Tensor]:
     options = {} if long == "truncate" else {"long": long}
-    features = F.normalize(clip.encode_text(texts, **options).float(), dim=-1)
-    return {text: f[None] for text, f in zip(texts, features, strict=True)}
+    features = F.normalize(clip.encode_text(texts, **options).float(), dim=-1)  # (N, D)
+    return dict(zip(texts, features[:, None], strict=True))
 
 
-def _embed_other(prompt: Prompt, width: int, look: Callable[[Prompt], Tensor] | None) -> Tensor:
-    """Return the rows (V, D) of a prompt that is not text."""
-    if prompt.kind == "image":
-        if look is None:
-            raise BadParameter(f"image prompt {prompt.text!r} needs look=..., a function that embeds its views")
-        return F.normalize(look(prompt).detach().float(), dim=-1)
-    if prompt.kind == "noise":
-        if not prompt.text.strip().isdigit():
-            raise BadParameter(f"a noise prompt is a seed, a whole number of at least 0, got {prompt.text!r}")
-        return F.normalize(torch.randn(1, width, generator=generator(int(prompt.text), "noise prompt")), dim=-1)
+def _embed_picture(prompt: Prompt, embed_image: Callable[[Prompt], Tensor] | None) -> Tensor:
+    if embed_image is None:
+        raise BadParameter(f"image prompt {prompt.text!r} needs embed_image=..., a function that embeds its views")
+    return F.normalize(embed_image(prompt).detach().float(), dim=-1)
+
+
+def _embed_noise(prompt: Prompt, width: int) -> Tensor:
+    if not prompt.text.strip().isdigit():
+        raise BadParameter(f"a noise prompt is a seed, a whole number of at least 0, got {prompt.text!r}")
+    stream = generator(int(prompt.text), "noise prompt")
+    return F.normalize(torch.randn(1, width, generator=stream), dim=-1)
+
+
+def _embed_vector(prompt: Prompt, width: int) -> Tensor:
     if len(prompt.vector) != width:
         raise BadParameter(f"vector {prompt.text!r} has {len(prompt.vector)} numbers, this CLIP's space has {width}; "
                            "use a vector of the same CLIP")
     return F.normalize(torch.tensor([prompt.vector]), dim=-1)
 
 
-def _pad(group: Sequence[Prompt], rows: dict[Prompt, Tensor], longest: int) -> list[tuple[Tensor, float, Prompt]]:
-    """Return (feature, weight, owner) of each row of a picture's prompts, filled up with rows of weight 0."""
-    found = [(f, p.weight / len(rows[p]), p) for p in group for f in rows[p]]
-    return found + [(found[0][0], 0.0, found[0][2])] * (longest - len(found))
+def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return theta^2 / 2 for the angle theta between unit vectors; shapes broadcast.
+
+    Shapes:
+        a (..., D), b (..., D) -> (...), range [0, pi^2 / 2]
+    """
+    return angle_between(a, b).square() / 2
 
 
 def prompt_loss(features: Tensor, targets: Targets) -> Tensor:
@@ -131,7 +170,8 @@ def prompt_loss(features: Tensor, targets: Targets) -> Tensor:
     Shapes:
         features (B, n, D) of unit norm -> (B,)
     """
-    distance = spherical_distance(features[:, :, None], targets.embedding[:, None])
+    distance = spherical_distance(features[:, :, None], targets.embedding[:, None])  # (B, n, P)
     signed = distance * targets.weight.sign()[:, None]
-    signed = replace_grad(signed, torch.maximum(signed, targets.stop[:, None]))
+    above_stop = torch.maximum(signed, targets.stop[:, None])
+    signed = straight_through(signed, above_stop)
     return (signed.mean(dim=1) * targets.weight.abs()).sum(dim=1)

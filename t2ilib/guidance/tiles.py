@@ -6,17 +6,24 @@ import torch
 from torch import Tensor
 
 
-def draw_windows(generators: Sequence[torch.Generator], size: tuple[int, int], window: tuple[int, int]) -> list:
+def draw_windows(generators: Sequence[torch.Generator], size: tuple[int, int], window: tuple[int, int]
+                 ) -> list[tuple[int, int]]:
     """Draw a window within a grid for each picture, from its own stream: a list of (top, left) in codes.
 
     Positions beyond the edge count as at the edge, so that the outer codes are seen as often as the others.
     """
-    def place(g: torch.Generator, side: int, part: int) -> int:
-        reach = part // 2 if side > part else 0
-        at = int(torch.randint(-reach, side - part + reach + 1, (), generator=g))
-        return min(max(at, 0), side - part)
+    corners = []
+    for g in generators:
+        top = _draw_start(g, size[0], window[0])
+        left = _draw_start(g, size[1], window[1])
+        corners.append((top, left))
+    return corners
 
-    return [tuple(place(g, side, part) for side, part in zip(size, window, strict=True)) for g in generators]
+
+def _draw_start(generator: torch.Generator, side: int, window: int) -> int:
+    reach = window // 2 if side > window else 0
+    start = int(torch.randint(-reach, side - window + reach + 1, (), generator=generator))
+    return min(max(start, 0), side - window)
 
 
 def cut_windows(grid: Tensor, corners: Sequence[tuple[int, int]], window: tuple[int, int], scale: int = 1) -> Tensor:
@@ -25,9 +32,15 @@ def cut_windows(grid: Tensor, corners: Sequence[tuple[int, int]], window: tuple[
     Shapes:
         grid (B, C, H, W), or (1, C, H, W) for all -> (B, C, window[0] * scale, window[1] * scale)
     """
-    height, width = (side * scale for side in window)
-    return torch.stack([grid[i if len(grid) > 1 else 0, :, y * scale:y * scale + height, x * scale:x * scale + width]
-                        for i, (y, x) in enumerate(corners)])
+    height = window[0] * scale
+    width = window[1] * scale
+    parts = []
+    for i, (top, left) in enumerate(corners):
+        picture = grid[i] if len(grid) > 1 else grid[0]
+        y = top * scale
+        x = left * scale
+        parts.append(picture[:, y:y + height, x:x + width])
+    return torch.stack(parts)
 
 
 @torch.no_grad()
@@ -41,7 +54,8 @@ def decode_tiled(decode: Callable[[Tensor], Tensor], z: Tensor, window: tuple[in
         z (B, D, h, w) -> (B, C, f h, f w)
     """
     height, width = z.shape[-2:]
-    total = weight = None
+    total = None
+    weight = None
     for y in _starts(height, window[0], overlap):
         for x in _starts(width, window[1], overlap):
             part = decode(z[:, :, y:y + window[0], x:x + window[1]])
@@ -49,12 +63,13 @@ def decode_tiled(decode: Callable[[Tensor], Tensor], z: Tensor, window: tuple[in
             if total is None:
                 total = part.new_zeros(len(z), part.shape[1], height * factor, width * factor)
                 weight = part.new_zeros(1, 1, height * factor, width * factor)
-            rows, columns = (_ramp(side, overlap * factor, part) for side in part.shape[-2:])
-            ramp = rows[:, None] * columns
-            place = (slice(None), slice(None), slice(y * factor, y * factor + part.shape[-2]),
-                     slice(x * factor, x * factor + part.shape[-1]))
-            total[place] += part * ramp
-            weight[place] += ramp
+            rows = _ramp(part.shape[-2], overlap * factor, part)
+            columns = _ramp(part.shape[-1], overlap * factor, part)
+            ramp = rows[:, None] * columns  # (rows, columns)
+            bottom = y * factor + part.shape[-2]
+            right = x * factor + part.shape[-1]
+            total[:, :, y * factor:bottom, x * factor:right] += part * ramp
+            weight[:, :, y * factor:bottom, x * factor:right] += ramp
     return total / weight
 
 
@@ -63,10 +78,11 @@ def _starts(side: int, window: int, overlap: int) -> list[int]:
     if side <= window:
         return [0]
     stride = max(1, window - overlap)
-    return sorted({*range(0, side - window, stride), side - window})
+    last = side - window
+    return [*range(0, last, stride), last]
 
 
 def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
-    """Return weights that rise from the edges over `overlap` pixels, never 0."""
+    """Return weights (length,) that rise from the edges over `overlap` pixels, never 0."""
     distance = torch.arange(length, device=like.device, dtype=like.dtype) + 0.5
     return (torch.minimum(distance, length - distance) / max(overlap, 1)).clamp(max=1)

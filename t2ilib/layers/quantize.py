@@ -31,7 +31,10 @@ class Quantized(NamedTuple):
 
 
 def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
-    """Return `value` in the forward pass and pass the gradient on to `gradient` unchanged (same shape)."""
+    """Return `value` in the forward pass and pass the gradient on to `gradient`.
+
+    It arrives unchanged, or summed to the shape of `gradient` where that was broadcast to the shape of `value`.
+    """
     return _StraightThrough.apply(value, gradient)
 
 
@@ -40,11 +43,24 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor, gradient: Tensor) -> Tensor:
         ctx.dtype = gradient.dtype
+        ctx.shape = gradient.shape
         return value.detach().clone()
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad.to(ctx.dtype)
+        return None, grad.sum_to_size(ctx.shape).to(ctx.dtype)
+
+
+def vector_quantize(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace each latent by its nearest codebook row; the gradient passes as through the identity, to z alone.
+
+    Shapes:
+        z (B, D, h, w), codebook (K, D) -> z_q (B, D, h, w), codes (B, h, w) int64
+    """
+    codes = nearest_code(z.movedim(1, -1), codebook)  # (B, h, w)
+    code_vectors = F.embedding(codes, codebook.detach()).movedim(-1, 1)  # (B, D, h, w)
+    dtype = torch.promote_types(z.dtype, codebook.dtype)
+    return straight_through(code_vectors.to(dtype), z), codes
 
 
 def code_perplexity(codes: Tensor, n_embed: int) -> Tensor:

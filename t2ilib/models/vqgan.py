@@ -16,10 +16,9 @@ from . import taming_format
 from .. import assets, runtime
 from ..checkpoint import CONFIG, configurable, load_model, load_strict, save_model
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
-from ..kernels import nearest_code
 from ..layers.autoencoder import Decoder, Encoder
 from ..layers.conv_blocks import use_explicit_attention
-from ..layers.quantize import GumbelQuantizer, Quantized, VectorQuantizer, straight_through
+from ..layers.quantize import GumbelQuantizer, Quantized, VectorQuantizer, vector_quantize
 from ..paths import checkpoints_dir
 
 QUANTIZERS = ("vq", "gumbel")
@@ -133,8 +132,7 @@ class VQGAN(nn.Module):
         Shapes:
             z: (B, D, h, w) -> z_q (B, D, h, w), codes (B, h, w)
         """
-        codes = nearest_code(z.movedim(1, -1), self.codebook)
-        return straight_through(self.embed_codes(codes), z), codes
+        return vector_quantize(z, self.codebook)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """Look up code vectors: codes (B, h, w), int64 -> z_q (B, D, h, w)."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2ilib.errors import BadParameter, MissingAsset, UnknownName
 from t2ilib.guidance import GuidanceConfig, Prompt
-from t2ilib.guidance.setup import _latent_size
+from t2ilib.guidance.painting import latent_size
 from t2ilib.options import options_of
 
 
@@ -62,7 +62,7 @@ def test_sizes_are_rounded_down_to_whole_codes(tmp_path):
     def size(vqgan, **options):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _latent_size(GuidanceConfig("x", **options), SimpleNamespace(**vqgan))
+            return latent_size(GuidanceConfig("x", **options), SimpleNamespace(**vqgan))
 
     assert size({"factor": 16}, width=100, height=65) == (4, 6)
     assert size({"factor": 16, "resolution": 64}, width=100) == (4, 6)
@@ -71,7 +71,7 @@ def test_sizes_are_rounded_down_to_whole_codes(tmp_path):
     with pytest.raises(BadParameter, match="set width and height"):
         size({"factor": 16})
     with pytest.warns(UserWarning, match="width 100 is not a multiple of 16: the picture has 96"):
-        _latent_size(GuidanceConfig("x", width=100, height=64), SimpleNamespace(factor=16))
+        latent_size(GuidanceConfig("x", width=100, height=64), SimpleNamespace(factor=16))
     Image.new("RGB", (400, 100)).save(tmp_path / "wide.png")  # the aspect of the picture, the VQGAN's own area
     wide = {"init": "image", "init_image": str(tmp_path / "wide.png")}
     assert size({"factor": 8, "resolution": 128}, **wide) == (8, 32)

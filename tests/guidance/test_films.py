@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance import GuidanceConfig, vqgan_clip
-from t2ilib.guidance.films import interpolate_latents, interpolate_prompts, move, slerp, zoom
-from t2ilib.guidance.ops import straight_through
+from t2ilib.guidance.films import interpolate_latents, interpolate_prompts, move, zoom
+from t2ilib.guidance.ops import slerp
+from t2ilib.layers.quantize import vector_quantize
 from t2ilib.models.vqgan import VQGAN
 
 FEW = {"steps": 3, "num_cutouts": 3, "min_cut": 0.6}
@@ -30,7 +31,7 @@ def network():
 
 
 def picture(vqgan, z):
-    return ((vqgan.decode(straight_through(z, vqgan.codebook)[0]) + 1) / 2).clamp(0, 1).detach()
+    return ((vqgan.decode(vector_quantize(z, vqgan.codebook)[0]) + 1) / 2).clamp(0, 1).detach()
 
 
 def test_slerp_turns_evenly_and_blends_lengths():

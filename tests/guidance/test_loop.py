@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, RunFailed
 from t2ilib.guidance import Basis, GuidanceConfig, draw_cutouts, frozen, parse_prompts, vqgan_clip, z_bounds
+from t2ilib.guidance.guides import Guides
 from t2ilib.guidance.latents import FreeLatents, select_starts
-from t2ilib.guidance.objective import Guides, Step, init_term, tv_term
+from t2ilib.guidance.objective import Step, init_term, tv_term
 
 spec = importlib.util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))
 plain = importlib.util.module_from_spec(spec)
@@ -132,7 +133,7 @@ class FakePrior:
         codes = torch.cat([torch.randint(64, (num, 1, 1), generator=g) for g in generators])
         return self.vqgan.codebook[codes.expand(-1, *size)].movedim(-1, 1)
 
-    def tether(self, z, prompts, generators):
+    def score_distillation(self, z, prompts, generators):
         assert len(prompts) == len(generators) == len(z)
         return z.square().flatten(1).mean(1)
 
@@ -146,9 +147,9 @@ def test_the_best_of_several_samples_of_a_prior_is_the_start(vqgan, clip):
     assert (similarity[1] > similarity[0] + 0.1).all()
     every = run(vqgan, clip, "red | paint:0.2", num_images=32, fixed={"prior": prior}, **options)
     assert similarity[1][0] >= torch.tensor(every.record["guide_similarity"]).quantile(0.5)
-    tethered = run(vqgan, clip, init="prior", prior_weight=5.0, steps=10, fixed={"prior": FakePrior(vqgan)})
+    held = run(vqgan, clip, init="prior", prior_weight=5.0, steps=10, fixed={"prior": FakePrior(vqgan)})
     free = run(vqgan, clip, init="prior", steps=10, fixed={"prior": FakePrior(vqgan)})
-    assert tethered.z.norm() < free.z.norm() and "prior" in tethered.history[0]
+    assert held.z.norm() < free.z.norm() and "prior" in held.history[0]
 
 
 def test_starts_are_scored_per_guide_on_one_scale():
@@ -175,7 +176,7 @@ def test_given_latents_are_the_start_for_all_pictures(vqgan, clip):
         run(vqgan, clip, init="prior")
     with pytest.raises(BadParameter, match="needs basis"):
         run(vqgan, clip, subspace_steps=2)
-    with pytest.raises(BadParameter, match="no tether"):
+    with pytest.raises(BadParameter, match="no score_distillation"):
         run(vqgan, clip, prior_weight=1.0)
 
 

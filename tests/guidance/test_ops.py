@@ -7,15 +7,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.guidance.ops import (
-    LatentEMA,
-    clamp_with_grad,
-    replace_grad,
-    resample,
-    straight_through,
-    total_variation,
-    z_bounds,
-)
+from t2ilib.guidance.ops import LatentEMA, angle_between, clamp_with_grad, resample, total_variation, z_bounds
 
 
 @pytest.mark.parametrize(("x", "g", "dx"), [(-0.2, 1, 0), (-0.2, -1, -1), (1.3, 1, 1), (1.3, -1, 0), (0, 1, 1),
@@ -26,38 +18,6 @@ def test_clamp_with_grad_passes_what_moves_back_in(x, g, dx):
     assert_close(y.detach(), x.detach().clamp(0, 1))
     y.backward(torch.tensor([float(g)]))
     assert x.grad.item() == dx
-
-
-def test_replace_grad_sums_a_broadcast_gradient():
-    value = torch.randn(4, 3, requires_grad=True)
-    carrier = torch.zeros(3, requires_grad=True)
-    out = replace_grad(value, carrier)
-    assert_close(out, value)
-    weights = torch.arange(12.0).view(4, 3)
-    (out * weights).sum().backward()
-    assert value.grad is None
-    assert_close(carrier.grad, weights.sum(0))
-
-
-def test_straight_through_takes_the_nearest_code_and_passes_the_gradient():
-    g = torch.Generator().manual_seed(0)
-    codebook = torch.randn(40, 5, generator=g)
-    z = torch.randn(2, 5, 7, 3, generator=g).requires_grad_()
-    z_q, codes = straight_through(z, codebook)
-    flat = z.detach().movedim(1, -1).reshape(-1, 5).double()
-    nearest = (flat[:, None] - codebook.double()).square().sum(-1).argmin(1)
-    assert (codes.flatten() == nearest).all()
-    assert_close(z_q, codebook[nearest].view(2, 7, 3, 5).movedim(-1, 1), rtol=0, atol=0)
-    weights = torch.randn(z.shape, generator=g)
-    (z_q * weights).sum().backward()
-    assert_close(z.grad, weights, rtol=0, atol=0)
-
-
-def test_a_tie_goes_to_the_lowest_index():
-    codebook = torch.tensor([[3.0, 3.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    z = torch.zeros(1, 2, 1, 2)
-    z[0, 0] = torch.tensor([[0.0, 2.0]])  # as far from 1 as from 3; then nearest to two equal rows
-    assert straight_through(z, codebook)[1].tolist() == [[[1, 1]]]
 
 
 def test_bounds_are_per_channel():
@@ -120,6 +80,16 @@ def test_resample_keeps_constants_and_removes_what_would_alias():
 def test_resample_names_a_side_that_is_too_small():
     with pytest.raises(BadParameter, match="side of 8 to 1"):
         resample(torch.rand(1, 1, 8, 8), (1, 8))
+
+
+def test_angles_are_exact_for_equal_and_for_opposite_vectors():
+    a = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0.6, 0.8]], requires_grad=True)
+    b = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [1, 0]])
+    angle = angle_between(a, b)
+    assert_close(angle, torch.tensor([0, math.pi, math.pi / 2, math.acos(0.6)]))
+    assert angle_between(a.T, b.T, dim=0, keepdim=True).shape == (1, 4)
+    angle.sum().backward()
+    assert a.grad.isfinite().all()
 
 
 def test_total_variation():

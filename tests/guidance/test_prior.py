@@ -96,19 +96,19 @@ class Known(LatentPrior):
         return (alpha * x_t - 0.5) / sigma
 
 
-def test_tether_pulls_towards_the_estimate():
+def test_score_distillation_pulls_towards_the_estimate():
     network = Known(latent_channels=4, channels=16, channel_mults=(1,), attention=(False,), num_res_blocks=1,
                     text_dim=6, heads=2, latent_mean=MEAN, latent_std=STD)
     prior = DiffusionPrior(network, Words(), precision="float32")
     believed = network.denormalize(torch.full((2, 4, 3, 3), 0.5))
     z = (believed + torch.randn(2, 4, 3, 3)).requires_grad_()
-    loss = prior.tether(z, ["cat", "heart"], streams(0, 1))
+    loss = prior.score_distillation(z, ["cat", "heart"], streams(0, 1))
     std = torch.tensor(STD).view(4, 1, 1)
     torch.testing.assert_close(loss, ((z - believed) / std).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-4)
     (gradient,) = torch.autograd.grad(loss.sum(), z)
     # the estimate carries no gradient: what remains is that of the squared distance itself
     torch.testing.assert_close(gradient, 2 * (z - believed).detach() / std**2 / 36, rtol=1e-2, atol=1e-3)
-    exact = prior.tether(believed, ["cat", "heart"], streams(0, 1))
+    exact = prior.score_distillation(believed, ["cat", "heart"], streams(0, 1))
     torch.testing.assert_close(exact, torch.zeros(2), rtol=0, atol=1e-4)
 
 
@@ -137,17 +137,17 @@ def test_drawings_of_another_size_are_not_used():
     torch.testing.assert_close(ours, plain)
 
 
-def test_tether_of_a_real_network(prior):
+def test_score_distillation_of_a_real_network(prior):
     z = prior.sample(["cat", "heart"], num=1, generators=streams(0, 1), size=(4, 4)).requires_grad_()
-    loss = prior.tether(z, ["cat", "heart"], streams(2, 3))
+    loss = prior.score_distillation(z, ["cat", "heart"], streams(2, 3))
     assert loss.shape == (2,) and loss.isfinite().all() and (loss > 0).all()
     (gradient,) = torch.autograd.grad(loss.sum(), z)
     assert gradient.isfinite().all()
     with torch.no_grad():
-        after = prior.tether(z - 2.0 * gradient, ["cat", "heart"], streams(2, 3))
+        after = prior.score_distillation(z - 2.0 * gradient, ["cat", "heart"], streams(2, 3))
     assert (after < loss).all()  # one small step along it helps, with the same noise
-    torch.testing.assert_close(prior.tether(z[:1], ["cat"], streams(2)), loss[:1], rtol=1e-3, atol=1e-4)
-    assert (prior.tether(z, ["cat", "heart"], streams(2, 4))[1] - loss[1]).abs() > 1e-6
+    torch.testing.assert_close(prior.score_distillation(z[:1], ["cat"], streams(2)), loss[:1], rtol=1e-3, atol=1e-4)
+    assert (prior.score_distillation(z, ["cat", "heart"], streams(2, 4))[1] - loss[1]).abs() > 1e-6
 
 
 def test_wrong_arguments(prior):
@@ -159,7 +159,7 @@ def test_wrong_arguments(prior):
         with pytest.raises(BadParameter, match="a generator for each"):
             prior.sample(prompts, num=num, generators=streams(*seeds), size=(4, 4))
     with pytest.raises(BadParameter, match="got 2 latents, 1 prompts and 2 generators"):
-        prior.tether(torch.zeros(2, 4, 4, 4), ["a"], streams(0, 1))
+        prior.score_distillation(torch.zeros(2, 4, 4, 4), ["a"], streams(0, 1))
 
 
 def test_redrawing_keeps_little_or_much_of_the_start(prior):

@@ -167,7 +167,7 @@ def test_noise_vectors_and_images_become_unit_targets():
     vector = Prompt("v", 0.5, kind="vector", vector=(0, 3, 0, 0, 0, 4))
     group = [Prompt("7", kind="noise"), vector, Prompt("a.png", 2, kind="image")]
     views = torch.eye(6)[2:5] * 3
-    targets = embed_prompts(Looks(), [group, [Prompt("x")]], look=lambda prompt: views)
+    targets = embed_prompts(Looks(), [group, [Prompt("x")]], embed_image=lambda prompt: views)
     assert targets.embedding.shape == (2, 5, 6)
     assert_close(targets.embedding.norm(dim=-1), torch.ones(2, 5))
     assert_close(targets.embedding[0, 1], torch.tensor([0, 0.6, 0, 0, 0, 0.8]))

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
-from t2ilib.guidance.schedule import OPTIMIZERS, Stage, lr_factor, optimizer_class, stages
+from t2ilib.guidance.schedule import OPTIMIZERS, GrowthStage, growth_stages, lr_factor, optimizer_class
 from t2ilib.guidance.tiles import cut_windows, decode_tiled, draw_windows
 
 
@@ -27,9 +27,10 @@ def test_every_dense_optimizer_of_torch_is_known_by_name():
 
 
 def test_stages_share_the_steps_and_end_at_the_full_size():
-    assert stages(10, (8, 12)) == [Stage(0, 10, (8, 12))]
-    assert stages(10, (8, 12), (0.25, 0.5)) == [Stage(0, 3, (2, 3)), Stage(3, 6, (4, 6)), Stage(6, 10, (8, 12))]
-    assert stages(0, (8, 8), (0.5,)) == [Stage(0, 0, (4, 4)), Stage(0, 0, (8, 8))]
+    assert growth_stages(10, (8, 12)) == [GrowthStage(0, 10, (8, 12))]
+    expected = [GrowthStage(0, 3, (2, 3)), GrowthStage(3, 6, (4, 6)), GrowthStage(6, 10, (8, 12))]
+    assert growth_stages(10, (8, 12), (0.25, 0.5)) == expected
+    assert growth_stages(0, (8, 8), (0.5,)) == [GrowthStage(0, 0, (4, 4)), GrowthStage(0, 0, (8, 8))]
 
 
 def test_windows_stay_inside_and_reach_every_code():

@@ -1,5 +1,6 @@
 """What a run can be told to do beyond its plain course: starts, regions, masks, growing, tiles, stories, passes."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from PIL import Image
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, CheckpointMismatch, RunFailed
-from t2ilib.guidance import GuidanceConfig, vqgan_clip
+from t2ilib.guidance import GuidanceConfig, Guides, Painter, draw_cutouts, vqgan_clip
 from t2ilib.guidance import loop as loop_module
+from t2ilib.guidance.search import Search
+from t2ilib.guidance.setup import prepare_run
+from t2ilib.guidance.starts import make_starts
 from t2ilib.media import fit_picture, load_picture, to_pil
 from t2ilib.media.png import save_png
 
@@ -140,6 +144,37 @@ def test_a_story_changes_its_wish_half_way(vqgan, clip):
     assert torch.tensor(story.record["guide_similarity"]) > 0.4  # with the last scene
 
 
+def test_the_record_says_what_each_picture_should_show_at_its_end(vqgan, clip):
+    result = run(vqgan, clip, ["red ^ blue | fog:0.5", "green", "red:-1"], num_images=2, steps=0)
+    assert result.record["prompts"] == ["red", "red", "green", "green", "", ""]
+    assert result.record["final_texts"] == ["blue, fog", "blue, fog", "green", "green", "red", "red"]
+
+
+def test_a_run_takes_another_painter_and_other_guides(vqgan, clip):
+    class Grey(Painter):
+        def decode(self, z):
+            return super().decode(z) * 0 + 0.5
+
+    class Blind(Guides):
+        def embed(self, images, cutouts):
+            return [0 * f + 1 / f.shape[-1] ** 0.5 for f in super().embed(images, cutouts)]
+
+    config = GuidanceConfig("red", **QUICK)
+    plain = prepare_run(config, vqgan, clip)
+    z_start, _ = make_starts(plain, None)
+    other = dataclasses.replace(plain, painter=Grey(config, vqgan, plain.seeds),
+                                guides=Blind(plain.guides.clips, plain.guides.shares, plain.prompts))
+    images, losses = Search(other, z_start).step()
+    assert (images == 0.5).all() and losses != Search(prepare_run(config, vqgan, clip), z_start).step()[1]
+
+
+def test_fixed_cutouts_serve_every_region_in_any_number_of_passes(vqgan, clip):
+    fixed = draw_cutouts([torch.Generator().manual_seed(0)], 4, (32, 32), cut_size=16)
+    options = {"regions": {"blue": (0, 0, 1, 1)}, "steps": 2, "fixed": {"cutouts": fixed}}
+    one, parts = (run(vqgan, clip, cutout_passes=passes, **options) for passes in (1, 2))
+    assert_close(parts.losses, one.losses)
+
+
 def test_a_growing_run_ends_at_its_size_and_keeps_its_picture(vqgan, clip):
     seen = []
     result = run(vqgan, clip, steps=40, width=64, height=64, progressive=(0.5,), ema=0.5,
@@ -188,7 +223,7 @@ STATE = {"steps": 9, "ema": 0.7, "noise": 0.1, "augmentations": "plain", "num_im
 @pytest.mark.parametrize("stop", [3, 5])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(vqgan, clip, tmp_path, extra, stop):
     class Prior:
-        def tether(self, z, prompts, generators):
+        def score_distillation(self, z, prompts, generators):
             noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators])
             return (z * noise).square().flatten(1).mean(1)
 

@@ -9,8 +9,10 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
 from t2ilib.guidance import GuidanceConfig, draw_cutouts, frozen, vqgan_clip
-from t2ilib.guidance.objective import Guides, render
-from t2ilib.guidance.speed import fast, memory_estimate
+from t2ilib.guidance.guides import Guides
+from t2ilib.guidance.memory import memory_estimate
+from t2ilib.guidance.painting import render
+from t2ilib.guidance.speed import fast
 from t2ilib.memory import LiveBytes
 from t2ilib.models.vqgan import VQGAN
 from t2ilib.runtime import generator

@@ -5,7 +5,14 @@ import torch
 from taming.modules.vqvae.quantize import VectorQuantizer as TamingQuantizer
 
 from t2ilib.errors import BadParameter, CheckpointMismatch
-from t2ilib.layers.quantize import EMACodebook, GumbelQuantizer, VectorQuantizer, code_perplexity, straight_through
+from t2ilib.layers.quantize import (
+    EMACodebook,
+    GumbelQuantizer,
+    VectorQuantizer,
+    code_perplexity,
+    straight_through,
+    vector_quantize,
+)
 
 
 @pytest.mark.parametrize(("n_embed", "embed_dim", "side"), [(16, 4, 5), (257, 8, 3), (1024, 32, 8)])
@@ -41,6 +48,38 @@ def test_straight_through_returns_the_value_exactly_and_the_gradient_unchanged()
     half = torch.randn(3, dtype=torch.bfloat16, requires_grad=True)
     straight_through(value, half).sum().backward()
     assert half.grad.dtype == torch.bfloat16
+
+
+def test_straight_through_sums_a_broadcast_gradient():
+    value = torch.randn(4, 3, requires_grad=True)
+    carrier = torch.zeros(3, requires_grad=True)
+    out = straight_through(value, carrier)
+    torch.testing.assert_close(out, value)
+    weights = torch.arange(12.0).view(4, 3)
+    (out * weights).sum().backward()
+    assert value.grad is None
+    torch.testing.assert_close(carrier.grad, weights.sum(0))
+
+
+def test_vector_quantize_takes_the_nearest_code_and_passes_the_gradient():
+    g = torch.Generator().manual_seed(0)
+    codebook = torch.randn(40, 5, generator=g)
+    z = torch.randn(2, 5, 7, 3, generator=g).requires_grad_()
+    z_q, codes = vector_quantize(z, codebook)
+    flat = z.detach().movedim(1, -1).reshape(-1, 5).double()
+    nearest = (flat[:, None] - codebook.double()).square().sum(-1).argmin(1)
+    assert (codes.flatten() == nearest).all()
+    torch.testing.assert_close(z_q, codebook[nearest].view(2, 7, 3, 5).movedim(-1, 1), rtol=0, atol=0)
+    weights = torch.randn(z.shape, generator=g)
+    (z_q * weights).sum().backward()
+    torch.testing.assert_close(z.grad, weights, rtol=0, atol=0)
+
+
+def test_a_tie_goes_to_the_lowest_index():
+    codebook = torch.tensor([[3.0, 3.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    z = torch.zeros(1, 2, 1, 2)
+    z[0, 0] = torch.tensor([[0.0, 2.0]])  # as far from 1 as from 3; then nearest to two equal rows
+    assert vector_quantize(z, codebook)[1].tolist() == [[[1, 1]]]
 
 
 def test_perplexity_counts_the_codes_in_use():
