@@ -77,10 +77,8 @@ from t2ilib import profiles, runtime, show
 from t2ilib.data.captions import plain_name
 from t2ilib.data.records import emoji_records
 from t2ilib.encoders import load_judge
-from t2ilib.errors import unknown_name
+from t2ilib.errors import check_name
 from t2ilib.methods import METHODS, generate_with_record
-from t2ilib.methods.minimagen import DEFAULTS
-from t2ilib.methods.vqgan_clip import WITH_PRIOR
 from t2ilib.playground import Playground
 from t2ilib.record import Run
 
@@ -91,15 +89,12 @@ from t2ilib.record import Run
 given = dict(profile=profile, seed=seed, device=device, prompt=prompt, method=method, num_images=num_images,
              steps=steps, candidates=candidates)
 cfg = profiles.resolve(
-    profile, overrides=dict(num_images=num_images, steps=steps, candidates=candidates),
-    smoke=dict(num_images=2, steps=2, candidates=2, prior_steps=2, num_cutouts=2, sampler_steps=2,
-               num_names=40),
-    quick=dict(num_images=4, steps=WITH_PRIOR["steps"], candidates=WITH_PRIOR["candidates"], prior_steps=18,
-               num_cutouts=WITH_PRIOR["num_cutouts"], sampler_steps=DEFAULTS["steps"],
-               num_names=0),
-    full=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24, sampler_steps=20))
-if method not in METHODS:
-    raise unknown_name("method", method, METHODS)
+    profile, overrides=dict(num_images=num_images),
+    smoke=dict(num_images=2, num_names=40, vqgan_clip=dict(steps=2, candidates=2, prior_steps=2, num_cutouts=2),
+               minimagen=dict(steps=2, candidates=2)),
+    quick=dict(num_images=4, num_names=0, vqgan_clip={}, minimagen={}),
+    full=dict(vqgan_clip=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24), minimagen=dict(steps=20)))
+check_name("method", method, METHODS)
 if threads:
     torch.set_num_threads(threads)
 device_ = runtime.pick_device(device)
@@ -108,45 +103,22 @@ print(runtime.describe(device_, torch.float32, profile, seed))
 
 # %% [markdown]
 # ## The sliders
-# Each method may have sliders of its own; a line in this table adds one. Whatever else a method understands can be
-# typed into *others*, such as `init=random, noise=0.2`; notebook 03 explains all of it.
+# Each method says what options it has, what they mean and between which values people try them; the panel makes its
+# sliders from that. Whatever else a method understands can be typed into *others*, such as `init=random, noise=0.2`:
+# `python -m t2ilib generate --options --method NAME` lists it all, and notebooks 03 and 08 explain it.
 
 # %%
-CONTROLS = {
-    "vqgan_clip": {
-        "candidates": dict(value=cfg.candidates, min=1, max=64,
-                           help="starts that the prior draws for each picture; the guide keeps the best"),
-        "steps": dict(value=cfg.steps, min=0, max=200,
-                      help="how often the guide may correct the picture; 0 shows the start"),
-        "learning_rate": dict(value=WITH_PRIOR["learning_rate"], min=0.01, max=0.3, step=0.01,
-                              help="how far each correction goes; large values paint texture"),
-        "guidance_scale": dict(value=3.0, min=1.0, max=8.0, step=0.5,
-                               help="how literally the prior takes the words; 1 is free, 8 is stiff"),
-        "prior_weight": dict(value=WITH_PRIOR["prior_weight"], min=0.0, max=8.0, step=0.5,
-                             help="tether to what the prior believes to be a picture; 0 sets the guide free"),
-        "num_cutouts": dict(value=cfg.num_cutouts, min=1, max=48,
-                            help="random views of the picture that the guide sees at each step"),
-    },
-    "minimagen": {
-        "candidates": dict(value=cfg.candidates, min=1, max=128,
-                           help="drafts for each picture; the guide keeps the best"),
-        "steps": dict(value=steps or cfg.sampler_steps, min=1, max=100,
-                      help="of the first network, which decides what there is"),
-        "guidance_scale": dict(value=DEFAULTS["guidance_scale"], min=0.0, max=8.0, step=0.5,
-                               help="how literally it takes the words; 1 is free, 8 burns colours"),
-        "clip_guidance_scale": dict(value=DEFAULTS["clip_guidance_scale"], min=0.0, max=1.0, step=0.05,
-                                    help="how far the guide moves the picture in each early step"),
-    },
-}
-OPTIONS = {"vqgan_clip": dict(device=device, candidates=cfg.candidates, steps=cfg.steps, num_cutouts=cfg.num_cutouts,
-                              prior_steps=cfg.prior_steps),
-           "minimagen": dict(device=device, candidates=cfg.candidates, steps=steps or cfg.sampler_steps)}
+def settings(name):
+    """What a method is given where nobody moves a slider: the profile's values, and those of the parameters cell."""
+    own = {"device": device, **getattr(cfg, name, {}), "steps": steps, "candidates": candidates}
+    options = {option.name for option in METHODS[name].options}
+    return {key: value for key, value in own.items() if key in options and value is not None}
 
 
 def draw(prompt, *, method, num_images, seed, **options):
     """Pictures and record of any method; the profile's settings fill in what is not asked for."""
     return generate_with_record(prompt, method=method, num_images=num_images, seed=seed,
-                                **{**OPTIONS.get(method, {}), **options})
+                                **{**settings(method), **options})
 
 
 # %% [markdown]
@@ -172,14 +144,16 @@ def judge_and_names():
 @torch.no_grad()
 def measure(pictures, prompt, record):
     """What guide and judge say of each picture; of a weighted prompt, the judge hears the parts that pull."""
-    judge, names, text = judge_and_names()
-    wanted = record.get("prompts", [prompt])[0]
-    features = judge.encode_image(torch.stack([to_tensor(picture) for picture in pictures]).to(device_))
-    cosine = (features @ judge.encode_text([wanted]).T)[:, 0].tolist()
-    seen = (features @ text.T).argmax(1).tolist()
-    guide = [sum(row) / len(row) for row in record.get("guide_similarity", [])]
-    return [{**({"guide": guide[i]} if guide else {}), "judge": cosine[i], "sees": names[seen[i]]}
-            for i in range(len(pictures))]
+    judge, names, name_features = judge_and_names()
+    final_text = record.get("final_texts", [prompt])[0]
+    pixels = torch.stack([to_tensor(picture) for picture in pictures]).to(device_)
+    features = judge.encode_image(pixels)  # (B, D)
+    cosines = (features @ judge.encode_text([final_text]).T)[:, 0].tolist()
+    nearest = (features @ name_features.T).argmax(1).tolist()
+    rows = [{"judge": cosine, "sees": names[k]} for cosine, k in zip(cosines, nearest)]
+    for row, similarity in zip(rows, record.get("guide_similarity", [])):
+        row["guide"] = sum(similarity) / len(similarity)
+    return rows
 
 
 # %% [markdown]
@@ -192,8 +166,8 @@ def measure(pictures, prompt, record):
 # %%
 panel = None
 if runtime.is_interactive():
-    panel = Playground(draw, METHODS, controls=CONTROLS, measure=measure, run=run, prompt=prompt, method=method,
-                       num_images=cfg.num_images, seed=seed)
+    panel = Playground(draw, METHODS, values={name: settings(name) for name in METHODS}, measure=measure, run=run,
+                       prompt=prompt, method=method, num_images=cfg.num_images, seed=seed)
     result = panel
 else:  # nobody is there to press the button: draw what the parameters say
     began = time.perf_counter()

@@ -107,7 +107,7 @@ from t2ilib.data.captions import caption_table
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.memory import no_memory, training_memory
-from t2ilib.methods.minimagen import ENOUGH, STAGES, load_cascade, present
+from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
@@ -572,14 +572,15 @@ alike = guide.similarity((first_drawings * 0.5 + 0.5).to(device_), concepts)
 print("real drawings and their names, by this guide: 10 %, half and 90 % below "
       + ", ".join(f"{x:.2f}" for x in alike.quantile(torch.tensor([0.1, 0.5, 0.9], device=alike.device)).tolist()))
 print(f"one draft of 32 pixels, n = {len(unseen)} validation concepts")
-for title, how in {"no guide": None, "scale 0.15": dict(scale=0.15), "scale 0.3": {}, "scale 0.6": dict(scale=0.6),
-                   "0.3, late": dict(interval=(0.0, 0.4)), "0.3, enough": dict(enough=ENOUGH)}.items():
+guides = {"no guide": None, "scale 0.15": dict(scale=0.15), "scale 0.3": {}, "scale 0.6": dict(scale=0.6),
+          "0.3, late": dict(interval=(0.0, 0.4)), "0.3, enough": dict(similarity_threshold=SIMILARITY_THRESHOLD)}
+for title, how in guides.items():
     made = draw(drafts, unseen, clip_guidance=how if how is None else ClipGuidance(guide, **how))
     row = judged(made, unseen)
     print(f"{title:12} top1 {row['top1']:.3f}  top10 {row['top10']:.3f} [{row['low']:.2f}, {row['high']:.2f}]  colour "
           f"{colour(made) / colour(real):.2f}")
     rows[title] = F.interpolate(made[:8], size=64, mode="bilinear")
-steering = ClipGuidance(guide, enough=ENOUGH)
+steering = ClipGuidance(guide, similarity_threshold=SIMILARITY_THRESHOLD)
 run.keep("steering", show.compare(rows, titles=[textwrap.fill(name, 14) for name in unseen[:8]], scale=1.1))
 
 # %% [markdown]

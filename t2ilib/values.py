@@ -8,6 +8,7 @@ import ast
 import contextlib
 import json
 import math
+import os
 from typing import Any
 
 BOOLEAN_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False,
@@ -110,6 +111,8 @@ class _Converter:
             return int(number)  # "1e3"
 
     def _str(self, value: Any) -> str:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
         if not isinstance(value, str):
             raise ValueError
         return value

@@ -29,6 +29,8 @@ BOXES = [
 ALLOWED: set[tuple[str, str]] = set()
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}
+# What such alternatives have in common.
+SHARED = {("methods", "limits"), ("methods", "networks"), ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.vqgan_growth", "models.vqgan"),  # makes a larger one from a smaller one
@@ -79,7 +81,7 @@ def violations(path: Path) -> list[str]:
                 if not down and (me[0], other[0]) not in ALLOWED:
                     problems.append(f"{'.'.join(me)} imports {'.'.join(other)}: not below it")
             elif me[0] in PEERS and len(me) > 1 and len(other) > 1 and other[1] != me[1]:
-                peer = (ROOT / other[0] / f"{other[1]}.py").exists() and not other[1].startswith("_")
+                peer = (ROOT / other[0] / f"{other[1]}.py").exists() and tuple(other[:2]) not in SHARED
                 if peer and (".".join(me), ".".join(other[:2])) not in ALLOWED_PEERS:
                     problems.append(f"{'.'.join(me)} imports its peer {'.'.join(other[:2])}")
         elif name[0] in HEAVY:

@@ -5,11 +5,13 @@ Ho et al. 2022, "Cascaded diffusion models"; Saharia et al. 2022, "Photorealisti
 before got wrong: `low_resolution_condition` is that step, in training and in sampling.
 """
 
-from .drawing import Cascade, CascadePreview, TextCondition, mix_conditions
+from .cascade import Cascade, CascadePreview
+from .clip_guidance import ClipGuidance
 from .latents import LatentSpace
 from .pictures import downsample, enlarge, low_resolution_condition, random_crop_pairs
-from .steering import ClipGuidance
-from .walk import Sampling, Stage
+from .sampling import Sampling
+from .stage import Stage
+from ..encoders import TextCondition, mix_conditions
 
 __all__ = ["Cascade", "CascadePreview", "ClipGuidance", "LatentSpace", "Sampling", "Stage", "TextCondition",
            "downsample", "enlarge", "low_resolution_condition", "mix_conditions", "random_crop_pairs"]

@@ -8,10 +8,10 @@ from ..models.vqgan import VQGAN
 
 
 class LatentSpace:
-    """Go over from pictures to the latents that a `LatentPrior` was trained on, and back.
+    """Turn pictures into the latents that a `LatentPrior` was trained on, and back.
 
-    Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", section 3.1: what an eye would
-    not miss is left to the decoder, and the diffusion model spends its effort on the rest.
+    Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", section 3.1: details that an
+    eye would not miss are left to the decoder, and the diffusion model spends its effort on the rest.
 
     Args:
         vqgan: the network between them, on the prior's device. prior: knows mean and spread of the latents.
@@ -21,7 +21,8 @@ class LatentSpace:
     """
 
     def __init__(self, vqgan: VQGAN, prior: LatentPrior):
-        self.vqgan, self.prior = vqgan.eval(), prior
+        self.vqgan = vqgan.eval()
+        self.prior = prior
 
     def shape(self, size: int) -> tuple[int, int, int]:
         """Return the shape of the latents of one picture of this side; raises BadParameter if it does not divide."""
@@ -36,4 +37,6 @@ class LatentSpace:
     def decode(self, latents: Tensor) -> Tensor:
         """Return the pictures of normalised latents, each moved to its nearest code first."""
         with torch.autocast(latents.device.type, enabled=False):
-            return self.vqgan.decode(self.vqgan.snap(self.prior.denormalize(latents.float()))[0]).clamp(-1, 1)
+            z = self.prior.denormalize(latents.float())
+            z_q, _ = self.vqgan.snap(z)
+            return self.vqgan.decode(z_q).clamp(-1, 1)

@@ -11,8 +11,10 @@ from ..errors import BadParameter
 
 
 def enlarge(x: Tensor, size: int) -> Tensor:
-    """Resize pictures (B, C, h, w) to (B, C, size, size) by bilinear interpolation, which leaves no value range."""
-    return x if x.shape[-2:] == (size, size) else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    """Resize pictures (B, C, h, w) to (B, C, size, size) by bilinear interpolation, which stays in the range of x."""
+    if x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
 def downsample(x: Tensor, size: int) -> Tensor:
@@ -43,21 +45,24 @@ def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps:
 
 
 def predict_with_margin(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, margin: int, *, low: Tensor,
-                        **given: Tensor) -> Tensor:
+                        **condition: Tensor) -> Tensor:
     """Return what a super-resolution network predicts if pictures go on in their mirror image around the edges.
 
     Where a convolution reads zeros beyond the edge, a small network leaves dashes; they are cut off with the margin.
 
     Args:
-        network: `(x_t, t, low=, **given) -> prediction` for any size. x_t, low: (B, C, S, S). t: (B,).
+        network: `(x_t, t, low=, **condition) -> prediction` for any size. x_t, low: (B, C, S, S). t: (B,).
         margin: pixels, less than S; S + 2 margin must be a size that the network takes.
 
     Shapes:
         result: (B, C, S, S)
     """
-    size, around = x_t.shape[-1], (margin,) * 4
-    wide = network(F.pad(x_t, around, mode="reflect"), t, low=F.pad(low, around, mode="reflect"), **given)
-    return wide[..., margin:margin + size, margin:margin + size]
+    size = x_t.shape[-1]
+    sides = (margin,) * 4
+    x_t = F.pad(x_t, sides, mode="reflect")  # (B, C, S + 2 margin, S + 2 margin)
+    low = F.pad(low, sides, mode="reflect")
+    prediction = network(x_t, t, low=low, **condition)
+    return prediction[..., margin:margin + size, margin:margin + size]
 
 
 def random_crop_pairs(high: Tensor, low: Tensor, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -75,20 +80,27 @@ def random_crop_pairs(high: Tensor, low: Tensor, crop: int, generator: torch.Gen
     Raises:
         BadParameter: sizes that do not belong together.
     """
-    (height, width), (h, w) = high.shape[-2:], low.shape[-2:]
+    height, width = high.shape[-2:]
+    h, w = low.shape[-2:]
     factor = height // max(h, 1)
-    if len(high) != len(low) or factor < 1 or (h * factor, w * factor) != (height, width):
+    fits = len(high) == len(low) and factor >= 1 and (h * factor, w * factor) == (height, width)
+    if not fits:
         raise BadParameter(f"pairs must be as many, and one size a multiple of the other; got {tuple(high.shape)} and "
                            f"{tuple(low.shape)}")
     if crop % factor or not 0 < crop <= min(height, width):
         raise BadParameter(f"crop must be a multiple of the factor {factor}, at most {min(height, width)}; got {crop}")
-    side, places = crop // factor, []
-    for free in (h - side, w - side):
-        places.append(torch.randint(free + 1, (len(low),), generator=generator).to(low.device))
+    side = crop // factor
+    tops = torch.randint(h - side + 1, (len(low),), generator=generator).to(low.device)
+    lefts = torch.randint(w - side + 1, (len(low),), generator=generator).to(low.device)
+    return _crop(high, factor * tops, factor * lefts, crop), _crop(low, tops, lefts, side)
 
-    def cut(x: Tensor, scale: int) -> Tensor:
-        rows, columns = (scale * p[:, None] + torch.arange(scale * side, device=x.device) for p in places)
-        every = torch.arange(len(x), device=x.device)[:, None, None]
-        return x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
 
-    return cut(high, factor), cut(low, 1)
+def _crop(x: Tensor, tops: Tensor, lefts: Tensor, side: int) -> Tensor:
+    """Return a square of each picture: x (B, C, H, W), tops and lefts (B,) -> (B, C, side, side)."""
+    offsets = torch.arange(side, device=x.device)
+    rows = tops[:, None] + offsets  # (B, side)
+    columns = lefts[:, None] + offsets
+    pictures = torch.arange(len(x), device=x.device)
+    x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    squares = x[pictures[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, side, side, C)
+    return squares.permute(0, 3, 1, 2).contiguous()

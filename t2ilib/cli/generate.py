@@ -1,13 +1,14 @@
 """`python -m t2ilib generate`: make pictures for a prompt."""
 
 import argparse
-import ast
 import json
+import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadParameter, unknown_name
+from ..errors import BadParameter, MissingAsset, unknown_name
 
 HELP = "Make pictures for a prompt."
 EXAMPLE = ('examples:\n  python -m t2ilib generate "a red heart" --num-images 4 -o steps=200\n'
@@ -37,70 +38,150 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="list the options of --method (default: vqgan_clip)")
 
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+DEFAULT_METHOD = "vqgan_clip"
+LONG_CALL = 120.0  # seconds, from which on the estimate is said before
+
+
+@dataclass
+class Call:
+    """What is asked for: arguments of `generate`, options of the method, and which pictures of a repeated run.
+
+    Attributes:
+        option_texts: as typed, read once the method is known. options: of a repeated run, typed already.
+        index: the one picture of a repeated run that is wanted; None is all of them.
+    """
+
+    prompt: str | list[str] | None = None
+    method: str = DEFAULT_METHOD
+    seed: int = 0
+    num_images: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    option_texts: dict[str, str] = field(default_factory=dict)
+    index: int | None = None
+
+
 def run(args: argparse.Namespace) -> int:
-    from . import generation
-    from .. import methods
+    """Make the pictures, save them, and say where they are."""
+    from .options_page import options_page
+    from ..methods import METHODS
 
     if args.list_options:
-        print(generation.options_page(args.method or "vqgan_clip"), end="")
+        print(options_page(args.method or DEFAULT_METHOD), end="")
         return 0
-    call, index = generation.repeat(args.source) if args.source else ({}, None)
-    call, given = {"method": "vqgan_clip", "seed": 0, "num_images": 1, **call}, vars(args)
-    call |= {k: given[k] for k in ("prompt", "method", "seed", "num_images") if given[k] is not None}
-    call |= dict(map(_option, args.options))
+    call = _read_call(args)
+    names = list(METHODS) if call.method == "all" else [call.method]
+    # every option is checked before anything is drawn
+    options = {name: {**call.options, **METHODS[name].read(call.option_texts)} for name in names}
+    pictures = []
+    for name in names:
+        pictures += _draw(name, call, options[name], args)
+    return _finish(pictures, call, args)
+
+
+def _read_call(args: argparse.Namespace) -> Call:
+    """Return what the arguments ask for; raises BadParameter where that cannot be."""
+    from ..methods import METHODS
+
+    call = Call()
+    if args.source:
+        from .results import repeat
+
+        repeated, call.index = repeat(args.source)
+        for name in ("prompt", "method", "seed", "num_images"):
+            setattr(call, name, repeated.pop(name))
+        call.options = repeated
+    for name in ("prompt", "method", "seed", "num_images"):
+        if getattr(args, name) is not None:
+            setattr(call, name, getattr(args, name))
+    call.option_texts = dict(_split_option(text) for text in args.options)
     if args.prompts:
-        call["prompt"] = generation.read_prompts(args.prompts)
-    _check_call(args, call, methods.METHODS)
-    prompt, method, seed, num_images = (call.pop(k) for k in ("prompt", "method", "seed", "num_images"))
-    images, captions, records, names = [], [], [], []
-    for name in methods.METHODS if method == "all" else [method]:
-        start = time.monotonic()
-        made, record = generation.make(prompt, method=name, num_images=num_images, seed=seed, options=call,
-                                       out=args.out, every=args.save_every, film=args.film, restart=args.restart)
-        record = {"method": name, "seed": seed, "seconds": round(time.monotonic() - start, 2), **record}
-        kept = range(len(made)) if index is None or index >= len(made) else [index]
-        images += [made[i] for i in kept]
-        captions += [name.replace("_", " ")] * len(kept)
-        records += [(record, i) for i in kept]
-        names += [f"{name}_{i + 1}" if method == "all" else str(i + 1) for i in kept]
-        if args.json:
-            record.setdefault("judge_score", generation.judge_scores(made, prompt))
-        else:
-            print(f"{name}: {len(made)} picture{'s' * (len(made) > 1)} in {record['seconds']:.1f} s", flush=True)
-    title = prompt if isinstance(prompt, str) else " | ".join(prompt)
-    files = generation.save(images, captions if method == "all" else None, records, args.out, title=title, names=names)
-    if args.json:
-        shown = [{k: v for k, v in r.items() if k != "codes"} for r in {id(r): r for r, _ in records}.values()]
-        print(json.dumps({"prompt": prompt, "files": files, "results": shown} if method == "all"
-                         else {"prompt": prompt, **shown[0], "files": files}, indent=2))
-    else:
-        print(files[0])
-    return 0
-
-
-def _check_call(args: argparse.Namespace, call: dict[str, Any], known: Any) -> None:
-    if args.prompts and (args.prompt or args.source):
-        raise BadParameter("--prompts holds the prompts; leave out PROMPT and --from")
-    if call.get("prompt") is None:
+        if args.prompt or args.source:
+            raise BadParameter("--prompts holds the prompts; leave out PROMPT and --from")
+        call.prompt = read_prompts_file(args.prompts)
+    if call.prompt is None:
         raise BadParameter("PROMPT is missing; say what the picture should show, or give --from or --prompts")
-    if not all(p.strip() for p in ([call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"])):
+    prompts = [call.prompt] if isinstance(call.prompt, str) else call.prompt
+    if not all(prompt.strip() for prompt in prompts):
         raise BadParameter("the prompt is empty; say what the picture should show")
-    if call["num_images"] < 1:
-        raise BadParameter(f"--num-images must be at least 1, got {call['num_images']}")
-    if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if call.num_images < 1:
+        raise BadParameter(f"--num-images must be at least 1, got {call.num_images}")
+    if args.out.suffix.lower() not in SUFFIXES:
         raise BadParameter(f"--out must end in .png, .jpg or .webp, got {str(args.out)!r}")
-    if call["method"] != "all" and call["method"] not in known:
-        raise unknown_name("method", call["method"], ["all", *known])
+    if call.method != "all" and call.method not in METHODS:
+        raise unknown_name("method", call.method, ["all", *METHODS])
+    return call
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _split_option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.strip()):
         raise BadParameter(f"an option must be NAME=VALUE, got {text!r}")
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if value.lower() in words:
-        return name.strip(), words[value.lower()]
-    try:
-        return name.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.strip(), value
+    return name.strip(), value
+
+
+def read_prompts_file(path: Path) -> list[str]:
+    """Return the prompts of a text file, one a line; empty lines and those that start with # are left out.
+
+    Raises:
+        MissingAsset: there is no such file. BadParameter: it holds no prompt.
+    """
+    if not path.is_file():
+        raise MissingAsset(f"no file of prompts at {path}; write one prompt a line")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise BadParameter(f"{path} holds no prompt; write one a line")
+    return prompts
+
+
+def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespace) -> list[Any]:
+    """Return the pictures of one method."""
+    from .keeper import make
+    from .results import Picture, judge_scores
+    from ..methods import METHODS
+    from ..methods.limits import check_cost, describe
+
+    prompts = [call.prompt] if isinstance(call.prompt, str) else call.prompt
+    cost = check_cost(METHODS[name], call.num_images * len(prompts), options)
+    if cost is not None and cost.seconds > LONG_CALL:
+        print(f"{name}: {describe(cost)}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    images, record = make(call.prompt, method=name, num_images=call.num_images, seed=call.seed, options=options,
+                          out=args.out, every=args.save_every, film=args.film, restart=args.restart)
+    record = {"method": name, "seed": call.seed, "seconds": round(time.monotonic() - began, 2), **record}
+    if args.json and "judge_score" not in record:
+        texts = record.get("final_texts") or [prompt for prompt in prompts for _ in range(call.num_images)]
+        record["judge_score"] = judge_scores(images, texts)
+    if not args.json:
+        plural = "s" if len(images) > 1 else ""
+        print(f"{name}: {len(images)} picture{plural} in {record['seconds']:.1f} s", flush=True)
+    several = call.method == "all"
+    caption = name.replace("_", " ") if several else ""
+    pictures = []
+    for i, image in enumerate(images):
+        if call.index is None or call.index >= len(images) or i == call.index:
+            pictures.append(Picture(image, caption, record, i, f"{name}_{i + 1}" if several else str(i + 1)))
+    return pictures
+
+
+def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
+    """Save the pictures and print the record or the path."""
+    from .results import save
+
+    title = call.prompt if isinstance(call.prompt, str) else " | ".join(call.prompt)
+    files = save(pictures, args.out, title=title)
+    if not args.json:
+        print(files[0])
+        return 0
+    records = []
+    for picture in pictures:
+        if not any(picture.record is record for record in records):
+            records.append(picture.record)
+    shown = [{name: value for name, value in record.items() if name != "codes"} for record in records]
+    if call.method == "all":
+        answer = {"prompt": call.prompt, "files": files, "results": shown}
+    else:
+        answer = {"prompt": call.prompt, **shown[0], "files": files}
+    print(json.dumps(answer, indent=2))
+    return 0

@@ -13,7 +13,7 @@ from .networks import frozen
 from .noise import noise_picture
 from .ops import LatentEMA, clamp_with_grad, resample, slerp, total_variation, z_bounds
 from .painting import Painter, render
-from .prompts import Prompt, load_prompts, parse_prompt, parse_prompts
+from .prompts import Prompt, parse_prompt, parse_prompts
 from .protocols import CodingNetwork, ImageTextModel, PaintingNetwork, Prior
 from .speed import fast
 from .targets import Targets, embed_prompts, prompt_loss, spherical_distance
@@ -22,7 +22,7 @@ __all__ = [
     "AUGMENTATIONS", "Augmentations", "Basis", "CUTOUT_METHODS", "CodingNetwork", "CutoutMethod", "CutoutParameters",
     "FreeLatents", "GuidanceConfig", "Guides", "ImageTextModel", "LatentEMA", "Painter", "PaintingNetwork", "Preview",
     "Prior", "Prompt", "Result", "SubspaceLatents", "Targets", "apply_cutouts", "clamp_with_grad", "draw_cutouts",
-    "draw_method", "embed_prompts", "fast", "frozen", "interpolate_latents", "interpolate_prompts", "load_prompts",
+    "draw_method", "embed_prompts", "fast", "frozen", "interpolate_latents", "interpolate_prompts",
     "memory_estimate", "noise_picture", "parse_prompt", "parse_prompts", "prompt_loss", "render", "resample", "slerp",
     "spherical_distance", "total_variation", "vqgan_clip", "warp", "whole_picture", "z_bounds", "zoom",
 ]

@@ -5,9 +5,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import BadParameter, MissingAsset, unknown_name
+from ..errors import BadParameter, unknown_name
 from ..media import Box, check_box
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -163,18 +162,3 @@ def main_text(prompts: Sequence[Prompt], progress: float = 0.0) -> str:
     wanted = [p for p in prompts if p.kind == "text" and p.weight * p.strength(progress) > 0]
     wanted = [p for p in wanted if p.region is None] or wanted
     return ", ".join(p.text for p in sorted(wanted, key=lambda p: -p.weight * p.strength(progress)))
-
-
-def load_prompts(path: str | Path) -> list[str]:
-    """Return the prompts of a text file, one a line; empty lines and those that start with # are left out.
-
-    Raises:
-        MissingAsset: there is no such file. BadParameter: it holds no prompt.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingAsset(f"no file of prompts at {path}; write one prompt a line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    if not (found := [line for line in lines if line and not line.startswith("#")]):
-        raise BadParameter(f"{path} holds no prompt; write one a line")
-    return found

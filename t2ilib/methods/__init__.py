@@ -2,60 +2,27 @@
 
     generate("a red heart", method="vqgan_clip", num_images=4, seed=0)   # -> four PIL images
 
-A method is a function `(prompt, *, num_images, seed, **options) -> (pictures, record)`, where the record holds plain
-JSON types: what was asked, what was used, what came out. One whose signature names `callback` calls it after every step
-with a preview (`.step`, `.steps`, `.images` in [0, 1], `.finish()`), and ends early, keeping what it has, if that
-returns true. One that names `state` keeps its state in that file and goes on from there.
+`METHODS` holds each as a `Method`, which says what options it has and what it can do; its module is imported when it is
+first used. A method is one file with a METHOD, and a line in `registry`.
 """
 
-import inspect
-import json
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL.Image import Image
+from .limits import check_cost
+from .registry import METHODS, Estimate, Method, read_number, read_prompts
+from ..errors import BadParameter
+from ..options import Option, is_plain
 
-from .minimagen import run as _minimagen
-from .vqgan_clip import run as _vqgan_clip
-from ..errors import BadParameter, check_name
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-METHODS: dict[str, Callable[..., tuple[list[Image], dict[str, Any]]]] = {
-    "vqgan_clip": _vqgan_clip,
-    "minimagen": _minimagen,
-}
-
-NOT_REPEATED = ("callback", "state")  # options that do not decide the picture
-
-
-def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_clip", num_images: int = 4,
-                         seed: int = 0, **options: Any) -> tuple[list[Image], dict[str, Any]]:
-    """Make pictures for a prompt; return them with the record of the run. Arguments as in `generate`.
-
-    The record's `call` holds what repeats the run: `generate_with_record(**call)`; None where an option is no plain
-    JSON type.
-    """
-    check_name("method", method, METHODS)
-    prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-    if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-        raise BadParameter(f"the prompt must be a text that says what the picture should show, got {prompt!r}")
-    if num_images < 1:
-        raise BadParameter(f"num_images must be at least 1, got {num_images}")
-    images, record = METHODS[method](prompt, num_images=num_images, seed=seed, **options)
-    call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed,
-            **{k: v for k, v in options.items() if k not in NOT_REPEATED}}
-    return images, {**record, "call": call if _is_plain(call) else None}
-
-
-def takes(method: str, name: str) -> bool:
-    """Return whether the signature of a method names an argument, such as `callback` or `state`."""
-    return name in inspect.signature(METHODS[method]).parameters
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        return json.loads(json.dumps(value)) is not None
-    except (TypeError, ValueError):
-        return False
+__all__ = ["METHODS", "Estimate", "Method", "Option", "generate", "generate_with_record"]
+MOST_PICTURES = 10_000
+LARGEST_SEED = 2**62
 
 
 def generate(prompt: str | Sequence[str], *, method: str = "vqgan_clip", num_images: int = 4, seed: int = 0,
@@ -72,4 +39,41 @@ def generate(prompt: str | Sequence[str], *, method: str = "vqgan_clip", num_ima
     Raises:
         UnknownName: no such method or option. BadParameter: a value is out of range. MissingAsset: weights are absent.
     """
-    return generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **options)[0]
+    images, _ = generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **options)
+    return images
+
+
+def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_clip", num_images: int = 4,
+                         seed: int = 0, callback: Callable[[Any], bool | None] | None = None,
+                         state: str | Path | None = None,
+                         **options: Any) -> tuple[list[Image], dict[str, Any]]:
+    """Make pictures for a prompt; return them with the record of the run. Other arguments as in `generate`.
+
+    The record's `call` holds what repeats the run: `generate_with_record(**call)`; None where an option is no plain
+    JSON type.
+
+    Args:
+        callback: called after every step of a method with previews. state: file that keeps the state of a resumable
+            method, which goes on from there.
+    """
+    chosen = METHODS.find(method)
+    prompts = read_prompts(prompt)
+    num_images = read_number("num_images", num_images, low=1, high=MOST_PICTURES)
+    seed = read_number("seed", seed, low=0, high=LARGEST_SEED)
+    given = chosen.check(options)
+    hooks: dict[str, Any] = {}
+    if callback is not None:
+        _need(chosen.previews, f"method {method!r} has no steps to show; leave out callback")
+        hooks["callback"] = callback
+    if state is not None:
+        _need(chosen.resumable, f"method {method!r} cannot go on from a state; leave out state")
+        hooks["state"] = state
+    check_cost(chosen, num_images * len(prompts), given)
+    images, record = chosen.run(prompt, num_images=num_images, seed=seed, **hooks, **given)
+    call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **given}
+    return images, {**record, "call": call if is_plain(call) else None}
+
+
+def _need(ability: bool, message: str) -> None:
+    if not ability:
+        raise BadParameter(message)

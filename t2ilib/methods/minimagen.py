@@ -3,10 +3,8 @@
 Its variants differ in where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN.
 """
 
-import functools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,148 +12,172 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .limits import cpu_seconds
+from .networks import Networks
+from .registry import Estimate, Method
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
-from ..checkpoint import load_model, read_config, short_hash
-from ..encoders import load_clip, load_text_encoder
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
-from ..media import fit_picture, load_mask, load_picture, to_pil
+from ..checkpoint import read_config
+from ..encoders import Clip
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset
+from ..media import fit_picture, load_mask, load_picture, to_pil, to_signed, to_unit
 from ..models.imagen_unet import ImagenUNet
 from ..models.latent_prior import LatentPrior
-from ..models.vqgan import load_vqgan
+from ..options import Option, options_of
 from ..paths import checkpoints_dir
 
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
 LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels
+LATENT_SIZE = 64
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
-ENOUGH = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
+SIMILARITY_THRESHOLD = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
 RECIPE = "python -m t2ilib run 08 --profile full"
-OPTIONS = {  # name: default, meaning
-    "variant": ("pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN"),
-    "candidates": (32, "drafts for each picture, of which the guides keep the best"),
-    "clip": (("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose"),
-    "clip_guidance_scale": (ClipGuidance.scale,
-                            "how far the guide moves the first network's picture in each early step, root mean square "
-                            "of pixels in [-1, 1]; 0 is not at all, and the default among latents"),
-    "clip_guidance_enough": (ENOUGH, "similarity from which the guide leaves a picture alone, in its units; less is "
-                             "cleaner and follows unknown words less, None is never"),
-    "guidance_scale": (Sampling.guidance_scale,
-                       "how literally the first network takes the words; 1 is free. A list: each stage's own"),
-    "steps": (Sampling.steps, "of the first network; those that enlarge take half as many. A list: each stage's own"),
-    "sampler": (Sampling.sampler, "`dpm_solver`, `ddim` or `ancestral`"),
-    "threshold": (Sampling.threshold, "what keeps guided pixels in range: `static`, `dynamic` or `none`"),
-    "percentile": (Sampling.percentile, "of the pixels, where dynamic thresholding cuts"),
-    "interval": (Sampling.interval, "times between which there is guidance; 1 is noise, 0 the picture"),
-    "negative": (Sampling.negative, "a text to be guided away from"),
-    "init_image": (None, "a picture file to draw anew for the prompt, or into; one candidate then"),
-    "strength": (0.9, "how much of `init_image` is lost, in (0, 1]; plain areas keep their colour below 0.85"),
-    "mask": (None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares"),
-    "device": ("auto", "`cpu`, `cuda`, `mps`"), "precision": ("auto", "`float32`, `bfloat16`, `float16`"),
-    "chunk": (32, "pictures in a batch"),
-}
-DEFAULTS = {name: default for name, (default, _) in OPTIONS.items()}
+OPTIONS = (
+    Option("variant", "pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN",
+           "drawing", choices=tuple(VARIANTS)),
+    *options_of(Sampling),
+    Option("candidates", 32, "drafts for each picture, of which the guides keep the best; 1 with `init_image`",
+           "guides", low=1, high=4096, slider=(1, 128)),
+    Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
+           "guides", type="str | list[str]"),
+    Option("clip_guidance_scale", ClipGuidance.scale, "how far the guide moves the first network's picture in each "
+           "early step, root mean square of pixels in [-1, 1]; 0 is not at all, and the default among latents",
+           "guides", low=0, high=10, slider=(0.0, 1.0)),
+    Option("clip_guidance_threshold", SIMILARITY_THRESHOLD, "similarity from which the guide leaves a picture alone, "
+           "in its units; less is cleaner and follows unknown words less, none is never", "guides",
+           type="float | None", low=-1, high=1),
+    Option("init_image", None, "a picture file to draw anew for the prompt, or into; one candidate then", "edits",
+           type="str | None"),
+    Option("strength", 0.9, "how much of `init_image` is lost; plain areas keep their colour below 0.85", "edits",
+           low=0, low_open=True, high=1),
+    Option("mask", None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares",
+           "edits", type="str | list[float] | None"),
+    Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
+    Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine",
+           choices=("auto", *runtime.DTYPES)),
+    Option("chunk", 32, "pictures in a batch", "machine", low=1, high=4096),
+)
+ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
+           "num_steps": "steps", "timesteps": "steps", "best_of": "candidates", "clip_model": "clip",
+           "clip_guidance_enough": "clip_guidance_threshold"}
+SAMPLING_OPTIONS = tuple(option.name for option in options_of(Sampling))
+
+
+class _StepCounter:
+    """A callback that counts the steps, and hands each preview on."""
+
+    def __init__(self, callback: Callable[[CascadePreview], bool | None] | None):
+        self.callback = callback
+        self.steps = 0
+
+    def __call__(self, preview: CascadePreview) -> bool | None:
+        self.steps += 1
+        return None if self.callback is None else self.callback(preview)
+
+
+class _GuideScore:
+    """The mean similarity of pictures to their texts by several guides, by which candidates are chosen.
+
+    Attributes:
+        scores: (M,) of the M pictures that were asked for last, on the CPU; None before.
+    """
+
+    def __init__(self, guides: Sequence[Clip], batch_size: int):
+        self.guides = guides
+        self.batch_size = batch_size
+        self.scores: Tensor | None = None
+
+    def __call__(self, pictures: Tensor, texts: list[str]) -> Tensor:
+        similarities = []
+        for guide in self.guides:
+            similarities.append(guide.similarity(pictures, texts, batch_size=self.batch_size).cpu())
+        self.scores = torch.stack(similarities).mean(0)
+        return self.scores
 
 
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         callback: Callable[[CascadePreview], bool | None] | None = None,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
-    """Make pictures with the cascade whose checkpoints are here: the base, and each super-resolution network.
-
-    Args:
-        callback: called after every step of the sampler with a preview; a true return value ends the run early.
-        options: see `OPTIONS`; those that `Sampling` names are explained there.
-
-    Raises:
-        UnknownName: no such option. BadParameter: a value out of range. MissingAsset: no base network.
-    """
-    given, how = _resolve(options)
+    """Make pictures with the cascade whose checkpoints are here; arguments as `Method.run` describes them."""
+    settings = _settings(options)
     prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-    texts = [text for text in prompts for _ in range(num_images)]
-    seeds = [seed + j for _ in prompts for j in range(num_images)]
-    device, began = str(runtime.pick_device(given["device"])), time.perf_counter()
-    cascade = load_cascade(given["variant"], device=device, precision=given["precision"], chunk=given["chunk"])
-    seen: list[int] = []
-    scores: list[Tensor] = []
-
-    def watch(preview: CascadePreview) -> bool | None:
-        seen.append(preview.step)
-        return callback(preview) if callback else None
-
-    images = _draw(cascade, texts, given, scores, generators=[runtime.generator(s, "minimagen") for s in seeds],
-                   callback=watch, **how)
-    record = {"config": given, "prompts": texts, "seeds": seeds, "height": images.shape[-2], "width": images.shape[-1],
-              "steps_done": len(seen), "seconds": round(time.perf_counter() - began, 3),
-              **_used(cascade, given["variant"])}
-    if scores:
-        table = scores[0].view(len(texts), -1)
-        record |= {"candidate_chosen": table.argmax(1).tolist(), "guide_similarity": table.tolist()}
-    guides = _names(given["clip"])
-    if scores:
-        record["checkpoints"] |= _hashes(guides)
-    elif given["clip_guidance_scale"]:  # the first steered, and nobody chose
-        record["checkpoints"] |= _hashes(guides[:1])
-    return to_pil(images.cpu() * 0.5 + 0.5), record
+    texts = []
+    seeds = []
+    for text in prompts:
+        texts += [text] * num_images
+        seeds += [seed + j for j in range(num_images)]
+    networks = Networks(str(runtime.pick_device(settings["device"])))
+    began = time.perf_counter()
+    cascade = build_cascade(settings["variant"], networks, precision=settings["precision"], chunk=settings["chunk"])
+    counter = _StepCounter(callback)
+    generators = [runtime.generator(s, "minimagen") for s in seeds]
+    pictures, scores = _draw(cascade, texts, settings, networks, generators, counter)
+    height, width = pictures.shape[-2:]
+    record = {
+        "config": settings, "prompts": texts, "final_texts": texts, "seeds": seeds, "height": height, "width": width,
+        "steps_done": counter.steps, "seconds": round(time.perf_counter() - began, 3),
+        "stages": [stage.card() for stage in cascade.stages], "text_encoder": cascade.text_encoder.name,
+        "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
+        "versions": runtime.versions(), "checkpoints": networks.hashes,
+    }
+    if scores is not None:
+        record["candidate_chosen"] = scores.argmax(1).tolist()
+        record["guide_similarity"] = scores.tolist()
+    return to_pil(to_unit(pictures.cpu())), record
 
 
-def _names(clip: str | Sequence[str]) -> list[str]:
-    return [clip] if isinstance(clip, str) else list(clip)
-
-
-def _used(cascade: Cascade, variant: str) -> dict[str, Any]:
-    return {"stages": [stage.card() for stage in cascade.stages], "text_encoder": cascade.text_encoder.name,
-            "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
-            "versions": runtime.versions(), "checkpoints": _hashes(present(variant))}
-
-
-def _hashes(names: Sequence[str]) -> dict[str, str]:
-    return {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
-
-
-def _resolve(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return all options with their defaults as plain JSON types, and those of them that `Sampling` takes, checked."""
-    for name in options:
-        check_name("option of minimagen", name, DEFAULTS)
-    check_name("variant of minimagen", options.get("variant", DEFAULTS["variant"]), VARIANTS)
-    given = {**DEFAULTS, **({"candidates": 1} if options.get("init_image") else {}),
-             **({"clip_guidance_scale": 0.0} if options.get("variant") == "latents" else {}), **options}
-    if given["candidates"] != 1 and given["init_image"]:
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option as plain JSON types, the given ones and the defaults that go with them."""
+    settings = {option.name: option.default for option in OPTIONS}
+    if options.get("init_image"):
+        settings["candidates"] = 1
+    if options.get("variant") == "latents":
+        settings["clip_guidance_scale"] = 0.0
+    settings.update(options)
+    if settings["candidates"] != 1 and settings["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
-    if given["mask"] is not None and not given["init_image"]:
+    if settings["mask"] is not None and not settings["init_image"]:
         raise BadParameter("a mask needs init_image=..., the picture into which to draw")
-    if given["clip_guidance_scale"] < 0 or given["clip_guidance_scale"] and given["variant"] == "latents":
-        raise BadParameter("clip_guidance_scale must be at least 0, and 0 with the variant `latents`; got "
-                           f"{given['clip_guidance_scale']}")
-    how = {f.name: given[f.name] for f in fields(Sampling) if f.name in given}
-    Sampling.of(how)
-    if not _names(given["clip"]):
+    if settings["clip_guidance_scale"] and settings["variant"] == "latents":
+        raise BadParameter("clip_guidance_scale must be 0 with the variant `latents`; got "
+                           f"{settings['clip_guidance_scale']}")
+    if not settings["clip"]:
         raise BadParameter("clip must name a guide or a list of guides; got an empty list")
-    plain = {tuple: list, type(Path()): str}
-    return {k: plain.get(type(v), lambda x: x)(v) for k, v in given.items()}, how
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
-def _draw(cascade: Cascade, texts: list[str], given: dict[str, Any], scores: list[Tensor], **how: Any) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1]; what the guides said of the candidates is added to `scores`."""
-    guides = [functools.partial(_guide, name, str(cascade.device)) for name in _names(given["clip"])]
-    if given["clip_guidance_scale"]:
-        how["clip_guidance"] = ClipGuidance(guides[0](), given["clip_guidance_scale"],
-                                            enough=given["clip_guidance_enough"])
-    if given["init_image"]:
-        size = (cascade.stages[-1].size,) * 2
-        picture = fit_picture(load_picture(given["init_image"]), size).expand(len(texts), -1, -1, -1) * 2 - 1
-        if given["mask"] is None:
-            return cascade.edit(picture, texts, strength=given["strength"], **how)[-1]
-        return cascade.inpaint(picture, load_mask(given["mask"], size)[None], texts, **how)[-1]
-    if given["candidates"] == 1:
-        return cascade.sample(texts, **how)[-1]
-    choosing = [guide() for guide in guides]
+def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks: Networks,
+          generators: list[torch.Generator], callback: _StepCounter) -> tuple[Tensor, Tensor | None]:
+    """Draw a picture for each text, from nothing, over a picture or into one.
 
-    def score(pictures: Tensor, wanted: list[str]) -> Tensor:
-        each = [guide.similarity(pictures, wanted, batch_size=given["chunk"]).cpu() for guide in choosing]
-        scores.append(torch.stack(each).mean(0))
-        return scores[-1]
+    Returns:
+        pictures (B, 3, H, W) in [-1, 1], and what the guides said of the candidates (B, candidates) if they chose.
+    """
+    names = [settings["clip"]] if isinstance(settings["clip"], str) else settings["clip"]
+    drawing = {name: settings[name] for name in SAMPLING_OPTIONS}
+    drawing |= {"generators": generators, "callback": callback}
+    if settings["clip_guidance_scale"]:
+        drawing["clip_guidance"] = ClipGuidance(networks.clip(names[0]), settings["clip_guidance_scale"],
+                                                similarity_threshold=settings["clip_guidance_threshold"])
+    if settings["init_image"]:
+        return _edit(cascade, texts, settings, drawing), None
+    if settings["candidates"] == 1:
+        return cascade.sample(texts, **drawing)[-1], None
+    guides = _GuideScore([networks.clip(name) for name in names], settings["chunk"])
+    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
+    return pictures, guides.scores.view(len(texts), -1)
 
-    return cascade.sample(texts, candidates=given["candidates"], score=score, **how)[-1]
+
+def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing: dict[str, Any]) -> Tensor:
+    """Return `init_image` drawn anew for each text, or where the mask is."""
+    side = cascade.stages[-1].size
+    picture = fit_picture(load_picture(settings["init_image"]), (side, side))
+    pictures = to_signed(picture.expand(len(texts), -1, -1, -1))
+    if settings["mask"] is None:
+        return cascade.edit(pictures, texts, strength=settings["strength"], **drawing)[-1]
+    mask = load_mask(settings["mask"], (side, side))
+    return cascade.inpaint(pictures, mask[None], texts, **drawing)[-1]
 
 
 def present(variant: str = "pixels") -> list[str]:
@@ -168,45 +190,63 @@ def load_cascade(variant: str = "pixels", *, device: str = "cpu", precision: str
 
     Raises:
         MissingAsset: what draws first is not there. CheckpointMismatch: a checkpoint does not say what it was trained
-        for, or two were trained with different text encoders.
+            for, or two were trained with different text encoders.
     """
-    names, first = present(variant), LATENT_STAGE if variant == "latents" else STAGES[:1]
-    if absent := [name for name in first if name not in names]:
+    return build_cascade(variant, Networks(device), precision=precision, chunk=chunk)
+
+
+def build_cascade(variant: str, networks: Networks, *, precision: str, chunk: int) -> Cascade:
+    """Return a cascade of networks that a run hands out; raises as `load_cascade` does."""
+    names = present(variant)
+    first = LATENT_STAGE if variant == "latents" else STAGES[:1]
+    absent = [name for name in first if name not in names]
+    if absent:
         raise MissingAsset(f"no checkpoint {absent[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
                            "restore it with `git checkout`")
-    folders = [checkpoints_dir() / name for name in names]
-    read = {folder.name: read_config(folder).get("text_encoder", TEXT_ENCODER) for folder in folders
-            if folder.name != LATENT_STAGE[1]}  # a VQGAN reads no text
-    if len(set(read.values())) > 1:
-        raise CheckpointMismatch(f"the stages of a cascade read one text encoder, these read {read}; train them alike")
-    stages = [_stage(folder, device, short_hash(folder)) for folder in folders if folder.name in STAGES]
+    stages = []
     if variant == "latents":
-        stages.insert(0, _latent_stage(device, *map(short_hash, folders[:2])))
-    return Cascade(stages, _text_encoder(next(iter(read.values())), device), precision=precision, chunk=chunk)
+        stages.append(_latent_stage(networks))
+    stages += [_stage(name, networks) for name in names if name in STAGES]
+    return Cascade(stages, networks.text_encoder(_text_encoder_name(names)), precision=precision, chunk=chunk)
 
 
-@functools.lru_cache(maxsize=2)
-def _latent_stage(device: str, *sha256: str) -> Stage:
-    prior, vqgan = LATENT_STAGE
-    network = load_model(LatentPrior, checkpoints_dir() / prior, device=device)
-    return Stage(network, 64, space=LatentSpace(load_vqgan(checkpoints_dir() / vqgan, device=device), network))
+def _text_encoder_name(names: Sequence[str]) -> str:
+    """Return the one text encoder that all checkpoints were trained with."""
+    encoders = {}
+    for name in names:
+        if name != LATENT_STAGE[1]:  # a VQGAN reads no text
+            encoders[name] = read_config(checkpoints_dir() / name).get("text_encoder", TEXT_ENCODER)
+    if len(set(encoders.values())) > 1:
+        raise CheckpointMismatch(f"the stages of a cascade read one text encoder, these read {encoders}; train them "
+                                 "alike")
+    return next(iter(encoders.values()))
 
 
-@functools.lru_cache(maxsize=6)
-def _stage(folder: Path, device: str, sha256: str) -> Stage:  # the hash: what is trained anew is loaded anew
+def _latent_stage(networks: Networks) -> Stage:
+    prior_name, vqgan_name = LATENT_STAGE
+    prior = networks.checkpoint(LatentPrior, prior_name)
+    return Stage(prior, LATENT_SIZE, space=LatentSpace(networks.vqgan(vqgan_name), prior))
+
+
+def _stage(name: str, networks: Networks) -> Stage:
+    folder: Path = checkpoints_dir() / name
     card = read_config(folder).get("stage")
     if not isinstance(card, dict) or card.keys() != Stage.card_names():
         raise CheckpointMismatch(f"{folder} does not say what it was trained for: 'stage' is {card!r}, expected "
                                  f"{', '.join(sorted(Stage.card_names()))}; save it with save_model(..., "
                                  "stage=Stage(...).card())")
-    return Stage(load_model(ImagenUNet, folder, device=device), **card)
+    return Stage(networks.checkpoint(ImagenUNet, name), **card)
 
 
-@functools.lru_cache(maxsize=2)
-def _text_encoder(name: str, device: str):
-    return load_text_encoder(name, device=device)
+def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:
+    """Return about what a call costs, from times of the shipped networks on one CPU core."""
+    steps = options.get("steps", Sampling.steps)
+    first_steps = steps[0] if isinstance(steps, (list, tuple)) else steps
+    candidates = options.get("candidates", 1 if options.get("init_image") else 32)
+    drafts = candidates * (0.011 * first_steps + 0.03)
+    enlarging = 0.055 * first_steps
+    return Estimate(cpu_seconds(pictures * (drafts + enlarging)), 1.2 + 0.007 * pictures)
 
 
-@functools.lru_cache(maxsize=4)
-def _guide(name: str, device: str):
-    return load_clip(name, device=device)
+METHOD = Method("minimagen", "MinImagen", run, options=OPTIONS, previews=True, edits=True, estimate=estimate,
+                aliases=ALIASES)

@@ -1,22 +1,25 @@
 """VQGAN+CLIP as a method: the embedded networks, their prior and the defaults that were chosen on `validation`."""
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..checkpoint import load_model, short_hash
-from ..encoders import TextEncoder, load_clip, load_text_encoder
+from .limits import cpu_seconds
+from .networks import Networks
+from .registry import Estimate, Method
 from ..errors import BadParameter
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
+from ..guidance.config import ALIASES
 from ..guidance.prior import DiffusionPrior
+from ..guidance.reference import cutouts_reference
 from ..media import to_pil
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
-from ..models.vqgan import load_vqgan
-from ..paths import checkpoints_dir
+from ..options import Option, options_of
 from ..runtime import pick_device
 
 PRIORS = {"emoji-vqgan-128": "emoji-prior", "emoji-vqgan": "emoji-prior"}  # the two paint from the same codes
@@ -27,37 +30,46 @@ WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the
 }
 # the classic loop, for published networks
 WITHOUT_PRIOR = {"init": "random", "steps": 300, "num_cutouts": 32, "precision": "auto"}
-PRIOR_OPTIONS = {"guidance_scale": "guidance_scale", "prior_steps": "steps", "bank_share": "bank_share",
-                 "bank_noise": "bank_noise"}  # here -> in `DiffusionPrior`
+PRIOR_OPTIONS = (
+    Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
+           high=1000, slider=(1.0, 8.0)),
+    Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
+)
+# `prompt`, `seed` and `num_images` are arguments of every method, and a basis can only be given from Python
+NOT_OPTIONS = ("prompt", "seed", "num_images", "subspace_steps")
+
+
+def method_options() -> tuple[Option, ...]:
+    """Return the options of `GuidanceConfig` with the defaults of the shipped networks, and those of the prior."""
+    options = []
+    for option in options_of(GuidanceConfig):
+        if option.name in NOT_OPTIONS:
+            continue
+        default = WITH_PRIOR.get(option.name, option.default)
+        options.append(dataclasses.replace(option, default=default))
+    return (*options, *PRIOR_OPTIONS)
 
 
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         callback: Callable[[Preview], bool | None] | None = None, state: str | Path | None = None,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
-    """Make pictures by VQGAN+CLIP.
-
-    Args:
-        callback: called after every step with a preview; a true return value ends the run early.
-        state: file that keeps the state of the run; if it exists, the run goes on from there.
-        options: fields of `GuidanceConfig`; beside them `guidance_scale`, `prior_steps`, `bank_share` and
-            `bank_noise` of the prior.
-    """
-    prior_options = {k: options.pop(k) for k in PRIOR_OPTIONS if k in options}
+    """Make pictures by VQGAN+CLIP; arguments as `Method.run` describes them."""
+    prior_options = {}
+    for option in PRIOR_OPTIONS:
+        if option.name in options:
+            prior_options[option.name] = options.pop(option.name)
     model = options.get("model", GuidanceConfig.model)
     defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
-    device = str(pick_device(config.device))
-    vqgan, clips = _vqgan(config.model, device), [_clip(name, device) for name in config.clip]
+    networks = Networks(str(pick_device(config.device)))
+    vqgan = networks.vqgan(config.model)
+    clips = [networks.clip(name) for name in config.clip]
     prior = None
     if config.init == "prior" or config.prior_weight or config.redraw:
-        if model not in PRIORS:
-            raise BadParameter(f"model {model!r} has no learned prior; use init='random', prior_weight=0 and redraw=0")
-        prior = load_prior(model, device=device, **{PRIOR_OPTIONS[k]: v for k, v in prior_options.items()})
+        prior = _prior(model, networks, prior_options)
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback, state=state)
-    names = [config.model, *config.clip] + ([PRIORS[model], BANK] if prior is not None else [])
-    checkpoints = {n: short_hash(checkpoints_dir() / n) for n in names if (checkpoints_dir() / n).is_dir()}
-    return to_pil(result.images), {**result.record, **prior_options, "checkpoints": checkpoints,
-                                   "codes": result.codes.tolist()}
+    record = {**result.record, **prior_options, "checkpoints": networks.hashes, "codes": result.codes.tolist()}
+    return to_pil(result.images), record
 
 
 def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **options: Any) -> DiffusionPrior:
@@ -65,22 +77,57 @@ def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **opti
 
     Args:
         options: of `DiffusionPrior`.
+
+    Raises:
+        BadParameter: this VQGAN has none.
     """
-    network, text_encoder, bank = _prior_networks(PRIORS[model], device)
+    return _build_prior(model, Networks(device), options)
+
+
+def _prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:
+    """Return the prior of a run, with the options of the method under their names in `DiffusionPrior`."""
+    names = {"guidance_scale": "guidance_scale", "prior_steps": "steps"}
+    return _build_prior(model, networks, {names[name]: value for name, value in options.items()})
+
+
+def _build_prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:
+    if model not in PRIORS:
+        raise BadParameter(f"model {model!r} has no learned prior; use init='random', prior_weight=0 and redraw=0")
+    network = networks.checkpoint(LatentPrior, PRIORS[model])
+    text_encoder = networks.text_encoder("minilm")
+    bank = networks.checkpoint(StartBank, BANK, device="cpu")
     return DiffusionPrior(network, text_encoder, **{"bank": bank, **options})
 
 
-@functools.lru_cache(maxsize=2)
-def _vqgan(name: str, device: str):
-    return load_vqgan(name, device=device)
+def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:
+    """Return about what a call costs, from times of the shipped networks on one CPU core."""
+    shipped = options.get("model", GuidanceConfig.model) in PRIORS
+    settings = {**(WITH_PRIOR if shipped else WITHOUT_PRIOR), **options}
+    width = settings.get("width") or 128
+    height = settings.get("height") or 128
+    area = width * height / 128**2
+    decoded = min(area, (settings.get("tile") or math.inf) ** 2 / 128**2)
+    clip = settings.get("clip", "emoji-clip")
+    guides = 1 if isinstance(clip, str) else len(clip)
+    views = settings["num_cutouts"] * guides
+    candidates = settings.get("candidates", 1)
+    seconds = settings["steps"] * (0.11 * decoded + 0.0043 * views) + 0.17 * candidates * area + 0.5
+    gib = 0.05 * decoded + 0.004 * views / 12 + 0.007 * min(candidates, 64) * area / pictures
+    if not shipped:  # a published f16 network and ViT-B/32
+        seconds *= 30
+        gib *= 20
+    return Estimate(cpu_seconds(pictures * seconds), 1.2 + pictures * gib)
 
 
-@functools.lru_cache(maxsize=4)
-def _clip(name: str, device: str):
-    return load_clip(name, device=device)
+def notes() -> str:
+    """Return what the page of options says beside its table."""
+    plain = GuidanceConfig("x")
+    own = ", ".join(f"`{name}={getattr(plain, name)!r}`" for name in WITH_PRIOR)
+    published = ", ".join(f"`{name}={value!r}`" for name, value in WITHOUT_PRIOR.items())
+    return (f"The defaults are those with the shipped networks. With published ones these differ: {published}; "
+            f"`t2ilib.guidance.GuidanceConfig`, whose fields most of them are, has by itself: {own}.\n\n"
+            + cutouts_reference())
 
 
-@functools.lru_cache(maxsize=2)
-def _prior_networks(name: str, device: str) -> tuple[LatentPrior, TextEncoder, StartBank]:
-    network = load_model(LatentPrior, checkpoints_dir() / name, device=device)
-    return network, load_text_encoder("minilm", device=device), load_model(StartBank, checkpoints_dir() / BANK)
+METHOD = Method("vqgan_clip", "VQGAN+CLIP", run, options=method_options(), previews=True, resumable=True, edits=True,
+                estimate=estimate, aliases=ALIASES, notes=notes)

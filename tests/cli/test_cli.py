@@ -9,6 +9,7 @@ from PIL import Image
 
 from t2ilib.cli import main
 from t2ilib.errors import MissingAsset
+from t2ilib.methods import METHODS, Method, Option
 from t2ilib.paths import repo_root
 
 COMMANDS = ("run", "generate", "train", "models", "notebooks", "report")
@@ -16,22 +17,21 @@ COMMANDS = ("run", "generate", "train", "models", "notebooks", "report")
 
 @pytest.fixture
 def methods(monkeypatch):
-    """Two stand-in methods; returns the calls they got."""
-    from t2ilib import methods as package
-
+    """Two stand-in methods without steps to show; returns the calls they got."""
     calls = []
 
-    def generate_with_record(prompt, *, method, num_images, seed, **options):
-        if options.get("missing"):
-            raise MissingAsset("no weights; run: make")
-        calls.append((prompt, method, num_images, seed, options))
-        return [Image.new("RGB", (32, 32), "red")] * num_images, {"seconds": 1.5, "judge_score": 0.3}
+    def stand_in(name):
+        def run(prompt, *, num_images, seed, **options):
+            if options.get("missing"):
+                raise MissingAsset("no weights; run: make")
+            calls.append((prompt, name, num_images, seed, options))
+            return [Image.new("RGB", (32, 32), "red")] * num_images, {"seconds": 1.5, "judge_score": 0.3}
 
-    def one_shot(prompt, *, num_images, seed):  # its signature tells that it has no steps to show
-        raise NotImplementedError
+        options = (Option("steps", 10, "how many", low=1, high=1000), Option("fast", False, "hurry"),
+                   Option("s", "", "some words"), Option("missing", False, "weights"))
+        return Method(name, name.upper(), run, options)
 
-    monkeypatch.setattr(package, "METHODS", {"vqgan_clip": one_shot, "generator": one_shot}, raising=False)
-    monkeypatch.setattr(package, "generate_with_record", generate_with_record, raising=False)
+    monkeypatch.setattr(METHODS, "_modules", {name: stand_in(name) for name in ("vqgan_clip", "generator")})
     return calls
 
 
@@ -61,6 +61,9 @@ def test_help_needs_no_heavy_package():
     ("generate", "PROMPT"), ("generate ''", "prompt is empty"), ("generate x --seed y", "invalid int"),
     ("generate x --method vqgan-clip", "did you mean vqgan_clip"), ("generate x -o steps", "NAME=VALUE"),
     ("generate x --num-images 0", "at least 1"), ("generate x --out x.gif", "must end in"),
+    ("generate x -o step=2", "did you mean steps"), ("generate x -o steps=two", "steps must be a whole number"),
+    ("generate x -o steps=nan", "steps must be a whole number"), ("generate x -o steps=0", "at least 1"),
+    ("generate x --film f.gif", "no steps to show"),
     ("notebooks --set-address gitlab.com/a/b", "https://github.com/OWNER/REPO")])
 def test_bad_input_is_answered_in_one_line_with_code_2(argv, text, tiny_cli, methods, capsys):
     assert main(shlex.split(argv)) == 2

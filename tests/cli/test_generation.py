@@ -1,20 +1,19 @@
 """The generate command from end to end, with the models that ship: what it writes, repeats and survives."""
 
-import dataclasses
 import json
 
 import pytest
 from PIL import Image
 
 from t2ilib import methods
-from t2ilib.cli import generation, main
+from t2ilib.cli import keeper, main, results
+from t2ilib.cli.generate import read_prompts_file
 from t2ilib.data import load_captioned
 from t2ilib.data.captions import plain_name
-from t2ilib.errors import BadParameter
-from t2ilib.guidance import GuidanceConfig
+from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.media import to_pil
 from t2ilib.media.png import read_record, save_png
-from t2ilib.methods import minimagen
+from t2ilib.methods import METHODS
 from t2ilib.paths import repo_root
 
 FAST = ["-o", "candidates=2", "-o", "steps=4", "-o", "num_cutouts=2", "-o", "prior_steps=2", "-o", "model=emoji-vqgan"]
@@ -45,10 +44,10 @@ def test_other_weights_are_told(tmp_path):
     record = {"call": call, "index": 0, "checkpoints": {"emoji-clip": "0" * 12, "gone": "1" * 12}}
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", record)
     with pytest.warns(UserWarning) as warned:
-        assert generation.repeat(path) == (call, 0)
+        assert results.repeat(path) == (call, 0)
     assert [str(w.message).split(" was made with ")[1].split(" ")[0] for w in warned] == ["emoji-clip", "gone"]
     with pytest.raises(BadParameter, match="no file can hold"):
-        generation.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
+        results.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
 
 
 def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
@@ -71,7 +70,7 @@ def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
 def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole.png", tmp_path / "out.png"
     assert generate("a red heart", "--out", whole, *FAST) == 0
-    seen, original = [], generation.Keeper.__call__
+    seen, original = [], keeper.Keeper.__call__
 
     def interrupt(self, preview):
         seen.append(preview.step)
@@ -79,7 +78,7 @@ def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypa
         if seen == [0, 1]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(generation.Keeper, "__call__", interrupt)
+    monkeypatch.setattr(keeper.Keeper, "__call__", interrupt)
     assert generate("a red heart", "--out", out, *FAST) == 130
     assert Image.open(out).size == (64, 64) and (tmp_path / "out.png.vqgan_clip.state").exists()
     assert generate("a blue car", "--out", out, *FAST) == 1 and "prompt was 'a red heart'" in capsys.readouterr().err
@@ -91,7 +90,7 @@ def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypa
 
 def test_previews_and_a_film(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(generation.Keeper, "write", lambda self: written.append(self.preview.step))
+    monkeypatch.setattr(keeper.Keeper, "write", lambda self: written.append(self.preview.step))
     argv = ["--save-every", 2, "--film", tmp_path / "f.gif", "--out", tmp_path / "out.png"]
     assert generate("a red heart", *argv, *FAST) == 0
     assert written == [1]  # after every second step; the last one is the result
@@ -102,10 +101,26 @@ def test_the_judge_scores_what_the_prompt_asks_for_at_the_end():
     data = load_captioned("emoji", split="all", image_size=64)
     rows = {plain_name(name): i for i, name in enumerate(data.columns["name"])}
     heart, car = to_pil(data.batch([rows["red heart"], rows["automobile"]]) * 0.5 + 0.5)
-    same = generation.judge_scores([heart, car], ["a red heart:2 | yellow:-1", "a red heart ^ automobile"])
-    crossed = generation.judge_scores([car, heart], ["a red heart", "automobile"])
-    assert generation.judge_scores([heart], "a red heart: love")[0] > 0.3  # no prompt of VQGAN+CLIP, but words
+    same = results.judge_scores([heart, car], ["a red heart", "automobile"])
+    crossed = results.judge_scores([car, heart], ["a red heart", "automobile"])
     assert min(same) > 0.4 > 0.2 > max(crossed)
+    fast = {"candidates": 2, "steps": 1, "num_cutouts": 2, "prior_steps": 2, "model": "emoji-vqgan"}
+    _, record = methods.generate_with_record("a red heart:2 | yellow:-1 ^ automobile", num_images=1, **fast)
+    assert record["final_texts"] == ["automobile"]
+    literal = {"candidates": 1, "steps": 1, "clip_guidance_scale": 0}
+    _, record = methods.generate_with_record("a castle, 16:9", method="minimagen", num_images=1, **literal)
+    assert record["final_texts"] == ["a castle, 16:9"]  # weights are VQGAN+CLIP's alone: elsewhere a text is a text
+
+
+def test_a_file_of_prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# mine\n a red heart \n\na car:0.5 | blue\n", encoding="utf-8")
+    assert read_prompts_file(path) == ["a red heart", "a car:0.5 | blue"]
+    path.write_text("# nothing\n")
+    with pytest.raises(BadParameter, match="holds no prompt"):
+        read_prompts_file(path)
+    with pytest.raises(MissingAsset, match="one prompt a line"):
+        read_prompts_file(tmp_path / "no.txt")
 
 
 def test_the_reference_of_options_is_made_from_the_code(capsys):
@@ -113,10 +128,11 @@ def test_the_reference_of_options_is_made_from_the_code(capsys):
     page = capsys.readouterr().out
     path = repo_root() / "t2ilib" / "guidance" / "README.md"
     assert path.read_text(encoding="utf-8") == page, f"run: python -m t2ilib generate --options > {path}"
-    assert all(f"| `{f.name}` |" in page for f in dataclasses.fields(GuidanceConfig))
+    assert all(f"| `{option.name}` |" in page for option in METHODS["vqgan_clip"].options)
     assert generate("--options", "--method", "minimagen") == 0
     page = capsys.readouterr().out
-    assert all(f"| `{name}` | {f'`{default}`' if default is not None else ''} |" in page
-               for name, default in minimagen.DEFAULTS.items())
+    for option in METHODS["minimagen"].options:
+        default = "" if option.default is None else f"`{option.default!r}`"
+        assert f"| `{option.name}` | {default} |" in page
     assert generate("--options", "--method", "minimage") == 2
     assert "did you mean minimagen" in capsys.readouterr().err

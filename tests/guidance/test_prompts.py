@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from t2ilib.errors import BadParameter, MissingAsset
-from t2ilib.guidance.prompts import Prompt, load_prompts, main_text, parse_prompt, parse_prompts
+from t2ilib.errors import BadParameter
+from t2ilib.guidance.prompts import Prompt, main_text, parse_prompt, parse_prompts
 from t2ilib.guidance.targets import embed_prompts, prompt_loss, spherical_distance
 
 INF = math.inf
@@ -187,14 +187,3 @@ def test_targets_follow_the_run():
     assert targets.at(0).weight.tolist() == [[2, 0], [1, 0]] and targets.at(0.5).weight.tolist() == [[0, 1], [1, 0]]
     assert targets.select([1]).at(0.9).weight.tolist() == [[1, 0]]
     assert targets.select(slice(1, 2)) is not None and embed_prompts(Looks(), [[Prompt("a")]]).at(0.3).weight == 1
-
-
-def test_prompts_from_a_file(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("# mine\n a red heart \n\na car:0.5 | blue\n", encoding="utf-8")
-    assert load_prompts(path) == ["a red heart", "a car:0.5 | blue"]
-    path.write_text("# nothing\n")
-    with pytest.raises(BadParameter, match="holds no prompt"):
-        load_prompts(path)
-    with pytest.raises(MissingAsset, match="one prompt a line"):
-        load_prompts(tmp_path / "no.txt")

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ilib import methods
 from t2ilib.checkpoint import short_hash
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance import GuidanceConfig
-from t2ilib.methods import METHODS, generate, generate_with_record
+from t2ilib.methods import METHODS, generate, generate_with_record, vqgan_clip
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, WITHOUT_PRIOR
 from t2ilib.paths import checkpoints_dir
 
@@ -87,7 +86,7 @@ def test_bad_input(prompt, count):
 
 
 def test_a_model_without_prior_says_so(monkeypatch):
-    monkeypatch.setattr(methods.vqgan_clip, "PRIORS", {})
+    monkeypatch.setattr(vqgan_clip, "PRIORS", {})
     with pytest.raises(BadParameter, match="no learned prior"):
         generate("x", num_images=1, **{**FAST, "init": "prior"})
 

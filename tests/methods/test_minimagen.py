@@ -12,11 +12,17 @@ from torch import nn
 from t2ilib.cascade import Sampling, Stage
 from t2ilib.checkpoint import save_model, short_hash
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
-from t2ilib.methods import minimagen
-from t2ilib.methods.minimagen import DEFAULTS, STAGES, run
+from t2ilib.methods import generate_with_record, minimagen, networks
+from t2ilib.methods.minimagen import METHOD, STAGES
 from t2ilib.models.imagen_unet import ImagenUNet
+from t2ilib.paths import checkpoints_dir
 
+DEFAULTS = METHOD.defaults()
 FAST = dict(steps=2, device="cpu", precision="float32")
+
+
+def run(prompt, **arguments):
+    return generate_with_record(prompt, method="minimagen", **arguments)
 
 
 def tiny(lowres_cond=False):
@@ -31,12 +37,13 @@ def tiny(lowres_cond=False):
 def folder(tmp_path, monkeypatch):
     """Checkpoints of two stages, 8 and 16 pixels, and the guides that ship."""
     for guide in DEFAULTS["clip"]:
-        (tmp_path / guide).symlink_to(minimagen.checkpoints_dir() / guide, target_is_directory=True)
+        (tmp_path / guide).symlink_to(checkpoints_dir() / guide, target_is_directory=True)
     torch.manual_seed(0)
     for name, size in ((STAGES[0], 8), (STAGES[1], 16)):
         network = tiny(lowres_cond=size > 8)
         save_model(tmp_path / name, network, stage=Stage(network, size, level=0.2).card())
-    monkeypatch.setattr(minimagen, "checkpoints_dir", lambda: tmp_path)
+    for module in (minimagen, networks):
+        monkeypatch.setattr(module, "checkpoints_dir", lambda: tmp_path)
     return tmp_path
 
 
@@ -66,7 +73,7 @@ def test_the_same_seed_gives_the_same_picture_whatever_is_drawn_beside_it(folder
 
 
 def test_one_candidate_that_is_not_steered_needs_no_guide(folder, monkeypatch):
-    monkeypatch.setattr(minimagen, "_guide", lambda *_: pytest.fail("no guide is needed"))
+    monkeypatch.setattr(networks.Networks, "clip", lambda *_: pytest.fail("no guide is needed"))
     _, record = run("a red heart", num_images=1, seed=0, candidates=1, clip_guidance_scale=0, **FAST)
     assert "guide_similarity" not in record and list(record["checkpoints"]) == list(STAGES[:2])
 
@@ -86,7 +93,7 @@ def test_the_guide_may_steer(folder):
     assert plain.tobytes() != steered.tobytes()
     assert record["config"]["clip_guidance_scale"] == 0.3
     assert list(record["checkpoints"]) == [*STAGES[:2], DEFAULTS["clip"][0]]  # with one draft nobody chooses
-    (content,), _ = run("a red heart", num_images=1, seed=0, clip_guidance_enough=-1.0, **how)
+    (content,), _ = run("a red heart", num_images=1, seed=0, clip_guidance_threshold=-1.0, **how)
     assert content.tobytes() == plain.tobytes()
     for wrong in (dict(clip_guidance_scale=-1.0), dict(clip_guidance_scale=0.3, variant="latents")):
         with pytest.raises(BadParameter, match="clip_guidance_scale must be"):
@@ -141,8 +148,8 @@ def test_a_picture_is_redrawn_or_drawn_into(folder, tmp_path):
 
 @pytest.mark.parametrize("wrong, message", [
     ({"guidance_scal": 2.0}, "did you mean guidance_scale"), ({"num_steps": 2}, "option of minimagen"),
-    ({"sampler": "dpm"}, "dpm_solver"), ({"steps": 0}, "steps >= 1"), ({"clip": "emoji-judge"}, "only measures"),
-    ({"clip": []}, "must name a guide"),
+    ({"sampler": "dpm"}, "dpm_solver"), ({"steps": 0}, "steps must be a whole number"),
+    ({"clip": "emoji-judge"}, "only measures"), ({"clip": []}, "must name a guide"),
     ({"variant": "latent"}, "did you mean latents"), ({"candidates": 0}, "at least 1"),
     ({"mask": [0, 0, 1, 1]}, "init_image"),
     ({"init_image": "x.png", "candidates": 2}, "leave one out")])

@@ -85,7 +85,7 @@ def test_a_picture_that_is_similar_enough_is_left_alone(make):
     x_0 = colours[:, :, None, None].expand(-1, -1, 8, 8)
     clip, moved = ColourClip(), []
     for enough in (0.85, None):
-        steered = ClipGuidance(clip, 0.2, enough=enough).steer(
+        steered = ClipGuidance(clip, 0.2, similarity_threshold=enough).steer(
             lambda x, t: -x_0 / torch.sin(t * torch.pi / 2).view(-1, 1, 1, 1), cascade.stages[0], ["yellow"] * 3,
             streams(0, 1, 2), threshold="none", percentile=1.0)(x_t, t)
         moved.append((-torch.sin(t * torch.pi / 2).view(-1, 1, 1, 1) * steered - x_0).square().mean((1, 2, 3)).sqrt())

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from t2ilib.errors import BadParameter, UnknownName
-from t2ilib.playground import Playground, read_options
+from t2ilib.methods import Method, Option
+from t2ilib.playground import Playground, split_options
 from t2ilib.record import Run
 
-CONTROLS = {"live": {"steps": dict(value=3, min=0, max=9, help="how often"),
-                     "rate": dict(value=0.5, min=0.0, max=1.0, step=0.1)}}
+OPTIONS = (Option("steps", 3, "how often", low=0, high=1000, slider=(0, 9)),
+           Option("rate", 0.5, "how much", low=0, high=1, slider=(0.0, 1.0)), Option("mode", "slow", "a word"))
 
 
 def live(prompt, *, num_images, seed, callback=None, steps=3, **options):
@@ -37,17 +38,17 @@ def plain(prompt, *, num_images, seed):
     return [Image.new("RGB", (8, 8))] * num_images, {}
 
 
-METHODS = {"live": live, "plain": plain}
+METHODS = {"live": Method("live", "Live", live, OPTIONS, previews=True), "plain": Method("plain", "Plain", plain)}
 
 
 def draw(prompt, *, method, num_images, seed, **options):
-    return METHODS[method](prompt, num_images=num_images, seed=seed, **options)
+    return METHODS[method].run(prompt, num_images=num_images, seed=seed, **options)
 
 
 @pytest.fixture
 def panel(tmp_path, monkeypatch):
     monkeypatch.setenv("T2I_RUN_DIR", str(tmp_path))
-    return Playground(draw, METHODS, controls=CONTROLS, run=Run("00_playground", given={}), num_images=2, seed=5,
+    return Playground(draw, METHODS, run=Run("00_playground", given={}), num_images=2, seed=5,
                       measure=lambda pictures, prompt, record: [{"judge": 0.5, "sees": f"<{prompt}>"}] * len(pictures))
 
 
@@ -59,7 +60,7 @@ def press(panel):
 
 def test_draws_shows_and_remembers(panel):
     drawn = press(panel)
-    assert drawn.asked == {"prompt": "a red heart", "method": "live", "num_images": 2, "seed": 5}
+    assert drawn.call == {"prompt": "a red heart", "method": "live", "num_images": 2, "seed": 5}
     assert len(panel.pictures.children) == 2 and len(drawn.scores) == 2
     picture, below = panel.pictures.children[1].children
     assert bytes(picture.value[:4]) == b"\x89PNG"
@@ -79,7 +80,7 @@ def test_only_moved_sliders_and_typed_options_are_sent(panel):
     panel.method.value = "plain"
     assert panel.sliders == {} and panel.options.children == ()
     panel.restore(drawn)
-    assert panel.asked() == drawn.asked and panel.sliders["rate"].value == 0.8 and panel.sliders["steps"].value == 2
+    assert panel.call() == drawn.call and panel.sliders["rate"].value == 0.8 and panel.sliders["steps"].value == 2
 
 
 def test_a_method_without_callback_has_no_live_preview_and_no_stop(panel):
@@ -98,7 +99,7 @@ def test_stop_keeps_what_is_there(panel, monkeypatch):
                 break
         return [Image.new("RGB", (8, 8))] * num_images, {"steps_done": step + 1}
 
-    monkeypatch.setitem(panel._methods, "live", slow)
+    monkeypatch.setattr(panel, "_draw", lambda prompt, *, method, **arguments: slow(prompt, **arguments))
     panel.start()
     assert reached.wait(20) and panel.draw_button.disabled and not panel.stop_button.disabled
     panel.start()  # a second press is ignored
@@ -134,7 +135,7 @@ def test_save_writes_picture_and_record(panel, tmp_path):
     path = tmp_path / "pictures" / "a-heart-two_s6.png"
     assert path.name in panel.message.value and Image.open(path).getpixel((0, 0)) == (6, 0, 0)
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["asked"] == drawn.asked and record["picture"] == 1 and record["scores"]["judge"] == 0.5
+    assert record["asked"] == drawn.call and record["picture"] == 1 and record["scores"]["judge"] == 0.5
     button.click()
     assert (tmp_path / "pictures" / "a-heart-two_s6_2.png").exists()
     run = json.loads((tmp_path / "run.json").read_text())
@@ -156,16 +157,23 @@ def test_unknown_method():
         Playground(draw, METHODS, method="lives")
 
 
+def test_where_sliders_rest_may_be_told():
+    panel = Playground(draw, METHODS, values={"live": {"steps": 12}})
+    assert panel.sliders["steps"].value == 12 and panel.sliders["steps"].max == 12 and "steps" not in panel.call()
+    panel.sliders["steps"].value = 3
+    assert panel.call()["steps"] == 3
+
+
 @pytest.mark.parametrize(("text", "found"), [
-    ("", {}), (" , ", {}), ("a=1", {"a": 1}),
-    ("a=1.5,b = x y; c=true d=none", {"a": 1.5, "b": "x y", "c": True, "d": None}),
-    ("clip=ViT-B-32/openai, sizes=[1, 2], prior_weight=0", {"clip": "ViT-B-32/openai", "sizes": [1, 2],
-                                                           "prior_weight": 0})])
-def test_read_options(text, found):
-    assert read_options(text) == found
+    ("", {}), (" , ", {}), ("a=1", {"a": "1"}),
+    ("a=1.5,b = x y; c=true d=none", {"a": "1.5", "b": "x y", "c": "true", "d": "none"}),
+    ("clip=ViT-B-32/openai, sizes=[1, 2], prior_weight=0", {"clip": "ViT-B-32/openai", "sizes": "[1, 2]",
+                                                           "prior_weight": "0"})])
+def test_split_options(text, found):
+    assert split_options(text) == found
 
 
 @pytest.mark.parametrize("text", ["steps", "=3", "a b=1", "a="])
-def test_read_options_refuses(text):
+def test_split_options_refuses(text):
     with pytest.raises(BadParameter, match="name=value"):
-        read_options(text)
+        split_options(text)

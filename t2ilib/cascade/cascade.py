@@ -1,0 +1,345 @@
+"""Draw pictures with a cascade: from words, from a smaller picture, over a picture, or into a part of one."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .pictures import downsample, enlarge, low_resolution_condition, predict_with_margin
+from .sampling import Sampling
+from .stage import Stage
+from .. import runtime
+from ..diffusion import (
+    Denoiser,
+    get_sampler,
+    keep_known,
+    noise_for,
+    null_condition,
+    q_sample,
+    split_generator,
+    with_guidance,
+)
+from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_conditions
+from ..errors import BadParameter
+from ..media import to_unit
+
+MARGIN = 8  # pixels around what a super-resolution network sees of pictures of 64 pixels or more
+
+Text = str | TextCondition
+Score = Callable[[Tensor, list[Text]], Tensor]  # (pictures (M, 3, H, W) in [0, 1], their M texts) -> (M,)
+Callback = Callable[["CascadePreview"], bool | None]
+
+
+@dataclass(frozen=True)
+class CascadePreview:
+    """What a callback gets after each step: what the networks believe in now, at the final size.
+
+    Shapes:
+        images (B, 3, H, W) in [0, 1]; of several candidates the first
+    """
+
+    step: int
+    steps: int
+    stage: int
+    images: Tensor
+
+    def finish(self) -> Tensor:
+        """Return what the run would end with now."""
+        return self.images
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a stage gets beside words.
+
+    Attributes:
+        lowres: the smaller pictures (B, 3, h, w). init: pictures (B, 3, H, W) to begin with, noised to time `strength`.
+        known: for each stage, what it keeps (B, C, h, w), and where (B, 1, h, w) bool.
+    """
+
+    lowres: Tensor | None = None
+    init: Tensor | None = None
+    strength: float = 1.0
+    known: Sequence[tuple[Tensor, Tensor]] | None = None
+
+
+class _Stopped(Exception):
+    """The callback asked to end."""
+
+
+class _Progress:
+    """Count the steps of a run over all stages and chunks, and tell the callback.
+
+    Args:
+        callback: or None. steps: of the whole run. size: side of the final pictures.
+    """
+
+    def __init__(self, callback: Callback | None, steps: int, size: int):
+        self.callback = callback
+        self.steps = steps
+        self.size = size
+        self.done = 0
+        self.stopped = False
+
+    def tell(self, stage: int, pictures: Tensor) -> None:
+        """Show pictures (B, 3, h, w) in [-1, 1] to the callback, which may ask to stop."""
+        images = to_unit(enlarge(pictures, self.size))
+        self.stopped = bool(self.callback(CascadePreview(self.done, self.steps, stage, images)))
+
+
+class Cascade:
+    """A first network and super-resolution networks that draw one after another.
+
+    Args:
+        stages: from small to large; all networks on one device, put in eval mode.
+        text_encoder: the frozen one they were trained with.
+        chunk: pictures sampled in one batch. precision: of the networks, see `runtime.pick_dtype`.
+
+    In all its methods, `generators` holds a stream for each picture, on which alone it depends, not on its neighbours;
+    `settings` are those of `Sampling`; `callback` gets a `CascadePreview` after each step, and ends the run, which
+    keeps what it has, by returning true. The result is a list of pictures (B, 3, size, size) in [-1, 1] on the device,
+    one entry for each stage that ran. Texts may be given as conditions from `encode` or `mix_conditions`.
+
+    Raises:
+        BadParameter: stages that do not go from small to large, or a chunk below 1.
+    """
+
+    def __init__(self, stages: Sequence[Stage], text_encoder: TextEncoder, *, chunk: int = 32,
+                 precision: str = "auto"):
+        sizes = [stage.size for stage in stages]
+        growing = sizes == sorted(set(sizes))
+        latents_above = any(stage.space is not None for stage in stages[1:])
+        if not stages or not growing or chunk < 1 or latents_above:
+            raise BadParameter("need chunk >= 1, and stages from small to large, only the first of which may work with "
+                               f"latents; got chunk={chunk}, sizes {sizes}")
+        for stage in stages:
+            stage.network.eval()
+        self.stages = list(stages)
+        self.text_encoder = text_encoder
+        self.chunk = chunk
+        self.device = next(stages[0].network.parameters()).device
+        self.dtype = runtime.pick_dtype(self.device, precision)
+        self._conditioner = TextConditioner(text_encoder, self.device)
+
+    def encode(self, texts: Sequence[Text]) -> list[TextCondition]:
+        """Return what the networks read of each text; each distinct one is encoded once in the cascade's life."""
+        return self._conditioner(texts)
+
+    # --- what it can draw ---------------------------------------------------------------------------------------------
+
+    def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], low: Tensor | None = None,
+               candidates: int = 1, score: Score | None = None, callback: Callback | None = None,
+               **settings: Any) -> list[Tensor]:
+        """Draw a picture for each text.
+
+        Args:
+            low: pictures (B, 3, h, w) in [-1, 1] to enlarge, in the place of drawn ones; only the stages larger than
+                they are run.
+            candidates: small pictures drawn for each text, of which `score` chooses the one that is enlarged.
+
+        Raises:
+            BadParameter: a setting out of range, candidates without a score, or numbers that do not agree.
+        """
+        if candidates < 1 or (candidates > 1 and (score is None or low is not None)):
+            raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses and no "
+                               f"low=...; got {candidates}")
+        if low is None:
+            return self._run(texts, generators, settings, callback, _Inputs(), candidates=candidates, score=score)
+        larger = [k for k, stage in enumerate(self.stages) if k and stage.size > max(low.shape[-2:])]
+        if not larger or len(low) != len(texts):
+            raise BadParameter(f"low must be {len(texts)} pictures smaller than {self.stages[-1].size} pixels, for a "
+                               f"cascade of {len(self.stages)} stages; got {tuple(low.shape)}")
+        inputs = _Inputs(lowres=low.to(self.device))
+        return self._run(texts, generators, settings, callback, inputs, first=larger[0])
+
+    def edit(self, pictures: Tensor, texts: Sequence[Text], *, strength: float,
+             generators: Sequence[torch.Generator], callback: Callback | None = None,
+             **settings: Any) -> list[Tensor]:
+        """Draw pictures (B, 3, H, W) in [-1, 1] anew for their texts (Meng et al. 2022, "SDEdit").
+
+        Args:
+            strength: time in (0, 1] to which the first stage noises its small copy; at 1 nothing of it is left.
+        """
+        if not 0 < strength <= 1 or len(pictures) != len(texts):
+            raise BadParameter(f"need strength in (0, 1] and a text for each picture, got {strength}, {len(pictures)} "
+                               f"pictures and {len(texts)} texts")
+        small = downsample(pictures.to(self.device), self.stages[0].size)
+        return self._run(texts, generators, settings, callback, _Inputs(init=small, strength=strength))
+
+    def inpaint(self, pictures: Tensor, mask: Tensor, texts: Sequence[Text], *,
+                generators: Sequence[torch.Generator], callback: Callback | None = None,
+                **settings: Any) -> list[Tensor]:
+        """Draw the part of pictures where the mask is 1, so that it fits the rest, which is kept in every stage.
+
+        Args:
+            pictures: (B, 3, H, W) in [-1, 1] of the last stage's size. mask: (B or 1, 1, H, W), 1 where to draw.
+        """
+        size = self.stages[-1].size
+        sizes = (pictures.shape[-2:], mask.shape[-2:])
+        if sizes != ((size, size), (size, size)) or len(pictures) != len(texts):
+            raise BadParameter(f"need {len(texts)} pictures and a mask of {size} x {size} pixels, got "
+                               f"{tuple(pictures.shape)} and {tuple(mask.shape)}")
+        pictures = pictures.to(self.device)
+        mask = mask.float().to(self.device)
+        known = []
+        for stage in self.stages:
+            # a pixel of a small stage is kept where nothing of what it stands for is to be drawn
+            drawn = F.adaptive_max_pool2d(mask, stage.shape[-2:]) > 0.5
+            small = stage.encode(downsample(pictures, stage.size))
+            known.append((small, ~drawn.expand(len(texts), -1, -1, -1)))
+        return self._run(texts, generators, settings, callback, _Inputs(known=known))
+
+    # --- how it draws -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], settings: dict[str, Any],
+             callback: Callback | None, inputs: _Inputs, *, first: int = 0, candidates: int = 1,
+             score: Score | None = None) -> list[Tensor]:
+        """Run the stages from `first` on, each on what the one before has drawn."""
+        if isinstance(texts, str) or not texts or len(texts) != len(generators):
+            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
+        texts = list(texts)
+        self.encode(texts)  # all of them in one call
+        sampling = Sampling.of(settings)
+        streams = _stage_streams(generators, len(self.stages), candidates)
+        steps = {}
+        for k in range(first, len(self.stages)):
+            steps[k] = sampling.steps_of(k, len(self.stages))
+        steps[first] = max(1, round(steps[first] * inputs.strength))
+        drafts = {k: candidates if k == 0 else 1 for k in steps}  # pictures of each text
+        chunks = {k: math.ceil(len(texts) * drafts[k] / self.chunk) for k in steps}
+        total = sum(steps[k] * chunks[k] for k in steps)
+        progress = _Progress(callback, total, self.stages[-1].size)
+
+        results = []
+        for k in steps:
+            stage_texts = [text for text in texts for _ in range(drafts[k])]
+            pictures = self._draw_stage(k, stage_texts, streams[k], sampling, progress, inputs, steps=steps[k],
+                                        drafts=drafts[k])
+            if drafts[k] > 1:
+                pictures = _best(pictures, score(to_unit(pictures), stage_texts), drafts[k])
+            results.append(pictures)
+            inputs = replace(inputs, lowres=pictures, init=None, strength=1.0)
+        return results
+
+    def _draw_stage(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
+                    progress: _Progress, inputs: _Inputs, *, steps: int, drafts: int) -> Tensor:
+        """Sample one stage, a chunk at a time.
+
+        Returns:
+            (B, 3, size, size) in [-1, 1]; after a stop what there is, the smaller pictures or grey where nothing is.
+        """
+        stage = self.stages[k]
+        if inputs.lowres is None:
+            pictures = torch.zeros(len(texts), 3, stage.size, stage.size, device=self.device)
+        else:
+            pictures = enlarge(inputs.lowres, stage.size).clone()
+        if progress.stopped:
+            return pictures
+        for start in range(0, len(texts), self.chunk):
+            rows = slice(start, start + self.chunk)
+
+            def after_step(step: int, x_0: Tensor, rows: slice = rows) -> None:
+                if progress.callback is not None:
+                    # only the first draft of each text is shown: nothing is decoded of the others
+                    shown = list(range(-rows.start % drafts, len(x_0), drafts))
+                    pictures[[rows.start + i for i in shown]] = stage.decode(x_0[shown]).to(pictures)
+                    progress.tell(k, pictures[::drafts])
+                progress.done += 1
+                if progress.stopped:
+                    pictures[rows] = stage.decode(x_0).to(pictures)
+                    raise _Stopped
+
+            try:
+                x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, steps, after_step)
+            except _Stopped:
+                break
+            pictures[rows] = stage.decode(x)
+        return pictures
+
+    def _sample_chunk(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
+                      inputs: _Inputs, rows: slice, steps: int, callback: Callable[[int, Tensor], None]) -> Tensor:
+        """Return what the network of stage k draws for some of its pictures, (B, C, H, W)."""
+        stage = self.stages[k]
+        count = len(texts)
+        smaller = {}
+        if inputs.lowres is not None:
+            level = torch.full((count,), stage.level, device=self.device)
+            eps = noise_for(generators, stage.shape).to(self.device)
+            low = low_resolution_condition(inputs.lowres[rows], stage.size, level, eps, schedule=stage.schedule)
+            smaller = {"low": low, "low_t": level}
+        x_t = noise_for(generators, stage.shape).to(self.device)
+        if inputs.init is not None:
+            t = torch.full((count,), inputs.strength, device=self.device)
+            x_t = q_sample(stage.encode(inputs.init[rows]), t, x_t, schedule=stage.noising)
+
+        denoiser = self._guided_denoiser(k, self.encode(texts), smaller, sampling)
+        if sampling.clip_guidance is not None and k == 0:
+            denoiser = sampling.clip_guidance.steer(denoiser, stage, texts, generators, threshold=sampling.threshold,
+                                                    percentile=sampling.percentile)
+        constrain = None
+        if inputs.known is not None:
+            known, mask = inputs.known[k]
+            own_streams = [split_generator(generator, 1)[0] for generator in generators]
+            constrain = keep_known(known[rows], mask[rows], own_streams, schedule=stage.noising)
+        threshold = "none" if stage.space is not None else sampling.threshold
+        sample = get_sampler(sampling.sampler)
+        with runtime.autocast(self.device, self.dtype):  # around all steps: weights are cast once
+            return sample(denoiser, x_t, steps=steps, start=inputs.strength, schedule=stage.noising,
+                          target=stage.target, generators=generators, threshold=threshold,
+                          percentile=sampling.percentile, constrain=constrain, callback=callback)
+
+    def _guided_denoiser(self, k: int, conditions: list[TextCondition], smaller: dict[str, Tensor],
+                         sampling: Sampling) -> Denoiser:
+        """Return the network of stage k with its texts and classifier-free guidance.
+
+        Args:
+            smaller: what a super-resolution network gets of the smaller picture, by argument name; else empty.
+        """
+        stage = self.stages[k]
+        count = len(conditions)
+        if sampling.negative:
+            negative = self.encode([sampling.negative])
+            both = batch_conditions([*conditions, *negative])  # in one batch, so that both are padded alike
+            condition = {name: x[:count] for name, x in both.items()}
+            unconditional = {name: x[count:].expand_as(condition[name]) for name, x in both.items()}
+        else:
+            condition = batch_conditions(conditions)
+            unconditional = null_condition(stage.network, condition)
+        margin = 0
+        if smaller and stage.size >= 8 * MARGIN:
+            margin = max(MARGIN, getattr(stage.network, "factor", 1) // 2)
+
+        def predict(x_t: Tensor, t: Tensor, condition: dict[str, Tensor]) -> Tensor:
+            if margin:
+                return predict_with_margin(stage.network, x_t, t, margin, **condition).float()
+            return stage.network(x_t, t, **condition).float()
+
+        scale = sampling.scale_of(k, len(self.stages))
+        return with_guidance(predict, condition | smaller, unconditional | smaller, scale, interval=sampling.interval)
+
+
+def _stage_streams(generators: Sequence[torch.Generator], stages: int, candidates: int) -> list[list[torch.Generator]]:
+    """Return for each stage the streams of its pictures, those of the candidates of one text next to one another.
+
+    The larger stages take theirs first, so that they do not depend on the number of candidates.
+    """
+    larger = stages - 1
+    streams: list[list[torch.Generator]] = [[] for _ in range(stages)]
+    for generator in generators:
+        parts = split_generator(generator, larger + candidates)
+        streams[0] += parts[larger:]
+        for k in range(1, stages):
+            streams[k].append(parts[k - 1])
+    return streams
+
+
+def _best(pictures: Tensor, scores: Tensor, candidates: int) -> Tensor:
+    """Return of each text the picture with the highest score: (B * candidates, ...), (B * candidates,) -> (B, ...)."""
+    scores = scores.view(-1, candidates).to(pictures.device)  # (B, candidates)
+    first_rows = candidates * torch.arange(len(scores), device=pictures.device)
+    return pictures[first_rows + scores.argmax(1)]

@@ -1,0 +1,88 @@
+"""What a run of `generate` leaves: pictures with captions and records, as files that can repeat it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..checkpoint import short_hash
+from ..encoders import load_judge
+from ..errors import BadParameter
+from ..media import contact_sheet, png, save_pictures
+from ..paths import checkpoints_dir
+from ..runtime import warn_fallback
+
+NOT_IN_FILES = ("seconds", "judge_score")  # differ between runs that draw the same: those have files of equal bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run.
+
+    Attributes:
+        caption: below it on a sheet, "" is none. record: of its run. index: its place in the run, None for a sheet of
+            all. name: appended to the file's name where it is one of several.
+    """
+
+    image: Image.Image
+    caption: str
+    record: dict[str, Any]
+    index: int | None
+    name: str
+
+
+def save(pictures: Sequence[Picture], out: Path, *, title: str) -> list[str]:
+    """Save one picture as it is; of several, a sheet and each of them beside it. Return the paths, the sheet first."""
+    captions = [picture.caption for picture in pictures]
+    captioned = any(captions)
+    if len(pictures) == 1 and not captioned:
+        return [str(_save_one(pictures[0], out))]
+    sheet = contact_sheet([picture.image for picture in pictures], captions if captioned else None, title=title)
+    if captioned:  # by several methods: no one record repeats it
+        files = [str(save_pictures(sheet, out))]
+    else:
+        files = [str(_save_one(Picture(sheet, "", pictures[0].record, None, ""), out))]
+    for picture in pictures:
+        files.append(str(_save_one(picture, out.with_name(f"{out.stem}_{picture.name}{out.suffix}"))))
+    return files
+
+
+def _save_one(picture: Picture, path: Path) -> Path:
+    """Save a picture; a PNG carries the record of its run and, of the codes, its own."""
+    if path.suffix.lower() != ".png":
+        return save_pictures(picture.image, path)
+    record = {name: value for name, value in picture.record.items() if name not in (*NOT_IN_FILES, "codes")}
+    if picture.index is not None and "codes" in picture.record:
+        record["codes"] = picture.record["codes"][picture.index]
+    return png.save_png(picture.image, path, {**record, "index": picture.index})
+
+
+def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
+    """Return what repeats the run that made a PNG, and which of its pictures that is (None: the sheet of all).
+
+    It warns where a checkpoint is not the one that was used.
+
+    Raises:
+        MissingAsset, BadParameter: there is no such file, or it does not say how it was made.
+    """
+    record = png.read_record(path)
+    if not isinstance(record.get("call"), dict):
+        raise BadParameter(f"{path} was made with options that no file can hold (tensors or objects); repeat the call "
+                           "from Python")
+    for name, used in record.get("checkpoints", {}).items():
+        folder = checkpoints_dir() / name
+        present = short_hash(folder) if folder.is_dir() else "absent"
+        if present != used:
+            warn_fallback(f"{path} was made with {name} {used}, here it is {present}: expect another picture")
+    return record["call"], record.get("index")
+
+
+def judge_scores(images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    """Return the cosine of each picture and its text, by the judge that guides nothing."""
+    arrays = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
+    pixels = torch.stack(arrays).movedim(-1, 1) / 255  # (B, 3, H, W)
+    return [round(cosine, 4) for cosine in load_judge().similarity(pixels, list(texts)).tolist()]

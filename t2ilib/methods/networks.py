@@ -1,0 +1,117 @@
+"""The networks that methods draw with: kept loaded, by the hash of their weights, so that a record names what drew.
+
+A checkpoint that was trained anew, in this process or another, has another hash and is loaded anew.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..checkpoint import load_model, short_hash
+from ..encoders import Clip, TextEncoder, load_clip, load_text_encoder
+from ..errors import CheckpointMismatch
+from ..models.vqgan import VQGAN, load_vqgan
+from ..paths import checkpoints_dir
+
+Network = TypeVar("Network")
+MOST_LOADED = 12
+MOST_TRIES = 3
+
+
+class NetworkCache:
+    """Loaded networks by kind, name, device and version of the weights; those used longest ago are dropped.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int = MOST_LOADED):
+        self.size = size
+        self._loaded: OrderedDict[tuple[str, str, str, str], Any] = OrderedDict()
+
+    def get(self, kind: str, name: str, device: str, load: Callable[[], Network]) -> tuple[Network, str]:
+        """Return a network and the version of its weights; from memory if these very weights were loaded before.
+
+        Args:
+            kind: what it is, where one name could be loaded as several things. name: a shipped checkpoint, or anything
+                else that `load` understands. load: reads it.
+
+        Raises:
+            CheckpointMismatch: its files change faster than they can be read.
+        """
+        for _ in range(MOST_TRIES):
+            version = weights_version(name)
+            key = (kind, name, device, version)
+            if key in self._loaded:
+                self._loaded.move_to_end(key)
+                return self._loaded[key], version
+            network = load()
+            if weights_version(name) != version:
+                continue  # it was exchanged while it was read
+            self._loaded[key] = network
+            while len(self._loaded) > self.size:
+                self._loaded.popitem(last=False)
+            return network, version
+        raise CheckpointMismatch(f"{name} is being written while it is read; wait until its training has saved it")
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._loaded.clear()
+
+
+CACHE = NetworkCache()
+
+
+def weights_version(name: str) -> str:
+    """Return what tells the weights behind a name from other ones.
+
+    A shipped checkpoint has its hash; of other files and folders it is names, sizes and times; of a name that is
+    neither, nothing.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return ",".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    shipped = checkpoints_dir() / name
+    return short_hash(shipped) if shipped.is_dir() else ""
+
+
+class Networks:
+    """Hand out the networks of one run, from the cache, and keep the hash of each checkpoint among them.
+
+    Args:
+        device: where they are loaded.
+
+    Attributes:
+        hashes: name of a shipped checkpoint -> the first digits of its SHA-256, in the order of asking.
+    """
+
+    def __init__(self, device: str):
+        self.device = device
+        self.hashes: dict[str, str] = {}
+
+    def clip(self, name: str) -> Clip:
+        """Return a CLIP by name."""
+        return self._get("clip", name, lambda: load_clip(name, device=self.device))
+
+    def text_encoder(self, name: str) -> TextEncoder:
+        """Return a text encoder by name."""
+        return self._get("text encoder", name, lambda: load_text_encoder(name, device=self.device))
+
+    def vqgan(self, name: str) -> VQGAN:
+        """Return a VQGAN by name or path."""
+        return self._get("vqgan", name, lambda: load_vqgan(name, device=self.device))
+
+    def checkpoint(self, cls: type[nn.Module], name: str, *, device: str | None = None) -> Any:
+        """Return the network of class `cls` in a shipped checkpoint."""
+        device = device or self.device
+        return self._get(cls.__name__, name, lambda: load_model(cls, checkpoints_dir() / name, device=device))
+
+    def _get(self, kind: str, name: str, load: Callable[[], Network]) -> Network:
+        network, version = CACHE.get(kind, name, self.device, load)
+        if (checkpoints_dir() / name).is_dir():
+            self.hashes[name] = version
+        return network

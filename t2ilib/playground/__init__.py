@@ -1,0 +1,6 @@
+"""The playground: a panel of widgets that draws pictures for a prompt, shows them as they come, and remembers them."""
+
+from .history import Drawn
+from .panel import Playground, split_options
+
+__all__ = ["Drawn", "Playground", "split_options"]
