@@ -150,9 +150,11 @@ def measure(pictures, prompt, record):
     features = judge.encode_image(pixels)  # (B, D)
     cosines = (features @ judge.encode_text([final_text]).T)[:, 0].tolist()
     nearest = (features @ name_features.T).argmax(1).tolist()
-    rows = [{"judge": cosine, "sees": names[k]} for cosine, k in zip(cosines, nearest)]
-    for row, similarity in zip(rows, record.get("guide_similarity", [])):
-        row["guide"] = sum(similarity) / len(similarity)
+    by_guides = record.get("guide_similarity", [])  # for each picture, the cosine by each guide
+    rows = []
+    for i in range(len(pictures)):
+        row = {"guide": sum(by_guides[i]) / len(by_guides[i])} if by_guides else {}
+        rows.append({**row, "judge": cosines[i], "sees": names[nearest[i]]})
     return rows
 
 
