@@ -7,14 +7,16 @@
 import csv
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from .errors import BadParameter
-from .files import sha256_of, utc_now, write_json
+from .files import sha256_of, utc_now, write_json, write_text
 from .paths import new_run_dir
-from .runtime import commit, device_name, peak_memory, rank_zero, versions
+from .runtime import commit, device_name, in_notebook, peak_memory, rank_zero, versions
+from .tables import Table
 
 
 class Run:
@@ -31,11 +33,16 @@ class Run:
     """
 
     def __init__(self, name: str, *, given: dict[str, Any], resolved: Any = None, device: Any = "cpu"):
-        self.active, self.device = rank_zero(), device
-        profile, seed = given.get("profile", "quick"), int(given.get("seed", 0))
+        self.active = rank_zero()
+        self.device = device
+        profile = given.get("profile", "quick")
+        seed = int(given.get("seed", 0))
         self.dir = Path(os.environ.get("T2I_RUN_DIR") or new_run_dir(name, profile=profile, seed=seed))
         self._start = time.time()
-        resolved = resolved if isinstance(resolved, dict) else vars(resolved) if resolved is not None else {}
+        if resolved is None:
+            resolved = {}
+        elif not isinstance(resolved, dict):
+            resolved = vars(resolved)
         self.data: dict[str, Any] = {
             "name": name, "status": "running", "started": utc_now(), "finished": None, "seconds": None,
             "profile": profile, "seed": seed, "device": device_name(device),
@@ -68,16 +75,35 @@ class Run:
             else:
                 raise BadParameter(f"figure {name!r} must be a matplotlib figure or a PIL image, got {type(figure)}")
             entry = f"figures/{name}.png"
-            self.data["figures"] += [entry] if entry not in self.data["figures"] else []
+            if entry not in self.data["figures"]:
+                self.data["figures"].append(entry)
             if thumbnail:
                 self.data["thumbnail"] = entry
             self._write()
         return path
 
-    def keep(self, name: str, figure: Any, **options: Any) -> Any:
-        """Save a figure as `figure` does, and hand it on: as the last line of a cell it is shown as well."""
-        self.figure(name, figure, **options)
-        return figure
+    def keep(self, name: str, shown: Any, *, thumbnail: bool = False) -> None:
+        """Save a figure, a picture or a table, show it here, and close it.
+
+        It is shown exactly once, wherever in a cell this is called: in a branch, in a loop, before other lines. Outside
+        a notebook a table is printed and a figure only saved.
+
+        Args:
+            shown: matplotlib figure or PIL picture, saved as figures/<name>.png; or a `Table`, as tables/<name>.csv.
+            thumbnail: make the figure the run's face.
+        """
+        if not self.active:
+            return
+        if isinstance(shown, Table):
+            write_text(self.dir / "tables" / f"{name}.csv", shown.csv())
+            show_table(shown)
+            return
+        path = self.figure(name, shown, thumbnail=thumbnail)
+        if in_notebook():
+            from IPython.display import Image, display
+
+            display(Image(filename=str(path)))  # what is shown is what was kept
+        close_figure(shown)
 
     def metric(self, **values: float | str) -> None:
         """Record final values, shown in the report; the last value under a name counts."""
@@ -108,6 +134,25 @@ class Run:
     def _write(self) -> None:
         if self.active:
             write_json(self.dir / "run.json", self.data)
+
+
+def show_table(table: Table) -> None:
+    """Show a table where this is called in a notebook; print it elsewhere."""
+    if in_notebook():
+        from IPython.display import display
+
+        display(table)
+    else:
+        print(table, flush=True)
+
+
+def close_figure(figure: Any) -> None:
+    """Give back the memory of a matplotlib figure; of anything else nothing is to be given back."""
+    if hasattr(figure, "savefig"):
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is not None:
+            pyplot.close(figure)
+        figure.clear()
 
 
 def _plain(value: Any) -> Any:

@@ -123,6 +123,13 @@ def _parent_is(*words: str) -> bool:
     return any(word in line for word in words)
 
 
+def in_notebook() -> bool:
+    """Return whether this process is a Jupyter kernel, whoever drives it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
 def rank_zero() -> bool:
     """Return whether this process is the one that prints, records and plots (rank 0, or the only one)."""
     return int(os.environ.get("RANK", "0")) == 0

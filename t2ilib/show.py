@@ -20,8 +20,9 @@ from .errors import BadParameter, MissingAsset, check_name
 from .media import contact_sheet, save_pictures, to_pil
 from .media.sheets import picture_list, png_bytes
 from .runtime import is_interactive
+from .tables import Table
 
-__all__ = ["compare", "contact_sheet", "curves", "gallery", "grid", "read_metrics", "save", "slider", "to_pil"]
+__all__ = ["Table", "compare", "contact_sheet", "curves", "gallery", "grid", "read_metrics", "save", "slider", "to_pil"]
 
 STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.titlepad": 5, "axes.spines.top": False, "axes.spines.right": False,

@@ -13,10 +13,10 @@ ROOT = repo_root() / "t2ilib"
 # From the bottom up. A unit is a module or a package directly under t2ilib; it may import units of lower boxes.
 BOXES = [
     {"errors"},
-    {"paths", "files", "values"},
+    {"paths", "files", "tables", "values"},
     {"assets", "runtime", "profiles", "memory", "options"},
     {"checkpoint", "record", "media"},
-    {"show", "kernels"},
+    {"show", "kernels", "lesson"},
     {"layers"},
     {"data", "diffusion", "encoders", "models"},
     {"cascade", "guidance", "metrics", "training"},

@@ -9,7 +9,9 @@ from PIL import Image
 
 from t2ilib.errors import BadParameter
 from t2ilib.files import sha256_of
-from t2ilib.record import Run, new_run_dir
+from t2ilib.paths import new_run_dir, repo_root
+from t2ilib.record import Run
+from t2ilib.tables import Table
 
 
 @pytest.fixture
@@ -81,7 +83,6 @@ def test_figures(folder):
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     assert Image.open(run.figure("curve", figure)).width > 10
-    assert run.keep("curve", figure) is figure
     for _ in range(2):
         run.figure("face", Image.new("RGB", (8, 8)), thumbnail=True)
     data = read(folder)
@@ -121,3 +122,54 @@ def test_other_ranks_write_nothing(folder, monkeypatch):
     run.fallback("x")
     run.finish()
     assert not folder.exists()
+
+
+CELLS = """
+from matplotlib.figure import Figure
+from PIL import Image
+from t2ilib.record import Run
+from t2ilib.show import grid
+from t2ilib.tables import Table
+
+run = Run("03_x", given={})
+# %%
+if True:
+    run.keep("in_a_branch", grid([Image.new("RGB", (8, 8))]))
+1 + 1
+# %%
+for k in range(3):
+    run.keep(f"in_a_loop_{k}", grid([Image.new("RGB", (8, 8))]))
+print("after")
+# %%
+run.keep("the_last_line", Image.new("RGB", (9, 9)))
+# %%
+import matplotlib.pyplot as plt
+run.keep("of_pyplot", plt.figure(figsize=(1, 1)))
+run.keep("a_table", Table({"a": {"x": 1.0}}))
+"""
+
+
+def test_every_kept_figure_appears_exactly_once_in_a_notebook(folder, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS.split("# %%\n")]
+    cells.append(nbformat.v4.new_code_cell("print(plt.get_fignums())"))
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(repo_root())}}).execute()
+    pictures = []
+    for cell in notebook.cells:
+        pictures.append(sum("image/png" in output.get("data", {}) for output in cell.outputs))
+    assert pictures == [0, 1, 3, 1, 1, 0]
+    assert sum("text/html" in output.get("data", {}) for output in notebook.cells[4].outputs) == 1
+    assert notebook.cells[5].outputs[0]["text"] == "[]\n"  # nothing stays open
+    names = ["in_a_branch", *(f"in_a_loop_{k}" for k in range(3)), "the_last_line", "of_pyplot"]
+    assert read(folder)["figures"] == [f"figures/{name}.png" for name in names]
+    assert (folder / "tables" / "a_table.csv").read_text().splitlines() == ["row,x", "a,1.0"]
+
+
+def test_outside_a_notebook_a_table_is_printed_and_a_figure_saved(folder, capsys):
+    run = Run("03_x", given={})
+    run.keep("picture", Image.new("RGB", (8, 8)))
+    run.keep("table", Table({"ours": {"top10": 0.5}}, note="n = 3"))
+    assert capsys.readouterr().out == "      top10\nours  0.500\nn = 3\n" and (folder / "figures/picture.png").exists()

@@ -1,0 +1,172 @@
+"""Tables of results: HTML in a notebook, plain text elsewhere, CSV on disk."""
+
+import csv
+import html
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from .errors import BadParameter
+
+STYLE = """<style>
+.t2i-table { border-collapse: collapse; font-size: 13px; margin: 4px 0; }
+.t2i-table caption { text-align: left; font-weight: bold; padding: 2px 8px; }
+.t2i-table th, .t2i-table td { padding: 3px 8px; text-align: right; border: none; }
+.t2i-table th:first-child, .t2i-table td:first-child { text-align: left; }
+.t2i-table thead th { border-bottom: 1px solid #8a8a8a; }
+.t2i-table tr.best td { font-weight: bold; }
+.t2i-table tr.baseline td { opacity: .65; }
+.t2i-table small { opacity: .65; font-weight: normal; }
+.t2i-table .interval { display: block; position: relative; height: 3px; width: 72px; margin-left: auto;
+  background: rgba(128, 128, 128, .2); }
+.t2i-table .interval i { position: absolute; top: 0; height: 3px; background: #2468b3; }
+.t2i-note { font-size: 12px; opacity: .75; padding: 0 8px 6px; }
+</style>"""
+
+
+class Table:
+    """Rows of named values.
+
+    Args:
+        rows: label -> column -> value; numbers, texts or None. Columns stand in the order in which they first appear.
+        columns: which of them, in this order; default all but the bounds of intervals.
+        units: column -> what stands below its name, such as "s".
+        intervals: column -> (column of the lower bound, of the upper), drawn as a bar on the scale of the column.
+        best: the column by which the best row is set in bold, "-name" if less is better.
+        baselines: labels of rows that are only compared with, such as real drawings; never the best.
+        digits: decimals of numbers that are not whole; or one number for each column by name.
+        title: line above. note: line below, with n, seeds and what the numbers are of.
+
+    Raises:
+        BadParameter: no rows, or a column that no row has.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]], *, columns: Sequence[str] | None = None,
+                 units: Mapping[str, str] | None = None, intervals: Mapping[str, tuple[str, str]] | None = None,
+                 best: str = "", baselines: Collection[str] = (), digits: int | Mapping[str, int] = 3,
+                 title: str = "", note: str = ""):
+        if not rows:
+            raise BadParameter("a table needs at least one row, got none")
+        self.rows = {label: dict(row) for label, row in rows.items()}
+        self.units = dict(units or {})
+        self.intervals = dict(intervals or {})
+        self.best = best
+        self.baselines = set(baselines)
+        self.digits = digits
+        self.title = title
+        self.note = note
+        self.columns = list(columns) if columns is not None else self._all_columns()
+        known = {name for row in self.rows.values() for name in row}
+        for name in [*self.columns, *([best.removeprefix("-")] if best else [])]:
+            if name not in known:
+                raise BadParameter(f"no row of the table has a value for {name!r}; there are "
+                                   f"{', '.join(sorted(known))}")
+
+    def _all_columns(self) -> list[str]:
+        bounds = {name for pair in self.intervals.values() for name in pair}
+        columns: list[str] = []
+        for row in self.rows.values():
+            columns += [name for name in row if name not in columns and name not in bounds]
+        return columns
+
+    def best_row(self) -> str | None:
+        """Return the label of the best row, or None where nothing was said to be best."""
+        if not self.best:
+            return None
+        name = self.best.removeprefix("-")
+        sign = -1 if self.best.startswith("-") else 1
+        scores = {}
+        for label, row in self.rows.items():
+            value = row.get(name)
+            if label not in self.baselines and isinstance(value, (int, float)) and math.isfinite(value):
+                scores[label] = sign * value
+        return max(scores, key=scores.get) if scores else None
+
+    def csv(self) -> str:
+        """Return the table as CSV, bounds of intervals included, numbers as they are."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        bounds = [name for column in self.columns for name in self.intervals.get(column, ())]
+        names = [*self.columns, *bounds]
+        writer.writerow(["row", *names])
+        for label, row in self.rows.items():
+            writer.writerow([label, *(row.get(name, "") for name in names)])
+        return buffer.getvalue()
+
+    def __str__(self) -> str:
+        head = ["", *(self._head(name) for name in self.columns)]
+        lines = [[label, *(self._text(row, name) for name in self.columns)] for label, row in self.rows.items()]
+        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+        best = self.best_row()
+        printed = [self.title] if self.title else []
+        for line in [head, *lines]:
+            mark = " *" if line[0] == best and line is not head else ""
+            cells = [line[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+            printed.append(("  ".join(cells) + mark).rstrip())
+        if best is not None:
+            printed.append(f"* best by {self.best.removeprefix('-')}")
+        if self.note:
+            printed.append(self.note)
+        return "\n".join(printed)
+
+    def _repr_html_(self) -> str:
+        cells = [f"<th>{html.escape(name)}{self._unit_html(name)}</th>" for name in self.columns]
+        body = ""
+        best = self.best_row()
+        for label, row in self.rows.items():
+            kind = "best" if label == best else "baseline" if label in self.baselines else ""
+            values = "".join(f"<td>{self._cell_html(row, name)}</td>" for name in self.columns)
+            body += f"<tr class='{kind}'><td>{html.escape(label)}</td>{values}</tr>"
+        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        note = f"<div class='t2i-note'>{html.escape(self.note)}</div>" if self.note else ""
+        return (f"{STYLE}<table class='t2i-table'>{caption}<thead><tr><th></th>{''.join(cells)}</tr></thead>"
+                f"<tbody>{body}</tbody></table>{note}")
+
+    def _head(self, name: str) -> str:
+        return f"{name} [{self.units[name]}]" if name in self.units else name
+
+    def _unit_html(self, name: str) -> str:
+        return f"<br><small>{html.escape(self.units[name])}</small>" if name in self.units else ""
+
+    def _number(self, value: Any, name: str) -> str:
+        if value is None or value == "":
+            return ""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return str(value)
+        if isinstance(value, int):
+            return f"{value:,}"
+        digits = self.digits.get(name, 3) if isinstance(self.digits, Mapping) else self.digits
+        return f"{value:,.{digits}f}"
+
+    def _bounds(self, row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+        if name not in self.intervals:
+            return None
+        low, high = (row.get(bound) for bound in self.intervals[name])
+        return None if low is None or high is None else (low, high)
+
+    def _text(self, row: Mapping[str, Any], name: str) -> str:
+        text = self._number(row.get(name), name)
+        bounds = self._bounds(row, name)
+        if bounds is None:
+            return text
+        return f"{text} [{self._number(bounds[0], name)}, {self._number(bounds[1], name)}]"
+
+    def _cell_html(self, row: Mapping[str, Any], name: str) -> str:
+        text = html.escape(self._number(row.get(name), name))
+        bounds = self._bounds(row, name)
+        if bounds is None:
+            return text
+        low, high = self._scale(name)
+        span = (high - low) or 1
+        left = 100 * (bounds[0] - low) / span
+        width = max(1.0, 100 * (bounds[1] - bounds[0]) / span)
+        words = f"{self._number(bounds[0], name)} to {self._number(bounds[1], name)}"
+        bar = f"<span class='interval' title='{words}'><i style='left:{left:.1f}%;width:{width:.1f}%'></i></span>"
+        return f"{text} <small>{words}</small>{bar}"
+
+    def _scale(self, name: str) -> tuple[float, float]:
+        """Return the ends of the scale on which a column's intervals are drawn."""
+        ends = [bound for row in self.rows.values() for bound in (self._bounds(row, name) or ())]
+        return min(0.0, *ends), max(ends)
