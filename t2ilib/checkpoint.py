@@ -69,22 +69,28 @@ def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str,
             nothing is written then.
     """
     folder = Path(folder)
-    if taken := sorted(set(card) & set(RESERVED)):
+    taken = sorted(set(card) & set(RESERVED))
+    if taken:
         raise BadParameter(f"the card must not set {', '.join(taken)}: the file itself decides; take another name")
     try:
         json.dumps([kwargs, card])
     except TypeError as error:
         raise BadParameter(f"{kind}: constructor arguments and card must be plain JSON types: {error}") from error
-    if clash := [k for k in state if k.endswith(SCALE)]:
-        raise BadParameter(f"{kind}: a tensor's name must not end in {SCALE!r}: {clash[0]}")
-    stored = {name: v for k, kept in state.items() for name, v in _stored(k, kept, dtype).items()}
-    if lost := [k for k, v in stored.items() if k in state and v is not state[k] and v.is_floating_point()
-                and not (v.isfinite() == state[k].isfinite()).all()]:
-        raise BadParameter(f"{', '.join(lost[:4])}: values are too large for {dtype}; save without dtype")
+    stored: dict[str, torch.Tensor] = {}
+    too_large = []
+    for name, tensor in state.items():
+        if name.endswith(SCALE):
+            raise BadParameter(f"{kind}: a tensor's name must not end in {SCALE!r}: {name}")
+        stored.update(_stored(name, tensor, dtype))
+        if _overflows(tensor, stored[name]):
+            too_large.append(name)
+    if too_large:
+        raise BadParameter(f"{', '.join(too_large[:4])}: values are too large for {dtype}; save without dtype")
     save_tensors(folder / WEIGHTS, stored)
-    write_json(folder / CONFIG, {
-        "format": 1, "class": kind, "kwargs": kwargs, "parameters": sum(v.numel() for v in state.values()),
-        "dtype": str(dtype or "as trained").removeprefix("torch."), "sha256": sha256_of(folder / WEIGHTS), **card})
+    parameters = sum(tensor.numel() for tensor in state.values())
+    stored_as = str(dtype or "as trained").removeprefix("torch.")
+    write_json(folder / CONFIG, {"format": 1, "class": kind, "kwargs": kwargs, "parameters": parameters,
+                                 "dtype": stored_as, "sha256": sha256_of(folder / WEIGHTS), **card})
     return folder
 
 
@@ -96,9 +102,17 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> dict[
         return {name: tensor.to(dtype)}
     if tensor.ndim < 2 or tensor[0].numel() < 16 or not tensor.isfinite().all():  # a scale each would save little
         return {name: tensor.to(torch.float16)}
-    rows = tensor.detach().float().flatten(1)
+    rows = tensor.detach().float().flatten(1)  # (output channels, the rest)
     scale = rows.abs().amax(1).clamp(min=1e-30) / 127
-    return {name: (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape), name + SCALE: scale}
+    eight_bits = (rows / scale[:, None]).round().to(torch.int8)
+    return {name: eight_bits.view(tensor.shape), name + SCALE: scale}
+
+
+def _overflows(tensor: torch.Tensor, stored: torch.Tensor) -> bool:
+    """Return whether finite values became infinite in the smaller type."""
+    if stored is tensor or not stored.is_floating_point():
+        return False
+    return bool((stored.isfinite() != tensor.isfinite()).any())
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -119,33 +133,45 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
     """
     from safetensors.torch import load_file
 
-    config, path = read_config(folder), Path(folder) / WEIGHTS
+    config = read_config(folder)
+    path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout`, or train it again")
-    if config["sha256"] != (got := sha256_of(path)):
-        raise CheckpointMismatch(f"{path}: SHA-256 is {got[:12]}..., expected {config['sha256'][:12]}...; "
+    found = sha256_of(path)
+    if found != config["sha256"]:
+        raise CheckpointMismatch(f"{path}: SHA-256 is {found[:12]}..., expected {config['sha256'][:12]}...; "
                                  "the file is damaged or was exchanged, restore it")
     if kind is not None and config["class"] != kind:
         raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; name another checkpoint")
     stored = load_file(path)
-    scales = {k: stored.pop(k) for k in list(stored) if k.endswith(SCALE)}
-    state = {k: v.float() if v.is_floating_point() or k + SCALE in scales else v for k, v in stored.items()}
-    for name, scale in scales.items():
-        state[name.removesuffix(SCALE)].flatten(1).mul_(scale[:, None])
+    state = {}
+    for name, tensor in stored.items():
+        if name.endswith(SCALE):
+            continue
+        scale = stored.get(name + SCALE)
+        if scale is not None:
+            rows = tensor.float().flatten(1) * scale[:, None]
+            tensor = rows.view(tensor.shape)
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state, config
 
 
 def load_strict(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
     """Load tensors into a network; every key and shape must fit, and the error names those that do not."""
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-              for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if missing or unexpected or shapes:
-        parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes))]
-        said = "; ".join(f"{len(v)} {what}: {', '.join(v[:4])}{', ...' if len(v) > 4 else ''}"
-                         for what, v in parts if v)
-        raise CheckpointMismatch(f"{source} does not fit {type(model).__name__}: {said}; "
+    expected = model.state_dict()
+    shapes = []
+    for name in sorted(expected.keys() & state.keys()):
+        if expected[name].shape != state[name].shape:
+            shapes.append(f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}")
+    differences = {"missing": sorted(expected.keys() - state.keys()),
+                   "unexpected": sorted(state.keys() - expected.keys()), "of another shape": shapes}
+    problems = []
+    for kind, names in differences.items():
+        if names:
+            dots = ", ..." if len(names) > 4 else ""
+            problems.append(f"{len(names)} {kind}: {', '.join(names[:4])}{dots}")
+    if problems:
+        raise CheckpointMismatch(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}; "
                                  "use the config it was saved with")
     model.load_state_dict(state)
 

@@ -35,10 +35,12 @@ class RunFailed(T2IError, RuntimeError):
 
 def close_matches(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return up to `count` of the `known` names nearest to `name`, best first; case is ignored."""
-    by_lower = {k.lower(): k for k in known}
-    hits = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
-    hits += [k for k in by_lower if name and name.lower() in k and k not in hits]
-    return [by_lower[h] for h in hits[:count]]
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    lower = name.lower()
+    near = difflib.get_close_matches(lower, by_lower, n=count, cutoff=0.5)
+    if lower:
+        near += [candidate for candidate in by_lower if lower in candidate and candidate not in near]
+    return [by_lower[candidate] for candidate in near[:count]]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
@@ -50,7 +52,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     known = sorted(known)
     near = close_matches(name, known)
     hint = f"did you mean {' or '.join(near)}?" if near else "there is no similar name."
-    listing = f" Known: {', '.join(known)}." if known and (len(known) <= 20 or not near) else ""
+    few = len(known) <= 20
+    listing = f" Known: {', '.join(known)}." if known and (few or not near) else ""
     return UnknownName(f"unknown {kind} {name!r}; {hint}{listing}")
 
 

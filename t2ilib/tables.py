@@ -57,14 +57,21 @@ class Table:
         self.title = title
         self.note = note
         self.columns = list(columns) if columns is not None else self._all_columns()
-        known = {name for row in self.rows.values() for name in row}
-        for name in [*self.columns, *([best.removeprefix("-")] if best else [])]:
+        known = set()
+        for row in self.rows.values():
+            known.update(row)
+        used = list(self.columns)
+        if best:
+            used.append(best.removeprefix("-"))
+        for name in used:
             if name not in known:
                 raise BadParameter(f"no row of the table has a value for {name!r}; there are "
                                    f"{', '.join(sorted(known))}")
 
     def _all_columns(self) -> list[str]:
-        bounds = {name for pair in self.intervals.values() for name in pair}
+        bounds = set()
+        for pair in self.intervals.values():
+            bounds.update(pair)
         columns: list[str] = []
         for row in self.rows.values():
             columns += [name for name in row if name not in columns and name not in bounds]
@@ -87,24 +94,28 @@ class Table:
         """Return the table as CSV, bounds of intervals included, numbers as they are."""
         buffer = io.StringIO()
         writer = csv.writer(buffer)
-        bounds = [name for column in self.columns for name in self.intervals.get(column, ())]
-        names = [*self.columns, *bounds]
+        names = list(self.columns)
+        for column in self.columns:
+            names += self.intervals.get(column, ())
         writer.writerow(["row", *names])
         for label, row in self.rows.items():
-            writer.writerow([label, *(row.get(name, "") for name in names)])
+            values = [row.get(name, "") for name in names]
+            writer.writerow([label, *values])
         return buffer.getvalue()
 
     def __str__(self) -> str:
-        head = ["", *(self._head(name) for name in self.columns)]
-        lines = [[label, *(self._text(row, name) for name in self.columns)] for label, row in self.rows.items()]
-        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+        grid = [["", *map(self._head, self.columns)]]
+        for label, row in self.rows.items():
+            cells = [self._text(row, name) for name in self.columns]
+            grid.append([label, *cells])
+        widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
         best = self.best_row()
         printed = [self.title] if self.title else []
-        for line in [head, *lines]:
-            mark = " *" if line[0] == best and line is not head else ""
-            cells = [line[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-            printed.append(("  ".join(cells) + mark).rstrip())
+        for number, (label, *cells) in enumerate(grid):
+            aligned = [label.ljust(widths[0])]
+            aligned += [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+            mark = " *" if number and label == best else ""
+            printed.append(("  ".join(aligned) + mark).rstrip())
         if best is not None:
             printed.append(f"* best by {self.best.removeprefix('-')}")
         if self.note:
@@ -112,17 +123,25 @@ class Table:
         return "\n".join(printed)
 
     def _repr_html_(self) -> str:
-        cells = [f"<th>{html.escape(name)}{self._unit_html(name)}</th>" for name in self.columns]
-        body = ""
-        best = self.best_row()
-        for label, row in self.rows.items():
-            kind = "best" if label == best else "baseline" if label in self.baselines else ""
-            values = "".join(f"<td>{self._cell_html(row, name)}</td>" for name in self.columns)
-            body += f"<tr class='{kind}'><td>{html.escape(label)}</td>{values}</tr>"
+        head = "<th></th>"
+        for name in self.columns:
+            head += f"<th>{html.escape(name)}{self._unit_html(name)}</th>"
+        body = "".join(self._row_html(label, row) for label, row in self.rows.items())
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
         note = f"<div class='t2i-note'>{html.escape(self.note)}</div>" if self.note else ""
-        return (f"{STYLE}<table class='t2i-table'>{caption}<thead><tr><th></th>{''.join(cells)}</tr></thead>"
-                f"<tbody>{body}</tbody></table>{note}")
+        return (f"{STYLE}<table class='t2i-table'>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+                f"{note}")
+
+    def _row_html(self, label: str, row: Mapping[str, Any]) -> str:
+        kind = ""
+        if label == self.best_row():
+            kind = "best"
+        elif label in self.baselines:
+            kind = "baseline"
+        cells = f"<td>{html.escape(label)}</td>"
+        for name in self.columns:
+            cells += f"<td>{self._cell_html(row, name)}</td>"
+        return f"<tr class='{kind}'>{cells}</tr>"
 
     def _head(self, name: str) -> str:
         return f"{name} [{self.units[name]}]" if name in self.units else name
@@ -168,5 +187,7 @@ class Table:
 
     def _scale(self, name: str) -> tuple[float, float]:
         """Return the ends of the scale on which a column's intervals are drawn."""
-        ends = [bound for row in self.rows.values() for bound in (self._bounds(row, name) or ())]
-        return min(0.0, *ends), max(ends)
+        ends = [0.0]
+        for row in self.rows.values():
+            ends += self._bounds(row, name) or ()
+        return min(ends), max(ends)

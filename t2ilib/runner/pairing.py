@@ -18,16 +18,19 @@ def sync_pairs(folder: Path | None = None) -> list[Path]:
     from jupytext.cli import jupytext
 
     scripts = list_notebooks(folder)
-    before = {p: p.read_bytes() for p in (s.with_suffix(".ipynb") for s in scripts) if p.exists()}
+    paths = [script.with_suffix(".ipynb") for script in scripts]
+    before = {path: path.read_bytes() for path in paths if path.exists()}
     if scripts:
         jupytext(["--quiet", "--update", "--to", "ipynb", *map(str, scripts)])
-    for path in (s.with_suffix(".ipynb") for s in scripts):
+    for path in paths:
         notebook = nbformat.read(path, as_version=4)
-        for cell in (c for c in notebook.cells if c.cell_type == "code"):
-            cell.outputs, cell.execution_count = [], None
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+                cell.execution_count = None
         notebook.metadata.pop("language_info", None)  # the kernel's patch version, which differs between machines
         nbformat.write(notebook, path)
-    return [p for p in (s.with_suffix(".ipynb") for s in scripts) if before.get(p) != p.read_bytes()]
+    return [path for path in paths if before.get(path) != path.read_bytes()]
 
 
 def pair_problems(script: Path) -> list[str]:
@@ -38,12 +41,14 @@ def pair_problems(script: Path) -> list[str]:
     path = script.with_suffix(".ipynb")
     if not path.exists():
         return [f"{path.name} is missing; run: python -m t2ilib notebooks --sync"]
-    notebook, problems = jupytext.read(path), []
+    notebook = jupytext.read(path)
+    problems = []
     try:
         compare_notebooks(notebook, jupytext.read(script), fmt="py:percent")
     except NotebookDifference:
         problems.append(f"{path.name} differs from {script.name}; run: python -m t2ilib notebooks --sync")
-    if any(c.get("outputs") or c.get("execution_count") for c in notebook.cells if c.cell_type == "code"):
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if any(cell.get("outputs") or cell.get("execution_count") for cell in code_cells):
         problems.append(f"{path.name} has outputs; run: python -m t2ilib notebooks --sync")
     kernel = notebook.metadata.get("kernelspec", {})
     if (kernel.get("name"), kernel.get("display_name")) != ("python3", "Python 3 (ipykernel)"):
@@ -53,15 +58,18 @@ def pair_problems(script: Path) -> list[str]:
 
 def address_problems(root: Path | None = None) -> list[str]:
     """Return where a Colab badge or set-up cell, or the README, disagrees with `repository_url`."""
-    url, problems = repository_url(root), []
+    url = repository_url(root)
+    problems = []
     for path in _addressed_files(root or repo_root()):
         text = path.read_text(encoding="utf-8")
         if _with_address(text, url) != text:
             problems.append(f"{path.name} names another address than {url}; "
                             "run: python -m t2ilib notebooks --set-address URL")
-        if path.suffix == ".py" and f"{_slug(url)}/blob/main/notebooks/{path.stem}.ipynb" not in text:
+        if path.suffix != ".py":
+            continue
+        if f"{_slug(url)}/blob/main/notebooks/{path.stem}.ipynb" not in text:
             problems.append(f"{path.name} has no Colab badge that opens notebooks/{path.stem}.ipynb of {url}")
-        if path.suffix == ".py" and not any(url in cell for cell in SETUP.findall(text)):
+        if not any(url in cell for cell in SETUP.findall(text)):
             problems.append(f"{path.name} has no cell tagged 'setup' that clones {url} on Colab")
     return problems
 
@@ -75,12 +83,16 @@ def set_repository_url(url: str, root: Path | None = None) -> list[Path]:
     Raises:
         BadParameter: not an address of the form https://github.com/OWNER/REPO, which is what Colab opens.
     """
-    root, url = root or repo_root(), url.removesuffix("/").removesuffix(".git")
+    root = root or repo_root()
+    url = url.removesuffix("/").removesuffix(".git")
     if not ADDRESS.fullmatch(url):
         raise BadParameter(f"the address must look like https://github.com/OWNER/REPO, got {url!r}")
-    changed, project = [], root / "pyproject.toml"
-    edits = {project: re.sub(r'(?m)^(Repository = ")[^"]*"', rf'\g<1>{url}"', project.read_text(encoding="utf-8"))}
-    edits |= {path: _with_address(path.read_text(encoding="utf-8"), url) for path in _addressed_files(root)}
+    project = root / "pyproject.toml"
+    line = re.compile(r'(?m)^(Repository = ")[^"]*"')
+    edits = {project: line.sub(rf'\g<1>{url}"', project.read_text(encoding="utf-8"))}
+    for path in _addressed_files(root):
+        edits[path] = _with_address(path.read_text(encoding="utf-8"), url)
+    changed = []
     for path, text in edits.items():
         if text != path.read_text(encoding="utf-8"):
             path.write_text(text, encoding="utf-8")
