@@ -69,10 +69,14 @@ def grid(images: Any, titles: Sequence[str] | None = None, *, columns: int | Non
     pictures = picture_list(images)
     if titles is not None and len(titles) != len(pictures):
         raise BadParameter(f"got {len(titles)} titles for {len(pictures)} pictures")
-    columns = min(columns or min(8, math.ceil(math.sqrt(len(pictures) * 1.6))), len(pictures))
+    if columns is None:
+        columns = min(8, math.ceil(math.sqrt(len(pictures) * 1.6)))
+    columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    lines = [textwrap.fill(str(t), max(12, int(scale * 11))) for t in titles] if titles is not None else []
-    extra = 0.06 + 0.17 * max((line.count("\n") + 1 for line in lines), default=0)
+    characters = max(12, int(scale * 11))
+    lines = [textwrap.fill(str(title), characters) for title in titles or ()]
+    line_count = max((line.count("\n") + 1 for line in lines), default=0)
+    extra = 0.06 + 0.17 * line_count
     tallest = max(p.height / p.width for p in pictures)
     figure, axes = _figure(rows, columns, (columns * scale, rows * (scale * tallest + extra)), title)
     for i, axis in enumerate(axes.flat):
@@ -129,23 +133,23 @@ def curves(series: Mapping[str, Any] | str | Path, *, names: Sequence[str] | Non
         UnknownName: a name that is not there.
         BadParameter: nothing to draw.
     """
-    data = {name: _xy(values) for name, values in (read_metrics(series) if isinstance(series, (str, Path))
-                                                   else series).items()}
+    if isinstance(series, (str, Path)):
+        series = read_metrics(series)
     for name in names or ():
-        check_name("curve", name, data)
-    data = {name: data[name] for name in names or data}
+        check_name("curve", name, series)
+    data = {name: _xy(series[name]) for name in names or series}
     if not data:
         raise BadParameter("curves needs at least one series, got none")
     panels = len(data) if separate else 1
     columns = min(panels, 3)
-    figure, axes = _figure(math.ceil(panels / columns), columns,
-                           (size[0] * (columns if panels == 1 else columns * 0.7),
-                            size[1] * math.ceil(panels / columns)), title)
+    rows = math.ceil(panels / columns)
+    width = size[0] if panels == 1 else 0.7 * size[0] * columns
+    figure, axes = _figure(rows, columns, (width, size[1] * rows), title)
     for axis in list(axes.flat)[panels:]:
         axis.axis("off")
     for i, (name, (x, y)) in enumerate(data.items()):
-        axis, colour = axes.flat[i if separate else 0], COLOURS[i % len(COLOURS)]
-        _curve(axis, x, y, name, colour, smooth)
+        axis = axes.flat[i if separate else 0]
+        _curve(axis, x, y, name, COLOURS[i % len(COLOURS)], smooth)
         axis.set(xlabel=xlabel, ylabel=name if separate else ylabel, yscale="log" if log else "linear")
     if not separate and len(data) > 1:
         axes.flat[0].legend()

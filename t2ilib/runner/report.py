@@ -18,6 +18,8 @@ from ..files import write_text
 from ..paths import repo_root, reports_dir
 
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
+NO_RUNS = '<p class="empty">No runs yet. Start with <code>python -m t2ilib run 03 --profile quick</code>.</p>'
+NO_MATCH = '<p class="empty" id="none" hidden>No run matches.</p>'
 MAX_METRICS = 6
 THUMBNAIL_WIDTH = 640
 
@@ -29,8 +31,8 @@ def build_report(folder: Path | None = None, out: Path | None = None) -> Path:
         folder: where the run folders lie; default `reports/runs/`.
         out: the page; default `index.html` in the reports folder. Links to runs are relative to it.
     """
-    folder, out = folder or reports_dir() / "runs", out or reports_dir() / "index.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = folder or reports_dir() / "runs"
+    out = out or reports_dir() / "index.html"
     page = render(load_runs(folder), base=out.parent)
     write_text(out, page)
     return out
@@ -44,27 +46,22 @@ def load_runs(folder: Path) -> list[dict[str, Any]]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             record = {"status": "failed", "error": f"run.json cannot be read: {error}"}
-        runs.append({"name": path.parent.parent.name, "status": "running", "started": "", **record, "dir": path.parent})
+        defaults = {"name": path.parent.parent.name, "status": "running", "started": ""}
+        runs.append({**defaults, **record, "dir": path.parent})
     return sorted(runs, key=lambda run: (run["started"] or "", run["dir"].name), reverse=True)
 
 
 def render(runs: list[dict[str, Any]], base: Path) -> str:
     """Return the HTML page for `runs`; `base` is the folder that links start from."""
-    seen: set[tuple] = set()
-    parts = []
+    latest: set[tuple] = set()  # name and profile of the runs that have a newest one on the page already
+    cards = []
     for run in runs:
         key = (run["name"], run.get("profile"))
-        parts.append(_card(run, base, latest=key not in seen))
-        seen.add(key)
-    counts = {status: sum(run["status"] == status for run in runs) for status in STATUSES}
-    chips = "".join(f'<button class="chip {status}" data-status="{status}">{counts[status]} {label}</button>'
-                    for status, label in STATUSES.items() if counts[status])
-    profiles = sorted({str(run["profile"]) for run in runs if run.get("profile")})
-    chips += "".join(f'<button class="chip" data-profile="{_e(p)}">{_e(p)}</button>' for p in profiles)
-    empty = ('<p class="empty">No runs yet. Start with <code>python -m t2ilib run 03 --profile quick</code>.</p>'
-             if not runs else '<p class="empty" id="none" hidden>No run matches.</p>')
-    older = len(runs) - len(seen)
-    values = {"cards": "\n".join(parts), "chips": chips, "empty": empty, "older": older,
+        cards.append(_card(run, base, latest=key not in latest))
+        latest.add(key)
+    empty = NO_MATCH if runs else NO_RUNS
+    older = len(runs) - len(latest)
+    values = {"cards": "\n".join(cards), "chips": _chips(runs), "empty": empty, "older": older,
               "older_hidden": "" if older else "hidden", "count": f"{len(runs)} run{'s' * (len(runs) != 1)}",
               "made": datetime.now().strftime("%d %B %Y, %H:%M")}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
@@ -72,13 +69,26 @@ def render(runs: list[dict[str, Any]], base: Path) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), template)
 
 
+def _chips(runs: list[dict[str, Any]]) -> str:
+    """Return the buttons that show the runs of one status or profile."""
+    chips = ""
+    for status, label in STATUSES.items():
+        count = sum(run["status"] == status for run in runs)
+        if count:
+            chips += f'<button class="chip {status}" data-status="{status}">{count} {label}</button>'
+    for profile in sorted({str(run["profile"]) for run in runs if run.get("profile")}):
+        chips += f'<button class="chip" data-profile="{_e(profile)}">{_e(profile)}</button>'
+    return chips
+
+
 def _card(run: dict[str, Any], base: Path, latest: bool) -> str:
     status = run["status"] if run["status"] in STATUSES else "failed"
     number, _, title = run["name"].partition("_")
-    facts = [_when(run["started"]), _duration(run.get("seconds")), run.get("device"),
-             f"{run['peak_memory_mib'] / 1024:.1f} GB" if run.get("peak_memory_mib") else None]
-    changed = {k: v for k, v in run.get("overrides", {}).items() if k != "profile"}
-    tags = "".join(f"<code>{_e(k)}={_e(_short(v, 24))}</code>" for k, v in changed.items())
+    facts = [_when(run["started"]), _duration(run.get("seconds")), run.get("device")]
+    if run.get("peak_memory_mib"):
+        facts.append(f"{run['peak_memory_mib'] / 1024:.1f} GB")
+    changed = {name: value for name, value in run.get("overrides", {}).items() if name != "profile"}
+    tags = "".join(f"<code>{_e(name)}={_e(_short(value, 24))}</code>" for name, value in changed.items())
     error = f'<p class="error">{_e(_short(run["error"], 300))}</p>' if run.get("error") else ""
     notes = "".join(f'<p class="note">{_e(text)}</p>' for text in run.get("fallbacks", []))
     profile = f"<b>{_e(run['profile'])}</b>" if run.get("profile") else ""
@@ -95,11 +105,16 @@ def _card(run: dict[str, Any], base: Path, latest: bool) -> str:
 
 
 def _picture(run: dict[str, Any], base: Path) -> str:
-    figures = [f for f in [run.get("thumbnail"), *run.get("figures", [])] if f and (run["dir"] / f).is_file()]
-    target = _href(run["dir"] / "notebook.html", base) or (_href(run["dir"] / figures[0], base) if figures else "")
-    data = _thumbnail(run["dir"] / figures[0]) if figures else ""
-    inner = (f'<img alt="{_e(run["name"])}" src="data:image/webp;base64,{data}">' if data
-             else f'<span class="blank">{_e(run["name"].partition("_")[0])}</span>')
+    names = [run.get("thumbnail"), *run.get("figures", [])]
+    figures = [run["dir"] / name for name in names if name and (run["dir"] / name).is_file()]
+    target = _href(run["dir"] / "notebook.html", base)
+    data = ""
+    if figures:
+        target = target or _href(figures[0], base)
+        data = _thumbnail(figures[0])
+    inner = f'<span class="blank">{_e(run["name"].partition("_")[0])}</span>'
+    if data:
+        inner = f'<img alt="{_e(run["name"])}" src="data:image/webp;base64,{data}">'
     return f'<a class="picture" {target and f"href={target!r}"}>{inner}</a>'
 
 
@@ -127,21 +142,33 @@ def _metrics(run: dict[str, Any]) -> str:
 
 def _details(run: dict[str, Any]) -> str:
     parameters = run.get("parameters") or {}
-    overrides = run.get("overrides", {})
-    arguments = "".join(f" --profile {v}" if k == "profile" else f" -p {k} {shlex.quote(str(v))}"
-                        for k, v in overrides.items())
-    tables = [("metrics", dict(list(_flat(run.get("metrics", {})))[MAX_METRICS:])),
-              ("parameters", {**(parameters.get("given") or {}), **(parameters.get("resolved") or {})}),
-              ("versions", {**run.get("versions", {}), "commit": run.get("commit")}),
-              ("files", {a["file"]: f"{a.get('bytes', 0) / 2**20:.2f} MiB" for a in run.get("artefacts", [])
-                         if isinstance(a, dict)})]
-    body = ""
-    for title, table in tables:
-        rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(_short(v, 160))}</td></tr>"
-                       for k, v in table.items() if v is not None)
-        body += f"<h3>{title}</h3><table>{rows}</table>" if rows else ""
+    more_metrics = dict(list(_flat(run.get("metrics", {})))[MAX_METRICS:])
+    files = {}
+    for artefact in run.get("artefacts", []):
+        if isinstance(artefact, dict):
+            files[artefact["file"]] = f"{artefact.get('bytes', 0) / 2**20:.2f} MiB"
+    body = _table("metrics", more_metrics)
+    body += _table("parameters", {**(parameters.get("given") or {}), **(parameters.get("resolved") or {})})
+    body += _table("versions", {**run.get("versions", {}), "commit": run.get("commit")})
+    body += _table("files", files)
     return (f"<details><summary>parameters and versions</summary>{body}<h3>again</h3>"
-            f"<pre>python -m t2ilib run {_e(run['name'])}{_e(arguments)}</pre></details>")
+            f"<pre>{_e(_command(run))}</pre></details>")
+
+
+def _table(title: str, values: dict[str, Any]) -> str:
+    rows = ""
+    for name, value in values.items():
+        if value is not None:
+            rows += f"<tr><th>{_e(name)}</th><td>{_e(_short(value, 160))}</td></tr>"
+    return f"<h3>{title}</h3><table>{rows}</table>" if rows else ""
+
+
+def _command(run: dict[str, Any]) -> str:
+    """Return the command that repeats a run."""
+    command = f"python -m t2ilib run {run['name']}"
+    for name, value in run.get("overrides", {}).items():
+        command += f" --profile {value}" if name == "profile" else f" -p {name} {shlex.quote(str(value))}"
+    return command
 
 
 def _links(run: dict[str, Any], base: Path) -> str:
@@ -157,29 +184,41 @@ def _href(path: Path, base: Path) -> str:
 
 def _sparkline(path: Path, width: int = 300, height: int = 40) -> str:
     """Return the curve of the first metric with "loss" in its name, or of the first metric at all, as inline SVG."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    if path.is_file():
-        with path.open(newline="") as f:
-            for row in csv.DictReader(f):
-                try:
-                    point = float(row["step"]), float(row["value"])
-                except (TypeError, ValueError, KeyError):
-                    continue  # a line cut short by a kill
-                if all(map(math.isfinite, point)):
-                    series.setdefault(row["name"], []).append(point)
-    series = {name: points for name, points in series.items() if len(points) > 2}
+    series = {name: points for name, points in _read_curves(path).items() if len(points) > 2}
     if not series:
         return ""
-    name = next((n for n in series if "loss" in n.lower()), next(iter(series)))
+    losses = [name for name in series if "loss" in name.lower()]
+    name = losses[0] if losses else next(iter(series))
     points = series[name][::max(1, len(series[name]) // 200)]
     xs, ys = zip(*points, strict=True)
-    span_x, span_y = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
-    path_data = " ".join(f"{(x - min(xs)) / span_x * width:.1f},{3 + (max(ys) - y) / span_y * (height - 6):.1f}"
-                         for x, y in points)
+    span_x = (max(xs) - min(xs)) or 1
+    span_y = (max(ys) - min(ys)) or 1
+    places = []
+    for x, y in points:
+        right = (x - min(xs)) / span_x * width
+        down = 3 + (max(ys) - y) / span_y * (height - 6)
+        places.append(f"{right:.1f},{down:.1f}")
+    path_data = " ".join(places)
     label = f"{name}: {ys[0]:.3g} → {ys[-1]:.3g}"
     return (f'<figure class="spark"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
             f'aria-label="{_e(label)}"><polyline points="{path_data}"/></svg>'
             f"<figcaption>{_e(label)}</figcaption></figure>")
+
+
+def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return name -> points (step, value) of a `metrics.csv`; lines that cannot be read are left out."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return series
+    with path.open(newline="") as f:
+        for row in csv.DictReader(f):
+            try:
+                point = (float(row["step"]), float(row["value"]))
+            except (TypeError, ValueError, KeyError):
+                continue  # a line cut short by a kill
+            if all(map(math.isfinite, point)):
+                series.setdefault(row["name"], []).append(point)
+    return series
 
 
 def _flat(metrics: dict[str, Any], prefix: str = ""):
