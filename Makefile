@@ -27,7 +27,7 @@ sum = $(shell cat $(1) | cksum | tr -s ' \t' '--')
 STAMP := $(VENV)/.installed-$(call sum,requirements.txt constraints.txt)
 DEV   := $(VENV)/.tests-$(call sum,requirements.txt requirements-dev.txt constraints.txt)
 
-.PHONY: help run test image lab bench clean
+.PHONY: help run test check lint types format image lab bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,8 @@ help:
 	@echo "make run NB=\"03\" PROFILE=smoke     some notebooks, another profile; ARGS=\"-p name value\" sets a parameter"
 	@echo "make lab                          JupyterLab"
 	@echo "make test                         unit, parity and notebook tests; JOBS=4 for four processes"
+	@echo "make check                        before a commit: ruff, types and the quick tests, in about two minutes"
+	@echo "make lint, types, format          one of them; format also pairs the notebooks"
 	@echo "make bench                        benchmarks; CSV in reports/benchmarks"
 	@echo "make clean                        removes $(VENV)"
 	@echo "The first call makes $(VENV) (some minutes). More: $(PY) -m t2ilib --help"
@@ -51,6 +53,21 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m t2ilib bench $(ARGS)
+
+# What a change should pass before it is committed: everything that takes little time.
+check: lint types
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest tests -q -m "not slow and not notebook" \
+	  -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+
+types: $(DEV)
+	$(PY) -m mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(PY) -m t2ilib notebooks --sync
 
 # One pytest run: nbmake collects the .ipynb of notebooks/ (profile smoke) beside the tests. Each process gets one thread;
 # more would only fight over the cores.

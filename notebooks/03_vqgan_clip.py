@@ -250,7 +250,7 @@ with torch.no_grad():
     drafts = vqgan.decode(vqgan.snap(from_noise.sample(words, num=6, generators=streams, size=(16, 16)))[0])
 drafts = (drafts * 0.5 + 0.5).clamp(0, 1).cpu()
 print(f"{len(drafts)} samples in {time.perf_counter() - began:.1f} s")
-show.compare({word: part for word, part in zip(words, drafts.split(6))})
+show.compare(dict(zip(words, drafts.split(6))))
 
 # %% [markdown]
 # ## Start from the prior, choose with the guide, then optimise

@@ -1,7 +1,7 @@
 """The record of a run: one folder with what was asked, what happened, and what came out.
 
-    reports/runs/<notebook>/<time>_<profile>_s<seed>_<id>/
-        run.json  metrics.csv  figures/*.png  (and notebook.ipynb, notebook.html when the runner executed it)
+reports/runs/<notebook>/<time>_<profile>_s<seed>_<id>/
+run.json  metrics.csv  figures/*.png  (and notebook.ipynb, notebook.html when the runner executed it)
 """
 
 import csv

@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .errors import BadParameter, MissingAsset, check_name
-from .media import contact_sheet, save_pictures, to_pil
-from .media.sheets import picture_list, png_bytes
+from .media import contact_sheet, picture_list, save_pictures, to_pil
+from .media.sheets import png_bytes
 from .runtime import is_interactive
 from .tables import Table
 

@@ -57,7 +57,7 @@ class Table:
         self.title = title
         self.note = note
         self.columns = list(columns) if columns is not None else self._all_columns()
-        known = set()
+        known: set[str] = set()
         for row in self.rows.values():
             known.update(row)
         used = list(self.columns)
@@ -69,7 +69,7 @@ class Table:
                                    f"{', '.join(sorted(known))}")
 
     def _all_columns(self) -> list[str]:
-        bounds = set()
+        bounds: set[str] = set()
         for pair in self.intervals.values():
             bounds.update(pair)
         columns: list[str] = []
@@ -83,12 +83,12 @@ class Table:
             return None
         name = self.best.removeprefix("-")
         sign = -1 if self.best.startswith("-") else 1
-        scores = {}
+        scores = []
         for label, row in self.rows.items():
             value = row.get(name)
             if label not in self.baselines and isinstance(value, (int, float)) and math.isfinite(value):
-                scores[label] = sign * value
-        return max(scores, key=scores.get) if scores else None
+                scores.append((sign * value, label))
+        return max(scores)[1] if scores else None
 
     def csv(self) -> str:
         """Return the table as CSV, bounds of intervals included, numbers as they are."""

@@ -121,3 +121,11 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what runs a notebook: nbmake's items, and everything in tests/notebooks."""
+    notebooks = Path(__file__).parent / "notebooks"
+    for item in items:
+        if item.path.suffix == ".ipynb" or item.path.is_relative_to(notebooks):
+            item.add_marker(pytest.mark.notebook)

@@ -113,7 +113,7 @@ def group_norm_silu_cases(device: torch.device) -> Iterator[Case]:
 
 
 def cutouts_cases(device: torch.device) -> Iterator[Case]:
-    """n crops of a picture in one warp, against a loop that crops and resizes each, and against `roi_align`."""
+    """N crops of a picture in one warp, against a loop that crops and resizes each, and against `roi_align`."""
     from torchvision.ops import roi_align
 
     for size, n, side in CUTS[device.type]:

@@ -263,7 +263,7 @@ class _Contest:
             walks["ours, compiled"] = lambda: self.ours.sample(x_t, text, low[1], steps=steps, forward=fast)
             warm_up = _seconds(walks["ours, compiled"], self.device)
             yield self._row("ours, compiled", "compilation for sampling", "s", warm_up, 1.0)
-        modes = {name: f"sampling, {steps} steps" for name in walks}
+        modes = dict.fromkeys(walks, f"sampling, {steps} steps")
         modes["classic"] = f"sampling, {STEPS} steps, scaled from {classic_steps}"
         scale = {name: STEPS / classic_steps if name == "classic" else 1.0 for name in walks}
         timed = measure("minimagen", walks, baseline="classic", mode="", shape=self.shape.name, dtype=self.label,

@@ -3,13 +3,14 @@
 import argparse
 
 from .console import relative
-from ..errors import check_name
+from ..errors import MissingAsset, check_name
 
 HELP = "Measure hot loops beside what they replace, into reports/benchmarks."
 EXAMPLE = "example: python -m t2ilib bench kernels --seconds 5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured for each provider (default: 2)")
@@ -17,8 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmarks and print their rows."""
-    from .. import bench
-
+    try:
+        from .. import bench
+    except ModuleNotFoundError as error:
+        if error.name != "t2ilib.bench":
+            raise
+        raise MissingAsset("an installed package has no benchmarks; run them in a checkout") from error
     for name in args.names:
         check_name("benchmark", name, bench.BENCHMARKS)
     for name in args.names or bench.BENCHMARKS:

@@ -17,6 +17,7 @@ EXAMPLE = ('examples:\n  python -m t2ilib generate "a red heart" --num-images 4 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, in one pass")
     parser.add_argument("--from", type=Path, metavar="PNG", dest="source", help="repeat the run that made this "

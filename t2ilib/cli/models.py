@@ -12,6 +12,7 @@ EXAMPLE = "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 m
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--convert", nargs=2, metavar=("NAME_OR_PATH", "OUT_FOLDER"),
                         help="write a VQGAN as safetensors and config.json, without training state")

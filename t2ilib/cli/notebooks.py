@@ -9,6 +9,7 @@ EXAMPLE = "example: python -m t2ilib notebooks 03"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("name", nargs="?", metavar="NN", help="show the parameters of this notebook")
     parser.add_argument("--sync", action="store_true", help="make every .ipynb from its .py, without outputs")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a pair or an address does not agree")

@@ -10,6 +10,7 @@ EXAMPLE = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("--open", action="store_true", help="show it in the browser")
 
 

@@ -11,6 +11,7 @@ EXAMPLE = "example: python -m t2ilib run 03 00 --profile quick -p seed 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("names", nargs="*", metavar="NN", help="notebooks by number or name (default: all)")
     add_notebook_parameters(parser, profile="quick")
     parser.add_argument("--timeout", type=int, help="seconds that one cell may take (default: no limit)")

@@ -12,6 +12,7 @@ EXAMPLE = "example: python -m t2ilib train 13 --devices 8 --profile full -p seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this command understands."""
     parser.add_argument("name", metavar="NN", help="notebook by number or name")
     add_notebook_parameters(parser, profile="full")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine (default: 1)")

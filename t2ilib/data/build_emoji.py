@@ -241,7 +241,7 @@ def _counts(rows: list[dict]) -> dict:
               "with_skin_tone": sum(bool(row["skin_tone"]) for row in rows)}
     for column in ("artist", "split", "group"):
         counts[column] = dict(Counter(row[column] for row in rows))
-    counts["families_by_split"] = dict(Counter(dict((row["family"], row["split"]) for row in rows).values()))
+    counts["families_by_split"] = dict(Counter({row["family"]: row["split"] for row in rows}.values()))
     return counts
 
 

@@ -1,8 +1,8 @@
 """Pictures with captions: one object whatever they came from, and one function that loads them.
 
-    data = load_captioned("emoji", split="train", image_size=64)
-    real = data.batch(torch.arange(8), background="white")     # (8, 3, 64, 64) in [-1, 1]
-    data.captions[0], data.columns["artist"][0]
+data = load_captioned("emoji", split="train", image_size=64)
+real = data.batch(torch.arange(8), background="white")     # (8, 3, 64, 64) in [-1, 1]
+data.captions[0], data.columns["artist"][0]
 """
 
 import hashlib

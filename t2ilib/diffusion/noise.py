@@ -14,14 +14,14 @@ def noise_for(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Te
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
 
 
-def check_generators(generators: Sequence[torch.Generator] | None, count: int) -> None:
-    """Raise BadParameter unless there is a generator for each of `count` pictures, its own and on the CPU."""
+def check_generators(generators: Sequence[torch.Generator] | None, count: int) -> Sequence[torch.Generator]:
+    """Return the generators; BadParameter unless there is one for each of `count` pictures, its own, on the CPU."""
     if generators is None or len(generators) != count:
         problem = f"got {'none' if generators is None else len(generators)} for {count} pictures"
     elif len(set(map(id, generators))) < count or any(g.device.type != "cpu" for g in generators):
         problem = "one appears twice or is on another device"
     else:
-        return
+        return generators
     raise BadParameter(f"each picture needs a generator of its own, on the CPU, so that it depends on no other; "
                        f"{problem}. Take [runtime.generator(seed, 'picture', i) for i in range({count})]")
 

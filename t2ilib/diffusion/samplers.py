@@ -100,7 +100,7 @@ class ReverseProcess:
 def sample_ancestral(denoiser: Denoiser, x_t: Tensor, *, steps: int = 250, generators: Generators | None = None,
                      **settings) -> Tensor:
     """Sample with DDPM's chain (Ho et al. 2020, algorithm 2) of any length, with the variance of the posterior."""
-    check_generators(generators, len(x_t))
+    streams = check_generators(generators, len(x_t))
     process = ReverseProcess(denoiser, x_t, steps=steps, **settings)
     for step in process.steps():
         x_0, _ = process.predict(x_t, step.t)
@@ -108,7 +108,7 @@ def sample_ancestral(denoiser: Denoiser, x_t: Tensor, *, steps: int = 250, gener
             x_s = x_0
         else:
             mean, variance = posterior(x_0, x_t, step.s, step.t, schedule=process.schedule)
-            z = noise_for(generators, x_t.shape[1:]).to(x_t)
+            z = noise_for(streams, x_t.shape[1:]).to(x_t)
             x_s = mean + variance.sqrt() * z
         x_t = process.after(step, x_s, x_0)
     return x_t
@@ -123,8 +123,7 @@ def sample_ddim(denoiser: Denoiser, x_t: Tensor, *, steps: int = 25, eta: float 
     """
     if not 0 <= eta <= 1:
         raise BadParameter(f"eta must be in [0, 1], from deterministic to ancestral, got {eta}")
-    if eta:
-        check_generators(generators, len(x_t))
+    streams = check_generators(generators, len(x_t)) if eta else []
     process = ReverseProcess(denoiser, x_t, steps=steps, **settings)
     for step in process.steps():
         x_0, eps = process.predict(x_t, step.t)
@@ -136,7 +135,7 @@ def sample_ddim(denoiser: Denoiser, x_t: Tensor, *, steps: int = 25, eta: float 
             alpha, sigma = alpha_sigma(step.s, x_t.ndim, schedule=process.schedule)
             _, variance = posterior(x_0, x_t, step.s, step.t, schedule=process.schedule)
             variance = eta**2 * variance
-            z = noise_for(generators, x_t.shape[1:]).to(x_t)
+            z = noise_for(streams, x_t.shape[1:]).to(x_t)
             x_s = alpha * x_0 + (sigma**2 - variance).clamp(min=0).sqrt() * eps + variance.sqrt() * z
         x_t = process.after(step, x_s, x_0)
     return x_t

@@ -1,9 +1,10 @@
 """Classifier-free guidance: follow a text further than the network would by itself."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .schedule import per_picture
 from ..errors import BadParameter
@@ -12,11 +13,18 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,)) -> the p
 Condition = dict[str, Tensor]  # what a network reads beside x_t and t, each (B, ...), by the name of its argument
 
 
-def null_condition(network: nn.Module, condition: Condition) -> Condition:
+class TextConditional(Protocol):
+    """A network that was trained to do without text now and then."""
+
+    def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens, mask and pooled feature, with what stands for no text where `drop` (B,) is True."""
+
+
+def null_condition(network: TextConditional, condition: Condition) -> Condition:
     """Return what the network was trained to read where there is no text, in the shapes of `condition`.
 
     Args:
-        network: has `without_text(tokens, mask, pooled, drop)`.
+        network: knows what stands for no text.
         condition: tokens (B, T, E), mask (B, T) bool and pooled (B, E).
     """
     tokens, mask, pooled = condition["tokens"], condition["mask"], condition["pooled"]

@@ -22,7 +22,7 @@ def per_region(cutouts: CutoutParameters | Mapping[Box | None, CutoutParameters]
     """Return cutouts for each region, where one set may be meant for all of them."""
     if isinstance(cutouts, Mapping):
         return {region: cutouts[region] for region in regions}
-    return {region: cutouts for region in regions}
+    return dict.fromkeys(regions, cutouts)
 
 
 class ViewDrawer:

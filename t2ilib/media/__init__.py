@@ -2,7 +2,7 @@
 
 from .convert import to_pil, to_signed, to_unit
 from .pictures import Box, box_pixels, check_box, crop_box, fit_picture, load_mask, load_picture, open_rgba
-from .sheets import contact_sheet, save_pictures
+from .sheets import contact_sheet, picture_list, save_pictures
 
 __all__ = ["Box", "box_pixels", "check_box", "contact_sheet", "crop_box", "fit_picture", "load_mask", "load_picture",
-           "open_rgba", "save_pictures", "to_pil", "to_signed", "to_unit"]
+           "open_rgba", "picture_list", "save_pictures", "to_pil", "to_signed", "to_unit"]

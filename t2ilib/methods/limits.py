@@ -51,7 +51,7 @@ def total_memory() -> float | None:
 
 def _largest(method: Method, pictures: int, options: Mapping[str, Any]) -> str:
     """Return the number that is the largest multiple of what is usual, and what to do about it."""
-    numbers = {"num_images (of all prompts)": (pictures, 4)}
+    numbers: dict[str, tuple[float, float]] = {"num_images (of all prompts)": (pictures, 4)}
     for name, value in options.items():
         usual = method.option(name).default
         if name in ("width", "height"):

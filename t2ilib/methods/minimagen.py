@@ -14,13 +14,13 @@ from torch import Tensor
 
 from .limits import cpu_seconds
 from .networks import Networks
-from .registry import Estimate, Method
+from .registry import Estimate, Method, read_prompts
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
 from ..checkpoint import read_config
 from ..encoders import Clip
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
-from ..media import fit_picture, load_mask, load_picture, to_pil, to_signed, to_unit
+from ..media import fit_picture, load_mask, load_picture, picture_list, to_signed, to_unit
 from ..models.imagen_unet import ImagenUNet
 from ..models.latent_prior import LatentPrior
 from ..options import Option, options_of
@@ -80,15 +80,15 @@ class _GuideScore:
     """The mean similarity of pictures to their texts by several guides, by which candidates are chosen.
 
     Attributes:
-        scores: (M,) of the M pictures that were asked for last, on the CPU; None before.
+        scores: (M,) of the M pictures that were asked for last, on the CPU; empty before.
     """
 
     def __init__(self, guides: Sequence[Clip], batch_size: int):
         self.guides = guides
         self.batch_size = batch_size
-        self.scores: Tensor | None = None
+        self.scores = torch.zeros(0)
 
-    def __call__(self, pictures: Tensor, texts: list[str]) -> Tensor:
+    def __call__(self, pictures: Tensor, texts: list[Any]) -> Tensor:
         similarities = []
         for guide in self.guides:
             similarities.append(guide.similarity(pictures, texts, batch_size=self.batch_size).cpu())
@@ -101,10 +101,9 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures with the cascade whose checkpoints are here; arguments as `Method.run` describes them."""
     settings = _settings(options)
-    prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-    texts = []
-    seeds = []
-    for text in prompts:
+    texts: list[str] = []
+    seeds: list[int] = []
+    for text in read_prompts(prompt):
         texts += [text] * num_images
         seeds += [seed + j for j in range(num_images)]
     networks = Networks(str(runtime.pick_device(settings["device"])))
@@ -124,7 +123,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     if scores is not None:
         record["candidate_chosen"] = scores.argmax(1).tolist()
         record["guide_similarity"] = scores.tolist()
-    return to_pil(to_unit(pictures.cpu())), record
+    return picture_list(to_unit(pictures.cpu())), record
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,9 +89,9 @@ class Registry(Mapping[str, Method]):
 
     def __getitem__(self, name: str) -> Method:
         module = self._modules[name]
-        if isinstance(module, str):
-            self._modules[name] = importlib.import_module(module).METHOD
-        return self._modules[name]
+        method: Method = importlib.import_module(module).METHOD if isinstance(module, str) else module
+        self._modules[name] = method
+        return method
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
@@ -127,7 +127,7 @@ METHODS = Registry({
 
 def read_prompts(prompt: str | Sequence[str]) -> list[str]:
     """Return a prompt, or a list of prompts, as a list of texts; raises BadParameter where there is nothing to draw."""
-    prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    prompts: list[str] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]  # type: ignore[list-item]
     if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts):
         raise BadParameter(f"the prompt must be a text that says what the picture should show, got {prompt!r}")
     return prompts

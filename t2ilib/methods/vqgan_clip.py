@@ -16,7 +16,7 @@ from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.config import ALIASES
 from ..guidance.prior import DiffusionPrior
 from ..guidance.reference import cutouts_reference
-from ..media import to_pil
+from ..media import picture_list
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
 from ..options import Option, options_of
@@ -69,7 +69,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         prior = _prior(model, networks, prior_options)
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback, state=state)
     record = {**result.record, **prior_options, "checkpoints": networks.hashes, "codes": result.codes.tolist()}
-    return to_pil(result.images), record
+    return picture_list(result.images), record
 
 
 def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **options: Any) -> DiffusionPrior:

@@ -1,5 +1,6 @@
 """The panel. It gets a function that draws and one that measures, works in a thread of its own (a button handler that
-drew would block the stop button), and turns errors into words."""
+drew would block the stop button), and turns errors into words.
+"""
 
 import html
 import math
@@ -175,7 +176,7 @@ class Playground:
     def start(self) -> None:
         """Begin to draw what the panel asks for; nothing happens while it draws."""
         if self.draw_button.disabled:
-            return
+            return None
         self.message.value = ""
         self.error = None
         try:

@@ -119,7 +119,7 @@ def test_wrong_towers_are_refused():
 def test_open_clip_builds_it_by_name(tmp_path):
     import open_clip
 
-    register_with_open_clip("emoji-test", tmp_path, **{k: v for k, v in TINY.items()})
+    register_with_open_clip("emoji-test", tmp_path, **TINY)
     model, _, preprocess = open_clip.create_model_and_transforms("emoji-test")
     assert isinstance(model, open_clip.CustomTextCLIP) and model.text.proj.weight.shape == (12, 384)
     tokens = open_clip.get_tokenizer("emoji-test")(TEXTS)
