@@ -8,10 +8,17 @@ before got wrong: `low_resolution_condition` is that step, in training and in sa
 from .cascade import Cascade, CascadePreview
 from .clip_guidance import ClipGuidance
 from .latents import LatentSpace
-from .pictures import downsample, enlarge, low_resolution_condition, random_crop_pairs
+from .pictures import (
+                       downsample,
+                       draw_low_resolution_condition,
+                       enlarge,
+                       low_resolution_condition,
+                       random_crop_pairs,
+)
 from .sampling import Sampling
 from .stage import Stage
 from ..encoders import TextCondition, mix_conditions
 
 __all__ = ["Cascade", "CascadePreview", "ClipGuidance", "LatentSpace", "Sampling", "Stage", "TextCondition",
-           "downsample", "enlarge", "low_resolution_condition", "mix_conditions", "random_crop_pairs"]
+           "downsample", "draw_low_resolution_condition", "enlarge", "low_resolution_condition",
+           "mix_conditions", "random_crop_pairs"]

@@ -30,6 +30,22 @@ def downsample(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
+def draw_low_resolution_condition(low: Tensor, size: int, generator: torch.Generator, *,
+                                  max_level: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Return what a super-resolution network learns from beside the picture: the smaller one, noised to a random time.
+
+    Args:
+        low: (B, C, h, w) in [-1, 1]. size: side of the larger pictures. generator: on the CPU.
+        max_level: times are uniform between 0 and this.
+
+    Shapes:
+        result: (B, C, size, size) as from `low_resolution_condition`, and its times (B,)
+    """
+    level = max_level * torch.rand(len(low), generator=generator)
+    eps = torch.randn((len(low), low.shape[1], size, size), generator=generator)
+    return low_resolution_condition(low, size, level, eps), level
+
+
 def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps: Tensor, *,
                              schedule: str = "cosine") -> Tensor:
     """Return what a super-resolution network sees of the smaller picture: enlarged, then noised at time `level`.

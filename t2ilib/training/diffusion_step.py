@@ -1,0 +1,133 @@
+"""One training step of a diffusion network that reads a text: what it learns from, its loss, and the update.
+
+Notebooks 08 and 14 train with it, and the benchmark `minimagen` times it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .averaging import EMA
+from .schedule import set_lr
+from ..data.text_features import EncodedTexts
+from ..diffusion import COSINE, Schedule, diffusion_loss, stratified_times
+from ..errors import BadParameter
+
+BETAS = (0.9, 0.99)
+WEIGHT_DECAY = 0.01
+MAX_NORM = 1.0  # of all gradients together
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """What one step learns from.
+
+    Attributes:
+        x_0: data (B, C, H, W), as the network is to draw them.
+        text: tokens (B, T, E), mask (B, T) bool and pooled (B, E), as from `EncodedTexts.batch`.
+        drop: (B,) bool, whose text is replaced by the learned "no text".
+        t: times (B,) in [0, 1). eps: standard normal noise of the shape of x_0.
+        low: for super-resolution, the smaller picture (B, C, H, W), enlarged and noised, and the time of that noise
+            (B,); else empty.
+    """
+
+    x_0: Tensor
+    text: tuple[Tensor, Tensor, Tensor]
+    drop: Tensor
+    t: Tensor
+    eps: Tensor
+    low: tuple[()] | tuple[Tensor, Tensor] = ()
+
+
+def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, generator: torch.Generator, *,
+                         drop_text: float = 0.1, low: tuple[()] | tuple[Tensor, Tensor] = (), rank: int = 0,
+                         world_size: int = 1, device: torch.device | str = "cpu") -> DiffusionBatch:
+    """Draw what a step needs beside its data: a caption of each picture, which are dropped, times, and noise.
+
+    All random numbers are drawn for the common batch, of which each process takes every `world_size`-th picture: so
+    several processes learn from what one would.
+
+    Args:
+        x_0: data (B, C, H, W) of the common batch, on the CPU. low: see `DiffusionBatch`.
+        captions: (B, n), where in `texts` the captions of each picture stand; one of the n is drawn.
+        generator: on the CPU. drop_text: share of captions replaced by "no text", for classifier-free guidance.
+        rank, world_size: this process, and how many there are. device: where the result goes.
+
+    Raises:
+        BadParameter: not a row of captions for each picture.
+    """
+    n = len(x_0)
+    if captions.ndim != 2 or len(captions) != n:
+        raise BadParameter(f"captions must be (B, n) with a row for each of the {n} pictures, got "
+                           f"{tuple(captions.shape)}")
+    picked = torch.randint(captions.shape[1], (n,), generator=generator)
+    caption = captions[torch.arange(n), picked]  # (B,)
+    drop = torch.rand(n, generator=generator) < drop_text
+    t = stratified_times(n, generator)
+    eps = torch.randn(x_0.shape, generator=generator)
+
+    def share(values: Tensor) -> Tensor:
+        return values[rank::world_size].to(device)
+
+    text = texts.batch(caption[rank::world_size], device)
+    return DiffusionBatch(share(x_0), text, share(drop), share(t), share(eps), tuple(share(part) for part in low))
+
+
+class DiffusionTraining:
+    """A network in training: AdamW, gradients clipped to length 1, and an average of the weights.
+
+    Args:
+        network: `(x_t, t, tokens, mask, pooled, *low) -> prediction`, with `without_text`; moved in place.
+        fabric: from `make_fabric`: precision, and the mean over processes.
+        learning_rate: of the first step. ema_decay: of the average.
+        target, weighting, schedule: see `diffusion.diffusion_loss`.
+        fused: AdamW in one kernel; None leaves it to torch.
+
+    Attributes:
+        ema: the averaged network, which is drawn with.
+    """
+
+    def __init__(self, network: nn.Module, fabric: Any, *, learning_rate: float = 1e-3, ema_decay: float = 0.999,
+                 target: str = "v", weighting: str = "none", schedule: Schedule = COSINE, fused: bool | None = None):
+        self.network = network
+        self.fabric = fabric
+        self.target = target
+        self.weighting = weighting
+        self.schedule = schedule
+        self.ema = EMA(network, ema_decay)
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=BETAS,
+                                           weight_decay=WEIGHT_DECAY, fused=fused)
+        # the state of a training belongs to the bare optimiser: the wrapped one is how this process moves it
+        self._forward, self._wrapped_optimizer = fabric.setup(network, self.optimizer)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what `save_training` and `load_training` keep of it, by name."""
+        return {"net": self.network, "ema": self.ema, "optimizer": self.optimizer}
+
+    def loss(self, batch: DiffusionBatch) -> Tensor:
+        """Return the mean squared error of the prediction, with gradient."""
+        tokens, mask, pooled = self.network.without_text(*batch.text, batch.drop)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self._forward(x_t, t, tokens, mask, pooled, *batch.low)
+
+        return diffusion_loss(predict, batch.x_0, batch.t, batch.eps, target=self.target, weighting=self.weighting,
+                              schedule=self.schedule)
+
+    def step(self, batch: DiffusionBatch, learning_rate: float | None = None) -> Tensor:
+        """Make one step, and return the loss before it, of this process's part of the batch, without gradient.
+
+        Args:
+            learning_rate: from this step on; None leaves it as it is.
+        """
+        if learning_rate is not None:
+            set_lr(self.optimizer, learning_rate)
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self._forward, self._wrapped_optimizer, max_norm=MAX_NORM)
+        self._wrapped_optimizer.step()
+        self.ema.update(self.network)
+        return loss.detach()

@@ -1,0 +1,157 @@
+"""A step of diffusion training is its formula, draws the same for one process and two, and goes on where it stopped."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from t2ilib import diffusion
+from t2ilib.data.text_features import EncodedTexts
+from t2ilib.errors import BadParameter
+from t2ilib.models.imagen_unet import ImagenUNet
+from t2ilib.paths import repo_root
+from t2ilib.runtime import generator
+from t2ilib.training import DiffusionTraining, draw_diffusion_batch, load_training, make_fabric, save_training
+
+LINEAR = diffusion.Schedule("linear")
+
+
+def tiny(**changes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ImagenUNet(dim=8, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8,
+                             init_kernels=[3], layer_attns=[False, True], layer_cross_attns=[False, True], **changes)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)  # layers that start at zero would hide what reaches them
+    return network
+
+
+def texts(count=6):
+    """Texts of 1, 2, ... tokens."""
+    lengths = torch.arange(1, count + 1)
+    starts = lengths.cumsum(0) - lengths
+    tokens = torch.randn(int(lengths.sum()), 12).half()
+    return EncodedTexts(tokens, starts, lengths, torch.randn(count, 12), torch.arange(count))
+
+
+def draw(texts, *, n=4, low=(), seed=0, **options):
+    captions = torch.arange(6).view(2, 3)[torch.arange(n) % 2]
+    return draw_diffusion_batch(torch.randn(n, 3, 8, 8, generator=generator(seed, "x_0")), captions, texts,
+                                generator(seed, "batch"), low=low, **options)
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["base", "super-resolution"])
+@pytest.mark.parametrize("target, weighting, schedule", [("v", "none", diffusion.COSINE), ("eps", "min_snr", LINEAR)])
+def test_a_step_is_its_formula(low, target, weighting, schedule):
+    network = tiny(lowres_cond=low)
+    other, average = copy.deepcopy(network), copy.deepcopy(network)
+    batch = draw(texts(), drop_text=0.5, low=(torch.randn(4, 3, 8, 8), torch.rand(4)) if low else ())
+    assert batch.drop.any() and not batch.drop.all()
+    training = DiffusionTraining(network, make_fabric(), ema_decay=0.9, target=target, weighting=weighting,
+                                 schedule=schedule)
+    loss = training.step(batch, 1e-3)
+
+    x_t = diffusion.q_sample(batch.x_0, batch.t, batch.eps, schedule=schedule)
+    wanted = diffusion.training_target(batch.x_0, batch.t, batch.eps, target=target, schedule=schedule)
+    prediction = other(x_t, batch.t, *other.without_text(*batch.text, batch.drop), *batch.low)
+    weight = diffusion.loss_weight(batch.t, weighting=weighting, target=target, schedule=schedule)
+    expected = (weight * (prediction - wanted).square().mean((1, 2, 3))).mean()
+    expected.backward()
+    torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+    torch.optim.AdamW(other.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01).step()
+    assert_close(loss, expected.detach())
+    for found, formula, before, averaged in zip(network.parameters(), other.parameters(), average.parameters(),
+                                                training.ema.model.parameters(), strict=True):
+        assert_close(found, formula)
+        assert_close(averaged, torch.lerp(before, formula, 1 - 2 / 11))  # the decay of the first step
+
+
+def test_a_batch_has_a_caption_for_each_picture_and_times_in_strata():
+    features = texts()
+    batch = draw(features, n=64, drop_text=0.25)
+    assert batch.x_0.shape == batch.eps.shape == (64, 3, 8, 8) and batch.low == ()
+    assert (batch.t.mul(64).long().sort().values == torch.arange(64)).all()
+    assert 4 < batch.drop.sum() < 30
+    tokens = batch.text[1].sum(1)
+    assert set(tokens[::2].tolist()) == {1, 2, 3} and set(tokens[1::2].tolist()) == {4, 5, 6}
+    assert not torch.equal(batch.t, draw(features, n=64, seed=1).t)
+    with pytest.raises(BadParameter, match="row for each of the 4"):
+        draw_diffusion_batch(torch.zeros(4, 3, 8, 8), torch.zeros(3, 2).long(), features, generator(0))
+
+
+def test_processes_together_draw_what_one_would():
+    features = texts()
+    low = (torch.randn(4, 3, 8, 8), torch.rand(4))
+    whole = draw(features, low=low)
+    parts = [draw(features, low=low, rank=rank, world_size=2) for rank in range(2)]
+    for name in ("x_0", "drop", "t", "eps"):
+        interleaved = torch.stack([getattr(part, name) for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(interleaved, getattr(whole, name))
+    for k in range(2):
+        assert torch.equal(torch.stack([part.low[k] for part in parts], dim=1).flatten(0, 1), whole.low[k])
+    pooled = torch.stack([part.text[2] for part in parts], dim=1).flatten(0, 1)
+    assert torch.equal(pooled, whole.text[2])
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path, fused):
+    features, fabric = texts(), make_fabric()
+
+    def train(steps, state=None, save=None):
+        training = DiffusionTraining(tiny(), fabric, fused=fused)
+        stream = generator(0, "stream")
+        first = load_training(state, **training.parts(), stream=stream) if state else 0
+        for step in range(first, steps):
+            x_0 = torch.randn(4, 3, 8, 8, generator=stream)
+            batch = draw_diffusion_batch(x_0, torch.arange(4)[:, None], features, stream)
+            training.step(batch, 1e-3 * (step + 1))
+        if save:
+            save_training(save, step=steps, **training.parts(), stream=stream)
+        return training
+
+    whole = train(4)
+    train(2, save=tmp_path / "state.pt")
+    resumed = train(4, state=tmp_path / "state.pt")
+    for a, b in ((whole.network, resumed.network), (whole.ema.model, resumed.ema.model)):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3)
+
+
+SCRIPT = """
+import torch
+from test_diffusion_step import DiffusionTraining, draw_diffusion_batch, generator, make_fabric, texts, tiny
+
+torch.manual_seed(0)
+features, fabric, stream = texts(), make_fabric(), generator(0, "stream")
+training = DiffusionTraining(tiny(), fabric)
+for step in range(3):
+    x_0 = torch.randn(4, 3, 8, 8, generator=stream)
+    batch = draw_diffusion_batch(x_0, torch.arange(4)[:, None], features, stream, rank=fabric.global_rank,
+                                 world_size=fabric.world_size)
+    training.step(batch, 1e-4)
+if fabric.global_rank == 0:
+    torch.save((fabric.world_size, training.network.state_dict()), {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    found = []
+    folder = str(repo_root() / "tests" / "training")
+    for count in (1, 2):
+        out = str(tmp_path / f"by{count}.pt")
+        script = tmp_path / f"by{count}.py"
+        script.write_text(SCRIPT.format(out=out))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
+        done = subprocess.run([sys.executable, *torchrun, str(script)], capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": os.pathsep.join([str(repo_root()), folder])})
+        assert done.returncode == 0, done.stderr[-3000:]
+        processes, weights = torch.load(out)
+        assert processes == count
+        found.append(weights)
+    for name, value in found[0].items():
+        assert_close(found[1][name], value, rtol=1e-3, atol=2e-5)
