@@ -80,8 +80,9 @@ from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_digits
 from t2ilib.models.digit_classifier import DigitClassifier
 from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
+from t2ilib.models.sizes import DIGIT_GAN
 from t2ilib.record import Run
-from t2ilib.training import losses
+from t2ilib.training import GanRule, critic_step, gan_step, losses
 
 # %% [markdown]
 # A profile gives the settings that the parameters leave open; `quick` names them all.
@@ -95,8 +96,7 @@ cfg = profiles.resolve(
     smoke=dict(classifier_steps=20, linear_steps=4, steps=4, stacked_steps=2, looks=3, samples=64, stacked_samples=64,
                frozen_steps=2, final_steps=2),
     quick=dict(classifier_steps=500, linear_steps=200, steps=600, stacked_steps=400, looks=10, samples=2000, seeds=1,
-               stacked_samples=4000, frozen_steps=400, final_steps=1000, batch_size=64, learning_rate=1e-3,
-               channels=16),
+               stacked_samples=4000, frozen_steps=400, final_steps=1000, batch_size=64, learning_rate=1e-3),
     full=dict(classifier_steps=2000, linear_steps=1000, steps=4000, stacked_steps=6000, looks=20, samples=10000,
               seeds=3, stacked_samples=26000, frozen_steps=1000, final_steps=8000, learning_rate=5e-4))
 if threads:
@@ -257,7 +257,7 @@ def build(kind, *, channels=1, minibatch_std=False, wider=1):
     if kind == "linear":
         pair = LinearGenerator(**shape), LinearDiscriminator(**shape)
     else:
-        shape["ch"] = wider * cfg.channels
+        shape["ch"] = wider * DIGIT_GAN["convolutional"]["ch"]
         pair = ConvGenerator(**shape), ConvCritic(minibatch_std=minibatch_std, **shape)
     return [net.to(device_) for net in pair]
 
@@ -277,65 +277,56 @@ for kind in ("linear", "convolutional"):
 
 # %% [markdown]
 # ## One step
-# The discriminator learns first, from *detached* fakes: its loss must not reach the generator, nor pay for a gradient
-# that nobody uses. Then the generator: the gradient of its loss with respect to the pictures is all it needs from the
-# discriminator, so that is all that is asked for, and no gradient of the discriminator's weights is computed. That
-# gradient is also what we want to look at.
-#
-# A rule says what is played. The two terms that remedies add:
+# The discriminator learns first, from *detached* fakes: its loss must not reach the generator. Then the generator, on
+# the same fakes. As it is told:
 
 # %%
-RULE = dict(loss="non-saturating", real_label=1.0, r1=0.0, r2=0.0, penalty=0.0, minibatch_std=False)
-
-
-def critic_side(rule, critic, real, fake, stream):
-    """Loss of the discriminator, and its logits of real and fake pictures."""
-    on_real, on_fake = critic(real), critic(fake)
-    if rule.loss == "wasserstein":
-        loss = losses.wasserstein_critic_loss(on_real, on_fake)
-    elif rule.loss == "relativistic":
-        loss = losses.relativistic_loss(on_real, on_fake)
-    else:
-        loss = losses.logistic_critic_loss(on_real, on_fake, real_label=rule.real_label)
-    if rule.penalty:
-        alpha = torch.rand(len(real), generator=stream, device=real.device)
-        loss = loss + rule.penalty * losses.gradient_penalty(critic, real, fake, alpha)
-    for weight, x in ((rule.r1, real), (rule.r2, fake)):
-        if weight:
-            loss = loss + weight * losses.zero_centred_penalty(critic, x)
-    return loss, on_real, on_fake
-
-
-def generator_side(rule, on_fake, on_real):
-    if rule.loss == "relativistic":
-        return losses.relativistic_loss(on_fake, on_real.detach())
-    return {"saturating": losses.saturating_generator_loss, "non-saturating": losses.nonsaturating_generator_loss,
-            "wasserstein": losses.generator_score_loss}[rule.loss](on_fake)
+def naive_step(net, critic, optimizers, real, z):
+    """One update of the discriminator, then one of the generator, with the losses of the beginning."""
+    fake = net(z)
+    loss, _, _ = naive_losses(critic(real), critic(fake.detach()))
+    optimizers[1].zero_grad()
+    loss.backward()
+    optimizers[1].step()
+    _, _, generator_loss = naive_losses(critic(real), critic(fake))
+    optimizers[0].zero_grad()
+    generator_loss.backward()
+    optimizers[0].step()
+    return torch.stack([loss, generator_loss]).detach()
 
 
 # %% [markdown]
-# The whole step, with nothing hidden. What it saw it returns as six numbers on the device: reading one of them here
-# would make the program wait for the device in every step.
+# The generator needs from the discriminator only the gradient of its loss with respect to the pictures. So the library
+# asks for nothing else, and no gradient of the discriminator's weights is computed a second time. That gradient is
+# also what we want to look at. **Check** that both sides still move alike:
+
+# %%
+plain = build("convolutional")
+ours = copy.deepcopy(plain)
+real, z = real_test[:16], torch.randn(16, plain[0].latent_dim, generator=stream_of("one step"), device=device_)
+naive = naive_step(*plain, [sgd(net) for net in plain], real, z)
+step = gan_step(GanRule(), *ours, *[sgd(net) for net in ours], real, z)
+torch.testing.assert_close(torch.stack([step.critic.loss, step.generator.loss]), naive)
+for ours_net, plain_net in zip(ours, plain):
+    torch.testing.assert_close(ours_net.state_dict(), plain_net.state_dict(), rtol=1e-4, atol=1e-5)
+print(f"losses {naive.tolist()}, and equal weights after one step")
+
+# %% [markdown]
+# A rule says what is played: `GanRule` names the loss and the weights of the penalties that remedies add. What a step
+# saw is kept as six numbers on the device: reading one of them here would make the program wait for the device in
+# every step.
 
 # %%
 def train_step(rule, net, critic, optimizers, real, stream):
     """One update of each network; return what was seen (6,), as named in SEEN."""
-    fake = net(torch.randn(len(real), net.latent_dim, generator=stream, device=device_))
-    seen = fake.detach()
-    loss, on_real, on_fake = critic_side(rule, critic, real, seen, stream)
-    optimizers[1].zero_grad()
-    loss.backward()
-    optimizers[1].step()
-
-    generator_loss = generator_side(rule, critic(seen.requires_grad_()), on_real)
-    pull, = torch.autograd.grad(generator_loss, seen)
-    optimizers[0].zero_grad()
-    fake.backward(pull)
-    optimizers[0].step()
-
-    strength = len(pull) * pull.flatten(1).norm(dim=1).mean()  # of one picture: the loss is a mean over the batch
+    z = torch.randn(len(real), net.latent_dim, generator=stream, device=device_)
+    alpha = torch.rand(len(real), generator=stream, device=device_) if rule.penalty else None
+    step = gan_step(rule, net, critic, *optimizers, real, z, alpha=alpha)
+    on_real, on_fake = step.critic.on_real, step.critic.on_fake
+    pull = step.generator.at_pictures.flatten(1).norm(dim=1)
+    strength = len(pull) * pull.mean()  # of one picture: the loss is a mean over the batch
     right = [(on_real > 0).float().mean(), (on_fake < 0).float().mean()]
-    return torch.stack([loss, generator_loss, strength, *right, on_real.mean() - on_fake.mean()]).detach()
+    return torch.stack([step.critic.loss, step.generator.loss, strength, *right, on_real.mean() - on_fake.mean()])
 
 
 SEEN = ("discriminator loss", "generator loss", "gradient at the pictures", "right on real", "right on fake", "gap")
@@ -360,10 +351,12 @@ def draw(net, count, *, name="measured"):
 
 def train(name, change, *, steps, kind="convolutional", repeat=0, lr=None, betas=(0.5, 0.99), channels=1, looks=0,
           source=draw_real, start=None, optimize=adam, wider=1):
-    """Train a pair, or a copy of `start`, by RULE with a change; return it, what steps saw, and what looks found."""
-    rule, stream = SimpleNamespace(**RULE | change), stream_of("train", repeat)
+    """Train a pair, or a copy of `start`, by a changed rule; return it, what steps saw, and what looks found."""
+    minibatch_std = "minibatch_std" in change  # which the network does, not the loss
+    rule = GanRule(**{} if minibatch_std else change)
+    stream = stream_of("train", repeat)
     torch.manual_seed(runtime.derived_seed(seed, "weights", repeat))  # all rules begin with the same weights
-    pair = copy.deepcopy(start) or build(kind, channels=channels, minibatch_std=rule.minibatch_std, wider=wider)
+    pair = copy.deepcopy(start) or build(kind, channels=channels, minibatch_std=minibatch_std, wider=wider)
     net, critic = pair
     optimizers = [optimize(net, lr, betas), adam(critic, lr, betas)]
     history, found, shots, seconds = torch.zeros(steps, len(SEEN), device=device_), [], [], 0.0
@@ -412,15 +405,12 @@ for _ in range(cfg.linear_steps):
     with torch.no_grad():
         fake = net(torch.randn(cfg.batch_size, net.latent_dim, generator=stream, device=device_))
     real = draw_real(cfg.batch_size, stream)
-    loss, on_real, on_fake = critic_side(SimpleNamespace(**RULE), critic, real, fake, stream)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    judged = critic_step(GanRule(), critic, optimizer, real, fake)
     logits = critic(fake.requires_grad_())
     for name, loss in LOSSES.items():
         pull, = torch.autograd.grad(cfg.batch_size * loss(logits), fake, retain_graph=True)
         pulls[name].append(pull.flatten(1).norm(dim=1))
-    pulls["right"].append(((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2)
+    pulls["right"].append(((judged.on_real > 0).float().mean() + (judged.on_fake < 0).float().mean()) / 2)
 ratio = pulls["saturating"][-1] / pulls["non-saturating"][-1]
 torch.testing.assert_close(ratio, logits.detach().exp(), rtol=1e-3, atol=1e-9)
 pulls = {name: torch.stack(values).cpu() for name, values in pulls.items()}

@@ -69,7 +69,7 @@ batch_size: int | None = None  # of all processes together
 n_critic: int | None = None  # critic steps for each step of the generator
 penalty_every: int | None = None  # the penalty is computed in every so-manieth critic step, and weighs as much more
 tracker: str = "csv"  # csv, tensorboard, wandb or wandb-offline
-work_dir: str = ""  # where training states live, to go on after an interruption; "" is reports/training/emoji-wgan
+work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -80,6 +80,7 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 import itertools
 import pathlib
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -91,6 +92,7 @@ from t2ilib.data import load_faces
 from t2ilib.data.augment import augment_exact
 from t2ilib.encoders import load_judge
 from t2ilib.media.film import FilmWriter
+from t2ilib.models.sizes import WGAN
 from t2ilib.models.wgan import WGANCritic, WGANGenerator
 from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.record import Run
@@ -98,8 +100,11 @@ from t2ilib.training import (
     EMA,
     Batches,
     Every,
-    average_gradients,
+    GanRule,
     cosine_lr,
+    critic_step,
+    generator_step,
+    gradient_norm,
     load_training,
     losses,
     make_fabric,
@@ -110,8 +115,7 @@ from t2ilib.training import (
 from t2ilib.training.history import History
 
 # %%
-SHIPPED = (dict(image_size=64, ch=24, max_ch=192), dict(image_size=64, ch=48, max_ch=384))  # generator, critic
-LIVE = (dict(image_size=32, ch=24, max_ch=96), dict(image_size=32, ch=32, max_ch=128))
+SHIPPED, LIVE = WGAN["shipped"], WGAN["live"]  # sizes of generator and critic
 options = dict(steps=steps, live_steps=live_steps, batch_size=batch_size, n_critic=n_critic,
                penalty_every=penalty_every)
 given = dict(profile=profile, seed=seed, device=device, dtype=dtype, data=data, tracker=tracker, **options)
@@ -154,7 +158,7 @@ def unit(x):
 # The largest difference in mean height of coins and holes *is* the cost of the cheapest plan. On a line the best
 # heights are known exactly: slope up where coins have to go left, down where they have to go right.
 
-# %%
+# %% tags=["look"]
 coins, holes = torch.tensor([0, 1, 1, 2, 7, 8]), torch.tensor([3, 4, 4, 5, 5, 6])
 cheapest = min((coins - holes[list(plan)]).abs().sum().item() for plan in itertools.permutations(range(6))) / 6
 lying, wanted = (torch.bincount(heap, minlength=10).double() / 6 for heap in (coins, holes))
@@ -177,7 +181,7 @@ run.keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)),
 # past another and compare: once they do not overlap, the classifier is sure, its divergence is $\log 2$ whatever the
 # distance, and its slope, the only thing the generator ever sees, is zero. Pictures hardly ever overlap.
 
-# %%
+# %% tags=["look"]
 places, shifts = torch.linspace(-4, 14, 721).double(), torch.linspace(0, 8, 33)
 
 
@@ -213,7 +217,7 @@ run.keep("divergences", show.curves({"Jensen-Shannon": (shifts, divergence), "ea
 # whole batch, of which each process takes its part.
 
 # %%
-sizes = sorted({LIVE[0]["image_size"], SHIPPED[0]["image_size"]})
+sizes = sorted(size["generator"]["image_size"] for size in (LIVE, SHIPPED))
 faces = {size: load_faces(data, image_size=size).to(device_) for size in sizes}
 held_back = {size: load_faces(data, split="validation", image_size=size) for size in sizes}
 print({"train": len(faces[64]), "validation": len(held_back[64])})
@@ -234,7 +238,7 @@ def draw_noise(job):
     return mine(torch.randn(cfg.batch_size, job.generator.latent_dim, generator=job.stream, dtype=exact))
 
 
-# %%
+# %% tags=["look"]
 few = torch.linspace(0, len(faces[64]) - 1, 2 * cfg.looks).long()
 run.keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale=1.0))
 
@@ -251,7 +255,7 @@ run.keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale
 # look below, other faces standing in for fake ones. *A norm over channels* (`norm(dim=1)`) instead of the whole picture
 # asks each pixel for a slope of one, so that the picture's is the root of the number of pixels.
 
-# %%
+# %% tags=["look"]
 real, other = faces[32].batch(few[:6]), faces[32].batch(few[6:12] if len(few) >= 12 else few[:6].flip(0))
 stream = runtime.generator(seed, "mixing")
 each, per_pixel = torch.rand(len(real), generator=stream), torch.rand(real.shape, generator=stream).to(device_)
@@ -262,7 +266,7 @@ run.keep("mixed", show.compare({"real": unit(real), "stands in for fake": unit(o
                                titles=[f"share {share:.2f}" for share in each]))
 
 
-# %%
+# %% tags=["look"]
 def slope_at(critic, mixed):
     mixed = mixed.detach().requires_grad_()
     return torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)[0]
@@ -279,9 +283,9 @@ def naive_penalty(critic, real, fake, alpha, wrong=""):
     return torch.stack(terms).mean()
 
 
-# %%
+# %% tags=["look"]
 runtime.seed_everything(seed)
-steep = WGANCritic(**LIVE[1]).double()
+steep = WGANCritic(**LIVE["critic"]).double()
 steep.score.weight.data *= 40
 real, other, each = real.cpu().double(), other.cpu().double(), each.double()
 weight = torch.randn(real[0].shape, generator=stream, dtype=torch.float64) / 30
@@ -313,16 +317,19 @@ assert losses.gradient_penalty(lambda x: 0 * x.sum((1, 2, 3)), real, other, each
 fabric = make_fabric(device_)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-wgan"
 log = make_tracker(tracker, run, folder=folder if profile == "full" else None)
-KINDS = {"wgan-gp": dict(n_critic=cfg.n_critic, lr=cfg.learning_rate, critic_lr=cfg.critic_lr, betas=(0.0, 0.9)),
-         "dcgan": dict(n_critic=1, lr=4e-4, critic_lr=4e-4, betas=(0.5, 0.999))}
+wasserstein = GanRule("wasserstein", penalty=cfg.penalty_weight, penalty_every=cfg.penalty_every, one_pass=True)
+KINDS = {"wgan-gp": dict(rule=wasserstein, n_critic=cfg.n_critic, lr=cfg.learning_rate, critic_lr=cfg.critic_lr,
+                         betas=(0.0, 0.9)),
+         "dcgan": dict(rule=GanRule("non-saturating", one_pass=True), n_critic=1, lr=4e-4, critic_lr=4e-4,
+                       betas=(0.5, 0.999))}
 
 
 def new_job(kind, networks, seed):
     """Fresh networks of a kind and all that their training needs; weights depend on the seed alone."""
     runtime.seed_everything(seed)
-    generator, critic = (cls(**kwargs).to(fabric.device, exact)
-                         for cls, kwargs in zip((WGANGenerator, WGANCritic), networks))
-    job = SimpleNamespace(kind=kind, generator=generator, critic=critic, size=networks[0]["image_size"], **KINDS[kind])
+    generator = WGANGenerator(**networks["generator"]).to(fabric.device, exact)
+    critic = WGANCritic(**networks["critic"]).to(fabric.device, exact)
+    job = SimpleNamespace(generator=generator, critic=critic, size=critic.image_size, **KINDS[kind])
     job.ema = EMA(generator, cfg.ema_decay)
     job.g_adam = torch.optim.Adam(generator.parameters(), lr=job.lr, betas=job.betas)
     job.c_adam = torch.optim.Adam(critic.parameters(), lr=job.critic_lr, betas=job.betas)
@@ -331,7 +338,7 @@ def new_job(kind, networks, seed):
     return job
 
 
-# %%
+# %% tags=["look"]
 probe = new_job("wgan-gp", SHIPPED, seed)
 for network, x in ((probe.generator, torch.zeros(2, 128)), (probe.critic, torch.zeros(2, 3, 64, 64))):
     shape = tuple(network(x.to(fabric.device, exact)).shape)
@@ -339,71 +346,96 @@ for network, x in ((probe.generator, torch.zeros(2, 128)), (probe.critic, torch.
 
 # %% [markdown]
 # ## The step
-# Fakes are drawn without a graph: in the critic's step the generator is not asked. Real and fake go through the critic
-# in one pass, in bfloat16 where that is fast. The penalty is a gradient of a gradient, runs in full precision, and
-# costs about as much as the rest: it is computed in every fourth step and weighs four times as much ("lazy", Karras et
-# al. 2020). It uses the bare critic. Gradients, the penalty's with the others, are averaged over processes at the end:
+# In plain lines, everything in full precision: several steps of the critic, then one of the generator with new noise.
 
-# %%
-def move(adam, network, loss):
-    """One step down; return the gradient's norm."""
-    adam.zero_grad(set_to_none=True)
+# %% tags=["look"]
+def naive_critic_step(generator, critic, adam, real, z, alpha):
+    fake = generator(z).detach()  # in the critic's step the generator is not asked
+    loss = critic(fake).mean() - critic(real).mean()
+    loss = loss + cfg.penalty_weight * naive_penalty(critic, real, fake, alpha)
+    adam.zero_grad()
     loss.backward()
-    average_gradients(fabric, network)
     adam.step()
-    return torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
+    return loss.detach()
 
+
+def naive_generator_step(generator, critic, adam, z):
+    loss = -critic(generator(z)).mean()
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    return loss.detach()
+
+
+# %% [markdown]
+# The library's steps do the same in less time. Fakes are drawn without a graph. Real and fake go through the critic in
+# one pass, in bfloat16 where that is fast. The penalty is a gradient of a gradient, runs in full precision, and costs
+# about as much as the rest: it is computed in every fourth step and weighs four times as much ("lazy", Karras et al.
+# 2020). In the generator's step no gradient of the critic's weights is computed. Gradients, the penalty's with the
+# others, are averaged over processes at the end. **Check** both steps against the plain ones:
+
+# %% tags=["look"]
+def assert_equal_gradients(ours, plain):
+    for found, naive in zip(ours.parameters(), plain.parameters()):
+        torch.testing.assert_close(found.grad, naive.grad, rtol=1e-3, atol=1e-4)
+
+
+plain, job = new_job("wgan-gp", LIVE, seed), new_job("wgan-gp", LIVE, seed)
+x = faces[job.size].batch(few[:4]).to(fabric.device, exact)
+z = torch.randn(4, 128, generator=stream).to(x)
+alpha = torch.rand(4, generator=stream).to(x)
+naive = naive_critic_step(plain.generator, plain.critic, plain.c_adam, x, z, alpha)
+judged = critic_step(replace(job.rule, penalty_every=1), job.critic, job.c_adam, x, job.generator(z), alpha=alpha)
+torch.testing.assert_close(judged.loss, naive, rtol=1e-4, atol=1e-4)
+assert_equal_gradients(job.critic, plain.critic)
+naive = naive_generator_step(plain.generator, plain.critic, plain.g_adam, z)
+learned = generator_step(job.rule, job.generator, job.critic, job.g_adam, job.generator(z))
+torch.testing.assert_close(learned.loss, naive, rtol=1e-4, atol=1e-4)
+assert_equal_gradients(job.generator, plain.generator)
+print(f"loss of the critic {judged.loss:.4f}, of the generator {learned.loss:.4f}: equal, and so are all gradients")
+
+# %% [markdown]
+# A training step draws its pictures and noise, lets the critic make its steps, then the generator its one:
 
 # %%
-def critic_step(job, count):
+def train_critic(job, count):
+    """Step number `count` of the critic."""
     real, z = draw_real(job), draw_noise(job)
-    with runtime.autocast(fabric.device, dtype_):
-        with torch.no_grad():
-            fake = job.generator(z).to(exact)
-        on_real, on_fake = job.critic(torch.cat([real, fake])).to(exact).chunk(2)
-    said = {"w_distance": (on_real - on_fake).mean()}
-    if job.kind == "dcgan":
-        loss = losses.logistic_critic_loss(on_real, on_fake)
-    else:
-        loss = losses.wasserstein_critic_loss(on_real, on_fake)
-        if count % cfg.penalty_every == 0:
-            alpha = mine(torch.rand(cfg.batch_size, generator=job.stream, dtype=exact))
-            said["penalty"] = losses.gradient_penalty(job.critic, real, fake, alpha)
-            loss = loss + cfg.penalty_weight * cfg.penalty_every * said["penalty"]
-    return said | {"critic_gradient": move(job.c_adam, job.critic, loss)}
+    with torch.no_grad(), runtime.autocast(fabric.device, dtype_):
+        fake = job.generator(z)
+    alpha = None
+    if job.rule.penalty_due(count):
+        alpha = mine(torch.rand(cfg.batch_size, generator=job.stream, dtype=exact))
+    step = critic_step(job.rule, job.critic, job.c_adam, real, fake, alpha=alpha, dtype=dtype_, fabric=fabric)
+    penalty = {} if alpha is None else {"penalty": step.penalty}
+    return {"w_distance": (step.on_real - step.on_fake).mean(), **penalty, "critic_gradient": gradient_norm(job.critic)}
 
 
 def train_step(job, step, rate):
     set_lr(job.g_adam, rate * job.lr), set_lr(job.c_adam, rate * job.critic_lr)
     said = {}
     for k in range(job.n_critic):
-        said |= critic_step(job, step * job.n_critic + k)
-    z = draw_noise(job)
-    job.critic.requires_grad_(False)  # its own gradients are not needed here
+        said |= train_critic(job, step * job.n_critic + k)
     with runtime.autocast(fabric.device, dtype_):
-        scores = job.critic(job.generator(z)).to(exact)
-    score_loss = losses.nonsaturating_generator_loss if job.kind == "dcgan" else losses.generator_score_loss
-    said["generator_gradient"] = move(job.g_adam, job.generator, score_loss(scores))
-    job.critic.requires_grad_(True)
+        fake = job.generator(draw_noise(job))
+    generator_step(job.rule, job.generator, job.critic, job.g_adam, fake, dtype=dtype_, fabric=fabric)
     job.ema.update(job.generator)
-    return said
+    return said | {"generator_gradient": gradient_norm(job.generator)}
 
 
 # %% [markdown]
 # What does the penalty cost? Milliseconds of a critic step at 64 pixels, for one picture:
 
-# %%
-pause = cfg.penalty_every
+# %% tags=["look"]
 for title, every in {"always": 1, "every fourth": 4, "never": 10**9}.items():
-    cfg.penalty_every = every
-    critic_step(probe, 1)  # warm
+    probe.rule = replace(wasserstein, penalty_every=every)
+    train_critic(probe, 1)  # warm
     began = time.perf_counter()
     for count in range(1, 4 * cfg.timed + 1):
-        critic_step(probe, count)
+        train_critic(probe, count)
     cost = (time.perf_counter() - began) / (4 * cfg.timed * cfg.batch_size)
     print(f"penalty {title:14}{1000 * cost:7.2f} ms")
     run.metric(**{f"critic_ms penalty {title}": 1000 * cost})
-cfg.penalty_every = pause
 
 # %% [markdown]
 # ## Training
@@ -448,16 +480,20 @@ def train(label, kind, networks, steps, seed, state=None):
 # `emoji-wgan`.
 
 # %%
+def state_of(label):
+    return folder / f"{label}.pt" if profile == "full" or work_dir else None
+
+
 jobs = {}
 for number, kind in itertools.product(range(cfg.seeds), KINDS):
     label = f"{kind} {seed + number}"
     jobs[kind, number] = train(label, kind, LIVE, cfg.live_steps * cfg.n_critic // KINDS[kind]["n_critic"],
-                               seed + number, state=folder / f"{label}.pt" if profile == "full" else None)
+                               seed + number, state=state_of(label))
 if cfg.steps:
     jobs["recipe", 0] = train("recipe", "wgan-gp", SHIPPED, cfg.steps, seed,
-                              state=folder / "recipe.pt" if profile == "full" else None)
+                              state=state_of("recipe"))
 
-# %%
+# %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training are done here; the first goes on alone
     raise SystemExit
 
@@ -586,7 +622,7 @@ def scores(real, fake):
 # %%
 z = torch.randn(cfg.samples, 128, generator=runtime.generator(seed, "samples"))
 table, kept = {}, {}
-for size in sizes if cfg.steps or best.config["image_size"] == 64 else [LIVE[0]["image_size"]]:
+for size in sizes if cfg.steps or best.config["image_size"] == 64 else [LIVE["generator"]["image_size"]]:
     pool = torch.linspace(0, len(faces[size]) - 1, min(len(faces[size]), 20 * cfg.samples)).long()
     reference = torch.cat([features(faces[size].batch(part)) for part in pool.split(128)])
     some = held_back[size].spread(cfg.samples)
@@ -612,7 +648,7 @@ for name, found in table.items():
     print(f"{name:34}{len(found):6}{cells[0]:>20}{cells[1]:>20}")
     run.metric(**{f"{name} {k}": x.mean().item() for k, x in shown.items()})
 for kind in KINDS:
-    each = [row["KID"] for row in table[f"{kind}, EMA, {LIVE[0]['image_size']}"]]
+    each = [row["KID"] for row in table[f"{kind}, EMA, {LIVE['generator']['image_size']}"]]
     seconds = sum(jobs[kind, k].history.seconds for k in range(cfg.seeds)) / cfg.seeds
     print(f"{kind}: KID of each seed {', '.join(f'{x:.2f}' for x in each)}; {seconds:.0f} s of training each")
 

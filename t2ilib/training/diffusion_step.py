@@ -40,6 +40,13 @@ class DiffusionBatch:
     eps: Tensor
     low: tuple[()] | tuple[Tensor, Tensor] = ()
 
+    def to(self, device: torch.device | str) -> "DiffusionBatch":
+        """Return the batch on a device."""
+        text = tuple(part.to(device) for part in self.text)
+        low = tuple(part.to(device) for part in self.low)
+        return DiffusionBatch(self.x_0.to(device), text, self.drop.to(device), self.t.to(device), self.eps.to(device),
+                              low)
+
 
 def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, generator: torch.Generator, *,
                          drop_text: float = 0.1, low: tuple[()] | tuple[Tensor, Tensor] = (), rank: int = 0,
@@ -68,11 +75,10 @@ def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, gen
     t = stratified_times(n, generator)
     eps = torch.randn(x_0.shape, generator=generator)
 
-    def share(values: Tensor) -> Tensor:
-        return values[rank::world_size].to(device)
-
-    text = texts.batch(caption[rank::world_size], device)
-    return DiffusionBatch(share(x_0), text, share(drop), share(t), share(eps), tuple(share(part) for part in low))
+    share = slice(rank, None, world_size)
+    batch = DiffusionBatch(x_0[share], texts.batch(caption[share], device), drop[share], t[share], eps[share],
+                           tuple(part[share] for part in low))
+    return batch.to(device)
 
 
 class DiffusionTraining:
