@@ -231,7 +231,7 @@ print(f"classifier: {accuracy:.4f} of {len(test_digits)} test digits")
 # What do these numbers say of pictures whose worth we know? Real test digits are the goal. Duplicates: pictures whose
 # nearest other one is closer than for all but 1 % of real digits.
 
-# %%
+# %% tags=["baselines"]
 noise = 2 * torch.rand(real_test.shape, generator=stream_of("noise"), device=device_) - 1
 only_ones = real_train[train_digits.labels[:len(real_train)] == 1]
 baselines = {"real test digits": measure(real_test), "noise": measure(noise),
@@ -384,7 +384,7 @@ def train(name, change, *, steps, kind="convolutional", repeat=0, lr=None, betas
 # for the other. Where the discriminator is sure of a fake, $\ell = -10$, the first leaves 4.5e-5 of the gradient.
 # The direction is the same: for each picture the two gradients differ by the factor $e^{\ell}$ alone.
 
-# %%
+# %% tags=["problems"]
 LOSSES = {"saturating": losses.saturating_generator_loss, "non-saturating": losses.nonsaturating_generator_loss}
 print(f"{'logit':>8}" + "".join(f"{name:>18}" for name in LOSSES))
 for logit in (-10.0, -5.0, 0.0, 5.0):

@@ -93,17 +93,26 @@ from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, straight_through
+from t2ilib.models import sizes
 from t2ilib.models.vqgan import VQGAN, load_vqgan
 from t2ilib.models.vqgan_growth import grow
 from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.record import Run
-from t2ilib.training import EMA, Batches, Every, cosine_lr, load_training, losses, save_training, set_lr
-from t2ilib.training.history import History
+from t2ilib.training import (
+    EMA,
+    Batches,
+    Every,
+    GanRule,
+    History,
+    cosine_lr,
+    critic_step,
+    load_training,
+    losses,
+    save_training,
+    set_lr,
+)
 
 # %%
-SHIPPED = dict(embed_dim=8, n_embed=2048, z_channels=8, resolution=64, ch=16, ch_mult=[1, 3, 8], num_res_blocks=1,
-               attn_resolutions=[], norm_groups=8)
-SMALL = SHIPPED | dict(n_embed=512, ch=32, ch_mult=[1, 2], patch_size=2)
 options = dict(steps=steps, grow_steps=grow_steps, batch_size=batch_size, perceptual_weight=perceptual_weight,
                gan_weight=gan_weight)
 given = dict(profile=profile, seed=seed, device=device, dtype=dtype, **options)
@@ -263,8 +272,7 @@ run.keep("palette", show.compare(rows, scale=1.1))
 
 # %%
 def build():
-    kwargs = SHIPPED if cfg.network == "shipped" else SMALL
-    return VQGAN(**kwargs).to(device_)
+    return VQGAN(**sizes.VQGAN[cfg.network]).to(device_)
 
 
 def reconstruct(net, real):
@@ -319,7 +327,8 @@ def pixel_loss(fake, real):
 print("feature maps:", [tuple(m.shape[1:]) for m in feature_maps(fake.detach())])
 
 # %% [markdown]
-# Everything that changes while training, and the critic's own step:
+# Everything that changes while training. The critic makes a step of its own (`critic_step`, which notebooks 01 and 02
+# show in plain lines) before it is asked:
 
 # %%
 codebook = EMACodebook(model.quantize, decay=0.99, seed=seed)
@@ -335,19 +344,10 @@ watched = validation.batch(spread(validation, cfg.test_rows or 256)).cpu()
 faces = watched[spread(watched, 8)]  # the eight to look at
 
 
-def critic_step(real, fake, critic, optimizer):
-    """One step of the critic on real and reconstructed pictures; return its loss."""
-    loss = losses.hinge_critic_loss(critic(real), critic(fake.detach()))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
 def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual_weight, gan=cfg.gan_weight):
     """What perceptual term and critic add to the pixel loss `pixels` of these pictures."""
     perceptual = losses.feature_loss(feature_maps(fake), feature_maps(real))
-    critic_step(real, fake, critic, critic_adam)
+    critic_step(GanRule("hinge"), critic, critic_adam, real, fake)
     score = losses.generator_score_loss(critic(fake))
     return features * perceptual + gan * losses.adaptive_weight(pixels, score, net.last_layer) * score
 
@@ -773,7 +773,8 @@ show.slider(with_few_codes, [2, 4, 16, 64, 256, len(shipped.codebook)], label="c
 # 1. Train with `restart_below=0` in the recipe's codebook. How many codes are used after 200 steps, and what is the
 #    PSNR?
 # 2. Run `-p perceptual_weight 0.0` and `-p perceptual_weight 2.0`. Which column of the table improves, which suffers?
-# 3. Give `SMALL` another rate: `n_embed=64`, or `ch_mult=[1, 2, 2]` (8 x 8 codes). Where do the two land on the curve?
+# 3. Give `sizes.VQGAN["small"]` another rate: `n_embed=64`, or `ch_mult=[1, 2, 2]` (8 x 8 codes). Where do the
+#    two land on the curve?
 #
 # ## References
 # - van den Oord et al. 2017, *Neural discrete representation learning*, arXiv:1711.00937

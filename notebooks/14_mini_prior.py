@@ -315,7 +315,7 @@ print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(f
 # goes on; delete the folder to start anew.
 
 # %%
-training = DiffusionTraining(network, make_fabric(device_, dtype_), ema_decay=cfg.ema_decay)
+training = DiffusionTraining(network, make_fabric(device_), dtype=dtype_, ema_decay=cfg.ema_decay)
 
 
 def draw_batch(rows, stream):

@@ -14,6 +14,7 @@ from .schedule import set_lr
 from ..data.text_features import EncodedTexts
 from ..diffusion import COSINE, Schedule, diffusion_loss, stratified_times
 from ..errors import BadParameter
+from ..runtime import autocast
 
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01
@@ -87,6 +88,8 @@ class DiffusionTraining:
     Args:
         network: `(x_t, t, tokens, mask, pooled, *low) -> prediction`, with `without_text`; moved in place.
         fabric: from `make_fabric`: precision, and the mean over processes.
+        dtype: of autocast inside a fabric of float32. A fabric of lower precision autocasts by itself, and rounds what
+            the network is given (x_t, times, tokens) as well.
         learning_rate: of the first step. ema_decay: of the average.
         target, weighting, schedule: see `diffusion.diffusion_loss`.
         fused: AdamW in one kernel; None leaves it to torch.
@@ -95,10 +98,12 @@ class DiffusionTraining:
         ema: the averaged network, which is drawn with.
     """
 
-    def __init__(self, network: nn.Module, fabric: Any, *, learning_rate: float = 1e-3, ema_decay: float = 0.999,
-                 target: str = "v", weighting: str = "none", schedule: Schedule = COSINE, fused: bool | None = None):
+    def __init__(self, network: nn.Module, fabric: Any, *, dtype: torch.dtype = torch.float32,
+                 learning_rate: float = 1e-3, ema_decay: float = 0.999, target: str = "v", weighting: str = "none",
+                 schedule: Schedule = COSINE, fused: bool | None = None):
         self.network = network
         self.fabric = fabric
+        self.dtype = dtype
         self.target = target
         self.weighting = weighting
         self.schedule = schedule
@@ -117,7 +122,8 @@ class DiffusionTraining:
         tokens, mask, pooled = self.network.without_text(*batch.text, batch.drop)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self._forward(x_t, t, tokens, mask, pooled, *batch.low)
+            with autocast(x_t.device, self.dtype):
+                return self._forward(x_t, t, tokens, mask, pooled, *batch.low)
 
         return diffusion_loss(predict, batch.x_0, batch.t, batch.eps, target=self.target, weighting=self.weighting,
                               schedule=self.schedule)

@@ -1,4 +1,4 @@
-"""The training of a notebook, cut out of it: run as one process and as two, and interrupted and resumed."""
+"""The cells of a notebook up to a tagged one: its training, as one process and as two, interrupted and resumed."""
 
 import json
 import os
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import pytest
 import torch
 
 from t2ilib.paths import notebooks_dir, repo_root
 from t2ilib.training import EMA
 
+QUICKLY = {"profile": "smoke", "device": "cpu", "threads": 1}
+SAVE_EVERY_STEP = "from t2ilib.training import Every\nEvery.__call__ = lambda self, *, force=False: True\n"
 WRITE = """
 import json
 if fabric.global_rank == 0:
@@ -22,34 +25,45 @@ if fabric.global_rank == 0:
 """
 
 
+def _code_until(notebook: str, tag: str, *, skip: str = "", first: str = "", **parameters: Any) -> str:
+    """Return the code of a notebook before the cell tagged `tag`.
+
+    Args:
+        notebook: name of its script. skip: tag of cells that are left out. first: code that runs before all others.
+        parameters: injected after the cell of parameters, as papermill does it.
+    """
+    cells = [first]
+    for cell in jupytext.read(notebooks_dir() / notebook).cells:
+        tags = cell.metadata.get("tags", [])
+        if tag in tags:
+            return "\n\n".join(cells)
+        if cell.cell_type != "code" or skip in tags:
+            continue
+        cells.append(cell.source)
+        if "parameters" in tags:
+            cells += [f"{name} = {value!r}" for name, value in (QUICKLY | parameters).items()]
+    raise AssertionError(f"{notebook} has no cell tagged {tag!r}")
+
+
 @dataclass
 class NotebookTraining:
-    """The cells of a notebook up to the end of its training, without those that contain one of the `looks`.
+    """A notebook up to the end of its training (tag `trained`), without the cells that only look or check (tag `look`).
 
     Attributes:
         networks: an expression for pairs of names and networks, whose weights are what a run leaves.
-        changes: (old, new) for both tests; each old text must be there.
+        first: code that runs before all others.
     """
 
     folder: Path
     monkeypatch: Any
     notebook: str
-    looks: tuple[str, ...]
     networks: str
-    changes: tuple[tuple[str, str], ...] = ()
+    first: str = ""
 
-    def script(self, out: str, changes: tuple[tuple[str, str], ...] = (), **parameters: Any) -> Path:
-        """Write the training with these parameters, in float32 on the CPU unless they say otherwise."""
-        source = (notebooks_dir() / self.notebook).read_text(encoding="utf-8")
-        cells = source[:source.index("# %%\nif fabric.global_rank")].split("# %%")
-        source = "# %%".join(cell for cell in cells if not any(mark in cell for mark in self.looks))
-        for name, value in {"profile": "smoke", "device": "cpu", "dtype": "float32", "threads": 1,
-                            **parameters}.items():
-            line = next(line for line in source.splitlines() if line.startswith(f"{name}: "))
-            source = source.replace(line, f"{name} = {value!r}", 1)
-        for old, new in (*self.changes, *changes):
-            assert old in source, old
-            source = source.replace(old, new)
+    def script(self, out: str, first: str = "", **parameters: Any) -> Path:
+        """Write the training with these parameters, in float32 unless they say otherwise."""
+        source = _code_until(self.notebook, "trained", skip="look", first=first + self.first,
+                            **{"dtype": "float32", **parameters})
         path = self.folder / f"{out}.py"
         path.write_text(source + WRITE.format(networks=self.networks, out=str(self.folder / out)), encoding="utf-8")
         return path
@@ -73,7 +87,7 @@ class NotebookTraining:
         assert [f["world"] for f in found] == [1, 2]
         return [f["weights"] for f in found]
 
-    def check_resume(self, state: str, changes: tuple[tuple[str, str], ...], **parameters: Any) -> None:
+    def check_resume(self, state: str, **parameters: Any) -> None:
         """Assert that a run interrupted in its third step, and resumed from `state`, leaves what a whole one does."""
         for name, value in self.environment().items():
             self.monkeypatch.setenv(name, value)
@@ -86,8 +100,7 @@ class NotebookTraining:
                 raise KeyboardInterrupt
 
         def train(out, work):
-            path = self.script(out, (*changes, ("Every(120)", "Every(0)")), work_dir=str(self.folder / work),
-                               **parameters)
+            path = self.script(out, first=SAVE_EVERY_STEP, work_dir=str(self.folder / work), **parameters)
             exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
             return self.left(out)["weights"]
 
@@ -100,9 +113,19 @@ class NotebookTraining:
         assert train("resumed", "b") == whole
 
 
+@pytest.fixture(scope="session")
+def code_until():
+    """Return a function that returns a notebook's code before a tagged cell."""
+    return _code_until
+
+
 @pytest.fixture
 def notebook_training(tmp_path, monkeypatch):
     """Return a function that cuts the training out of a notebook."""
-    def cut(notebook: str, **how: Any) -> NotebookTraining:
-        return NotebookTraining(tmp_path, monkeypatch, notebook, **how)
+    from t2ilib.training import Every
+
+    monkeypatch.setattr(Every, "__call__", Every.__call__)  # whatever a script puts there ends with the test
+
+    def cut(notebook: str, **options: Any) -> NotebookTraining:
+        return NotebookTraining(tmp_path, monkeypatch, notebook, **options)
     return cut
