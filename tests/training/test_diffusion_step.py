@@ -21,9 +21,10 @@ LINEAR = diffusion.Schedule("linear")
 
 
 def tiny(**changes):
+    """A network with two channels in each group of its norms: with one, the biases before them have no gradient."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = ImagenUNet(dim=8, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8,
+        network = ImagenUNet(dim=16, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8,
                              init_kernels=[3], layer_attns=[False, True], layer_cross_attns=[False, True], **changes)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)  # layers that start at zero would hide what reaches them
