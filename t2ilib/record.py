@@ -16,7 +16,7 @@ from .errors import BadParameter
 from .files import sha256_of, utc_now, write_json, write_text
 from .paths import new_run_dir
 from .runtime import commit, device_name, in_notebook, peak_memory, rank_zero, versions
-from .tables import Table
+from .show import Table
 
 
 class Run:

@@ -13,12 +13,12 @@ ROOT = repo_root() / "t2ilib"
 # From the bottom up. A unit is a module or a package directly under t2ilib; it may import units of lower boxes.
 BOXES = [
     {"errors"},
-    {"paths", "files", "tables", "values"},
-    {"assets", "runtime", "profiles", "memory", "options"},
-    {"checkpoint", "record", "media"},
-    {"show", "kernels", "lesson"},
-    {"layers"},
-    {"data", "diffusion", "encoders", "models"},
+    {"files", "options", "paths"},
+    {"assets", "memory", "profiles", "runtime"},
+    {"checkpoint", "media"},
+    {"kernels", "show"},
+    {"layers", "record"},
+    {"data", "diffusion", "encoders", "lesson", "models"},
     {"cascade", "guidance", "metrics", "training"},
     {"methods"},
     {"bench", "playground", "runner"},
@@ -124,3 +124,12 @@ def test_light_modules_stay_light(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'numpy', 'matplotlib', 'papermill'}} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root(), check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_picture_of_the_layers_is_current_and_has_no_circle():
+    sys.path.insert(0, str(Path(__file__).parent))
+    from draw_layers import OUT, draw, import_graph, reachable
+
+    graph = import_graph()
+    assert not [room for room in graph if room in reachable(graph, room)]
+    assert OUT.read_text(encoding="utf-8") == draw(), "run: python tests/draw_layers.py"

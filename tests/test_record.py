@@ -11,7 +11,7 @@ from t2ilib.errors import BadParameter
 from t2ilib.files import sha256_of
 from t2ilib.paths import new_run_dir, repo_root
 from t2ilib.record import Run
-from t2ilib.tables import Table
+from t2ilib.show import Table
 
 
 @pytest.fixture
@@ -128,8 +128,7 @@ CELLS = """
 from matplotlib.figure import Figure
 from PIL import Image
 from t2ilib.record import Run
-from t2ilib.show import grid
-from t2ilib.tables import Table
+from t2ilib.show import Table, grid
 
 run = Run("03_x", given={})
 # %%

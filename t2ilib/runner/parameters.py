@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadParameter, check_name
-from ..values import convert
+from ..options import convert
 
 
 @dataclass(frozen=True)

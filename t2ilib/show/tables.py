@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from .errors import BadParameter
+from ..errors import BadParameter
 
 STYLE = """<style>
 .t2i-table { border-collapse: collapse; font-size: 13px; margin: 4px 0; }

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BadParameter, UnknownName, check_name
 from .values import convert
+from ..errors import BadParameter, UnknownName, check_name
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, comparisons, curves, contact sheets, and widgets with a static fallback.
+"""Figures: grids and comparisons of pictures, and curves.
 
 Figures are returned, not shown: the last line of a cell, or `display(figure)`, shows one exactly once. They never
 enter pyplot's list of open figures, so a loop that draws thousands leaks none and warns of none.
@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from .errors import BadParameter, MissingAsset, check_name
-from .media import contact_sheet, picture_list, save_pictures, to_pil
-from .media.sheets import png_bytes
-from .runtime import is_interactive
-from .tables import Table
-
-__all__ = ["Table", "compare", "contact_sheet", "curves", "gallery", "grid", "read_metrics", "save", "slider", "to_pil"]
+from ..errors import BadParameter, MissingAsset, check_name
+from ..media import picture_list, save_pictures
 
 STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.titlepad": 5, "axes.spines.top": False, "axes.spines.right": False,
@@ -186,49 +181,6 @@ def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tup
             steps.append(float(row["step"]))
             values.append(float(row["value"]))
     return found
-
-
-def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "value", scale: float = 1.8) -> Any:
-    """Return a slider over `values` that shows `draw(value)`; where nobody watches, a grid of all of them.
-
-    Args:
-        draw: value -> picture (see `to_pil`); called once for each value, when it is first wanted.
-        values: stops of the slider.
-        label: what the values are; static pictures are titled "label = value".
-        scale: width of a picture in the static grid, in inches.
-    """
-    if not is_interactive():
-        return grid([to_pil(draw(value)) for value in values], [f"{label} = {value}" for value in values], scale=scale)
-    import ipywidgets
-
-    seen: dict[int, bytes] = {}
-    control = ipywidgets.SelectionSlider(options=[(str(v), i) for i, v in enumerate(values)], description=label,
-                                         continuous_update=False)
-    picture = ipywidgets.Image(format="png", width=320)
-
-    def update(_: Any = None) -> None:
-        i = control.value
-        if i not in seen:
-            seen[i] = png_bytes(to_pil(draw(values[i])), 320)
-        picture.value = seen[i]
-
-    control.observe(update, names="value")
-    update()
-    return ipywidgets.VBox([control, picture])
-
-
-def gallery(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None, size: int = 160) -> Any:
-    """Return the pictures as a grid of widgets with captions; where nobody watches, as a figure."""
-    pictures = picture_list(images)
-    if not is_interactive():
-        return grid(pictures, captions, columns=columns)
-    import ipywidgets
-
-    cells = [ipywidgets.VBox([ipywidgets.Image(value=png_bytes(p, size), format="png", width=size),
-                              ipywidgets.Label(str(captions[i]) if captions is not None else "")])
-             for i, p in enumerate(pictures)]
-    track = f"repeat({columns or min(6, len(cells))}, {size + 16}px)"
-    return ipywidgets.GridBox(cells, layout=ipywidgets.Layout(grid_template_columns=track))
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], title: str | None) -> tuple[Figure, np.ndarray]:

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from t2ilib.errors import BadParameter
-from t2ilib.tables import Table
+from t2ilib.show import Table
 
 ROWS = {
     "ours": {"top10": 0.6, "low": 0.5, "high": 0.7, "KID": 0.06, "seconds": 4, "name": "a<b"},
