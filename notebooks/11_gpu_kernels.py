@@ -393,7 +393,7 @@ for name, way in ways.items():
 # All give the same values and the same three gradients. The kernels behind it, forward:
 
 # %%
-norms = sys.modules[group_norm_silu.__module__]
+norms = sys.modules["t2ilib.kernels._group_norm_silu_triton"]
 if HAS_TRITON:
     for kernel in (norms._moments_kernel, norms._apply_kernel):
         print(inspect.getsource(kernel.fn))

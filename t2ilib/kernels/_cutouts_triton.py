@@ -1,5 +1,7 @@
-"""Cutouts as two Triton kernels: one pass forward, and a backward that gathers, so that no two programs add to one
-place. The definition, and the public function, are in `cutouts.py`.
+"""Cutouts as two Triton kernels, one forward and one backward.
+
+The backward gathers: each program owns some pixels of the picture and adds up what the cutouts send to them, so no two
+programs write to one place and no atomics are needed. The definition, and the public function, are in `cutouts.py`.
 """
 
 import math
@@ -7,10 +9,17 @@ import math
 import torch
 from torch import Tensor
 
-from ._cutouts_torch import PADDINGS
+from ._cutouts_torch import PADDINGS, Warp
 from ._dispatch import HAS_TRITON, tl, triton
 
+PIXELS = 256  # for each program
+
 if HAS_TRITON:
+
+    @triton.jit
+    def _pixel_centre(q, size):
+        """Return the position of the output's pixel q along a side, whose outer edges are at -1 and 1."""
+        return (2 * q + 1).to(tl.float32) / size - 1
 
     @triton.jit
     def _fold_positions(position, size, PADDING: tl.constexpr):
@@ -28,7 +37,8 @@ if HAS_TRITON:
         """Return the first two coordinates of the (3, 3) matrix times (u, v, 1), and the last, which divides them."""
         x = tl.load(matrix) * u + tl.load(matrix + 1) * v + tl.load(matrix + 2)
         y = tl.load(matrix + 3) * u + tl.load(matrix + 4) * v + tl.load(matrix + 5)
-        return x, y, tl.load(matrix + 6) * u + tl.load(matrix + 7) * v + tl.load(matrix + 8)
+        divisor = tl.load(matrix + 6) * u + tl.load(matrix + 7) * v + tl.load(matrix + 8)
+        return x, y, divisor
 
     @triton.jit
     def _cut_kernel(
@@ -40,13 +50,14 @@ if HAS_TRITON:
         cuts, channels, size, PADDING: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
     ):  # fmt: skip
         cut = tl.program_id(0).to(tl.int64)
-        q = tl.program_id(1) * P + tl.arange(0, P)
+        q = tl.program_id(1) * P + tl.arange(0, P)  # (P,): the output's pixels
         c = tl.arange(0, C)
-        u = (2 * (q % size) + 1).to(tl.float32) / size - 1
-        v = (2 * (q // size) + 1).to(tl.float32) / size - 1
-        x, y, far = _mapped(theta + cut * 9, u, v)
-        far = tl.where(far == 0, 1e-30, far)
-        x, y = (tl.minimum(tl.maximum(x / far, -1e6), 1e6), tl.minimum(tl.maximum(y / far, -1e6), 1e6))
+        u = _pixel_centre(q % size, size)
+        v = _pixel_centre(q // size, size)
+        x, y, divisor = _mapped(theta + cut * 9, u, v)
+        divisor = tl.where(divisor == 0, 1e-30, divisor)
+        x = tl.minimum(tl.maximum(x / divisor, -1e6), 1e6)
+        y = tl.minimum(tl.maximum(y / divisor, -1e6), 1e6)
         exact = tl.load(level + cut)
         upper = tl.floor(exact)
         total = tl.zeros((C, P), tl.float32)
@@ -54,17 +65,22 @@ if HAS_TRITON:
             share = 1 - tl.abs(exact - upper - step)
             if share > 0:
                 row = table + (upper.to(tl.int64) + step) * 3
-                begin, h, w = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+                begin = tl.load(row)
+                h = tl.load(row + 1)
+                w = tl.load(row + 2)
                 px = _fold_positions(((x + 1) * w - 1) / 2, w.to(tl.float32), PADDING)
                 py = _fold_positions(((y + 1) * h - 1) / 2, h.to(tl.float32), PADDING)
-                left, top = tl.floor(px), tl.floor(py)
-                planes = pyramid + begin + (cut // cuts * channels + c[:, None]) * h * w
+                left = tl.floor(px)
+                top = tl.floor(py)
+                planes = pyramid + begin + (cut // cuts * channels + c[:, None]) * h * w  # (C, 1)
                 for corner in tl.static_range(4):
-                    column, line = left + corner % 2, top + corner // 2
+                    column = left + corner % 2
+                    line = top + corner // 2
                     weight = share * (1 - tl.abs(px - column)) * (1 - tl.abs(py - line))
                     inside = (column >= 0) & (column < w) & (line >= 0) & (line < h) & (q < size * size)
                     at = line.to(tl.int64) * w + column.to(tl.int64)
-                    pixels = tl.load(planes + at[None, :], mask=inside[None, :] & (c < channels)[:, None], other=0.0)
+                    mask = inside[None, :] & (c < channels)[:, None]
+                    pixels = tl.load(planes + at[None, :], mask=mask, other=0.0)  # (C, P)
                     total += pixels.to(tl.float32) * weight[None, :]
         to = (cut * channels + c[:, None]) * size * size + q[None, :]
         tl.store(out + to, total.to(out.dtype.element_ty), mask=(c < channels)[:, None] & (q < size * size)[None, :])
@@ -79,6 +95,44 @@ if HAS_TRITON:
         return first.to(tl.int32), last.to(tl.int32)
 
     @triton.jit
+    def _readers(back, column, line, h, w, size, P: tl.constexpr):
+        """Return the output pixels that may read these pixels of the picture: the first and last u, first and last v.
+
+        They come from the neighbourhood of a pixel, two pixels wide. Mapped back to the output it lies within the
+        places of its four corners, unless the horizon of the perspective crosses it: then any pixel may read it.
+        """
+        nearest = tl.full((P,), float("inf"), tl.float32)
+        farthest = tl.full((P,), float("-inf"), tl.float32)
+        left = nearest
+        right = farthest
+        top = nearest
+        bottom = farthest
+        for corner in tl.static_range(4):
+            x = (2 * (column + corner % 2 * 2) - 1) / w - 1
+            y = (2 * (line + corner // 2 * 2) - 1) / h - 1
+            u, v, divisor = _mapped(back, x, y)
+            nearest = tl.minimum(nearest, divisor)
+            farthest = tl.maximum(farthest, divisor)
+            divisor = tl.where(divisor == 0, 1.0, divisor)
+            # twice what rounding may have done to u and v, and a little of a pixel
+            loss = 1e-6 / tl.abs(divisor)
+            loss_u = 0.1 / size + loss * (tl.abs(tl.load(back) * x) + tl.abs(tl.load(back + 1) * y)
+                                          + tl.abs(tl.load(back + 2)))
+            loss_v = 0.1 / size + loss * (tl.abs(tl.load(back + 3) * x) + tl.abs(tl.load(back + 4) * y)
+                                          + tl.abs(tl.load(back + 5)))
+            u = u / divisor
+            v = v / divisor
+            left = tl.minimum(left, u - loss_u)
+            right = tl.maximum(right, u + loss_u)
+            top = tl.minimum(top, v - loss_v)
+            bottom = tl.maximum(bottom, v + loss_v)
+        rounding = 1e-3 * (tl.abs(tl.load(back + 6)) + tl.abs(tl.load(back + 7)) + tl.abs(tl.load(back + 8)))
+        bounded = (nearest > rounding) | (farthest < -rounding)
+        first_u, last_u = _output_pixels(left, right, bounded, size)
+        first_v, last_v = _output_pixels(top, bottom, bounded, size)
+        return first_u, last_u, first_v, last_v
+
+    @triton.jit
     def _gather_kernel(
         grad,  # (B n, C, size, size)
         theta, inverse, level,  # (B n, 9), its inverse up to a factor, and as above
@@ -86,56 +140,36 @@ if HAS_TRITON:
         depth, cuts, channels, size, h, w, margin, C: tl.constexpr, P: tl.constexpr,
     ):  # fmt: skip
         b = tl.program_id(0).to(tl.int64)
-        p = tl.program_id(1) * P + tl.arange(0, P)
+        p = tl.program_id(1) * P + tl.arange(0, P)  # (P,): pixels of the level, with its margin
         c = tl.arange(0, C)
-        wide, high = w + 2 * margin, h + 2 * margin
-        column, line = (p % wide - margin).to(tl.float32), (p // wide - margin).to(tl.float32)
+        wide = w + 2 * margin
+        high = h + 2 * margin
+        column = (p % wide - margin).to(tl.float32)
+        line = (p // wide - margin).to(tl.float32)
         total = tl.zeros((C, P), tl.float32)
         for i in range(cuts):
             cut = b * cuts + i
             share = 1 - tl.abs(tl.load(level + cut) - depth)
             if share > 0:
-                # The output pixels that see this one lie where its neighbourhood, two pixels wide, comes from: within
-                # the four places of its corners, unless the horizon lies between them.
-                back = inverse + cut * 9
-                near, far = tl.full((P,), float("inf"), tl.float32), tl.full((P,), float("-inf"), tl.float32)
-                left, right, top, bottom = near, far, near, far
-                for corner in tl.static_range(4):
-                    x = (2 * (column + corner % 2 * 2) - 1) / w - 1
-                    y = (2 * (line + corner // 2 * 2) - 1) / h - 1
-                    u, v, divisor = _mapped(back, x, y)
-                    near, far = tl.minimum(near, divisor), tl.maximum(far, divisor)
-                    divisor = tl.where(divisor == 0, 1.0, divisor)
-                    # twice what rounding may have done to u and v, and a little of a pixel
-                    loss = 1e-6 / tl.abs(divisor)
-                    loss_u = 0.1 / size + loss * (tl.abs(tl.load(back) * x) + tl.abs(tl.load(back + 1) * y)
-                                                  + tl.abs(tl.load(back + 2)))
-                    loss_v = 0.1 / size + loss * (tl.abs(tl.load(back + 3) * x) + tl.abs(tl.load(back + 4) * y)
-                                                  + tl.abs(tl.load(back + 5)))
-                    u, v = u / divisor, v / divisor
-                    left, right = tl.minimum(left, u - loss_u), tl.maximum(right, u + loss_u)
-                    top, bottom = tl.minimum(top, v - loss_v), tl.maximum(bottom, v + loss_v)
-                sure = 1e-3 * (tl.abs(tl.load(back + 6)) + tl.abs(tl.load(back + 7)) + tl.abs(tl.load(back + 8)))
-                bounded = (near > sure) | (far < -sure)
-                first_u, last_u = _output_pixels(left, right, bounded, size)
-                first_v, last_v = _output_pixels(top, bottom, bounded, size)
-                seen_at_all = (p < wide * high) & (last_u >= first_u) & (last_v >= first_v)
-                count_u = tl.max(tl.where(seen_at_all, last_u - first_u + 1, 0), axis=0)
-                count_v = tl.max(tl.where(seen_at_all, last_v - first_v + 1, 0), axis=0)
+                first_u, last_u, first_v, last_v = _readers(inverse + cut * 9, column, line, h, w, size, P)
+                is_read = (p < wide * high) & (last_u >= first_u) & (last_v >= first_v)
+                count_u = tl.max(tl.where(is_read, last_u - first_u + 1, 0), axis=0)
+                count_v = tl.max(tl.where(is_read, last_v - first_v + 1, 0), axis=0)
                 for k in range(count_v):
                     qv = first_v + k
-                    v = (2 * qv + 1).to(tl.float32) / size - 1
+                    v = _pixel_centre(qv, size)
                     for j in range(count_u):
                         qu = first_u + j
-                        x, y, divisor = _mapped(theta + cut * 9, (2 * qu + 1).to(tl.float32) / size - 1, v)
+                        x, y, divisor = _mapped(theta + cut * 9, _pixel_centre(qu, size), v)
                         divisor = tl.where(divisor == 0, 1e-30, divisor)
-                        px, py = ((x / divisor + 1) * w - 1) / 2, ((y / divisor + 1) * h - 1) / 2
-                        weight = (tl.maximum(1 - tl.abs(column - px), 0.0) * tl.maximum(1 - tl.abs(line - py), 0.0))
-                        seen = seen_at_all & (qu <= last_u) & (qv <= last_v) & (weight > 0)
-                        at = ((cut * channels + c[:, None]) * size + qv.to(tl.int64)[None, :]) * size
-                        pixels = tl.load(grad + at + qu.to(tl.int64)[None, :],
-                                         mask=seen[None, :] & (c < channels)[:, None], other=0.0)
-                        total += pixels.to(tl.float32) * tl.where(seen, share * weight, 0.0)[None, :]
+                        px = ((x / divisor + 1) * w - 1) / 2
+                        py = ((y / divisor + 1) * h - 1) / 2
+                        weight = tl.maximum(1 - tl.abs(column - px), 0.0) * tl.maximum(1 - tl.abs(line - py), 0.0)
+                        reads = is_read & (qu <= last_u) & (qv <= last_v) & (weight > 0)
+                        rows = ((cut * channels + c[:, None]) * size + qv.to(tl.int64)[None, :]) * size
+                        at = rows + qu.to(tl.int64)[None, :]
+                        pixels = tl.load(grad + at, mask=reads[None, :] & (c < channels)[:, None], other=0.0)
+                        total += pixels.to(tl.float32) * tl.where(reads, share * weight, 0.0)[None, :]
         to = (b * channels + c[:, None]) * wide * high + p[None, :]
         tl.store(out + to, total, mask=(c < channels)[:, None] & (p < wide * high)[None, :])
 
@@ -146,13 +180,18 @@ def _corners(theta: Tensor) -> Tensor:
 
 
 def crosses_horizon(theta: Tensor) -> bool:
-    """Say whether a cutout holds points at infinity, so that its edge would be drawn out without end."""
-    far = _corners(theta)[..., 2, :]
-    return bool(((far.amin(-1) <= 0) & (far.amax(-1) >= 0)).any())
+    """Say whether a cutout contains points at infinity, up to which an edge would have to be drawn out.
+
+    Shapes:
+        theta: (..., 3, 3)
+    """
+    divisor = _corners(theta)[..., 2, :]  # (..., 4)
+    crosses = (divisor.amin(-1) <= 0) & (divisor.amax(-1) >= 0)
+    return bool(crosses.any())
 
 
 def _margins(theta: Tensor, sides: list[torch.Size], padding: str) -> list[int]:
-    """Return how many pixels of each level a cutout reaches past the edge, where the edge's gradient wants them."""
+    """Return how many pixels beyond each level's edge a cutout reads, where padding takes them from the edge."""
     if padding == "zeros":
         return [0] * len(sides)
     placed = _corners(theta)
@@ -166,48 +205,82 @@ def _fold_matrix(size: int, margin: int, padding: str, like: Tensor) -> Tensor:
     if padding == "reflection":
         place = place.remainder(2 * size)
         place = torch.where(place < size, place, 2 * size - 1 - place)
-    inside = torch.arange(size, device=like.device)[:, None] == place.clamp(0, size - 1)[None]
-    return inside.to(like.dtype)
+    pixel = torch.arange(size, device=like.device)
+    belongs = pixel[:, None] == place.clamp(0, size - 1)[None]
+    return belongs.to(like.dtype)
 
 
 def _inverse(theta: Tensor) -> Tensor:
-    """Return the adjugate, the inverse up to a factor, which no matrix lacks; its largest entry is 1 or -1."""
-    a, b, c = theta.double().unbind(-2)
-    found = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=-1)
-    return found / found.abs().amax((-2, -1), keepdim=True).clamp(min=1e-300)
+    """Return the adjugate (..., 3, 3), which is the inverse up to a factor and exists for every matrix.
+
+    Its largest entry is 1 or -1.
+    """
+    a, b, c = theta.double().unbind(-2)  # (..., 3) each
+    adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=-1)
+    return adjugate / adjugate.abs().amax((-2, -1), keepdim=True).clamp(min=1e-300)
 
 
-def forward(levels: list[Tensor], theta: Tensor, positions: None, level: Tensor, size: int, padding: str,
-            dtype: torch.dtype) -> Tensor:
-    """Return all cutouts: one program for each 256 pixels of each of them.
+def _level_table(levels: list[Tensor]) -> Tensor:
+    """Return where each level begins in the concatenation of all, its height and its width: (levels, 3) int64."""
+    rows = []
+    begin = 0
+    for picture in levels:
+        rows.append([begin, *picture.shape[-2:]])
+        begin += picture.numel()
+    return torch.tensor(rows)
+
+
+def forward(levels: list[Tensor], warp: Warp, dtype: torch.dtype) -> Tensor:
+    """Return all cutouts, in this type.
 
     Shapes:
-        levels: (B, C, h, w) each; theta: (B, n, 3, 3); level: (B, n) -> (B, n, C, size, size)
+        levels of the mip map: (B, C, h, w) each -> (B, n, C, size, size)
     """
-    (batch, channels), cuts, device = levels[0].shape[:2], theta.shape[1], levels[0].device
-    starts = torch.tensor([0, *(x.numel() for x in levels)]).cumsum(0)[:-1]
-    table = torch.cat([starts[:, None], torch.tensor([x.shape[-2:] for x in levels])], 1).to(device)
+    batch, channels = levels[0].shape[:2]
+    device = levels[0].device
+    cuts = warp.theta.shape[1]
+    size = warp.size
+    theta = warp.theta.to(device, torch.float32).contiguous()
+    level = warp.level.to(device, torch.float32).contiguous()
     pyramid = torch.cat([x.flatten() for x in levels])
+    table = _level_table(levels).to(device)
     out = pyramid.new_empty((batch, cuts, channels, size, size), dtype=dtype)
-    _cut_kernel[batch * cuts, triton.cdiv(size * size, 256)](
-        pyramid, table, *(t.to(device, torch.float32).contiguous() for t in (theta, level)), out, cuts, channels, size,
-        PADDING=PADDINGS.index(padding), C=triton.next_power_of_2(channels), P=256)
+    grid = (batch * cuts, triton.cdiv(size * size, PIXELS))
+    _cut_kernel[grid](
+        pyramid, table, theta, level, out, cuts, channels, size,
+        PADDING=PADDINGS.index(warp.padding), C=triton.next_power_of_2(channels), P=PIXELS)
     return out
 
 
-def backward(grad: Tensor, shapes: list[torch.Size], theta: Tensor, positions: None, level: Tensor,
-             padding: str) -> list[Tensor]:
-    """Return the gradient of each level, drawn out by a margin for what lies past its edge, and folded back."""
-    (batch, cuts, channels, size), found = grad.shape[:4], []
-    placed = [t.to(grad.device, torch.float32).contiguous() for t in (theta, _inverse(theta), level)]
-    grad, sides = grad.contiguous(), [shape[-2:] for shape in shapes]
-    for depth, ((h, w), margin) in enumerate(zip(sides, _margins(theta, sides, padding), strict=True)):
-        out = grad.new_empty((batch, channels, h + 2 * margin, w + 2 * margin), dtype=torch.float32)
-        _gather_kernel[batch, triton.cdiv(out[0, 0].numel(), 256)](
-            grad, *placed, out, depth, cuts, channels, size, h, w, margin, C=triton.next_power_of_2(channels), P=256)
+def backward(grad: Tensor, shapes: list[torch.Size], warp: Warp) -> list[Tensor]:
+    """Return the gradients of all levels of the mip map, which have these shapes.
+
+    Where padding reads pixels of the edge again, the gradient is first computed for a picture drawn out by a margin,
+    whose pixels are then added to those that they repeat.
+
+    Shapes:
+        grad: (B, n, C, size, size)
+    """
+    batch, cuts, channels, size = grad.shape[:4]
+    device = grad.device
+    theta = warp.theta.to(device, torch.float32).contiguous()
+    inverse = _inverse(warp.theta).to(device, torch.float32).contiguous()
+    level = warp.level.to(device, torch.float32).contiguous()
+    grad = grad.contiguous()
+    sides = [shape[-2:] for shape in shapes]
+    margins = _margins(warp.theta, sides, warp.padding)
+    gradients = []
+    for depth, (height, width) in enumerate(sides):
+        margin = margins[depth]
+        out = grad.new_empty((batch, channels, height + 2 * margin, width + 2 * margin), dtype=torch.float32)
+        grid = (batch, triton.cdiv(out[0, 0].numel(), PIXELS))
+        _gather_kernel[grid](
+            grad, theta, inverse, level, out, depth, cuts, channels, size, height, width, margin,
+            C=triton.next_power_of_2(channels), P=PIXELS)
         if margin:
-            rows, columns = (_fold_matrix(side, margin, padding, out) for side in (h, w))
-            with torch.autocast(grad.device.type, enabled=False):
-                out = rows @ out @ columns.T
-        found.append(out)
-    return found
+            rows = _fold_matrix(height, margin, warp.padding, out)
+            columns = _fold_matrix(width, margin, warp.padding, out)
+            with torch.autocast(device.type, enabled=False):
+                out = rows @ out @ columns.T  # (B, C, h, w)
+        gradients.append(out)
+    return gradients

@@ -17,16 +17,18 @@ try:  # Triton has no wheel for Windows and macOS: everything must work without 
 
     HAS_TRITON = True
 except ImportError:
-    triton = tl = None
+    triton = None
+    tl = None
     HAS_TRITON = False
 
-# Triton's interpreter runs kernels on CPU tensors, line by line: slow, and a debugger works. It is on for as long as a
-# process lives, where the variable was set before this import.
+# Triton's interpreter runs kernels on CPU tensors, line by line: slow, but a debugger works. Whether it is used is
+# decided once for a process, by the variable's value at this import.
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ("auto", "torch", "triton")
 MIN_CAPABILITY = (8, 0)
 
-_forced: contextvars.ContextVar[str] = contextvars.ContextVar("t2ilib_kernel_backend", default="auto")
+# what "auto" means inside `use_backend`
+_backend_of_auto: contextvars.ContextVar[str] = contextvars.ContextVar("t2ilib_kernel_backend", default="auto")
 
 
 @contextmanager
@@ -39,11 +41,12 @@ def use_backend(backend: str) -> Iterator[None]:
     Raises:
         UnknownName: for any other name.
     """
-    token = _forced.set(_checked(backend))
+    check_name("kernel backend", backend, BACKENDS)
+    token = _backend_of_auto.set(backend)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _backend_of_auto.reset(token)
 
 
 def choose(backend: str, *tensors: Tensor, name: str, kernel: str) -> str:
@@ -60,24 +63,20 @@ def choose(backend: str, *tensors: Tensor, name: str, kernel: str) -> str:
         UnknownName: the backend's name is not known.
         KernelUnavailable: Triton was asked for by name and cannot run here.
     """
-    wanted = _checked(backend)
-    if wanted == "auto":
-        wanted = _forced.get()
-    if wanted == "torch":
+    check_name("kernel backend", backend, BACKENDS)
+    if backend == "auto":
+        backend = _backend_of_auto.get()
+    if backend == "torch":
         return "torch"
-    if wanted == "auto" and (kernel != "proven" or INTERPRETED):
+    by_name = backend == "triton"
+    if not by_name and (kernel != "proven" or INTERPRETED):
         return "torch"
     obstacle = _triton_obstacle(tensors, kernel)
-    if wanted == "auto":
-        return "torch" if obstacle else "triton"
-    if obstacle:
+    if obstacle is None:
+        return "triton"
+    if by_name:
         raise KernelUnavailable(f"{name}: backend 'triton' cannot run, because {obstacle}; use 'auto' or 'torch'")
-    return "triton"
-
-
-def _checked(backend: str) -> str:
-    check_name("kernel backend", backend, BACKENDS)
-    return backend
+    return "torch"
 
 
 def _triton_obstacle(tensors: tuple[Tensor, ...], kernel: str) -> str | None:
@@ -125,11 +124,18 @@ def second_order_via(reference: Callable[..., Tensor]) -> Callable:
 
 
 def reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tuple[Tensor, ...]) -> tuple:
-    inputs = ctx.saved_tensors[: ctx.inputs_saved]
+    """Return the differentiable gradients of `reference` for the inputs that need one, None for the others.
+
+    Args:
+        reference: function that defines the operation.
+        ctx: context of an `autograd.Function`, as described in `second_order_via`.
+        grad_outputs: gradients of the operation's results.
+    """
+    inputs = ctx.saved_tensors[:ctx.inputs_saved]
     needed = [i for i in range(len(inputs)) if ctx.needs_input_grad[i]]
     output = reference(*inputs, **ctx.constants)
-    wanted = [inputs[i] for i in needed]
-    found = torch.autograd.grad(output, wanted, grad_outputs, create_graph=True, allow_unused=True)
+    found = torch.autograd.grad(output, [inputs[i] for i in needed], grad_outputs, create_graph=True,
+                                allow_unused=True)
     gradients = [None] * len(ctx.needs_input_grad)
     for i, gradient in zip(needed, found, strict=True):
         gradients[i] = gradient
@@ -137,12 +143,16 @@ def reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tup
 
 
 def require_floating(name: str, **tensors: Tensor | None) -> None:
-    """Raise BadParameter unless all given tensors are floating point and on one device; None is passed over."""
-    present = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-    for key, tensor in present.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise BadParameter(f"{name}: {key} must be a floating-point tensor, got {got}; convert it with .float()")
-    devices = {str(tensor.device) for tensor in present.values()}
+    """Raise BadParameter unless all tensors are floating point and on one device; None is passed over."""
+    devices = set()
+    for key, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise BadParameter(f"{name}: {key} must be a floating-point tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise BadParameter(f"{name}: {key} must be a floating-point tensor, got {tensor.dtype}; convert it with "
+                               ".float()")
+        devices.add(str(tensor.device))
     if len(devices) > 1:
         raise BadParameter(f"{name}: all inputs must be on one device, got {sorted(devices)}; move them with .to()")

@@ -1,6 +1,6 @@
-"""Group normalisation and SiLU on a CPU with channels-last tensors of few channels in a group.
+"""Group normalisation and SiLU on a CPU, for channels-last tensors with few channels in a group.
 
-The backward is faster than PyTorch's there, and x and the statistics are all that is kept. The definition, and the
+There the backward is faster than PyTorch's, and only x and the statistics are kept for it. The definition, and the
 public function, are in `group_norm_silu.py`.
 """
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements handled at once on the CPU: float32 copies of this many stay in a core's cache through all passes.
+# Elements handled at once: float32 copies of this many stay in a core's cache through all passes.
 _CHUNK = 2**17
-# With so many channels in a group (the f16 VQGAN's largest pictures) this backward wins; with more PyTorch's does. With
-# fewer positions than this the forward wins as well, and is exact where PyTorch's channels-last form loses digits.
+# Up to this many channels in a group (as in the f16 VQGAN's largest pictures) this backward is the faster one.
 _FEW_CHANNELS = 4
+# Below this many positions this forward is faster too, and exact where PyTorch's channels-last form loses digits.
 _FEW_POSITIONS = 1024
 
 
@@ -32,37 +32,45 @@ def _positions(x: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor) -> list[slice]:
-    """Split pictures so that each part stays in the cache."""
+    """Return slices of the batch, each small enough for the cache."""
     step = max(1, _CHUNK // max(1, x[0].numel()))
     return [slice(i, i + step) for i in range(0, x.shape[0], step)]
 
 
 def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
-    """Split pictures and positions so that each piece stays in the cache."""
+    """Return slices of the batch with slices of the positions, each pair small enough for the cache."""
     positions = x.shape[2] * x.shape[3]
     step = max(1, _CHUNK // max(1, x.shape[1]))
-    return [(part, slice(i, i + step)) for part in _parts(x) for i in range(0, positions, step)]
+    pieces = []
+    for part in _parts(x):
+        for first in range(0, positions, step):
+            pieces.append((part, slice(first, first + step)))
+    return pieces
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the result and each group's mean and inverse deviation, (B, groups) in float32."""
-    count, channels = x.shape[:2]
+    batch, channels = x.shape[:2]
     positions = x.shape[2] * x.shape[3]
     if positions >= _FEW_POSITIONS:
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, count, channels, positions, groups, eps)
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, positions, groups, eps)
         return F.silu(y, inplace=True), mean.float(), rstd.float()
     y = torch.empty_like(x)
-    mean, rstd = x.new_empty((2, count, groups), dtype=torch.float32)
-    source, target, n = _positions(x), _positions(y), positions * channels // groups
+    mean, rstd = x.new_empty((2, batch, groups), dtype=torch.float32)
+    source = _positions(x)  # (B, HW, C)
+    target = _positions(y)
+    n = positions * channels // groups
     for part in _parts(x):
         values = source[part].float()  # (b, HW, C)
         mean[part] = group_sums(values.sum(dim=1), groups) / n
         centred = values - _spread(mean[part], channels)  # two passes: E[x^2] - E[x]^2 would cancel
-        rstd[part] = torch.rsqrt(group_sums(centred.square().sum(dim=1), groups) / n + eps)
+        variance = group_sums(centred.square().sum(dim=1), groups) / n  # (b, groups)
+        rstd[part] = torch.rsqrt(variance + eps)
         scale = _spread(rstd[part], channels) * weight
-        target[part] = F.silu(torch.addcmul(bias, centred, scale, out=centred), inplace=True)
+        inner = torch.addcmul(bias, centred, scale, out=centred)
+        target[part] = F.silu(inner, inplace=True)
     return y, mean, rstd
 
 
@@ -70,35 +78,41 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias; the normalised and scaled values are computed again, not stored."""
-    channels, groups = x.shape[1], mean.shape[1]
-    n = x.shape[2] * x.shape[3] * channels // groups
-    mean_c, rstd_c = _spread(mean, channels), _spread(rstd, channels)  # (B, 1, C)
-    scale = rstd_c * weight
-    shift = bias - mean_c * scale
+    batch, channels, height, width = x.shape
+    groups = mean.shape[1]
+    n = height * width * channels // groups
+    mean = _spread(mean, channels)  # (B, 1, C), as everything that is kept for a channel
+    rstd = _spread(rstd, channels)
+    scale = rstd * weight
+    shift = bias - mean * scale
     dx = torch.empty_like(x)
-    source, upstream, target = _positions(x), _positions(grad), _positions(dx)
-    total, against_x = x.new_zeros((2, x.shape[0], 1, channels), dtype=torch.float32)  # sums over positions
+    source = _positions(x)  # (B, HW, C)
+    upstream = _positions(grad)
+    target = _positions(dx)
+    # Sums over positions of the gradient in front of SiLU, and of that times x. The gradient waits in `target`.
+    total, against_x = x.new_zeros((2, batch, 1, channels), dtype=torch.float32)
     for part, where in _pieces(x):
         values = source[part, where].float()  # (b, p, C)
         inner = torch.addcmul(shift[part], values, scale[part])
-        inner = torch.ops.aten.silu_backward(upstream[part, where].float(), inner)  # gradient in front of SiLU
-        target[part, where] = inner
-        total[part] += inner.sum(dim=1, keepdim=True)
-        against_x[part] += inner.mul_(values).sum(dim=1, keepdim=True)
-    against_x = rstd_c * (against_x - mean_c * total)  # of grad * normalised x
+        before = torch.ops.aten.silu_backward(upstream[part, where].float(), inner)
+        target[part, where] = before
+        total[part] += before.sum(dim=1, keepdim=True)
+        against_x[part] += before.mul_(values).sum(dim=1, keepdim=True)
+    against = rstd * (against_x - mean * total)  # the sum of the gradient times the normalised x
     mean_total = _spread(group_sums((total * weight)[:, 0], groups), channels) / n
-    mean_against = _spread(group_sums((against_x * weight)[:, 0], groups), channels) / n
-    slope = -rstd_c.square() * mean_against
-    offset = -rstd_c * mean_total - slope * mean_c
+    mean_against = _spread(group_sums((against * weight)[:, 0], groups), channels) / n
+    slope = -rstd.square() * mean_against
+    offset = -rstd * mean_total - slope * mean
     for part, where in _pieces(x):
-        inner = target[part, where].float()
-        target[part, where] = torch.addcmul(offset[part], source[part, where].float(), slope[part]).addcmul_(
-            inner, scale[part])
-    return dx, against_x.sum(dim=(0, 1)), total.sum(dim=(0, 1))
+        values = source[part, where].float()
+        before = target[part, where].float()
+        through_statistics = torch.addcmul(offset[part], values, slope[part])
+        target[part, where] = through_statistics.addcmul_(before, scale[part])
+    return dx, against.sum(dim=(0, 1)), total.sum(dim=(0, 1))
 
 
 def suits(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int) -> bool:
-    """Whether a gradient is wanted and this is the faster way to it."""
+    """Return whether a gradient is needed and this implementation is the faster one."""
     return (
         x.device.type == "cpu"
         and torch.is_grad_enabled()

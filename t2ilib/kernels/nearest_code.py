@@ -9,12 +9,11 @@ from torch import Tensor
 from ._dispatch import HAS_TRITON, choose, require_floating, tl, triton
 from ..errors import BadParameter
 
-# Rows of z and of the codebook in one product, 8 MiB of distances. They and the codebook's part stay in a CPU's cache
-# from the product to the search, nothing of the codebook's size is allocated (its pages would cost more than its
-# norms), and the codebook is read once for many rows of z. Smaller blocks gain nothing and wait more often for a busy
-# second core. A GPU wants fewer, larger launches.
+# Rows of z and of the codebook in one product on a CPU. The 8 MiB of distances and the part of the codebook stay in the
+# cache until they are searched; nothing of the codebook's size is allocated, and it is read once for many rows of z.
+# Smaller blocks were not faster, and waited more often when another process used the second core.
 _CPU_BLOCK = (1024, 2048)
-_GPU_ELEMENTS = 2**26
+_GPU_ELEMENTS = 2**26  # distances in one product on a GPU, for which fewer and larger launches are better
 _PROGRAMS = 512  # about four for each processor of a large GPU
 
 
@@ -26,17 +25,22 @@ def nearest_code_reference(z: Tensor, codebook: Tensor) -> Tensor:
     Shapes:
         z: (N, D); codebook: (K, D) -> codes: (N,), int64
     """
-    size = codebook.shape[0]
+    n = z.shape[0]
+    k = codebook.shape[0]
+    if z.device.type == "cpu":
+        rows, columns = _CPU_BLOCK
+    else:
+        rows = max(1, _GPU_ELEMENTS // k)
+        columns = k
     centre = codebook.mean(dim=0, dtype=torch.float32)
     z = z.float() - centre
-    rows, columns = _CPU_BLOCK if z.device.type == "cpu" else (max(1, _GPU_ELEMENTS // size), size)
-    codes = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    codes = torch.zeros(n, dtype=torch.int64, device=z.device)
     best = torch.full_like(codes, -torch.inf, dtype=torch.float32)
     with torch.autocast(z.device.type, enabled=False):  # half precision would choose wrong codes
-        for first in range(0, size, columns):
-            table = codebook[first : first + columns].float() - centre  # (columns, D)
+        for first in range(0, k, columns):
+            table = codebook[first:first + columns].float() - centre  # (columns, D)
             half_norms = table.square().sum(dim=1).mul_(-0.5)
-            for start in range(0, z.shape[0], rows):
+            for start in range(0, n, rows):
                 here = slice(start, start + rows)
                 scores = torch.addmm(half_norms, z[here], table.t())  # (rows, columns): largest where nearest
                 score, code = scores.max(dim=1)
@@ -69,14 +73,17 @@ if HAS_TRITON:
                 dims = start + tl.arange(0, DIMS)
                 inside = dims < d
                 middle = tl.load(centre + dims, mask=inside, other=0.0)
-                x = tl.load(z + rows[:, None] * z_row + dims[None, :] * z_dim,
-                            mask=(rows < n)[:, None] & inside[None, :], other=0.0).to(tl.float32) - middle[None, :]
-                e = tl.load(codebook + entries[None, :].to(tl.int64) * table_row + dims[:, None] * table_dim,
-                            mask=(entries < k)[None, :] & inside[:, None], other=0.0).to(tl.float32) - middle[:, None]
+                z_at = z + rows[:, None] * z_row + dims[None, :] * z_dim
+                z_mask = (rows < n)[:, None] & inside[None, :]
+                x = tl.load(z_at, mask=z_mask, other=0.0).to(tl.float32) - middle[None, :]  # (ROWS, DIMS)
+                e_at = codebook + entries[None, :].to(tl.int64) * table_row + dims[:, None] * table_dim
+                e_mask = (entries < k)[None, :] & inside[:, None]
+                e = tl.load(e_at, mask=e_mask, other=0.0).to(tl.float32) - middle[:, None]  # (DIMS, ENTRIES)
                 score = tl.dot(x, e, score, input_precision=PRECISION)
                 norm += tl.sum(e * e, axis=0)
             score -= 0.5 * norm[None, :]
-            score = tl.where((entries < k)[None, :] & (score == score), score, float("-inf"))  # NaN is near nothing
+            # a NaN, which does not equal itself, is never the nearest
+            score = tl.where((entries < k)[None, :] & (score == score), score, float("-inf"))
             top = tl.max(score, axis=1)
             code = tl.where(top > best, first + tl.argmax(score, axis=1), code)  # of equal ones the first stays
             best = tl.maximum(top, best)
@@ -86,23 +93,31 @@ if HAS_TRITON:
 
 
 def _launch(z: Tensor, codebook: Tensor) -> Tensor:
-    """Run the kernel on (N, D) and (K, D). Few rows would leave a GPU idle, so then the codebook is split as well."""
-    (n, d), k = z.shape, codebook.shape[0]
-    rows, entries = (64, 64) if n >= 64 else (16, 64)
+    """Run the kernel on (N, D) and (K, D).
+
+    A program searches a part of the codebook for a block of rows. Few rows alone would leave most of a GPU idle, so
+    then the codebook is split into more parts.
+    """
+    n, d = z.shape
+    k = codebook.shape[0]
+    rows = 64 if n >= 64 else 16
+    entries = 64
     dims = max(16, min(64, triton.next_power_of_2(d)))
-    blocks, parts = triton.cdiv(n, rows), triton.cdiv(k, entries)
+    blocks = triton.cdiv(n, rows)
+    parts = triton.cdiv(k, entries)
     splits = max(1, min(parts, _PROGRAMS // max(1, blocks)))
-    part = triton.cdiv(parts, splits) * entries
+    part = triton.cdiv(parts, splits) * entries  # rows of the codebook that one program searches
     splits = triton.cdiv(k, part)
     centre = codebook.mean(dim=0, dtype=torch.float32)
     scores = torch.empty((splits, n), dtype=torch.float32, device=z.device)
     codes = torch.empty((splits, n), dtype=torch.int32, device=z.device)
     if n:
-        _nearest_code_kernel[(blocks, splits)](
+        _nearest_code_kernel[blocks, splits](
             z, codebook, centre, scores, codes, n, k, d, *z.stride(), *codebook.stride(), part, ROWS=rows,
             ENTRIES=entries, DIMS=dims, PRECISION="tf32x3", num_warps=4)
-    behind = torch.where(scores == scores.amax(dim=0), codes, k)  # the lowest index among equal splits
-    return behind.amin(dim=0).long()
+    is_best = scores == scores.amax(dim=0)  # (splits, n)
+    candidates = torch.where(is_best, codes, k)
+    return candidates.amin(dim=0).long()  # of equal ones in several splits the lowest index
 
 
 def nearest_code(z: Tensor, codebook: Tensor, *, backend: str = "auto") -> Tensor:
@@ -132,6 +147,9 @@ def nearest_code(z: Tensor, codebook: Tensor, *, backend: str = "auto") -> Tenso
             "move the channels last, e.g. z.movedim(1, -1)"
         )
     chosen = choose(backend, z, codebook, name="nearest_code", kernel="unproven")
-    flat = z.detach().reshape(-1, z.shape[-1])
-    find = _launch if chosen == "triton" else nearest_code_reference
-    return find(flat, codebook.detach()).reshape(z.shape[:-1])
+    flat = z.detach().reshape(-1, z.shape[-1])  # (N, D)
+    if chosen == "triton":
+        codes = _launch(flat, codebook.detach())
+    else:
+        codes = nearest_code_reference(flat, codebook.detach())
+    return codes.reshape(z.shape[:-1])

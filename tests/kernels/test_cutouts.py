@@ -174,7 +174,7 @@ def test_some_cutouts_of_a_perspective_are_those_of_all(monkeypatch):
     theta[:, 3, 2] = torch.tensor([0.0, 0, 1])  # one of them straight
     whole = cutouts(images, theta, 8)
     assert torch.equal(whole[:, 2:4], cutouts(images, theta[:, 2:4], 8))
-    monkeypatch.setattr(_cutouts_torch, "_LEAST", 1)  # one at a time
+    monkeypatch.setattr(_cutouts_torch, "_CHUNK_VALUES", 1)  # one at a time
     assert torch.equal(whole, cutouts(images, theta, 8))
 
 

@@ -74,14 +74,14 @@ def _norm_inputs(shape, layout, dtype):
     (*case, layout) for case in CASES for layout in LAYOUTS if len(case[0]) == 4 or layout != "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_group_norm_silu(shape, groups, layout, dtype):
-    given = _norm_inputs(shape, layout, dtype)
+    inputs = _norm_inputs(shape, layout, dtype)
     upstream = noise(*shape, seed=3, layout=layout).to(dtype)
-    y = group_norm_silu(*given, groups, backend="triton")
-    assert y.dtype == dtype and y.shape == given[0].shape
+    y = group_norm_silu(*inputs, groups, backend="triton")
+    assert y.dtype == dtype and y.shape == inputs[0].shape
     assert y.is_contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
-    exact = [t.detach().double().requires_grad_() for t in given]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
     expected = group_norm_silu(*exact, groups, backend="torch")
-    found = [y, *torch.autograd.grad(y, given, upstream)]
+    found = [y, *torch.autograd.grad(y, inputs, upstream)]
     for a, b in zip(found, [expected, *torch.autograd.grad(expected, exact, upstream.double())], strict=True):
         assert a.dtype in (dtype, torch.float32)
         error = (a.double() - b).norm() / b.norm().clamp(min=1e-3)

@@ -17,8 +17,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 MODULES = {name: importlib.import_module(f"t2ilib.kernels.{name}")
-           for name in ("nearest_code", "group_norm_silu", "_cutouts_triton")}
-HALF = {"group_norm_silu": ("x", "y", "grad"), "_cutouts_triton": ("pyramid", "grad"), "nearest_code": ("z",)}
+           for name in ("nearest_code", "_group_norm_silu_triton", "_cutouts_triton")}
+HALF = {"_group_norm_silu_triton": ("x", "y", "grad"), "_cutouts_triton": ("pyramid", "grad"),
+        "nearest_code": ("z",)}
 CONSTANTS = {"ROWS": 64, "ENTRIES": 64, "DIMS": 64, "PRECISION": "tf32x3", "C": 4, "P": 512}
 OTHER = {"table": "*i64", "codes": "*i32"}  # what is neither a pointer to float32 nor a number
 NUMBERS = {"n", "k", "d", "part", "channels", "positions", "blocks", "groups", "cuts", "size", "depth", "h", "w",
