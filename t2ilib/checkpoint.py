@@ -156,8 +156,21 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
     return state, config
 
 
+def current_keys(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint under the names that the network's parameters have now.
+
+    A class whose parameters were renamed after checkpoints had been written says so in a method
+    `current_key(key) -> key`, which leaves other names as they are.
+    """
+    current_key = getattr(model, "current_key", None)
+    if current_key is None:
+        return state
+    return {current_key(key): tensor for key, tensor in state.items()}
+
+
 def load_strict(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
     """Load tensors into a network; every key and shape must fit, and the error names those that do not."""
+    state = current_keys(model, state)
     expected = model.state_dict()
     shapes = []
     for name in sorted(expected.keys() & state.keys()):

@@ -1,4 +1,4 @@
-"""Blocks of Imagen's U-Net: times, residual blocks that read text, self-attention, changes of resolution.
+"""Blocks of text-conditional diffusion U-Nets: times, residual blocks, attention, changes of resolution.
 
 Saharia et al. 2022, "Photorealistic text-to-image diffusion models with deep language understanding", appendix B.
 """
@@ -10,22 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import attend
+from .attention import attend, merge_heads, split_heads
 from .conv_blocks import norm_silu
 from ..errors import BadParameter
 
-GROUPS = 8
+GROUPS = 8  # of every GroupNorm, unless the network chooses another number
 
 
 def timestep_embedding(t: Tensor, dim: int, *, scale: float = 1000.0) -> Tensor:
     """Return sinusoidal features (B, dim) of times t (B,) in [0, 1] (Vaswani et al. 2017, section 3.5)."""
-    freqs = torch.exp(-math.log(10000.0) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angles = scale * t[:, None].float() * freqs
+    half = dim // 2
+    freqs = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device) / half)
+    angles = scale * t[:, None].float() * freqs  # (B, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def zero_(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """Set weights and bias of a layer to zero, so that the branch which it ends says nothing at first."""
+    """Set weights and bias of a layer to zero, so that the branch it ends adds nothing before training."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -37,15 +38,17 @@ class DropsText:
 
     def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Replace the text by the learned "no text" where `drop` (B,) is True, for classifier-free guidance."""
-        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        first = torch.arange(tokens.shape[1], device=tokens.device) == 0  # (T,)
         tokens = torch.where(drop[:, None, None], self.null_token.to(tokens), tokens)
+        mask = torch.where(drop[:, None], first, mask)
         pooled = torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
-        return tokens, torch.where(drop[:, None], first, mask), pooled
+        return tokens, mask, pooled
 
 
 class CrossEmbed(nn.Module):
-    """First convolution, with several kernel sizes side by side: half of the channels from the smallest kernel, a
-    quarter from the next, and so on.
+    """First convolution, with several kernel sizes side by side.
+
+    Half of the channels come from the smallest kernel, a quarter from the next, and so on.
 
     Shapes:
         x: (B, in_channels, H, W) -> (B, out_channels, H, W)
@@ -57,15 +60,16 @@ class CrossEmbed(nn.Module):
             raise BadParameter(f"the first convolution needs odd kernel sizes, got {list(kernels)}")
         widths = [out_channels // 2 ** (i + 1) for i in range(len(kernels) - 1)]
         widths.append(out_channels - sum(widths))
-        self.convs = nn.ModuleList(nn.Conv2d(in_channels, width, k, padding=k // 2)
-                                   for width, k in zip(widths, sorted(kernels), strict=True))
+        self.convs = nn.ModuleList()
+        for width, k in zip(widths, sorted(kernels), strict=True):
+            self.convs.append(nn.Conv2d(in_channels, width, k, padding=k // 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([conv(x) for conv in self.convs], dim=1)
 
 
 class CrossAttention(nn.Module):
-    """Each place of the picture asks the text; one learned key and value stand for "nothing of that".
+    """Each place of the picture attends to the text, or to one learned key and value that stand for none of it.
 
     Shapes:
         x: (B, N, C), context: (B, T, E), keep: (B, T) bool, True at real tokens -> (B, N, C)
@@ -74,17 +78,21 @@ class CrossAttention(nn.Module):
     def __init__(self, *, dim: int, context_dim: int, heads: int, dim_head: int):
         super().__init__()
         inner = heads * dim_head
-        self.heads, self.norm = heads, nn.LayerNorm(dim)
-        self.to_q, self.to_kv = nn.Linear(dim, inner, bias=False), nn.Linear(context_dim, 2 * inner, bias=False)
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(context_dim, 2 * inner, bias=False)
         self.null_kv = nn.Parameter(torch.randn(2, inner) * inner**-0.5)
         self.out = zero_(nn.Linear(inner, dim))
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        q = self.to_q(self.norm(x))
-        kv = torch.cat([self.null_kv.flatten().expand(len(x), 1, -1).to(q), self.to_kv(context)], dim=1)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, *kv.chunk(2, dim=-1)))
-        y = attend(q, k, v, F.pad(keep, (1, 0), value=True)[:, None, None])
-        return self.out(y.transpose(1, 2).flatten(2))
+        q = self.to_q(self.norm(x))  # (B, N, heads * d)
+        null_kv = self.null_kv.flatten().expand(len(x), 1, -1).to(q)
+        kv = torch.cat([null_kv, self.to_kv(context)], dim=1)  # (B, 1 + T, 2 * heads * d)
+        k, v = kv.chunk(2, dim=-1)
+        keep = F.pad(keep, (1, 0), value=True)[:, None, None]  # (B, 1, 1, 1 + T)
+        y = attend(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), keep)
+        return self.out(merge_heads(y))
 
 
 class SelfAttention(nn.Module):
@@ -96,52 +104,70 @@ class SelfAttention(nn.Module):
 
     def __init__(self, *, dim: int, heads: int, dim_head: int, ff_mult: float = 2.0):
         super().__init__()
-        inner, hidden = heads * dim_head, int(ff_mult * dim)
-        self.heads, self.norm = heads, nn.LayerNorm(dim)
-        self.to_q, self.to_kv = nn.Linear(dim, inner, bias=False), nn.Linear(dim, 2 * dim_head, bias=False)
+        inner = heads * dim_head
+        hidden = int(ff_mult * dim)
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * dim_head, bias=False)
         self.null_kv = nn.Parameter(torch.randn(2 * dim_head) * dim_head**-0.5)
         self.out = zero_(nn.Linear(inner, dim))
-        self.feed_forward = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(),
-                                          zero_(nn.Linear(hidden, dim)))
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            zero_(nn.Linear(hidden, dim)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-2:]
+        height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         h = self.norm(x)
-        q = self.to_q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        kv = torch.cat([self.null_kv.expand(len(x), 1, -1).to(q), self.to_kv(h)], dim=1)
-        k, v = (y[:, None] for y in kv.chunk(2, dim=-1))
-        x = x + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        q = split_heads(self.to_q(h), self.heads)  # (B, heads, HW, d)
+        null_kv = self.null_kv.expand(len(x), 1, -1).to(q)
+        kv = torch.cat([null_kv, self.to_kv(h)], dim=1)  # (B, 1 + HW, 2 d)
+        k, v = kv[:, None].chunk(2, dim=-1)  # (B, 1, 1 + HW, d) each
+        x = x + self.out(merge_heads(attend(q, k, v)))
         x = x + self.feed_forward(x)
-        return x.transpose(1, 2).unflatten(2, size)
+        return x.transpose(1, 2).unflatten(2, (height, width))  # (B, C, H, W)
 
 
 class TextResnetBlock(nn.Module):
-    """Norm, SiLU, 3x3 convolution, twice, around a shortcut. The condition scales and shifts the second norm; where a
-    context is given, each place asks it in between.
+    """Norm, SiLU, 3x3 convolution, twice, around a shortcut.
+
+    The condition scales and shifts the second norm. With `context_dim`, each place attends to the text in between.
 
     Shapes:
-        x: (B, in_channels, H, W), condition: (B, E), context: (B, T, D), keep: (B, T) -> (B, out_channels, H, W)
+        x: (B, in_channels, H, W), condition: (B, E), and with `context_dim` context: (B, T, D), keep: (B, T)
+        -> (B, out_channels, H, W)
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, condition_dim: int, dropout: float = 0.0,
-                 context_dim: int | None = None, heads: int = 8, dim_head: int = 64):
+                 context_dim: int | None = None, heads: int = 8, dim_head: int = 64, groups: int = GROUPS):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(GROUPS, out_channels)
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
         self.conv2 = zero_(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.condition, self.dropout = nn.Linear(condition_dim, 2 * out_channels), nn.Dropout(dropout)
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        self.attention = None if context_dim is None else CrossAttention(
-            dim=out_channels, context_dim=context_dim, heads=heads, dim_head=dim_head)
+        self.condition = nn.Linear(condition_dim, 2 * out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.attention = None
+        if context_dim is not None:
+            self.attention = CrossAttention(dim=out_channels, context_dim=context_dim, heads=heads, dim_head=dim_head)
 
-    def forward(self, x: Tensor, condition: Tensor, context: Tensor, keep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, context: Tensor | None = None,
+                keep: Tensor | None = None) -> Tensor:
         h = self.conv1(norm_silu(self.norm1, x))
         if self.attention is not None:
-            places = h.flatten(2).transpose(1, 2)
-            h = h + self.attention(places, context, keep).transpose(1, 2).unflatten(2, h.shape[-2:])
-        scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv2(self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift)))
+            places = h.flatten(2).transpose(1, 2)  # (B, HW, C)
+            answer = self.attention(places, context, keep)
+            h = h + answer.transpose(1, 2).unflatten(2, h.shape[-2:])  # (B, C, H, W)
+        scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = self.conv2(self.dropout(h))
         return self.shortcut(x) + h
 
 
@@ -157,13 +183,14 @@ class PixelDown(nn.Module):
         self.conv = nn.Conv2d(4 * in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pixel_unshuffle(x, 2))
+        x = F.pixel_unshuffle(x, 2)  # (B, 4 * in_channels, H, W)
+        return self.conv(x)
 
 
 class PixelUp(nn.Module):
     """Double the side: a 1x1 convolution to four times the channels, which become 2x2 blocks (Shi et al. 2016).
 
-    The four start equal, so that no chessboard has to be unlearned (Aitken et al. 2017).
+    The four start equal; otherwise a chessboard pattern would have to be unlearned (Aitken et al. 2017).
 
     Shapes:
         x: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W)
@@ -177,4 +204,5 @@ class PixelUp(nn.Module):
             self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), 2)
+        x = self.conv(x)  # (B, 4 * out_channels, H, W)
+        return F.pixel_shuffle(x, 2)

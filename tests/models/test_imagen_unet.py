@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from t2ilib.checkpoint import load_model, save_model
+from t2ilib.checkpoint import load_model, load_state, save_model, save_state
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.models.imagen_unet import ImagenUNet
+from t2ilib.paths import checkpoints_dir
 
 TINY = dict(dim=16, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8)
 # what the public package writes for a base stage and for a super-resolution stage
@@ -128,6 +129,27 @@ def test_saved_and_loaded(tmp_path):
     save_model(tmp_path, network)
     given = inputs(low=True)
     assert torch.equal(load_model(ImagenUNet, tmp_path)(*given), network(*given))
+
+
+def test_a_checkpoint_with_the_older_names_loads(tmp_path):
+    network = awake(ImagenUNet(**TINY, lowres_cond=True, memory_efficient=True, num_resnet_blocks=(1, 2)))
+    older = {}
+    for key, tensor in network.state_dict().items():
+        older[key.replace("downsamples.", "enter.").replace("upsamples.", "leave.")] = tensor
+    assert {"enter.0.conv.weight", "leave.1.conv.bias"} <= older.keys() and not older.keys() <= {*network.state_dict()}
+    save_state(tmp_path, older, kind="ImagenUNet", kwargs=network.config)
+    batch = inputs(low=True)
+    assert torch.equal(load_model(ImagenUNet, tmp_path)(*batch), network(*batch))
+
+
+@pytest.mark.parametrize("stage", ["base", "sr64", "sr128"])
+def test_shipped_checkpoints_have_the_older_names_and_load(stage):
+    folder = checkpoints_dir() / f"emoji-minimagen-{stage}"
+    state, _ = load_state(folder)
+    loaded = load_model(ImagenUNet, folder).state_dict()
+    assert any(key.startswith("enter.") for key in state) and len(state) == len(loaded)
+    for old, tensor in state.items():
+        torch.testing.assert_close(loaded[ImagenUNet.current_key(old)], tensor, rtol=0, atol=0)
 
 
 def test_bad_input():

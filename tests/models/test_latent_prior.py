@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from t2ilib.checkpoint import load_model, save_model
+from t2ilib.checkpoint import load_model, load_state, save_model
 from t2ilib.diffusion import q_sample, stratified_times, training_target
 from t2ilib.errors import BadParameter
 from t2ilib.layers.unet_blocks import timestep_embedding
 from t2ilib.models.latent_prior import LatentPrior
+from t2ilib.paths import checkpoints_dir
 
 TINY = dict(latent_channels=4, channels=16, channel_mults=(1, 2), attention=(False, True), num_res_blocks=1,
             text_dim=6, heads=2, dropout=0.0)
@@ -125,6 +126,33 @@ def test_save_and_load(tmp_path):
     given = inputs()
     torch.testing.assert_close(loaded(**given), model(**given), rtol=0, atol=0)
     torch.testing.assert_close(loaded.mean, model.mean, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("down.0.0.norm1.weight", "down.0.stages.0.resnet.norm1.weight"),
+    ("down.1.0.conv2.bias", "down.0.stages.1.resnet.conv2.bias"),
+    ("down.2.0.weight", "down.0.downsample.conv.weight"),
+    ("down.3.0.skip.bias", "down.1.stages.0.resnet.shortcut.bias"),
+    ("down.4.1.qkv.weight", "down.1.stages.1.attention.qkv.weight"),
+    ("up.2.0.skip.weight", "up.0.stages.2.resnet.shortcut.weight"),
+    ("up.3.0.bias", "up.0.upsample.conv.bias"),
+    ("up.4.0.condition.weight", "up.1.stages.0.resnet.condition.weight"),
+    ("middle.1.qkv.weight", "middle.1.qkv.weight"),
+    ("conv_in.weight", "conv_in.weight")])
+def test_names_of_older_checkpoints(old, new):
+    model = tiny(num_res_blocks=2)
+    assert model.current_key(old) == new and new in model.state_dict()
+    assert model.current_key(new) == new
+
+
+def test_the_shipped_checkpoint_has_the_older_names_and_loads():
+    folder = checkpoints_dir() / "emoji-prior"
+    state, _ = load_state(folder)
+    loaded = load_model(LatentPrior, folder)
+    assert "down.1.0.weight" in state and "down.0.downsample.conv.weight" in loaded.state_dict()
+    assert len(state) == len(loaded.state_dict())
+    for old, tensor in state.items():
+        torch.testing.assert_close(loaded.state_dict()[loaded.current_key(old)], tensor, rtol=0, atol=0)
 
 
 def test_bf16_autocast_stays_close():
