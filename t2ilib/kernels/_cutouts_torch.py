@@ -6,7 +6,8 @@ The definition, and the public function, are in `cutouts.py`.
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,8 @@ class Warp(NamedTuple):
     padding: str
 
 
-class _Chunk(NamedTuple):
+@dataclass(frozen=True)
+class _Chunk:
     """Some cutouts of all pictures.
 
     `grid_sample` takes one thread for each picture. A single picture is therefore shown to it once for each thread,
@@ -47,7 +49,7 @@ class _Chunk(NamedTuple):
             where all cutouts are read from this level alone.
     """
 
-    index: tuple
+    index: tuple[Any, Any]
     threads: int
     grid: Tensor
     shares: list[tuple[int, Tensor | None]]
@@ -78,9 +80,8 @@ def _chunks(levels: list[Tensor], warp: Warp) -> Iterator[_Chunk]:
         level, order = level.sort(dim=1)
     for first in range(0, n, step):
         here = slice(first, first + step)
-        if order is None:
-            index = (slice(None), here)
-        else:
+        index: tuple[Any, Any] = (slice(None), here)
+        if order is not None:
             index = (torch.arange(batch)[:, None], order[:, here])
         if warp.positions is None:
             grid = _grid(warp.theta[index].to(images), axis, divides)  # (B, m, size, size, 2)
@@ -148,21 +149,27 @@ def forward(levels: list[Tensor], warp: Warp, dtype: torch.dtype) -> Tensor:
     size = warp.size
     out = None
     for chunk in _chunks(levels, warp):
-        total = None
-        for depth, share in chunk.shares:
-            pictures = levels[depth].expand(batch * chunk.threads, -1, -1, -1)
-            crops = F.grid_sample(pictures, chunk.grid, padding_mode=warp.padding, align_corners=False)
-            crops = crops.unflatten(2, (-1, size)).movedim(2, 1)  # (B * threads, m / threads, C, size, size)
-            if share is not None:
-                crops = crops.mul_(share)
-            total = crops if total is None else total.add_(crops)
-        total = total.to(dtype).reshape(batch, -1, channels, size, size)  # (B, m, C, size, size)
-        if total.shape[1] == n:
-            return total
+        first, *others = chunk.shares
+        crops = _read(levels, first, chunk, warp)
+        for share in others:
+            crops.add_(_read(levels, share, chunk, warp))
+        crops = crops.to(dtype).reshape(batch, -1, channels, size, size)  # (B, m, C, size, size)
+        if crops.shape[1] == n:
+            return crops
         if out is None:
-            out = total.new_empty((batch, n, channels, size, size))
-        out[chunk.index] = total
+            out = crops.new_empty((batch, n, channels, size, size))
+        out[chunk.index] = crops
+    assert out is not None  # n is at least 1
     return out
+
+
+def _read(levels: list[Tensor], share: tuple[int, Tensor | None], chunk: _Chunk, warp: Warp) -> Tensor:
+    """Return what one level of the mip map adds to a chunk: (B * threads, m / threads, C, size, size)."""
+    depth, weight = share
+    pictures = levels[depth].expand(chunk.threads * len(levels[depth]), -1, -1, -1)
+    crops = F.grid_sample(pictures, chunk.grid, padding_mode=warp.padding, align_corners=False)
+    crops = crops.unflatten(2, (-1, warp.size)).movedim(2, 1)
+    return crops if weight is None else crops.mul_(weight)
 
 
 def backward(grad: Tensor, shapes: list[torch.Size], warp: Warp) -> list[Tensor]:

@@ -136,7 +136,7 @@ def reference_gradients(reference: Callable[..., Tensor], ctx, grad_outputs: tup
     output = reference(*inputs, **ctx.constants)
     found = torch.autograd.grad(output, [inputs[i] for i in needed], grad_outputs, create_graph=True,
                                 allow_unused=True)
-    gradients = [None] * len(ctx.needs_input_grad)
+    gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
     for i, gradient in zip(needed, found, strict=True):
         gradients[i] = gradient
     return tuple(gradients)

@@ -5,6 +5,7 @@ Williams 1983 (mip maps).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ def cutouts_reference(images: Tensor, theta: Tensor, positions: Tensor | None, s
     grid = positions.reshape(batch, n * size, size, 2)
     level = _mip_level(theta, images.shape[-2:], size, antialias)
     deepest = math.ceil(level.max().item())
-    total = None
+    parts = []
     for depth, picture in enumerate(_pyramid(images, deepest)):
         share = level_share(level, depth)  # (B, n): linear blend of the two nearest levels
         used = bool((share > 0).any())
@@ -76,8 +77,8 @@ def cutouts_reference(images: Tensor, theta: Tensor, positions: Tensor | None, s
         crops = crops.reshape(batch, channels, n, size, size)
         if deepest > 0:
             crops = crops * share[:, None, :, None, None].to(crops)
-        total = crops if total is None else total + crops
-    return total.movedim(2, 1)  # (B, n, C, size, size)
+        parts.append(crops)
+    return sum(parts[1:], start=parts[0]).movedim(2, 1)  # (B, n, C, size, size)
 
 
 def _positions(theta: Tensor, size: int) -> Tensor:
@@ -89,7 +90,7 @@ def _positions(theta: Tensor, size: int) -> Tensor:
     return (placed[..., :2] / placed[..., 2:]).clamp(-FAR, FAR)
 
 
-def centre_jacobian(theta: Tensor, image_size: tuple[int, int], size: int) -> Tensor:
+def centre_jacobian(theta: Tensor, image_size: Sequence[int], size: int) -> Tensor:
     """Return the picture's pixels moved through per output pixel (columns: along x, along y) at a cutout's centre.
 
     Shapes:
@@ -101,7 +102,7 @@ def centre_jacobian(theta: Tensor, image_size: tuple[int, int], size: int) -> Te
     return step * torch.tensor([[width], [height]], dtype=theta.dtype, device=theta.device) / size
 
 
-def _mip_level(theta: Tensor, image_size: tuple[int, int], size: int, antialias: bool) -> Tensor:
+def _mip_level(theta: Tensor, image_size: Sequence[int], size: int, antialias: bool) -> Tensor:
     """Return log2 of the source pixels per output pixel along the more shrunken axis, at least 0.
 
     Shapes:
@@ -152,8 +153,8 @@ class _Cutouts(torch.autograd.Function):
         images, theta, positions, level = ctx.saved_tensors
         if any(ctx.needs_input_grad[1:3]):  # of theta or positions: rare, so the definition's gradient will do
             with torch.enable_grad():
-                gradients = reference_gradients(cutouts_reference, ctx, (grad,))
-            return tuple(g if g is None else g.detach() for g in gradients)
+                found = reference_gradients(cutouts_reference, ctx, (grad,))
+            return tuple(g if g is None else g.detach() for g in found)
         warp = Warp(theta, positions, level, ctx.constants["size"], ctx.constants["padding"])
         if ctx.backend == "triton":
             gradients = _cutouts_triton.backward(grad, ctx.shapes, warp)
@@ -174,9 +175,9 @@ def _check(batch: int, theta: Tensor, size: int, padding: str, positions: Tensor
     if size < 1:
         raise BadParameter(f"cutouts: size must be at least 1, got {size}; CLIP's input size is usual")
     check_name("padding", padding, PADDINGS)
-    expected = (*theta.shape[:2], size, size, 2)
-    if positions is not None and positions.shape != expected:
-        raise BadParameter(f"cutouts: positions must be {expected}, got {tuple(positions.shape)}")
+    places = (*theta.shape[:2], size, size, 2)
+    if positions is not None and positions.shape != places:
+        raise BadParameter(f"cutouts: positions must be {places}, got {tuple(positions.shape)}")
 
 
 def _with_third_row(theta: Tensor) -> Tensor:
