@@ -3,8 +3,10 @@
 from .augment import AUGMENTATIONS, Augmentations
 from .config import GuidanceConfig
 from .cutout_methods import CUTOUT_METHODS, CutoutMethod, draw_method
-from .cutouts import CutoutParameters, apply_cutouts, draw_cutouts, warp, whole_picture
-from .films import interpolate_latents, interpolate_prompts, zoom
+from .cutout_parameters import CutoutParameters
+from .cutouts import apply_cutouts, draw_cutouts, whole_picture
+from .films import interpolate_latents, interpolate_prompts
+from .flight import zoom
 from .guides import Guides
 from .latents import Basis, FreeLatents, SubspaceLatents
 from .loop import Preview, Result, vqgan_clip
@@ -17,6 +19,7 @@ from .prompts import Prompt, parse_prompt, parse_prompts
 from .protocols import CodingNetwork, ImageTextModel, PaintingNetwork, Prior
 from .speed import fast
 from .targets import Targets, embed_prompts, prompt_loss, spherical_distance
+from .warping import warp
 
 __all__ = [
     "AUGMENTATIONS", "Augmentations", "Basis", "CUTOUT_METHODS", "CodingNetwork", "CutoutMethod", "CutoutParameters",

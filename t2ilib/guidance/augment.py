@@ -1,4 +1,4 @@
-"""What may happen to a cutout: named sets of augmentations, and those that change colours."""
+"""What may happen to a cutout: augmentations, and named sets of them."""
 
 import dataclasses
 import math
@@ -6,20 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from ..errors import BadParameter, check_name, unknown_name
 
 FILLS = ("background", "random", "random_grey", "white", "grey", "black", "edge")
 FIXED_FILLS = {"white": 1.0, "grey": 0.5, "black": 0.0}
-LUMA = (0.299, 0.587, 0.114)
-TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-
-
-# the probabilities that came later: only where one of them is on are their random numbers drawn
-LATER = ("rotate", "crop", "sharpness", "gaussian", "elastic", "thin_plate")
+# Augmentations whose random numbers stand in a second block, drawn only where one of them is on: so the streams of
+# configurations without them are as they were before these existed.
+SECOND_BLOCK = ("rotate", "crop", "sharpness", "gaussian", "elastic", "thin_plate")
+PROBABILITIES = ("flip", "affine", "perspective", "jitter", "recolour", "erase", *SECOND_BLOCK)
+LARGEST_CHANGES = ("degrees", "shear", "translate", "brightness", "contrast", "saturation", "hue", "rotate_degrees",
+                   "gaussian_std", "elastic_strength", "thin_plate_strength")
+# (low, high) pairs: their largest value; all but the last begin above 0
+RANGES = {"scale": math.inf, "erase_area": 1.0, "crop_area": 1.0, "crop_ratio": math.inf, "sharpness_factor": math.inf}
 
 
 @dataclass(frozen=True)
@@ -83,28 +81,31 @@ class Augmentations:
     erase_together: bool = False
 
     def __post_init__(self):
-        for name in ("flip", "affine", "perspective", "jitter", "recolour", "erase", *LATER):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadParameter(f"augmentation {name} is a probability in [0, 1], got {getattr(self, name)}")
-        for name in ("degrees", "shear", "translate", "brightness", "contrast", "saturation", "hue", "rotate_degrees",
-                     "gaussian_std", "elastic_strength", "thin_plate_strength"):
-            if getattr(self, name) < 0:
-                raise BadParameter(f"augmentation {name} is a largest change and cannot be negative, "
-                                   f"got {getattr(self, name)}")
-        for name, top in (("scale", math.inf), ("erase_area", 1.0), ("crop_area", 1.0), ("crop_ratio", math.inf),
-                          ("sharpness_factor", math.inf)):
+        for name in PROBABILITIES:
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise BadParameter(f"augmentation {name} is a probability in [0, 1], got {value}")
+        for name in LARGEST_CHANGES:
+            value = getattr(self, name)
+            if value < 0:
+                raise BadParameter(f"augmentation {name} is a largest change and cannot be negative, got {value}")
+        for name, top in RANGES.items():
             pair = tuple(getattr(self, name))
-            low = "0 <=" if name == "sharpness_factor" else "0 <"
-            if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= top or (pair[0] == 0 and low == "0 <"):
-                raise BadParameter(f"augmentation {name} must be (low, high) with {low} low <= high <= {top}, "
-                                   f"got {pair}")
-            object.__setattr__(self, name, pair)
+            _check_range(name, pair, top, zero_is_allowed=name == "sharpness_factor")
+            object.__setattr__(self, name, pair)  # a list becomes a tuple, in a frozen dataclass
         if not 1 <= self.erase_aspect < math.inf:
             raise BadParameter(f"augmentation erase_aspect is a ratio of at least 1, got {self.erase_aspect}")
         if not 0 <= self.distortion < 1:
             raise BadParameter(f"augmentation distortion must be in [0, 1), got {self.distortion}: "
                                "at 1 the corners of a window can cross")
         check_name("fill", self.fill, FILLS)
+
+
+def _check_range(name: str, pair: tuple[float, ...], top: float, *, zero_is_allowed: bool) -> None:
+    fits = len(pair) == 2 and 0 <= pair[0] <= pair[1] <= top and (zero_is_allowed or pair[0] > 0)
+    if not fits:
+        low = "0 <=" if zero_is_allowed else "0 <"
+        raise BadParameter(f"augmentation {name} must be (low, high) with {low} low <= high <= {top}, got {pair}")
 
 
 AUGMENTATIONS = {
@@ -119,8 +120,7 @@ AUGMENTATIONS = {
                            erase=0.2),
 }
 
-
-# single augmentations at the strengths of the public VQGAN+CLIP tools, by name and by the code used there
+# single augmentations at the strengths of the public VQGAN+CLIP tools, by name; below, the codes used there
 PUBLISHED = {
     "flip": {"flip": 0.5},
     "affine": {"affine": 0.7, "degrees": 15, "translate": 0.1, "shear": 5},
@@ -149,116 +149,35 @@ def resolve_augmentations(value: str | Mapping | Sequence[str] | Augmentations) 
     large as the cutout), keeps half to all of the side.
 
     Raises:
-        UnknownName: the set or one of the names or keys is not known.
+        UnknownName: the set or one of the names or keys is not known. BadParameter: a value of another type.
     """
     if isinstance(value, Augmentations):
         return value
     if isinstance(value, str):
-        return _named(re.split(r"[\s,]+", value.strip(" ,")))
+        names = re.split(r"[\s,]+", value.strip(" ,"))
+        return _composed(names)
     if isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
-        return _named(value)
+        return _composed(value)
     if not isinstance(value, Mapping):
         raise BadParameter(f"augmentations must be a name, a list of names or a mapping of changes, got "
                            f"{type(value).__name__}; names: {', '.join([*AUGMENTATIONS, *PUBLISHED])}")
     changes = dict(value)
     base = resolve_augmentations(changes.pop("base", "none"))
-    known = [f.name for f in dataclasses.fields(Augmentations)]
+    known = [field.name for field in dataclasses.fields(Augmentations)]
     for name in changes:
         check_name("augmentation", name, known)
     return dataclasses.replace(base, **changes)
 
 
-def _named(names: Sequence[str]) -> Augmentations:
+def _composed(names: Sequence[str]) -> Augmentations:
     """Compose what the names stand for; the first may be a whole set."""
     if not names or names[0] not in AUGMENTATIONS:
         names = ["none", *names]
+    base = AUGMENTATIONS[names[0]]
     changes = {}
     for name in names[1:]:
-        key = CODES.get(name, name)
-        if key not in PUBLISHED:
+        published_name = CODES.get(name, name)
+        if published_name not in PUBLISHED:
             raise unknown_name("augmentations", name, [*AUGMENTATIONS, *PUBLISHED, *CODES])
-        changes |= PUBLISHED[key]
-    base = AUGMENTATIONS[names[0]]
+        changes |= PUBLISHED[published_name]
     return dataclasses.replace(base, **changes) if changes else base
-
-
-def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> tuple[Tensor, Tensor]:
-    """Compose brightness, contrast, saturation and hue into y = matrix x + gain * (mean luma of x).
-
-    All four are linear in colour once the mean grey level is known, so one product does them all. Hue turns the
-    chroma plane of YIQ, which keeps greys grey.
-
-    Args:
-        brightness, contrast, saturation: factors, 1 changes nothing. hue: fraction of a full turn.
-
-    Shapes:
-        four of (...) -> matrix (..., 3, 3), gain (...)
-    """
-    luma = torch.tensor(LUMA, dtype=hue.dtype).expand(3, 3)
-    to_yiq = torch.tensor(TO_YIQ, dtype=hue.dtype)
-    eye = torch.eye(3, dtype=hue.dtype)
-    s = saturation[..., None, None]
-    saturate = s * eye + (1 - s) * luma
-    cos, sin, zero = (2 * math.pi * hue).cos(), (2 * math.pi * hue).sin(), torch.zeros_like(hue)
-    one = torch.ones_like(hue)
-    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=-1).unflatten(-1, (3, 3))
-    rotate = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    matrix = rotate @ saturate * (contrast * brightness)[..., None, None]
-    return matrix, (1 - contrast) * brightness
-
-
-def change_colours(cutouts: Tensor, matrix: Tensor, gain: Tensor) -> Tensor:
-    """Apply what `colour_matrices` composed; the mean luma is that of each cutout.
-
-    Shapes:
-        cutouts (B, n, 3, S, S), matrix (B, n, 3, 3), gain (B, n) -> (B, n, 3, S, S)
-    """
-    luma = torch.tensor(LUMA, dtype=cutouts.dtype, device=cutouts.device)
-    grey = (cutouts.mean(dim=(-1, -2)) * luma).sum(-1)
-    changed = (matrix @ cutouts.flatten(-2)).view_as(cutouts)
-    return changed + (gain * grey)[..., None, None, None]
-
-
-def sharpen(cutouts: Tensor, factor: Tensor) -> Tensor:
-    """Blend each cutout with itself smoothed over 3 x 3 pixels (the centre counts 5/13, the others 1/13).
-
-    The outermost pixels stay as they are.
-
-    Shapes:
-        cutouts (B, n, 3, S, S), factor (B, n): 0 is smoothed, 1 unchanged, above it is sharpened -> (B, n, 3, S, S)
-    """
-    if cutouts.shape[-1] < 3:
-        return cutouts
-    inner = cutouts[..., 1:-1, 1:-1]
-    mean = F.avg_pool2d(cutouts.flatten(0, 1), 3, stride=1).view_as(inner)
-    return cutouts + (1 - factor)[..., None, None, None] * F.pad((mean - inner) * (9 / 13), (1, 1, 1, 1))
-
-
-def border_colour(images: Tensor, tolerance: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Return the median colour along the border of each picture, and whether most of the border has that colour.
-
-    Shapes:
-        images (B, 3, H, W) -> colour (B, 3), plain (B,) bool; neither carries a gradient
-    """
-    images = images.detach()
-    height, width = images.shape[-2:]
-    k = max(1, min(height, width) // 32)
-    sides = [images[:, :, :k], images[:, :, -k:], images[:, :, :, :k], images[:, :, :, -k:]]
-    ring = torch.cat([s.flatten(2) for s in sides], dim=2)
-    colour = ring.median(dim=2).values
-    near = (ring - colour[:, :, None]).abs().amax(dim=1) < tolerance
-    return colour, near.to(ring.dtype).mean(dim=1) > 0.5
-
-
-def recolour_background(cutouts: Tensor, old: Tensor, new: Tensor, where: Tensor, tolerance: float = 0.15) -> Tensor:
-    """Shift pixels near the colour `old` to `new`; pixels that differ by `tolerance` or more stay as they are.
-
-    Only a shift is added, so the gradient with respect to `cutouts` is the identity.
-
-    Shapes:
-        cutouts (B, n, 3, S, S), old (B, 3), new (B, n, 3), where (B, n) in {0, 1} -> (B, n, 3, S, S)
-    """
-    old = old[:, None, :, None, None]
-    distance = (cutouts.detach() - old).abs().amax(dim=2, keepdim=True)
-    background = (1 - distance / tolerance).clamp(min=0) * where[..., None, None, None]
-    return cutouts + background * (new[..., None, None] - old)

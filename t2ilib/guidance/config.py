@@ -4,18 +4,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .augment import Augmentations, resolve_augmentations
 from .cutout_methods import CUTOUT_METHODS
 from .noise import NOISES
-from .prompts import Prompt, parse_prompt, parse_prompts
+from .prompts import Prompt, parse_prompts, prompts_of_kind, region_prompts
 from .schedule import LR_SCHEDULES, optimizer_class
 from ..encoders.clip import LONG_TEXTS
-from ..errors import BadParameter, MissingAsset
+from ..errors import BadParameter
 from ..media import check_box
 from ..options import check_fields, check_option_names, option, options_of
 
@@ -130,7 +127,7 @@ class GuidanceConfig:
         "to_init", "regularisers", "`to_init`: w/2 mean (z - z_start)^2; `to_zero_decay`: w/2 mean z^2 / (2 step + 1)",
         choices=INIT_WEIGHT_MODES)
     prior_weight: float = option(
-        0.0, "regularisers", "of the prior's own pull towards what it believes to be a picture, if it has one", low=0,
+        0.0, "regularisers", "of score distillation: the prior pulls z towards what it expects for the prompt", low=0,
         slider=(0.0, 8.0))
     precision: str = option(
         "float32", "machine", "of the networks; z, losses and optimiser stay in float32", choices=PRECISIONS)
@@ -146,54 +143,62 @@ class GuidanceConfig:
         check_fields(self)
         if isinstance(self.prompt, tuple) and not self.prompt:
             raise BadParameter("prompt is an empty list; give one text, or a list of texts")
-        clip = (self.clip,) if isinstance(self.clip, str) else self.clip
-        weights = self.clip_weights
-        if isinstance(weights, float):
-            weights = (weights,) * len(clip)
-        progressive = self.progressive
-        if isinstance(progressive, float):
-            progressive = (progressive,)
-        self._set(clip=clip, clip_weights=weights, progressive=progressive)
+        if isinstance(self.clip, str):
+            self._set("clip", (self.clip,))
+        if isinstance(self.clip_weights, float):
+            self._set("clip_weights", (self.clip_weights,) * len(self.clip))
+        if isinstance(self.progressive, float):
+            self._set("progressive", (self.progressive,))
         if self.augmentations is not None:
-            self._set(augmentations=resolve_augmentations(self.augmentations))
-        for name in ("image_prompts", "noise_prompts", "vector_prompts", "regions"):
-            self._set(**{name: _extra_prompts(name, getattr(self, name))})
-        optimizer_class(self.optimizer)
-        self.prompts()
-        self._check_together()
+            self._set("augmentations", resolve_augmentations(self.augmentations))
+        self._set("image_prompts", prompts_of_kind("image", self.image_prompts))
+        self._set("noise_prompts", prompts_of_kind("noise", self.noise_prompts))
+        self._set("vector_prompts", prompts_of_kind("vector", self.vector_prompts))
+        self._set("regions", region_prompts(self.regions))
+        optimizer_class(self.optimizer)  # refuses an unknown name
+        self._check_guides()
+        self._check_search()
+        self._check_start()
+        self._check_regions()
 
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # frozen, so by hand
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
 
-    def _check_together(self) -> None:
+    def _check_guides(self) -> None:
         if not self.clip or len(self.clip_weights) != len(self.clip):
             raise BadParameter(f"clip names {len(self.clip)} guides and clip_weights has {len(self.clip_weights)}; "
                                "give one weight per guide, and at least one guide")
         if not any(self.clip_weights):
             raise BadParameter(f"one of clip_weights must be above 0, got {self.clip_weights}")
-        if self.ema == 1:
-            raise BadParameter("ema must be below 1, which would never move; 0.95 averages about 20 steps")
         if self.min_cut is not None and self.min_cut > (self.max_cut or math.inf):
             raise BadParameter(f"min_cut must be at most max_cut ({self.max_cut}), got {self.min_cut}; "
                                "both are shares of the picture's shorter side")
+
+    def _check_search(self) -> None:
+        if self.ema == 1:
+            raise BadParameter("ema must be below 1, which would never move; 0.95 averages about 20 steps")
         if self.subspace_steps > self.steps:
             raise BadParameter(f"subspace_steps ({self.subspace_steps}) are the first of all steps and cannot exceed "
                                f"steps ({self.steps})")
         if self.subspace_steps and (self.progressive or self.tile):
             raise BadParameter("subspace_steps need one size and the whole picture; leave out progressive and tile")
-        if self.tile is not None and any(prompt.region for group in self.prompts() for prompt in group):
-            raise BadParameter("a prompt for a region needs the whole picture at each step; leave out tile or regions")
-        if (self.init in ("image", "previous")) != (self.init_image is not None):
+
+    def _check_start(self) -> None:
+        starts_from_file = self.init in ("image", "previous")
+        if starts_from_file != (self.init_image is not None):
             raise BadParameter(f"init={self.init!r} and init_image={self.init_image!r} contradict each other: "
                                "init_image goes with init='image' or 'previous', and only with these")
         if self.redraw and self.init == "prior":
             raise BadParameter("redraw is for starts that are not the prior's own; leave it out, or change init")
-        if self.mask is not None:
-            if self.init_image is None:
-                raise BadParameter("mask says which part of init_image is kept; give init='image' and init_image")
-            if not isinstance(self.mask, str):
-                check_box(self.mask, "mask")
+        if self.mask is not None and self.init_image is None:
+            raise BadParameter("mask says which part of init_image is kept; give init='image' and init_image")
+        if self.mask is not None and not isinstance(self.mask, str):
+            check_box(self.mask, "mask")
+
+    def _check_regions(self) -> None:
+        has_region = any(prompt.region for group in self.prompts() for prompt in group)
+        if has_region and self.tile is not None:
+            raise BadParameter("a prompt for a region needs the whole picture at each step; leave out tile or regions")
 
     @classmethod
     def from_options(cls, prompt: Any, **options: Any) -> "GuidanceConfig":
@@ -212,53 +217,22 @@ class GuidanceConfig:
 
     def seeds(self) -> list[int]:
         """Return the seed of every picture, those of one prompt next to one another."""
-        return [self.seed + j for _ in self.groups() for j in range(self.num_images)]
+        of_group = [self.seed + j for j in range(self.num_images)]
+        return of_group * len(self.groups())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain JSON types; `GuidanceConfig(**d)` rebuilds the object."""
-        def plain(value: Any) -> Any:
-            if isinstance(value, Prompt):
-                return value.to_dict()
-            if dataclasses.is_dataclass(value):
-                return plain(dataclasses.asdict(value))
-            if isinstance(value, Mapping):
-                return {k: plain(v) for k, v in value.items()}
-            return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
-        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-def _extra_prompts(name: str, given: Any) -> tuple[Prompt, ...]:
-    """Return the prompts of one of the options that hold lists of them."""
-    kind = name.removesuffix("_prompts")
-    if name == "regions":
-        regions = given.items() if isinstance(given, Mapping) else given
-        return tuple(_region_prompt(region) for region in regions)
-    if isinstance(given, (str, int, Prompt, np.ndarray)):
-        given = [given]
-    return tuple(_typed(kind, spec) for spec in given)
-
-
-def _region_prompt(region: Prompt | Mapping | Sequence) -> Prompt:
-    """Return a prompt for a part of the picture, from (prompt, box) or from what was one already."""
-    if isinstance(region, (Prompt, Mapping)):
-        return parse_prompt(region)
-    prompt, box = region
-    return dataclasses.replace(parse_prompt(prompt), region=box)
-
-
-def _typed(kind: str, spec: Any) -> Prompt:
-    """Return a prompt of a kind that is not text."""
-    if isinstance(spec, (Prompt, Mapping)):
-        return parse_prompt(spec)
-    if kind == "vector" and not isinstance(spec, str):
-        return Prompt("vector", kind=kind, vector=tuple(float(v) for v in spec))
-    prompt = parse_prompt(str(spec))
-    if kind == "noise":
-        return dataclasses.replace(prompt, kind=kind)
-    if not Path(prompt.text).expanduser().is_file():
-        raise MissingAsset(f"no file {prompt.text} for an {kind} prompt; correct the path")
-    if kind == "image":
-        return dataclasses.replace(prompt, kind=kind)
-    numbers = np.load(Path(prompt.text).expanduser(), allow_pickle=False).astype(float).ravel()
-    return dataclasses.replace(prompt, kind=kind, vector=tuple(numbers.tolist()))
+def _plain(value: Any) -> Any:
+    """Return the value of an option as plain JSON types."""
+    if isinstance(value, Prompt):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,10 +1,13 @@
 """The ways of cutting that are known in the field, by name, with their published defaults.
 
 All of them render through `apply_cutouts`: one warp per mip level, whatever happens to a cutout. Four things therefore
-differ from the public tools. Windows are read by trilinear interpolation of averaged copies of the picture, instead of
-Lanczos and then bicubic interpolation, or of bilinear interpolation once for each augmentation. The aspect is kept:
-where a tool squashes a picture to a square, ours lies whole in a square window, with `fill` beside it. Corners of a
-perspective move both ways (see `resolve_augmentations`). And the result is brought back to [0, 1] after the noise.
+differ from the public tools:
+- Windows are read by trilinear interpolation of averaged copies of the picture. The tools use Lanczos and then bicubic
+  interpolation, or bilinear interpolation once for each augmentation.
+- The aspect is kept: where a tool squashes a picture to a square, ours lies whole in a square window, with `fill`
+  beside it.
+- Corners of a perspective move both ways (see `resolve_augmentations`).
+- The result is brought back to [0, 1] after the noise.
 """
 
 import dataclasses
@@ -14,7 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from .augment import AUGMENTATIONS, Augmentations, resolve_augmentations
-from .cutouts import CutoutParameters, draw_cutouts
+from .cutout_parameters import CutoutParameters
+from .cutouts import draw_cutouts
 from ..errors import BadParameter, check_name, unknown_name
 
 
@@ -45,8 +49,9 @@ class CutoutMethod:
 
     def __post_init__(self):
         object.__setattr__(self, "augmentations", resolve_augmentations(self.augmentations))
-        if any(share <= 0 for share, _ in self.parts):
-            raise BadParameter(f"shares of a mixture must be above 0, got {[share for share, _ in self.parts]}")
+        shares = [share for share, _ in self.parts]
+        if any(share <= 0 for share in shares):
+            raise BadParameter(f"shares of a mixture must be above 0, got {shares}")
 
     def replace(self, **changes) -> "CutoutMethod":
         """Return the method with other values; in a mixture every part gets them.
@@ -54,12 +59,13 @@ class CutoutMethod:
         Raises:
             UnknownName: there is no such value.
         """
-        known = [f.name for f in dataclasses.fields(self)]
+        known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             check_name("cutout option", name, known)
         if not self.parts or "parts" in changes:
             return dataclasses.replace(self, **changes)
-        return dataclasses.replace(self, parts=tuple((share, part.replace(**changes)) for share, part in self.parts))
+        parts = tuple((share, part.replace(**changes)) for share, part in self.parts)
+        return dataclasses.replace(self, parts=parts)
 
 
 SATURATION_AND_HUE = {"saturation": 0.1, "hue": 0.1}
@@ -125,11 +131,21 @@ def draw_method(name_or_method: str | CutoutMethod, generators: Sequence[torch.G
     """
     method = resolve_method(name_or_method).replace(**overrides)
     if method.parts:
-        total, ends = sum(share for share, _ in method.parts), [0]
-        for share, _ in method.parts:
-            ends.append(ends[-1] + share / total)
-        counts = [round(num * b) - round(num * a) for a, b in zip(ends, ends[1:], strict=False)]
-        return CutoutParameters.cat([draw_method(part, generators, count, image_size, cut_size=cut_size)
-                                     for count, (_, part) in zip(counts, method.parts, strict=True) if count])
-    options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.name != "parts"}
+        return _draw_mixture(method, generators, num, image_size, cut_size)
+    options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    del options["parts"]
     return draw_cutouts(generators, num, image_size, cut_size=cut_size, **options)
+
+
+def _draw_mixture(method: CutoutMethod, generators: Sequence[torch.Generator], num: int, image_size: tuple[int, int],
+                  cut_size: int) -> CutoutParameters:
+    total = sum(share for share, _ in method.parts)
+    drawn = []
+    end = 0  # of the parts so far, as a share
+    for share, part in method.parts:
+        start = end
+        end = start + share / total
+        count = round(num * end) - round(num * start)
+        if count:
+            drawn.append(draw_method(part, generators, count, image_size, cut_size=cut_size))
+    return CutoutParameters.cat(drawn)

@@ -1,6 +1,7 @@
 """From uniform numbers to geometry: each kind of change is one matrix, so that any number of them is one product.
 
 All matrices take output to picture, both in [-1, 1] between outer edges, and stand to the right of what they happen in.
+Uniform numbers (B, n) in [0, 1) come in a dictionary, by the names of `cutouts.FIRST_COLUMNS` and `SECOND_COLUMNS`.
 """
 
 import functools
@@ -15,6 +16,9 @@ from .augment import Augmentations
 
 ELASTIC = 4  # control points along a side of the elastic change
 PLATE = ((-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0), (0.0, 0.0))  # control points of the thin plate, (x, y)
+CORNERS = (-1, -1, 1, -1, 1, 1, -1, 1)  # of a window, clockwise: x0, y0, x1, y1, ...
+Uniform = dict[str, Tensor]
+
 
 def window_sizes(u: Tensor, image_size: tuple[int, int], cut_size: int, *, cut_pow: float = 1.0,
                  min_cut: float | None = None, max_cut: float = 1.0) -> Tensor:
@@ -27,94 +31,130 @@ def window_sizes(u: Tensor, image_size: tuple[int, int], cut_size: int, *, cut_p
     """
     side = min(image_size)
     high = side * max_cut
-    low = min(min(side, cut_size) if min_cut is None else side * min_cut, high)
+    low = min(side, cut_size) if min_cut is None else side * min_cut
+    low = min(low, high)
     return (u.pow(cut_pow) * (high - low) + low).floor().clamp(min=1)
 
 
-def _signed(u: Tensor) -> Tensor:
+def signed(u: Tensor) -> Tensor:
+    """Return uniform numbers in [-1, 1) from those in [0, 1)."""
     return 2 * u - 1
 
 
-def _matrix(*rows: Sequence) -> Tensor:
-    """Stack three rows of tensors or numbers into (..., 3, 3)."""
-    like = next(v for row in rows for v in row if isinstance(v, Tensor))
-    flat = [v if isinstance(v, Tensor) else torch.full_like(like, v) for row in rows for v in row]
-    return torch.stack(flat, dim=-1).unflatten(-1, (3, 3))
+def between(u: Tensor, low_high: tuple[float, float]) -> Tensor:
+    """Return uniform numbers between two bounds from those in [0, 1)."""
+    low, high = low_high
+    return low + u * (high - low)
 
 
-def crop_matrix(u: dict[str, Tensor], size: Tensor, image_size: tuple[int, int]) -> Tensor:
+def _matrix(*rows: Sequence[Tensor | float]) -> Tensor:
+    """Stack three rows of tensors (...) or numbers into (..., 3, 3)."""
+    values = [value for row in rows for value in row]
+    like = next(value for value in values if isinstance(value, Tensor))
+    tensors = [value if isinstance(value, Tensor) else torch.full_like(like, value) for value in values]
+    return torch.stack(tensors, dim=-1).unflatten(-1, (3, 3))
+
+
+def crop_matrix(u: Uniform, size: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Place windows of `size` pixels at uniform whole-pixel offsets: within the picture where they fit, else around."""
-    def centre_and_scale(u: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-        room = extent - size
-        offset = (u * (room.abs() + 1)).floor() * room.sign()
-        return (2 * offset + size) / extent - 1, size / extent
-
     height, width = image_size
-    cx, sx = centre_and_scale(u["x"], width)
-    cy, sy = centre_and_scale(u["y"], height)
-    return _matrix((sx, 0, cx), (0, sy, cy), (0, 0, 1))
+    x, scale_x = _centre_and_scale(u["x"], size, width)
+    y, scale_y = _centre_and_scale(u["y"], size, height)
+    return _matrix((scale_x, 0, x),
+                   (0, scale_y, y),
+                   (0, 0, 1))
 
 
-def affine_matrix(u: dict[str, Tensor], a: Augmentations) -> Tensor:
+def _centre_and_scale(u: Tensor, size: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    """Return where the centre of a window lies along a side of `extent` pixels, and its share of that side."""
+    room = extent - size  # below 0 the window is larger, and is placed around the picture
+    offset = (u * (room.abs() + 1)).floor() * room.sign()
+    return (2 * offset + size) / extent - 1, size / extent
+
+
+def affine_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Rotate, shear, scale and move the window."""
     on = u["affine"] < a.affine
-    angle = torch.where(on, _signed(u["angle"]) * math.radians(a.degrees), 0.0)
-    shear = torch.where(on, (_signed(u["shear"]) * math.radians(a.shear)).tan(), 0.0)
-    scale = torch.where(on, a.scale[0] + u["scale"] * (a.scale[1] - a.scale[0]), 1.0)
-    x, y = (torch.where(on, _signed(u[k]) * 2 * a.translate, 0.0) for k in ("move_x", "move_y"))
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    return _matrix((cos, cos * shear - sin, x), (sin, sin * shear + cos, y), (0, 0, 1))
+    angle = torch.where(on, signed(u["angle"]) * math.radians(a.degrees), 0.0)
+    shear = torch.where(on, (signed(u["shear"]) * math.radians(a.shear)).tan(), 0.0)
+    scale = torch.where(on, between(u["scale"], a.scale), 1.0)
+    x = torch.where(on, signed(u["move_x"]) * 2 * a.translate, 0.0)
+    y = torch.where(on, signed(u["move_y"]) * 2 * a.translate, 0.0)
+    cos = angle.cos() * scale
+    sin = angle.sin() * scale
+    return _matrix((cos, cos * shear - sin, x),
+                   (sin, sin * shear + cos, y),
+                   (0, 0, 1))
 
 
-def flip_matrix(u: dict[str, Tensor], a: Augmentations) -> Tensor:
+def flip_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Mirror left and right."""
-    return _matrix((torch.where(u["flip"] < a.flip, -1.0, 1.0).to(u["flip"]), 0, 0), (0, 1, 0), (0, 0, 1))
+    direction = torch.where(u["flip"] < a.flip, -1.0, 1.0).to(u["flip"])
+    return _matrix((direction, 0, 0),
+                   (0, 1, 0),
+                   (0, 0, 1))
 
 
-def perspective_matrix(u: dict[str, Tensor], a: Augmentations) -> Tensor:
+def perspective_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Move the four corners of the window (Heckbert 1989, "Fundamentals of texture mapping", section 2.2.3)."""
-    on = (u["perspective"] < a.perspective).double() * a.distortion / 2
-    x0, y0, x1, y1, x2, y2, x3, y3 = (on * _signed(u[f"corner{i}"]) + start for i, start in
-                                      enumerate((-1, -1, 1, -1, 1, 1, -1, 1)))
-    dx1, dx2, dx3 = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
-    dy1, dy2, dy3 = y1 - y2, y3 - y2, y0 - y1 + y2 - y3
-    det = dx1 * dy2 - dx2 * dy1
-    g, h = (dx3 * dy2 - dx2 * dy3) / det, (dx1 * dy3 - dx3 * dy1) / det
-    from_unit_square = _matrix((x1 - x0 + g * x1, x3 - x0 + h * x3, x0), (y1 - y0 + g * y1, y3 - y0 + h * y3, y0),
+    reach = (u["perspective"] < a.perspective).double() * a.distortion / 2
+    x0, y0, x1, y1, x2, y2, x3, y3 = (reach * signed(u[f"corner{i}"]) + start for i, start in enumerate(CORNERS))
+    dx1 = x1 - x2
+    dx2 = x3 - x2
+    dx3 = x0 - x1 + x2 - x3
+    dy1 = y1 - y2
+    dy2 = y3 - y2
+    dy3 = y0 - y1 + y2 - y3
+    determinant = dx1 * dy2 - dx2 * dy1
+    g = (dx3 * dy2 - dx2 * dy3) / determinant
+    h = (dx1 * dy3 - dx3 * dy1) / determinant
+    from_unit_square = _matrix((x1 - x0 + g * x1, x3 - x0 + h * x3, x0),
+                               (y1 - y0 + g * y1, y3 - y0 + h * y3, y0),
                                (g, h, 1))
-    to_unit_square = torch.tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1]], dtype=on.dtype)
+    to_unit_square = torch.tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1]], dtype=reach.dtype)
     return from_unit_square @ to_unit_square
 
 
-def erased_boxes(u: dict[str, Tensor], a: Augmentations) -> Tensor:
-    """Return boxes x0, y0, x1, y1 in [0, 1] of the cutout, (B, n, 4), empty where nothing is erased."""
-    if a.erase_together:
-        u = {k: u[k][:, :1].expand_as(u[k]) for k in ("erase", "area", "shape", "erase_x", "erase_y")}
-    area = a.erase_area[0] + u["area"] * (a.erase_area[1] - a.erase_area[0])
-    aspect = (_signed(u["shape"]) * math.log(a.erase_aspect)).exp()
-    w, h = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    x, y = u["erase_x"] * (1 - w), u["erase_y"] * (1 - h)
-    box = torch.stack([x, y, x + w, y + h], dim=-1)
-    return torch.where((u["erase"] < a.erase)[..., None], box, 0.0)
-
-
-def rotation_matrix(u: dict[str, Tensor], a: Augmentations) -> Tensor:
+def rotation_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Turn the window by up to `rotate_degrees`."""
-    angle = torch.where(u["rotate"] < a.rotate, _signed(u["turn"]) * math.radians(a.rotate_degrees), 0.0)
-    return _matrix((angle.cos(), -angle.sin(), 0), (angle.sin(), angle.cos(), 0), (0, 0, 1))
+    on = u["rotate"] < a.rotate
+    angle = torch.where(on, signed(u["turn"]) * math.radians(a.rotate_degrees), 0.0)
+    return _matrix((angle.cos(), -angle.sin(), 0),
+                   (angle.sin(), angle.cos(), 0),
+                   (0, 0, 1))
 
 
-def inner_crop_matrix(u: dict[str, Tensor], a: Augmentations) -> Tensor:
+def inner_crop_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Take a window inside the window; a side that would exceed it is cut to its size."""
-    area = a.crop_area[0] + u["crop_area"] * (a.crop_area[1] - a.crop_area[0])
-    low, high = (math.log(r) for r in a.crop_ratio)
-    ratio = (low + u["crop_ratio"] * (high - low)).exp()
     on = u["crop"] < a.crop
-    w, h = (torch.where(on, s.sqrt().clamp(max=1), 1.0) for s in (area * ratio, area / ratio))
-    return _matrix((w, 0, _signed(u["crop_x"]) * (1 - w)), (0, h, _signed(u["crop_y"]) * (1 - h)), (0, 0, 1))
+    area = between(u["crop_area"], a.crop_area)
+    low, high = a.crop_ratio
+    ratio = between(u["crop_ratio"], (math.log(low), math.log(high))).exp()
+    w = torch.where(on, (area * ratio).sqrt().clamp(max=1), 1.0)
+    h = torch.where(on, (area / ratio).sqrt().clamp(max=1), 1.0)
+    x = signed(u["crop_x"]) * (1 - w)
+    y = signed(u["crop_y"]) * (1 - h)
+    return _matrix((w, 0, x),
+                   (0, h, y),
+                   (0, 0, 1))
 
 
-def control_shifts(u: dict[str, Tensor], shifts: Tensor, a: Augmentations) -> Tensor:
+def erased_boxes(u: Uniform, a: Augmentations) -> Tensor:
+    """Return boxes x0, y0, x1, y1 in [0, 1] of the cutout, (B, n, 4), empty where nothing is erased."""
+    if a.erase_together:  # the first cutout's numbers for all
+        u = {name: u[name][:, :1].expand_as(u[name]) for name in ("erase", "area", "shape", "erase_x", "erase_y")}
+    area = between(u["area"], a.erase_area)
+    aspect = (signed(u["shape"]) * math.log(a.erase_aspect)).exp()
+    w = (area * aspect).sqrt().clamp(max=1)
+    h = (area / aspect).sqrt().clamp(max=1)
+    x = u["erase_x"] * (1 - w)
+    y = u["erase_y"] * (1 - h)
+    box = torch.stack([x, y, x + w, y + h], dim=-1)
+    on = u["erase"] < a.erase
+    return torch.where(on[..., None], box, 0.0)
+
+
+def control_shifts(u: Uniform, shifts: Tensor, a: Augmentations) -> Tensor:
     """Return how far the control points of `bend_basis` move, in half sides of the window.
 
     The thin plate is the same for all cutouts of a picture, as published; the elastic one is not.
@@ -122,11 +162,12 @@ def control_shifts(u: dict[str, Tensor], shifts: Tensor, a: Augmentations) -> Te
     Shapes:
         shifts (B, n, K, 2) uniform in [0, 1) -> (B, n, 2, K)
     """
-    on = (u["elastic"] < a.elastic)[..., None] * a.elastic_strength
-    plate_on = (u["thin_plate"][:, :1] < a.thin_plate)[..., None] * a.thin_plate_strength
-    elastic, plate = _signed(shifts).movedim(-1, -2).split([ELASTIC**2, len(PLATE)], dim=-1)
-    plate = (plate_on[..., None] * plate[:, :1]).expand_as(plate)
-    return torch.cat([on[..., None] * elastic, plate], dim=-1)
+    elastic, plate = signed(shifts).movedim(-1, -2).split([ELASTIC**2, len(PLATE)], dim=-1)
+    elastic_reach = (u["elastic"] < a.elastic)[..., None] * a.elastic_strength  # (B, n, 1)
+    plate_reach = (u["thin_plate"][:, :1] < a.thin_plate)[..., None] * a.thin_plate_strength  # (B, 1, 1)
+    elastic = elastic_reach[..., None] * elastic
+    plate = (plate_reach[..., None] * plate[:, :1]).expand_as(plate)
+    return torch.cat([elastic, plate], dim=-1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -137,16 +178,18 @@ def bend_basis(size: int) -> Tensor:
     least bending energy through its five points (Bookstein 1989, "Principal warps", eq. 1-6).
     """
     grid = torch.eye(ELASTIC**2, dtype=torch.float64).view(1, -1, ELASTIC, ELASTIC)
-    elastic = F.interpolate(grid, (size, size), mode="bicubic", align_corners=False)[0].flatten(1)
+    elastic = F.interpolate(grid, (size, size), mode="bicubic", align_corners=False)[0].flatten(1)  # (16, size^2)
     axis = (torch.arange(size, dtype=torch.float64) * 2 + 1) / size - 1
-    places = torch.stack([axis.repeat(size), axis.repeat_interleave(size)], dim=-1)
-    points = torch.tensor(PLATE, dtype=torch.float64)
+    pixels = torch.stack([axis.repeat(size), axis.repeat_interleave(size)], dim=-1)  # (size^2, 2) in (x, y)
+    points = torch.tensor(PLATE, dtype=torch.float64)  # (5, 2)
+    system = _plate_terms(points, points)  # (5, 8)
+    no_plane_in_bending = torch.cat([system[:, len(PLATE):].T, torch.zeros(3, 3, dtype=torch.float64)], dim=1)
+    weights = torch.linalg.inv(torch.cat([system, no_plane_in_bending]))[:, :len(PLATE)]  # (8, 5)
+    plate = (_plate_terms(pixels, points) @ weights).T  # (5, size^2)
+    return torch.cat([elastic, plate])
 
-    def terms(x: Tensor) -> Tensor:  # r^2 log r^2 to each point, then a plane
-        r2 = torch.cdist(x, points).square()
-        return torch.cat([torch.xlogy(r2, r2), torch.ones_like(x[:, :1]), x], dim=1)
 
-    system = terms(points)
-    plane = torch.cat([system[:, len(PLATE):].T, torch.zeros(3, 3, dtype=torch.float64)], dim=1)
-    weights = torch.linalg.inv(torch.cat([system, plane]))[:, :len(PLATE)]
-    return torch.cat([elastic, (terms(places) @ weights).T])
+def _plate_terms(places: Tensor, points: Tensor) -> Tensor:
+    """Return r^2 log r^2 of each place to each control point, then the terms 1, x, y of a plane: (N, 2) -> (N, 8)."""
+    r2 = torch.cdist(places, points).square()
+    return torch.cat([torch.xlogy(r2, r2), torch.ones_like(places[:, :1]), places], dim=1)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .cutouts import CutoutParameters, apply_cutouts, whole_picture
+from .cutout_parameters import CutoutParameters
+from .cutouts import apply_cutouts, whole_picture
 from .prompts import Prompt
 from .protocols import ImageTextModel
 from .targets import Targets, embed_prompts, prompt_loss

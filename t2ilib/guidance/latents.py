@@ -18,7 +18,7 @@ def random_codes(codebook: Tensor, size: tuple[int, int], generators: Sequence[t
     Shapes:
         codebook (K, D) -> (B, num, D, h, w) for B generators
     """
-    codes = torch.stack([torch.randint(len(codebook), (num, *size), generator=g) for g in generators])
+    codes = torch.stack([torch.randint(len(codebook), (num, *size), generator=g) for g in generators])  # (B, num, h, w)
     vectors = F.embedding(codes.to(codebook.device), codebook.detach())  # (B, num, h, w, D)
     return vectors.movedim(-1, 2).clone()
 
@@ -104,12 +104,16 @@ class Basis:
             raise BadParameter(f"a basis from {n} latents of {shape.numel()} numbers has at most {most} components, "
                                f"got k={k}")
         mean = latents.mean(dim=0)
-        _, s, v = torch.linalg.svd((latents - mean).flatten(1), full_matrices=False)
-        return cls(mean, v[:k].unflatten(1, shape), s[:k] / (n - 1) ** 0.5)
+        centred = (latents - mean).flatten(1)  # (N, D h w)
+        _, s, v = torch.linalg.svd(centred, full_matrices=False)
+        components = v[:k].unflatten(1, shape)  # (k, D, h, w)
+        std = s[:k] / (n - 1) ** 0.5
+        return cls(mean, components, std)
 
     def project(self, z: Tensor) -> Tensor:
         """Return the coefficients of latents in units of the data's deviation: (B, D, h, w) -> (B, k)."""
-        return (z - self.mean).flatten(1) @ self.components.flatten(1).T / self.std
+        centred = (z - self.mean).flatten(1)  # (B, D h w)
+        return centred @ self.components.flatten(1).T / self.std
 
     def expand(self, coefficients: Tensor) -> Tensor:
         """Return the latents of coefficients: (B, k) -> (B, D, h, w)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import GuidanceConfig
-from .cutouts import CutoutParameters
+from .cutout_parameters import CutoutParameters
 from .latents import Basis
 from .memory import check_memory, out_of_memory, relief
 from .networks import frozen

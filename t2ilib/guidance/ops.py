@@ -19,8 +19,10 @@ class _ClampWithGrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
-        outside = x - x.clamp(*ctx.bounds)
-        return grad * (grad * outside >= 0), None, None
+        outside = x - x.clamp(*ctx.bounds)  # 0 inside, else the signed distance to the bound
+        # descent moves x along -grad: back in where both have one sign
+        moves_back = grad * outside >= 0
+        return grad * moves_back, None, None
 
 
 def clamp_with_grad(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -67,7 +69,7 @@ def z_bounds(codebook: Tensor) -> tuple[Tensor, Tensor]:
     Shapes:
         codebook (K, D) -> two of (1, D, 1, 1)
     """
-    low, high = codebook.detach().aminmax(dim=0)
+    low, high = codebook.detach().aminmax(dim=0)  # (D,) each
     return low[None, :, None, None], high[None, :, None, None]
 
 
@@ -77,10 +79,11 @@ def total_variation(images: Tensor) -> Tensor:
     Shapes:
         images (B, C, H, W) -> (B,)
     """
-    down = (images[:, :, 1:] - images[:, :, :-1]).square()
-    right = (images[:, :, :, 1:] - images[:, :, :, :-1]).square()
-    count = max(down[0].numel() + right[0].numel(), 1)
-    return (down.flatten(1).sum(1) + right.flatten(1).sum(1)) / count
+    down = (images[:, :, 1:] - images[:, :, :-1]).square()  # (B, C, H - 1, W)
+    right = (images[:, :, :, 1:] - images[:, :, :, :-1]).square()  # (B, C, H, W - 1)
+    pairs = down[0].numel() + right[0].numel()
+    total = down.flatten(1).sum(1) + right.flatten(1).sum(1)  # (B,)
+    return total / max(pairs, 1)  # a single pixel has no neighbour
 
 
 def _lanczos_kernel(old: int, new: int, lobes: int, like: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def _lanczos_kernel(old: int, new: int, lobes: int, like: Tensor) -> Tensor:
     if reach > old:
         raise BadParameter(f"cannot shrink a side of {old} to {new} pixels with this filter: it needs more than "
                            f"{reach - 1} pixels; use torch.nn.functional.interpolate(antialias=True)")
-    x = torch.arange(-reach + 1, reach, dtype=torch.float64) * ratio  # (2 reach - 1,)
+    x = torch.arange(-reach + 1, reach, dtype=torch.float64) * ratio  # (2 reach - 1,), in output pixels
     kernel = torch.where(x.abs() < lobes, torch.sinc(x) * torch.sinc(x / lobes), 0.0)
     return (kernel / kernel.sum()).to(like)
 
@@ -112,11 +115,13 @@ def resample(images: Tensor, size: tuple[int, int], *, lobes: int = 2) -> Tensor
     if size[0] < height:
         kernel = _lanczos_kernel(height, size[0], lobes, x)
         pad = (len(kernel) - 1) // 2
-        x = F.conv2d(F.pad(x, (0, 0, pad, pad), "reflect"), kernel[None, None, :, None])
+        padded = F.pad(x, (0, 0, pad, pad), "reflect")
+        x = F.conv2d(padded, kernel[None, None, :, None])  # (B C, 1, H, W)
     if size[1] < width:
         kernel = _lanczos_kernel(width, size[1], lobes, x)
         pad = (len(kernel) - 1) // 2
-        x = F.conv2d(F.pad(x, (pad, pad, 0, 0), "reflect"), kernel[None, None, None, :])
+        padded = F.pad(x, (pad, pad, 0, 0), "reflect")
+        x = F.conv2d(padded, kernel[None, None, None, :])
     x = x.reshape(batch, channels, height, width)
     return F.interpolate(x, tuple(size), mode="bicubic", align_corners=True)
 
@@ -140,7 +145,7 @@ class LatentEMA:
         """Take in the value after one step."""
         past = torch.zeros_like(z) if self.sum is None else self.sum
         self.sum = past.mul(self.decay).add(z.detach(), alpha=1 - self.decay)
-        self.weight = self.weight * self.decay + 1 - self.decay
+        self.weight = self.weight * self.decay + 1 - self.decay  # what the weights of all values so far sum to
 
     def value(self) -> Tensor:
         """Return the average so far."""

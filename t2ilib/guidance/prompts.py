@@ -5,11 +5,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ..errors import BadParameter, unknown_name
+import numpy as np
+
+from ..errors import BadParameter, MissingAsset, check_name
 from ..media import Box, check_box
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+LAST_PART = re.compile(r"(?<!\\):\s*([^:]*)$")  # what follows the last colon that is not written as \:
 CLOCK_TIME = re.compile(r"(^|\D)([01]?\d|2[0-3]):[0-5]\d$")
 NO_STOP = -math.inf
 KINDS = ("text", "image", "noise", "vector")
@@ -17,7 +22,7 @@ KINDS = ("text", "image", "noise", "vector")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One wish with its pull on the picture.
+    """One target that a picture is pulled to, or pushed away from.
 
     Attributes:
         text: what the picture shall show, or shall not show if `weight` is negative; the path of an "image", the seed
@@ -50,16 +55,17 @@ class Prompt:
             raise BadParameter(f"weight of prompt {self.text!r} must be finite, got {self.weight}")
         if math.isnan(self.stop) or self.stop == math.inf:
             raise BadParameter(f"stop of prompt {self.text!r} must be a number or -inf, got {self.stop}")
-        if self.kind not in KINDS:
-            raise unknown_name("kind of prompt", str(self.kind), KINDS)
+        check_name("kind of prompt", self.kind, KINDS)
         if (self.vector is not None) != (self.kind == "vector"):
             raise BadParameter(f"prompt {self.text!r}: kind 'vector' goes with vector=(...), and only that")
         for name in ("region", "span", "vector"):
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None:  # a list becomes a tuple, in a frozen dataclass
                 object.__setattr__(self, name, tuple(float(v) for v in value))
         if self.region is not None:
             check_box(self.region, f"region of prompt {self.text!r}")
-        if len(self.span) != 2 or not 0 <= self.span[0] < self.span[1] <= 1 or not 0 <= self.fade <= 1:
+        span_fits = len(self.span) == 2 and 0 <= self.span[0] < self.span[1] <= 1
+        if not span_fits or not 0 <= self.fade <= 1:
             raise BadParameter(f"span of prompt {self.text!r} must be (start, end) with 0 <= start < end <= 1 and fade "
                                f"in [0, 1], got {self.span} and {self.fade}")
 
@@ -69,18 +75,28 @@ class Prompt:
         At an inner end of the span it rises or falls linearly over `fade`, centred there, so that neighbours in a
         story add up to 1.
         """
-        def risen(moment: float) -> float:
-            if self.fade == 0:
-                return float(progress >= moment)
-            return min(max((progress - moment) / self.fade + 0.5, 0.0), 1.0)
-
         start, end = self.span
-        return (risen(start) if start > 0 else 1.0) * (1 - risen(end) if end < 1 else 1.0)
+        strength = 1.0
+        if start > 0:
+            strength *= self._risen(progress, start)
+        if end < 1:
+            strength *= 1 - self._risen(progress, end)
+        return strength
+
+    def _risen(self, progress: float, moment: float) -> float:
+        """Return how far a rise around a moment has come: from 0 before it to 1 after it."""
+        if self.fade == 0:
+            return float(progress >= moment)
+        return min(max((progress - moment) / self.fade + 0.5, 0.0), 1.0)
 
     def to_dict(self) -> dict:
         """Return the fields that differ from their defaults, as plain JSON types; `Prompt(**d)` rebuilds the prompt."""
-        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, (v, default) in fields.items() if v != default}
+        result = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                result[field.name] = list(value) if isinstance(value, tuple) else value
+        return result
 
 
 def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
@@ -95,25 +111,33 @@ def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
     if isinstance(spec, Prompt):
         return spec
     if isinstance(spec, Mapping):
-        if unknown := [k for k in spec if k not in Prompt.__dataclass_fields__]:
-            raise unknown_name("field of a prompt", unknown[0], Prompt.__dataclass_fields__)
+        fields = [field.name for field in dataclasses.fields(Prompt)]
+        for name in spec:
+            check_name("field of a prompt", name, fields)
         return Prompt(**spec)
     if not isinstance(spec, str):
         raise BadParameter(f"a prompt must be text or a Prompt, got {type(spec).__name__}")
-    text, numbers = spec.strip(), []
+    text, numbers = _peel_numbers(spec.strip())
+    if numbers == [NO_STOP]:
+        raise BadParameter(f"prompt {spec!r}: -inf is a stop and follows a weight, as in 'text:1:-inf'")
+    return Prompt(text.replace(r"\:", ":").strip(), *numbers)
+
+
+def _peel_numbers(text: str) -> tuple[str, list[float]]:
+    """Return a text without the weight and the stop at its end, and these."""
+    numbers = []
     while len(numbers) < 2 and not CLOCK_TIME.search(text):
-        match = re.search(r"(?<!\\):\s*([^:]*)$", text)
+        match = LAST_PART.search(text)
         if not match:
             break
         value = match.group(1).strip()
         # "-inf" is a stop, so it can only be the last of two numbers; "nan" and "infinity" are words
-        if not (NUMBER.fullmatch(value) or (value == "-inf" and not numbers)):
+        is_number = NUMBER.fullmatch(value) or (value == "-inf" and not numbers)
+        if not is_number:
             break
         numbers.insert(0, float(value))
         text = text[:match.start()]
-    if numbers == [NO_STOP]:
-        raise BadParameter(f"prompt {spec!r}: -inf is a stop and follows a weight, as in 'text:1:-inf'")
-    return Prompt(text.replace(r"\:", ":").strip(), *numbers)
+    return text, numbers
 
 
 def parse_prompts(spec: str | Prompt | Mapping | Sequence, *, cross_fade: float = 0.0) -> list[Prompt]:
@@ -132,26 +156,77 @@ def parse_prompts(spec: str | Prompt | Mapping | Sequence, *, cross_fade: float 
     Raises:
         BadParameter: a part is empty, or no prompt has a weight other than zero.
     """
+    parts = spec if isinstance(spec, (list, tuple)) else [spec]
     prompts = []
-    for part in spec if isinstance(spec, (list, tuple)) else [spec]:
-        if not isinstance(part, str):
-            prompts.append(parse_prompt(part))
-            continue
-        scenes = _split(part, "^")
-        for k, scene in enumerate(scenes):
-            span, fade = (k / len(scenes), (k + 1) / len(scenes)), cross_fade / len(scenes)
-            timed = {"span": span, "fade": fade} if len(scenes) > 1 else {}
-            prompts += [dataclasses.replace(parse_prompt(p), **timed) for p in _split(scene, "|")]
-    if not any(p.weight for p in prompts):
+    for part in parts:
+        prompts += _parse_story(part, cross_fade) if isinstance(part, str) else [parse_prompt(part)]
+    if not any(prompt.weight for prompt in prompts):
         raise BadParameter(f"no prompt pulls: got {spec!r}; give at least one a weight other than 0")
     return prompts
 
 
+def _parse_story(text: str, cross_fade: float) -> list[Prompt]:
+    """Return the prompts of all scenes of a text, each with the span of its scene."""
+    scenes = _split(text, "^")
+    count = len(scenes)
+    prompts = []
+    for k, scene in enumerate(scenes):
+        for spec in _split(scene, "|"):
+            prompt = parse_prompt(spec)
+            if count > 1:
+                span = (k / count, (k + 1) / count)
+                prompt = dataclasses.replace(prompt, span=span, fade=cross_fade / count)
+            prompts.append(prompt)
+    return prompts
+
+
 def _split(text: str, sign: str) -> list[str]:
+    """Split a text at a sign, except where a backslash stands before it."""
     pieces = re.split(rf"(?<!\\){re.escape(sign)}", text)
-    if len(pieces) > 1 and not all(p.strip() for p in pieces):
+    if len(pieces) > 1 and not all(piece.strip() for piece in pieces):
         raise BadParameter(f"prompt {text!r} has an empty part; write one {sign!r} between two texts")
-    return [p.replace(f"\\{sign}", sign) for p in pieces]
+    return [piece.replace(f"\\{sign}", sign) for piece in pieces]
+
+
+def prompts_of_kind(kind: str, specs: Any) -> tuple[Prompt, ...]:
+    """Return prompts that are not text from one of them or a list: `path:weight:stop`, `seed:weight` or numbers.
+
+    Raises:
+        MissingAsset: a file of an image or a vector does not exist.
+    """
+    if isinstance(specs, (str, int, Prompt, np.ndarray)):
+        specs = [specs]
+    return tuple(_prompt_of_kind(kind, spec) for spec in specs)
+
+
+def _prompt_of_kind(kind: str, spec: Any) -> Prompt:
+    if isinstance(spec, (Prompt, Mapping)):
+        return parse_prompt(spec)
+    if kind == "vector" and not isinstance(spec, str):
+        return Prompt("vector", kind=kind, vector=tuple(float(v) for v in spec))
+    prompt = parse_prompt(str(spec))
+    if kind == "noise":
+        return dataclasses.replace(prompt, kind=kind)
+    path = Path(prompt.text).expanduser()
+    if not path.is_file():
+        raise MissingAsset(f"no file {prompt.text} for an {kind} prompt; correct the path")
+    if kind == "image":
+        return dataclasses.replace(prompt, kind=kind)
+    numbers = np.load(path, allow_pickle=False).astype(float).ravel()
+    return dataclasses.replace(prompt, kind=kind, vector=tuple(numbers.tolist()))
+
+
+def region_prompts(regions: Mapping | Sequence) -> tuple[Prompt, ...]:
+    """Return prompts for parts of the picture, from {prompt: box}, from pairs, or from prompts with a region."""
+    pairs = regions.items() if isinstance(regions, Mapping) else regions
+    prompts = []
+    for pair in pairs:
+        if isinstance(pair, (Prompt, Mapping)):
+            prompts.append(parse_prompt(pair))
+        else:
+            prompt, box = pair
+            prompts.append(dataclasses.replace(parse_prompt(prompt), region=box))
+    return tuple(prompts)
 
 
 def main_text(prompts: Sequence[Prompt], progress: float = 0.0) -> str:
@@ -159,6 +234,10 @@ def main_text(prompts: Sequence[Prompt], progress: float = 0.0) -> str:
 
     A prompt for a region counts only where no other does.
     """
-    wanted = [p for p in prompts if p.kind == "text" and p.weight * p.strength(progress) > 0]
-    wanted = [p for p in wanted if p.region is None] or wanted
-    return ", ".join(p.text for p in sorted(wanted, key=lambda p: -p.weight * p.strength(progress)))
+    def pull(prompt: Prompt) -> float:
+        return prompt.weight * prompt.strength(progress)
+
+    texts = [prompt for prompt in prompts if prompt.kind == "text" and pull(prompt) > 0]
+    of_whole_picture = [prompt for prompt in texts if prompt.region is None]
+    chosen = sorted(of_whole_picture or texts, key=pull, reverse=True)
+    return ", ".join(prompt.text for prompt in chosen)

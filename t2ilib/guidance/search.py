@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cutouts import CutoutParameters
+from .cutout_parameters import CutoutParameters
 from .latents import Basis, FreeLatents, SubspaceLatents, resize
 from .noise import picture_streams
 from .objective import Step, build_terms

@@ -85,7 +85,9 @@ def _best_of(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:
         images = run.painter.decode(z)
         owner = torch.full((len(z),), picture, device=run.device)
         whole_views = run.views.whole(len(z), start_size)
-        shared_views = {region: cutouts.expand(len(z)) for region, cutouts in views[picture].items()}
+        shared_views = {}
+        for region, cutouts in views[picture].items():
+            shared_views[region] = cutouts.expand(len(z))
         loss = run.guides.losses(images, whole_views, owner) + run.guides.losses(images, shared_views, owner)
         return -loss  # (M, G)
 

@@ -73,7 +73,10 @@ def embed_prompts(clip: ImageTextModel, prompts: Sequence[Sequence[Prompt]], *,
     """
     distinct = list(dict.fromkeys(prompt for group in prompts for prompt in group))
     features = _embed_distinct(clip, distinct, embed_image, long)
-    most_rows = max(sum(len(features[prompt]) for prompt in group) for group in prompts)
+    most_rows = 0
+    for group in prompts:
+        rows = sum(len(features[prompt]) for prompt in group)
+        most_rows = max(most_rows, rows)
     embeddings = []
     weights = []
     stops = []

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .config import GuidanceConfig
 from .cutout_methods import draw_method
-from .cutouts import CutoutParameters, apply_cutouts, whole_picture
+from .cutout_parameters import CutoutParameters
+from .cutouts import apply_cutouts, whole_picture
 from .noise import picture_streams
 from .prompts import Prompt
 from .. import runtime

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
-from t2ilib.guidance.augment import AUGMENTATIONS, CODES, PUBLISHED, Augmentations, resolve_augmentations, sharpen
-from t2ilib.guidance.cutouts import COLUMNS, apply_cutouts, draw_cutouts, warp
+from t2ilib.guidance.augment import AUGMENTATIONS, CODES, PUBLISHED, Augmentations, resolve_augmentations
+from t2ilib.guidance.colours import sharpen
+from t2ilib.guidance.cutouts import FIRST_COLUMNS, apply_cutouts, draw_cutouts
 from t2ilib.guidance.geometry import ELASTIC, PLATE, bend_basis
+from t2ilib.guidance.warping import warp
 from t2ilib.kernels import use_backend
 
 POINTS = ELASTIC**2 + len(PLATE)
@@ -59,7 +61,7 @@ def test_new_strengths_are_checked():
 def test_existing_configurations_consume_their_stream_as_before():
     g, same = streams(3, 3)
     draw_cutouts([g], 7, (32, 48), cut_size=16, noise=0.1, augmentations=AUGMENTATIONS["plain"])
-    assert len(COLUMNS) == 34
+    assert len(FIRST_COLUMNS) == 34
     torch.rand(7, 34, generator=same, dtype=torch.float64)
     torch.randint(2**62, (), generator=same)
     assert torch.equal(g.get_state(), same.get_state())

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.guidance import GuidanceConfig, vqgan_clip
-from t2ilib.guidance.films import interpolate_latents, interpolate_prompts, move, zoom
+from t2ilib.guidance.films import interpolate_latents, interpolate_prompts
+from t2ilib.guidance.flight import move, zoom
 from t2ilib.guidance.ops import slerp
 from t2ilib.layers.quantize import vector_quantize
 from t2ilib.models.vqgan import VQGAN
