@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..guidance.ops import clamp_with_grad, resample
+from .lanczos import resample
+from ..guidance.ops import clamp_with_grad
 from ..layers.quantize import straight_through
 from ..runtime import generator
 

@@ -13,7 +13,7 @@ from .loop import Preview, Result, vqgan_clip
 from .memory import memory_estimate
 from .networks import frozen
 from .noise import noise_picture
-from .ops import LatentEMA, clamp_with_grad, resample, slerp, total_variation, z_bounds
+from .ops import LatentEMA, clamp_with_grad, slerp, total_variation, z_bounds
 from .painting import Painter, render
 from .prompts import Prompt, parse_prompt, parse_prompts
 from .protocols import CodingNetwork, ImageTextModel, PaintingNetwork, Prior
@@ -26,6 +26,6 @@ __all__ = [
     "FreeLatents", "GuidanceConfig", "Guides", "ImageTextModel", "LatentEMA", "Painter", "PaintingNetwork", "Preview",
     "Prior", "Prompt", "Result", "SubspaceLatents", "Targets", "apply_cutouts", "clamp_with_grad", "draw_cutouts",
     "draw_method", "embed_prompts", "fast", "frozen", "interpolate_latents", "interpolate_prompts",
-    "memory_estimate", "noise_picture", "parse_prompt", "parse_prompts", "prompt_loss", "render", "resample", "slerp",
+    "memory_estimate", "noise_picture", "parse_prompt", "parse_prompts", "prompt_loss", "render", "slerp",
     "spherical_distance", "total_variation", "vqgan_clip", "warp", "whole_picture", "z_bounds", "zoom",
 ]

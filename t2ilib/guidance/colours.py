@@ -10,6 +10,11 @@ LUMA = (0.299, 0.587, 0.114)
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
+def per_cutout(values: Tensor) -> Tensor:
+    """Return values (B, n) as (B, n, 1, 1, 1), to be combined with cutouts (B, n, 3, S, S)."""
+    return values[..., None, None, None]
+
+
 def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> tuple[Tensor, Tensor]:
     """Compose brightness, contrast, saturation and hue into y = matrix x + gain * (mean luma of x).
 
@@ -22,10 +27,10 @@ def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, hu
     Shapes:
         four of (...) -> matrix (..., 3, 3), gain (...)
     """
-    luma = torch.tensor(LUMA, dtype=hue.dtype).expand(3, 3)
+    luma = torch.tensor(LUMA, dtype=hue.dtype).expand(3, 3)  # maps a colour to its grey
     to_yiq = torch.tensor(TO_YIQ, dtype=hue.dtype)
     eye = torch.eye(3, dtype=hue.dtype)
-    share = saturation[..., None, None]
+    share = saturation[..., None, None]  # (..., 1, 1)
     saturate = share * eye + (1 - share) * luma  # (..., 3, 3)
     cos = (2 * math.pi * hue).cos()
     sin = (2 * math.pi * hue).sin()
@@ -49,7 +54,7 @@ def change_colours(cutouts: Tensor, matrix: Tensor, gain: Tensor) -> Tensor:
     mean_luma = (cutouts.mean(dim=(-1, -2)) * luma).sum(-1)  # (B, n)
     pixels = cutouts.flatten(-2)  # (B, n, 3, S S)
     changed = (matrix @ pixels).view_as(cutouts)
-    return changed + (gain * mean_luma)[..., None, None, None]
+    return changed + per_cutout(gain * mean_luma)
 
 
 def sharpen(cutouts: Tensor, factor: Tensor) -> Tensor:
@@ -62,11 +67,11 @@ def sharpen(cutouts: Tensor, factor: Tensor) -> Tensor:
     """
     if cutouts.shape[-1] < 3:
         return cutouts
-    inner = cutouts[..., 1:-1, 1:-1]
+    inner = cutouts[..., 1:-1, 1:-1]  # (B, n, 3, S - 2, S - 2)
     mean = F.avg_pool2d(cutouts.flatten(0, 1), 3, stride=1).view_as(inner)
     # smoothed = 9/13 mean + 4/13 centre, so this is smoothed - centre
     difference = F.pad((mean - inner) * (9 / 13), (1, 1, 1, 1))
-    return cutouts + (1 - factor)[..., None, None, None] * difference
+    return cutouts + per_cutout(1 - factor) * difference
 
 
 def border_colour(images: Tensor, tolerance: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -78,12 +83,12 @@ def border_colour(images: Tensor, tolerance: float = 0.1) -> tuple[Tensor, Tenso
     images = images.detach()
     height, width = images.shape[-2:]
     k = max(1, min(height, width) // 32)  # how many pixels wide the border is
-    top = images[:, :, :k].flatten(2)
+    top = images[:, :, :k].flatten(2)  # (B, 3, k W)
     bottom = images[:, :, -k:].flatten(2)
     left = images[:, :, :, :k].flatten(2)
     right = images[:, :, :, -k:].flatten(2)
     border = torch.cat([top, bottom, left, right], dim=2)  # (B, 3, pixels)
-    colour = border.median(dim=2).values
+    colour = border.median(dim=2).values  # (B, 3)
     near = (border - colour[:, :, None]).abs().amax(dim=1) < tolerance  # (B, pixels)
     return colour, near.to(border.dtype).mean(dim=1) > 0.5
 
@@ -98,5 +103,6 @@ def recolour_background(cutouts: Tensor, old: Tensor, new: Tensor, where: Tensor
     """
     old = old[:, None, :, None, None]  # (B, 1, 3, 1, 1)
     distance = (cutouts.detach() - old).abs().amax(dim=2, keepdim=True)  # (B, n, 1, S, S)
-    background = (1 - distance / tolerance).clamp(min=0) * where[..., None, None, None]
-    return cutouts + background * (new[..., None, None] - old)
+    background = (1 - distance / tolerance).clamp(min=0) * per_cutout(where)
+    shift = new[..., None, None] - old  # (B, n, 3, 1, 1)
+    return cutouts + background * shift

@@ -143,6 +143,7 @@ class GuidanceConfig:
         check_fields(self)
         if isinstance(self.prompt, tuple) and not self.prompt:
             raise BadParameter("prompt is an empty list; give one text, or a list of texts")
+        # one value stands for a list of one
         if isinstance(self.clip, str):
             self._set("clip", (self.clip,))
         if isinstance(self.clip_weights, float):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .augment import FIXED_FILLS, SECOND_BLOCK, Augmentations
-from .colours import border_colour, change_colours, colour_matrices, recolour_background, sharpen
+from .colours import border_colour, change_colours, colour_matrices, per_cutout, recolour_background, sharpen
 from .cutout_parameters import CutoutParameters
 from .geometry import (
     ELASTIC,
@@ -91,7 +91,8 @@ def draw_cutouts(generators: Sequence[torch.Generator], num: int, image_size: tu
 def _uniform(generators: Sequence[torch.Generator], num: int, columns: Sequence[str]) -> Uniform:
     """Return uniform numbers (B, n) for each column, each picture's from its own stream."""
     rows = [torch.rand(num, len(columns), generator=g, dtype=torch.float64) for g in generators]
-    return dict(zip(columns, torch.stack(rows).unbind(-1), strict=True))
+    table = torch.stack(rows)  # (B, n, columns)
+    return dict(zip(columns, table.unbind(-1), strict=True))
 
 
 def _add_second_block(parameters: CutoutParameters, changes: Sequence[Tensor], generators: Sequence[torch.Generator],
@@ -104,7 +105,8 @@ def _add_second_block(parameters: CutoutParameters, changes: Sequence[Tensor], g
     num = parameters.matrix.shape[1]
     u = _uniform(generators, num, SECOND_COLUMNS)
     points = ELASTIC**2 + len(PLATE)
-    shifts = torch.stack([torch.rand(num, points, 2, generator=g, dtype=torch.float64) for g in generators])
+    shifts = [torch.rand(num, points, 2, generator=g, dtype=torch.float64) for g in generators]
+    shifts = torch.stack(shifts)  # (B, n, K, 2)
     crop, affine, perspective, flip = changes
     matrices = [crop, affine, rotation_matrix(u, a), perspective, inner_crop_matrix(u, a), flip]
     gaussian = (u["gaussian"] < a.gaussian).double() * a.gaussian_std
@@ -177,7 +179,7 @@ def apply_cutouts(images: Tensor, parameters: CutoutParameters, size: int, *, cl
         x = sharpen(x, p.sharpness)
     x = torch.where(_erased(p.erase, size), fill, x)
     if bool((drawn.noise > 0).any()):
-        x = x + p.noise[..., None, None, None] * _unit_noise(p, x)
+        x = x + per_cutout(p.noise) * _unit_noise(p, x)
     return clamp_with_grad(x) if clamp else x
 
 
@@ -186,7 +188,7 @@ def _fill_colour(p: CutoutParameters, border: Tensor, recolour: Tensor) -> Tenso
     if p.fill in FIXED_FILLS:
         colour = torch.full_like(p.background, FIXED_FILLS[p.fill])
     elif p.fill == "background":
-        colour = border[:, None].expand_as(p.background)
+        colour = border[:, None].expand_as(p.background)  # (B, n, 3)
     else:
         colour = p.background
     # where a background is recoloured, these get its new colour
@@ -199,7 +201,8 @@ def _erased(boxes: Tensor, size: int) -> Tensor:
     x0, y0, x1, y1 = boxes[..., None].unbind(dim=-2)  # (B, n, 1) each
     rows = (axis >= y0) & (axis < y1)  # (B, n, size)
     columns = (axis >= x0) & (axis < x1)
-    return (rows[..., :, None] & columns[..., None, :])[:, :, None]
+    box = rows[..., :, None] & columns[..., None, :]  # (B, n, size, size)
+    return box[:, :, None]
 
 
 def _unit_noise(p: CutoutParameters, like: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def interpolate_latents(vqgan: PaintingNetwork, keys: Tensor, *, frames_between:
                            f"least 2, got {tuple(keys.shape)}; Result.z of several pictures fits")
     keys = keys.detach().to(vqgan.codebook.device)
     if keys.ndim == 4:
-        keys = keys[:, None]
+        keys = keys[:, None]  # (N, 1, D, h, w)
     places = _places(len(keys), frames_between + 1, extrapolate, EASES[ease])
     return _latent_frames(vqgan, keys, places, BLENDS[mode], snap)
 

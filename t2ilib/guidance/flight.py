@@ -79,7 +79,8 @@ def move(images: Tensor, *, zoom: float = 1.0, pan: tuple[float, float] = (0.0, 
         BadParameter: zoom is not above 0, or a number is not finite.
     """
     aspect = images.shape[-2] / images.shape[-1]
-    theta = _camera_matrix(aspect, zoom, pan, rotate).to(images).expand(len(images), 2, 3)
+    theta = _camera_matrix(aspect, zoom, pan, rotate).to(images)
+    theta = theta.expand(len(images), 2, 3)
     grid = F.affine_grid(theta, images.shape, align_corners=False)  # (B, H, W, 2)
     # bicubic: bilinear sampling, frame after frame, would blur
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)

@@ -99,6 +99,7 @@ def perspective_matrix(u: Uniform, a: Augmentations) -> Tensor:
     """Move the four corners of the window (Heckbert 1989, "Fundamentals of texture mapping", section 2.2.3)."""
     reach = (u["perspective"] < a.perspective).double() * a.distortion / 2
     x0, y0, x1, y1, x2, y2, x3, y3 = (reach * signed(u[f"corner{i}"]) + start for i, start in enumerate(CORNERS))
+    # the projective map of the unit square onto the four corners
     dx1 = x1 - x2
     dx2 = x3 - x2
     dx3 = x0 - x1 + x2 - x3
@@ -129,6 +130,7 @@ def inner_crop_matrix(u: Uniform, a: Augmentations) -> Tensor:
     on = u["crop"] < a.crop
     area = between(u["crop_area"], a.crop_area)
     low, high = a.crop_ratio
+    # uniform in its logarithm, so that a ratio is as likely as its inverse
     ratio = between(u["crop_ratio"], (math.log(low), math.log(high))).exp()
     w = torch.where(on, (area * ratio).sqrt().clamp(max=1), 1.0)
     h = torch.where(on, (area / ratio).sqrt().clamp(max=1), 1.0)
@@ -144,12 +146,12 @@ def erased_boxes(u: Uniform, a: Augmentations) -> Tensor:
     if a.erase_together:  # the first cutout's numbers for all
         u = {name: u[name][:, :1].expand_as(u[name]) for name in ("erase", "area", "shape", "erase_x", "erase_y")}
     area = between(u["area"], a.erase_area)
-    aspect = (signed(u["shape"]) * math.log(a.erase_aspect)).exp()
+    aspect = (signed(u["shape"]) * math.log(a.erase_aspect)).exp()  # uniform in its logarithm
     w = (area * aspect).sqrt().clamp(max=1)
     h = (area / aspect).sqrt().clamp(max=1)
     x = u["erase_x"] * (1 - w)
     y = u["erase_y"] * (1 - h)
-    box = torch.stack([x, y, x + w, y + h], dim=-1)
+    box = torch.stack([x, y, x + w, y + h], dim=-1)  # (B, n, 4)
     on = u["erase"] < a.erase
     return torch.where(on[..., None], box, 0.0)
 
@@ -162,11 +164,12 @@ def control_shifts(u: Uniform, shifts: Tensor, a: Augmentations) -> Tensor:
     Shapes:
         shifts (B, n, K, 2) uniform in [0, 1) -> (B, n, 2, K)
     """
-    elastic, plate = signed(shifts).movedim(-1, -2).split([ELASTIC**2, len(PLATE)], dim=-1)
+    shifts = signed(shifts).movedim(-1, -2)  # (B, n, 2, K)
+    elastic, plate = shifts.split([ELASTIC**2, len(PLATE)], dim=-1)
     elastic_reach = (u["elastic"] < a.elastic)[..., None] * a.elastic_strength  # (B, n, 1)
     plate_reach = (u["thin_plate"][:, :1] < a.thin_plate)[..., None] * a.thin_plate_strength  # (B, 1, 1)
     elastic = elastic_reach[..., None] * elastic
-    plate = (plate_reach[..., None] * plate[:, :1]).expand_as(plate)
+    plate = (plate_reach[..., None] * plate[:, :1]).expand_as(plate)  # the first cutout's for all
     return torch.cat([elastic, plate], dim=-1)
 
 
@@ -182,14 +185,19 @@ def bend_basis(size: int) -> Tensor:
     axis = (torch.arange(size, dtype=torch.float64) * 2 + 1) / size - 1
     pixels = torch.stack([axis.repeat(size), axis.repeat_interleave(size)], dim=-1)  # (size^2, 2) in (x, y)
     points = torch.tensor(PLATE, dtype=torch.float64)  # (5, 2)
-    system = _plate_terms(points, points)  # (5, 8)
-    no_plane_in_bending = torch.cat([system[:, len(PLATE):].T, torch.zeros(3, 3, dtype=torch.float64)], dim=1)
-    weights = torch.linalg.inv(torch.cat([system, no_plane_in_bending]))[:, :len(PLATE)]  # (8, 5)
+    through_points = _plate_terms(points, points)  # (5, 8): the surface passes through its points
+    plane = through_points[:, len(PLATE):]  # (5, 3)
+    # the bending terms contain no plane of their own
+    side_conditions = torch.cat([plane.T, torch.zeros(3, 3, dtype=torch.float64)], dim=1)  # (3, 8)
+    system = torch.cat([through_points, side_conditions])
+    weights = torch.linalg.inv(system)[:, :len(PLATE)]  # (8, 5)
     plate = (_plate_terms(pixels, points) @ weights).T  # (5, size^2)
     return torch.cat([elastic, plate])
 
 
 def _plate_terms(places: Tensor, points: Tensor) -> Tensor:
     """Return r^2 log r^2 of each place to each control point, then the terms 1, x, y of a plane: (N, 2) -> (N, 8)."""
-    r2 = torch.cdist(places, points).square()
-    return torch.cat([torch.xlogy(r2, r2), torch.ones_like(places[:, :1]), places], dim=1)
+    r2 = torch.cdist(places, points).square()  # (N, 5)
+    bending = torch.xlogy(r2, r2)
+    one = torch.ones_like(places[:, :1])
+    return torch.cat([bending, one, places], dim=1)

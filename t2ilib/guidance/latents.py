@@ -20,7 +20,7 @@ def random_codes(codebook: Tensor, size: tuple[int, int], generators: Sequence[t
     """
     codes = torch.stack([torch.randint(len(codebook), (num, *size), generator=g) for g in generators])  # (B, num, h, w)
     vectors = F.embedding(codes.to(codebook.device), codebook.detach())  # (B, num, h, w, D)
-    return vectors.movedim(-1, 2).clone()
+    return vectors.movedim(-1, 2).clone()  # (B, num, D, h, w)
 
 
 def prior_samples(prior: Prior, prompts: Sequence[str], size: tuple[int, int], generators: Sequence[torch.Generator],

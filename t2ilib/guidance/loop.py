@@ -112,6 +112,7 @@ def vqgan_clip(config: GuidanceConfig, *, vqgan: PaintingNetwork | None = None,
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            # memory may run out before there is a run, while its networks are loaded
             estimate = None if run is None else run.memory_estimate
             changes, message = relief(config, error, estimate)
         else:

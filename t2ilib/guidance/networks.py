@@ -29,7 +29,7 @@ def load_networks(config: GuidanceConfig, vqgan: PaintingNetwork | None = None,
         clips = [load_clip(name, device=vqgan.codebook.device) for name in config.clip]
     clips = as_list(clips)
     weights = list(config.clip_weights)
-    if len(clips) != len(weights):
+    if len(clips) != len(weights):  # clips were handed over, and the configuration names others
         if len(set(weights)) > 1:
             raise BadParameter(f"got {len(clips)} guides and clip_weights {config.clip_weights}; give one weight per "
                                "guide")
@@ -45,7 +45,7 @@ def as_list(clips: ImageTextModel | Sequence[ImageTextModel]) -> list[ImageTextM
 @contextlib.contextmanager
 def frozen(*networks: object) -> Iterator[None]:
     """Switch weights' gradients and training behaviour off inside the block, and restore both after it."""
-    roots = []
+    roots = []  # a guide that is no module itself may hold one as `model`
     for network in networks:
         root = network if isinstance(network, nn.Module) else getattr(network, "model", None)
         if isinstance(root, nn.Module):

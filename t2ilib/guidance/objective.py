@@ -62,6 +62,7 @@ def prior_term(weight: float, prior: Prior, prompts: Sequence[Sequence[Prompt]],
                            "prompts, generators); set prior_weight=0 or use init_weight to stay near the start")
 
     def term(step: Step) -> Tensor:
+        # those that pull now: the scenes of a story follow one another
         texts = [main_text(group, step.progress) for group in prompts]
         return weight * prior.score_distillation(step.z, texts, list(generators))
 

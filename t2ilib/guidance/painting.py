@@ -28,8 +28,8 @@ def render(vqgan: PaintingNetwork, z: Tensor, dtype: torch.dtype = torch.float32
         z (B, D, h, w) -> images (B, 3, H, W) in [0, 1], codes (B, h, w)
     """
     z_q, codes = vector_quantize(z, vqgan.codebook)
-    # Channels lie innermost here. Of one picture alone torch cannot tell by the strides that `view_as` gives it, and
-    # its convolutions take the other order, which rounds differently: published pictures were made so.
+    # Channels lie innermost in z_q. `view_as` gives a single picture strides from which torch cannot tell, so that its
+    # convolutions take the other layout, which rounds differently. The pictures that are published were drawn this way.
     z_q = z_q.view_as(z_q)
     with runtime.autocast(z.device, dtype):
         decoded = vqgan.decode(z_q)

@@ -85,14 +85,16 @@ class DiffusionPrior:
         from_noise = num - from_bank
         channels = self.network.mean.shape[1]
         noise = noise_for(generators, (num, channels, *size)).to(self.device)  # (P, num, D, h, w)
-        x_0 = self._denoise(_repeat(prompts, from_noise), noise[:, :from_noise].flatten(0, 1), start=1.0)
+        x_t = noise[:, :from_noise].flatten(0, 1)  # (P from_noise, D, h, w)
+        x_0 = self._denoise(_repeat(prompts, from_noise), x_t, start=1.0)
         x_0 = x_0.unflatten(0, (len(prompts), from_noise))
         if from_bank:
-            drawings = torch.stack([self._drawings(prompt, from_bank) for prompt in prompts])
-            drawings = self.network.normalize(drawings.flatten(0, 1))
-            x_t = self._noised(drawings, noise[:, from_noise:].flatten(0, 1), self.bank_noise)
+            drawings = torch.cat([self._drawings(prompt, from_bank) for prompt in prompts])  # (P from_bank, D, h, w)
+            eps = noise[:, from_noise:].flatten(0, 1)
+            x_t = self._noised(self.network.normalize(drawings), eps, self.bank_noise)
             redrawn = self._denoise(_repeat(prompts, from_bank), x_t, start=self.bank_noise)
-            x_0 = torch.cat([x_0, redrawn.unflatten(0, (len(prompts), from_bank))], dim=1)  # (P, num, D, h, w)
+            redrawn = redrawn.unflatten(0, (len(prompts), from_bank))
+            x_0 = torch.cat([x_0, redrawn], dim=1)  # (P, num, D, h, w)
         return self.network.denormalize(x_0.flatten(0, 1))
 
     @torch.no_grad()
@@ -106,10 +108,11 @@ class DiffusionPrior:
         Shapes:
             z (P, D, h, w) -> (P * num, D, h, w)
         """
-        x_0 = self.network.normalize(z.to(self.device)).repeat_interleave(num, dim=0)
-        noise = noise_for(generators, (num, *z.shape[1:])).flatten(0, 1).to(x_0)
-        x_t = self._noised(x_0, noise, strength)
-        return self.network.denormalize(self._denoise(_repeat(prompts, num), x_t, start=strength))
+        x_0 = self.network.normalize(z.to(self.device)).repeat_interleave(num, dim=0)  # (P num, D, h, w)
+        noise = noise_for(generators, (num, *z.shape[1:]))  # (P, num, D, h, w)
+        x_t = self._noised(x_0, noise.flatten(0, 1).to(x_0), strength)
+        redrawn = self._denoise(_repeat(prompts, num), x_t, start=strength)
+        return self.network.denormalize(redrawn)
 
     def score_distillation(self, z: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Tensor:
         """Return the mean squared distance (B,) of z to the prior's own estimate of it from a noised copy.
@@ -122,8 +125,8 @@ class DiffusionPrior:
                                f"{len(prompts)} prompts and {len(generators)} generators")
         x = self.network.normalize(z)
         low, high = self.distillation_times
-        share = torch.stack([torch.rand((), generator=g) for g in generators])
-        t = (low + (high - low) * share).to(x)  # (B,)
+        share = torch.stack([torch.rand((), generator=g) for g in generators])  # (B,)
+        t = (low + (high - low) * share).to(x)
         eps = noise_for(generators, x.shape[1:]).to(x)
         with torch.no_grad():
             x_t = q_sample(x, t, eps)
@@ -138,7 +141,7 @@ class DiffusionPrior:
     def _denoise(self, texts: list[str], x_t: Tensor, *, start: float) -> Tensor:
         """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time; B may be 0."""
         steps = max(1, round(self.steps * start))
-        parts = [x_t[:0]]
+        parts = [x_t[:0]]  # so that there is something to join where B is 0
         for i in range(0, len(texts), self.chunk):
             denoiser = self._denoiser(texts[i:i + self.chunk])
             parts.append(sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))

@@ -131,7 +131,7 @@ class Search:
             values = self._backward_in_passes(step, scale)
         else:
             values = {name: term(step) for name, term in self.terms.items()}  # each (B,)
-            loss = torch.stack(list(values.values())).sum(dim=0)
+            loss = torch.stack(list(values.values())).sum(dim=0)  # (B,)
             # the sum over pictures, so that one picture's step does not depend on the number of the others
             (loss.sum() * scale).backward()
         if scale != 1:

@@ -47,7 +47,7 @@ def _candidates(run: RunSetup, latents: Tensor | None) -> Tensor:
         noise = []
         for stream in picture_streams(run.seeds, "start"):
             noise += [noise_picture(config.init, start_size, stream) for _ in range(config.candidates)]
-        z = encode_pictures(run.vqgan, torch.stack(noise))
+        z = encode_pictures(run.vqgan, torch.stack(noise))  # (B N, D, h, w)
         return z.unflatten(0, (pictures, config.candidates))
     if config.init == "image":
         picture = fit_picture(load_picture(config.init_image), start_size)
@@ -83,13 +83,14 @@ def _best_of(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:
 
     def score(z: Tensor, picture: int) -> Tensor:
         images = run.painter.decode(z)
-        owner = torch.full((len(z),), picture, device=run.device)
+        owner = torch.full((len(z),), picture, device=run.device)  # whose prompts they are compared to
         whole_views = run.views.whole(len(z), start_size)
         shared_views = {}
         for region, cutouts in views[picture].items():
             shared_views[region] = cutouts.expand(len(z))
-        loss = run.guides.losses(images, whole_views, owner) + run.guides.losses(images, shared_views, owner)
-        return -loss  # (M, G)
+        whole_loss = run.guides.losses(images, whole_views, owner)  # (M, G)
+        cutout_loss = run.guides.losses(images, shared_views, owner)
+        return -(whole_loss + cutout_loss)
 
     return select_starts(starts, score, shares=run.guides.shares)
 
@@ -126,9 +127,9 @@ def _latents_of_batch(latents: Tensor, count: int, shape: tuple[int, int, int]) 
     """Bring (D, h, w), (B, D, h, w) or (B, N, D, h, w) to (B, N, D, h, w)."""
     z = latents
     if z.ndim == 3:
-        z = z[None]
+        z = z[None]  # (1, D, h, w)
     if z.ndim == 4:
-        z = z[:, None]
+        z = z[:, None]  # (B, 1, D, h, w)
     if z.ndim != 5 or tuple(z.shape[2:]) != shape or len(z) not in (1, count):
         raise BadParameter(f"latents have shape {tuple(latents.shape)}, expected {shape} for one start, or "
                            f"({count}, ...) for {count} pictures; check width and height")

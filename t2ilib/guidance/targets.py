@@ -96,7 +96,7 @@ def embed_prompts(clip: ImageTextModel, prompts: Sequence[Sequence[Prompt]], *,
 def _padded_rows(group: Sequence[Prompt], features: dict[Prompt, Tensor], count: int
                  ) -> tuple[Tensor, list[float], list[Prompt]]:
     """Return features (count, D), weights and owners of one picture's rows, filled up with rows of weight 0."""
-    embedding = torch.cat([features[prompt] for prompt in group])
+    embedding = torch.cat([features[prompt] for prompt in group])  # (rows, D)
     weight = []
     owner = []
     for prompt in group:
@@ -132,7 +132,7 @@ def _embed_distinct(clip: ImageTextModel, prompts: list[Prompt], embed_image: Ca
 def _embed_texts(clip: ImageTextModel, texts: list[str], long: str) -> dict[str, Tensor]:
     options = {} if long == "truncate" else {"long": long}
     features = F.normalize(clip.encode_text(texts, **options).float(), dim=-1)  # (N, D)
-    return dict(zip(texts, features[:, None], strict=True))
+    return dict(zip(texts, features[:, None], strict=True))  # each (1, D)
 
 
 def _embed_picture(prompt: Prompt, embed_image: Callable[[Prompt], Tensor] | None) -> Tensor:
@@ -175,6 +175,8 @@ def prompt_loss(features: Tensor, targets: Targets) -> Tensor:
     """
     distance = spherical_distance(features[:, :, None], targets.embedding[:, None])  # (B, n, P)
     signed = distance * targets.weight.sign()[:, None]
-    above_stop = torch.maximum(signed, targets.stop[:, None])
-    signed = straight_through(signed, above_stop)
-    return (signed.mean(dim=1) * targets.weight.abs()).sum(dim=1)
+    # where the stop is the larger one, the gradient ends at it
+    at_least_stop = torch.maximum(signed, targets.stop[:, None])
+    signed = straight_through(signed, at_least_stop)
+    of_prompts = signed.mean(dim=1) * targets.weight.abs()  # (B, P)
+    return of_prompts.sum(dim=1)

@@ -54,12 +54,12 @@ def decode_tiled(decode: Callable[[Tensor], Tensor], z: Tensor, window: tuple[in
         z (B, D, h, w) -> (B, C, f h, f w)
     """
     height, width = z.shape[-2:]
-    total = None
+    total = None  # of all windows, each pixel times its weight
     weight = None
     for y in _starts(height, window[0], overlap):
         for x in _starts(width, window[1], overlap):
             part = decode(z[:, :, y:y + window[0], x:x + window[1]])
-            factor = part.shape[-1] // min(window[1], width)
+            factor = part.shape[-1] // min(window[1], width)  # pixels per code
             if total is None:
                 total = part.new_zeros(len(z), part.shape[1], height * factor, width * factor)
                 weight = part.new_zeros(1, 1, height * factor, width * factor)

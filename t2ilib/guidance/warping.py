@@ -46,16 +46,18 @@ def _positions(matrix: Tensor, size: int, part: slice, bend: Tensor | None) -> T
 
     The product runs over all cutouts because its rounding depends on their number, and a part is to get the same bits.
     """
-    axis = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) * 2 + 1) / size - 1
+    axis = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) * 2 + 1) / size - 1  # centres of pixels
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, size^2)
     placed = (matrix @ points)[:, part]  # (B, n, 3, size^2)
     if bend is not None:
         shift = _bend(bend, size)  # (B, n, 2, size^2)
         linear = matrix[:, part, :, :2, None]  # (B, n, 3, 2, 1)
-        placed = placed + linear[..., 0, :] * shift[:, :, :1] + linear[..., 1, :] * shift[:, :, 1:]
+        placed = placed + linear[..., 0, :] * shift[:, :, :1]
+        placed = placed + linear[..., 1, :] * shift[:, :, 1:]
     x, y, w = placed.unbind(dim=-2)  # (B, n, size^2) each
-    return torch.stack([x / w, y / w], dim=-1).unflatten(-2, (size, size))
+    positions = torch.stack([x / w, y / w], dim=-1)  # (B, n, size^2, 2)
+    return positions.unflatten(-2, (size, size))
 
 
 def _bend(bend: Tensor, size: int) -> Tensor:
@@ -77,7 +79,8 @@ def _coverage(positions: Tensor, footprint: Tensor, image_size: tuple[int, int])
     # from the edge inwards, in output pixels
     inside = (1 - positions.abs()) * half_size / footprint[..., None, None, None]
     # a crop's outermost centres lie half an output pixel inside; the small surplus absorbs rounding
-    return (inside + 0.5 + 1e-4).clamp(0, 1).prod(dim=-1)[:, :, None]
+    share = (inside + 0.5 + 1e-4).clamp(0, 1)  # along x and along y
+    return share.prod(dim=-1)[:, :, None]
 
 
 def pooled(images: Tensor, size: int) -> Tensor:
@@ -93,4 +96,6 @@ def pooled(images: Tensor, size: int) -> Tensor:
     if longest <= size:
         return images
     small = (max(1, round(height * size / longest)), max(1, round(width * size / longest)))
-    return (F.adaptive_avg_pool2d(images, small) + F.adaptive_max_pool2d(images, small)) / 2
+    average = F.adaptive_avg_pool2d(images, small)
+    maximum = F.adaptive_max_pool2d(images, small)
+    return (average + maximum) / 2
