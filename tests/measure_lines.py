@@ -34,7 +34,8 @@ class Measure:
         per_line = self.nodes / max(1, self.body_lines)
         nested = 1000 * self.nested / max(1, self.lines)
         comments = 100 * self.comments / max(1, self.lines)
-        return f"{self.lines:6} lines{per_line:7.1f} nodes a line{nested:7.1f} nested per 1000{comments:7.1f} comments per 100"
+        return (f"{self.lines:6} lines{per_line:7.1f} nodes a line{nested:7.1f} nested per 1000"
+                f"{comments:7.1f} comments per 100")
 
 
 def measure(paths: list[Path]) -> Measure:
