@@ -67,28 +67,44 @@ def imports(path: Path) -> list[tuple[list[str], bool]]:
 
 
 def violations(path: Path) -> list[str]:
-    me = module_of(path)
-    if not me:
+    """Return what is wrong with the imports of a file."""
+    module = module_of(path)
+    if not module:
         return [f"t2ilib/__init__.py imports {'.'.join(name)}" for name, _ in imports(path)]
-    problems = [] if me[0] in LEVEL else [f"{me[0]} stands in no box of this test"]
+    problems = [] if module[0] in LEVEL else [f"{module[0]} stands in no box of this test"]
     for name, at_top in imports(path):
         if name[0] == "t2ilib" and len(name) > 1:
-            other = name[1:]
-            if other[0] not in LEVEL:
-                continue  # a value of t2ilib/__init__.py, such as __version__
-            if other[0] != me[0]:
-                down = LEVEL[other[0]] < LEVEL.get(me[0], 0)
-                if not down and (me[0], other[0]) not in ALLOWED:
-                    problems.append(f"{'.'.join(me)} imports {'.'.join(other)}: not below it")
-            elif me[0] in PEERS and len(me) > 1 and len(other) > 1 and other[1] != me[1]:
-                peer = (ROOT / other[0] / f"{other[1]}.py").exists() and tuple(other[:2]) not in SHARED
-                if peer and (".".join(me), ".".join(other[:2])) not in ALLOWED_PEERS:
-                    problems.append(f"{'.'.join(me)} imports its peer {'.'.join(other[:2])}")
+            problems += _inside(module, name[1:])
         elif name[0] in HEAVY:
-            if me[0] not in HEAVY[name[0]]:
-                problems.append(f"{'.'.join(me)} imports {name[0]}, which belongs to {sorted(HEAVY[name[0]])}")
-            if at_top:
-                problems.append(f"{'.'.join(me)} imports {name[0]} at module level, not in the function that needs it")
+            problems += _heavy(module, name[0], at_top)
+    return problems
+
+
+def _inside(module: list[str], other: list[str]) -> list[str]:
+    """Return what is wrong with the import of another file of the library."""
+    if other[0] not in LEVEL:
+        return []  # a value of t2ilib/__init__.py, such as __version__
+    if other[0] != module[0]:
+        down = LEVEL[other[0]] < LEVEL.get(module[0], 0)
+        if down or (module[0], other[0]) in ALLOWED:
+            return []
+        return [f"{'.'.join(module)} imports {'.'.join(other)}: not below it"]
+    among_peers = module[0] in PEERS and len(module) > 1 and len(other) > 1 and other[1] != module[1]
+    if not among_peers or tuple(other[:2]) in SHARED:
+        return []
+    is_file = (ROOT / other[0] / f"{other[1]}.py").exists()
+    if is_file and (".".join(module), ".".join(other[:2])) not in ALLOWED_PEERS:
+        return [f"{'.'.join(module)} imports its peer {'.'.join(other[:2])}"]
+    return []
+
+
+def _heavy(module: list[str], package: str, at_top: bool) -> list[str]:
+    """Return what is wrong with the import of a heavy package."""
+    problems = []
+    if module[0] not in HEAVY[package]:
+        problems.append(f"{'.'.join(module)} imports {package}, which belongs to {sorted(HEAVY[package])}")
+    if at_top:
+        problems.append(f"{'.'.join(module)} imports {package} at module level, not in the function that needs it")
     return problems
 
 

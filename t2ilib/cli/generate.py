@@ -82,8 +82,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _read_call(args: argparse.Namespace) -> Call:
     """Return what the arguments ask for; raises BadParameter where that cannot be."""
-    from ..methods import METHODS
-
     call = Call()
     if args.source:
         from .results import repeat
@@ -100,6 +98,16 @@ def _read_call(args: argparse.Namespace) -> Call:
         if args.prompt or args.source:
             raise BadParameter("--prompts holds the prompts; leave out PROMPT and --from")
         call.prompt = read_prompts_file(args.prompts)
+    _check_call(call)
+    if args.out.suffix.lower() not in SUFFIXES:
+        raise BadParameter(f"--out must end in .png, .jpg or .webp, got {str(args.out)!r}")
+    return call
+
+
+def _check_call(call: Call) -> None:
+    """Refuse a call without words, without pictures, or of a method that is not there."""
+    from ..methods import METHODS
+
     if call.prompt is None:
         raise BadParameter("PROMPT is missing; say what the picture should show, or give --from or --prompts")
     prompts = [call.prompt] if isinstance(call.prompt, str) else call.prompt
@@ -107,11 +115,8 @@ def _read_call(args: argparse.Namespace) -> Call:
         raise BadParameter("the prompt is empty; say what the picture should show")
     if call.num_images < 1:
         raise BadParameter(f"--num-images must be at least 1, got {call.num_images}")
-    if args.out.suffix.lower() not in SUFFIXES:
-        raise BadParameter(f"--out must end in .png, .jpg or .webp, got {str(args.out)!r}")
     if call.method != "all" and call.method not in METHODS:
         raise unknown_name("method", call.method, ["all", *METHODS])
-    return call
 
 
 def _split_option(text: str) -> tuple[str, str]:
