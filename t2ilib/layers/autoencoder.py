@@ -17,7 +17,7 @@ class Blocks(nn.Module):
 
     Attributes:
         checkpoint: keep only each block's input for the backward pass and compute its inside again there (Chen et al.
-            2016, arXiv 1604.06174): bit-equal, slower, and much smaller.
+            2016, arXiv 1604.06174): the same bits in more time and much less memory.
     """
 
     checkpoint = False
@@ -36,19 +36,20 @@ class _Level(Blocks):
         self, *, in_channels: int, out_channels: int, blocks: int, attention: bool, dropout: float, norm_groups: int
     ):
         super().__init__()
-        widths = [in_channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(
-            ResnetBlock(in_channels=a, out_channels=b, dropout=dropout, norm_groups=norm_groups)
-            for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.attn = nn.ModuleList(
-            AttnBlock(channels=out_channels, norm_groups=norm_groups) for _ in range(blocks if attention else 0)
-        )
+        self.block = nn.ModuleList()
+        for i in range(blocks):
+            width = in_channels if i == 0 else out_channels
+            self.block.append(ResnetBlock(in_channels=width, out_channels=out_channels, dropout=dropout,
+                                          norm_groups=norm_groups))
+        self.attn = nn.ModuleList()
+        for _ in range(blocks if attention else 0):
+            self.attn.append(AttnBlock(channels=out_channels, norm_groups=norm_groups))
 
     def forward(self, x: Tensor) -> Tensor:
+        has_attention = len(self.attn) > 0
         for i, block in enumerate(self.block):
             x = self.run(block, x)
-            if len(self.attn):
+            if has_attention:
                 x = self.run(self.attn[i], x)
         return x
 
@@ -64,7 +65,9 @@ class _Middle(Blocks):
         self.block_2 = ResnetBlock(**sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(self.block_2, self.run(self.attn_1, self.run(self.block_1, x)))
+        x = self.run(self.block_1, x)
+        x = self.run(self.attn_1, x)
+        return self.run(self.block_2, x)
 
 
 class Encoder(nn.Module):
@@ -90,6 +93,7 @@ class Encoder(nn.Module):
     ):  # fmt: skip
         super().__init__()
         widths = [ch] + [ch * m for m in ch_mult]
+        last = len(ch_mult) - 1
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         self.down = nn.ModuleList()
         for i in range(len(ch_mult)):
@@ -97,7 +101,7 @@ class Encoder(nn.Module):
                 in_channels=widths[i], out_channels=widths[i + 1], blocks=num_res_blocks,
                 attention=resolution // 2**i in attn_resolutions, dropout=dropout, norm_groups=norm_groups,
             )  # fmt: skip
-            if i < len(ch_mult) - 1:
+            if i < last:
                 level.downsample = Downsample(channels=widths[i + 1], with_conv=resamp_with_conv)
             self.down.append(level)
         self.mid = _Middle(channels=widths[-1], attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
@@ -105,12 +109,14 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        last = len(self.down) - 1
         h = self.conv_in(x)
         for i, level in enumerate(self.down):
             h = level(h)
-            if i < len(self.down) - 1:
+            if i < last:
                 h = level.downsample(h)
-        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
+        h = self.mid(h)
+        return self.conv_out(norm_silu(self.norm_out, h))
 
 
 class Decoder(nn.Module):
@@ -129,16 +135,16 @@ class Decoder(nn.Module):
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
         self.mid = _Middle(channels=widths[-1], attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
-        levels = []
+        self.up = nn.ModuleList()
         for i in range(len(ch_mult)):  # indexed by resolution like the encoder's, run from the last to the first
+            below = widths[min(i + 1, len(widths) - 1)]  # of the level that is run before this one
             level = _Level(
-                in_channels=widths[min(i + 1, len(widths) - 1)], out_channels=widths[i], blocks=num_res_blocks + 1,
+                in_channels=below, out_channels=widths[i], blocks=num_res_blocks + 1,
                 attention=resolution // 2**i in attn_resolutions, dropout=dropout, norm_groups=norm_groups,
             )  # fmt: skip
             if i > 0:
                 level.upsample = Upsample(channels=widths[i], with_conv=resamp_with_conv)
-            levels.append(level)
-        self.up = nn.ModuleList(levels)
+            self.up.append(level)
         self.norm_out = group_norm(widths[0], norm_groups)
         self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
 

@@ -53,8 +53,11 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm_silu(self.norm1, x))
-        h = self.conv2(self.dropout(norm_silu(self.norm2, h)))
-        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+        h = self.dropout(norm_silu(self.norm2, h))
+        h = self.conv2(h)
+        if self.nin_shortcut is not None:
+            x = self.nin_shortcut(x)
+        return x + h
 
 
 class AttnBlock(nn.Module):
@@ -79,12 +82,14 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, HW, C)
+        q = self.q(h).flatten(2).transpose(1, 2)  # (B, HW, C)
+        k = self.k(h).flatten(2).transpose(1, 2)
+        v = self.v(h).flatten(2).transpose(1, 2)
         if self.explicit:
             scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5  # (B, HW, HW)
             h = scores.softmax(dim=-1) @ v
         else:
-            h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+            h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]  # one head
         h = h.transpose(1, 2).unflatten(2, (height, width))  # (B, C, H, W)
         return x + self.proj_out(h)
 
@@ -109,10 +114,6 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double the side by repeating pixels, then a 3x3 convolution.
 
-    Computed as one transposed convolution of stride 2: each output pixel sees only 2 x 2 different inputs, so a
-    4 x 4 kernel made of sums of the 3 x 3 kernel's taps gives the same result with 4/9 of the multiplications and
-    without the enlarged copy of the input.
-
     Shapes:
         x: (B, C, H, W) -> (B, C, 2 H, 2 W)
     """
@@ -124,7 +125,20 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is None:
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.conv_transpose2d(x, doubling_kernel(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        return double_and_convolve(x, self.conv)
+
+
+def double_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Repeat each pixel twice along both sides, then apply a 3x3 convolution.
+
+    Computed as one transposed convolution of stride 2: each output pixel sees only 2 x 2 different inputs, so a
+    4 x 4 kernel made of sums of the 3 x 3 kernel's taps gives the same result with 4/9 of the multiplications and
+    without the enlarged copy of the input.
+
+    Shapes:
+        x: (B, in, H, W) -> (B, out, 2 H, 2 W)
+    """
+    return F.conv_transpose2d(x, doubling_kernel(conv.weight), conv.bias, stride=2, padding=1)
 
 
 def doubling_kernel(weight: Tensor) -> Tensor:
@@ -133,8 +147,8 @@ def doubling_kernel(weight: Tensor) -> Tensor:
     Shapes:
         weight: (out, in, 3, 3) -> (in, out, 4, 4), for stride 2 and padding 1
     """
-    taps = F.pad(weight, (1, 1, 1, 1))
-    taps = taps[..., 1:, :] + taps[..., :-1, :]
+    taps = F.pad(weight, (1, 1, 1, 1))  # (out, in, 5, 5)
+    taps = taps[..., 1:, :] + taps[..., :-1, :]  # (out, in, 4, 5)
     taps = taps[..., 1:] + taps[..., :-1]  # (out, in, 4, 4): the 3x3 kernel convolved with a 2x2 block of ones
     return taps.flip(2, 3).transpose(0, 1)
 

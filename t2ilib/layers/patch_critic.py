@@ -1,7 +1,7 @@
 """Patch critic: one score for each overlapping patch of a picture (Isola et al. 2017, section 3.2).
 
-GroupNorm takes the place of the original's BatchNorm: with BatchNorm one and two processes give different results, and
-a batch of real pictures is told from a batch of fake ones by its statistics alone.
+GroupNorm takes the place of the original's BatchNorm. With BatchNorm one and two processes give different results, and
+a critic could tell a batch of real pictures from a batch of fake ones by the statistics of the batch alone.
 """
 
 import torch.nn.functional as F
@@ -30,11 +30,12 @@ class PatchCritic(nn.Module):
             raise BadParameter(f"num_layers must be >= 1 and norm_groups >= 0, got {num_layers} and {norm_groups}")
         widths = [in_channels] + [ch * min(2**i, 8) for i in range(num_layers + 1)]
         strides = [2] * num_layers + [1]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=stride, padding=1)
-            for a, b, stride in zip(widths, widths[1:], strides, strict=False)
-        )
-        self.norms = nn.ModuleList(group_norm(w, norm_groups) if norm_groups else nn.Identity() for w in widths[2:])
+        self.convs = nn.ModuleList()
+        for i, stride in enumerate(strides):
+            self.convs.append(nn.Conv2d(widths[i], widths[i + 1], 4, stride=stride, padding=1))
+        self.norms = nn.ModuleList()
+        for width in widths[2:]:
+            self.norms.append(group_norm(width, norm_groups) if norm_groups else nn.Identity())
         self.conv_out = nn.Conv2d(widths[-1], 1, 4, padding=1)
         for conv in (*self.convs, self.conv_out):
             nn.init.normal_(conv.weight, 0.0, 0.02)

@@ -147,16 +147,21 @@ class GumbelQuantizer(nn.Module):
         else:
             z_q = F.embedding(codes, self.table).movedim(-1, 1)
         log_share = logits.log_softmax(dim=1)
-        uniform_kl = (log_share.exp() * (log_share + math.log(n_embed))).sum(dim=1).mean()
+        kl = log_share.exp() * (log_share + math.log(n_embed))  # (B, K, h, w), the terms of the sum over codes
+        uniform_kl = kl.sum(dim=1).mean()
         zero = torch.zeros((), device=z_e.device)
         return Quantized(z_q, codes, self.kl_weight * uniform_kl, zero, zero, code_perplexity(codes, n_embed))
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 class EMACodebook:
     """Learn a VectorQuantizer's table by running averages of the vectors that choose each row (no gradient).
 
     The state lives here, like an optimiser's, so that the network keeps exactly the keys of a plain VQGAN. A row
-    that is hardly ever chosen is dead: it is moved onto a vector of the current batch and lives again.
+    that is hardly ever chosen is dead, and is restarted: it is moved onto a vector of the current batch.
     The first update replaces the whole table by such vectors.
 
     Args:
@@ -184,7 +189,9 @@ class EMACodebook:
         if restart_below < 0:
             raise BadParameter(f"restart_below must not be negative, got {restart_below}; 0 switches restarts off")
         self.weight = quantizer.embedding.weight.requires_grad_(False)
-        self.decay, self.eps, self.restart_below = decay, eps, restart_below
+        self.decay = decay
+        self.eps = eps
+        self.restart_below = restart_below
         self.cluster_size = torch.ones(self.weight.shape[0], device=self.weight.device)
         self.embed_avg = self.weight.detach().clone()
         self.started = False
@@ -198,16 +205,17 @@ class EMACodebook:
             z_e: (B, D, h, w); codes: (B, h, w) as the quantiser returned them
 
         Returns:
-            How many rows were restarted.
+            The number of rows that were restarted.
         """
         vectors = z_e.detach().movedim(1, -1).reshape(-1, z_e.shape[1]).to(self.weight.dtype)  # (N, D)
         if not self.started:
             self.started = True
             self._place(torch.ones_like(self.cluster_size, dtype=torch.bool), vectors)
             codes = nearest_code(vectors, self.weight)
-        counts = torch.bincount(codes.flatten(), minlength=self.weight.shape[0]).to(self.weight.dtype)
-        sums = torch.zeros_like(self.weight).index_add_(0, codes.flatten(), vectors)
-        if dist.is_available() and dist.is_initialized():
+        codes = codes.flatten()  # (N,)
+        counts = torch.bincount(codes, minlength=self.weight.shape[0]).to(self.weight.dtype)  # (K,)
+        sums = torch.zeros_like(self.weight).index_add_(0, codes, vectors)  # (K, D)
+        if _is_distributed():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.cluster_size.lerp_(counts, 1 - self.decay)
@@ -227,9 +235,9 @@ class EMACodebook:
         if count == 0:
             return 0
         draw = torch.randperm(len(vectors), generator=self.generator)
-        draw = draw.repeat(-(-count // len(vectors)))[:count].to(vectors.device)
-        chosen = vectors[draw]
-        if dist.is_available() and dist.is_initialized():
+        draw = draw.repeat(math.ceil(count / len(vectors)))[:count]  # a small batch is used several times
+        chosen = vectors[draw.to(vectors.device)]  # (count, D)
+        if _is_distributed():
             dist.broadcast(chosen, src=0)
         share = min(1.0, 3 * self.restart_below) if self.restart_below else 1.0
         size = share * self.cluster_size.mean()
@@ -250,7 +258,8 @@ class EMACodebook:
     def load_state_dict(self, state: dict) -> None:
         """Restore `state_dict`; raise CheckpointMismatch if its table has another shape."""
         if state["embed_avg"].shape != self.embed_avg.shape:
-            got, expected = tuple(state["embed_avg"].shape), tuple(self.embed_avg.shape)
+            got = tuple(state["embed_avg"].shape)
+            expected = tuple(self.embed_avg.shape)
             raise CheckpointMismatch(f"codebook averages are {got}, the table is {expected}; build the same model")
         self.cluster_size.copy_(state["cluster_size"])
         self.embed_avg.copy_(state["embed_avg"])

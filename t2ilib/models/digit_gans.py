@@ -1,9 +1,11 @@
 """Generators and discriminators for digits: the linear pair of first lessons, and a small convolutional pair.
 
 A discriminator returns logits; without a sigmoid at its end it is a critic as well. No discriminator normalises over
-the batch, so that gradient penalties, which look at one picture at a time, mean something (Gulrajani et al. 2017,
-section 4). Papers: Goodfellow et al. 2014; Radford et al. 2016 ("DCGAN"); Karras et al. 2018.
+the batch, because a gradient penalty is computed for one picture at a time (Gulrajani et al. 2017, section 4). Papers:
+Goodfellow et al. 2014; Radford et al. 2016 ("DCGAN"); Karras et al. 2018.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +29,16 @@ class LinearGenerator(nn.Module):
     def __init__(self, *, latent_dim: int = 100, widths: tuple[int, ...] = (128, 256, 512, 1024),
                  image_channels: int = 1, image_size: int = 28):
         super().__init__()
-        self.latent_dim, self.shape = latent_dim, (image_channels, image_size, image_size)
-        layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip((latent_dim, *widths), widths, strict=False)):
-            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if i else []), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], image_channels * image_size**2), nn.Tanh())
+        self.latent_dim = latent_dim
+        self.shape = (image_channels, image_size, image_size)
+        self.layers = nn.Sequential()
+        for i, (before, after) in enumerate(pairwise([latent_dim, *widths])):
+            self.layers.append(nn.Linear(before, after))
+            if i > 0:
+                self.layers.append(nn.BatchNorm1d(after))
+            self.layers.append(nn.LeakyReLU(0.2))
+        self.layers.append(nn.Linear(widths[-1], image_channels * image_size**2))
+        self.layers.append(nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z).unflatten(1, self.shape)
@@ -50,10 +57,11 @@ class LinearDiscriminator(nn.Module):
 
     def __init__(self, *, widths: tuple[int, ...] = (512, 256), image_channels: int = 1, image_size: int = 28):
         super().__init__()
-        layers: list[nn.Module] = []
-        for a, b in zip((image_channels * image_size**2, *widths), widths, strict=False):
-            layers += [nn.Linear(a, b), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 1))
+        self.layers = nn.Sequential(nn.Flatten())
+        for before, after in pairwise([image_channels * image_size**2, *widths]):
+            self.layers.append(nn.Linear(before, after))
+            self.layers.append(nn.LeakyReLU(0.2))
+        self.layers.append(nn.Linear(widths[-1], 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)[:, 0]
@@ -79,16 +87,22 @@ class ConvGenerator(nn.Module):
         side = image_size // (2 if tiny else 4)
         if norm not in ("batch", "group"):
             raise BadParameter(f"norm must be 'batch' or 'group', got {norm!r}")
-        self.latent_dim, self.start = latent_dim, (2 * ch, side, side)
-
-        def activated(width: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(8, width), nn.ReLU()]
-
+        self.latent_dim = latent_dim
+        self.start = (2 * ch, side, side)
         self.project = nn.Linear(latent_dim, 2 * ch * side**2)
-        last = (nn.Conv2d(ch, image_channels, 3, padding=1) if tiny else
-                nn.ConvTranspose2d(ch, image_channels, 4, stride=2, padding=1))
-        self.layers = nn.Sequential(*activated(2 * ch), nn.ConvTranspose2d(2 * ch, ch, 4, stride=2, padding=1),
-                                    *activated(ch), last, nn.Tanh())
+        if tiny:
+            last = nn.Conv2d(ch, image_channels, 3, padding=1)
+        else:
+            last = nn.ConvTranspose2d(ch, image_channels, 4, stride=2, padding=1)
+        self.layers = nn.Sequential(
+            _norm(norm, 2 * ch),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2 * ch, ch, 4, stride=2, padding=1),
+            _norm(norm, ch),
+            nn.ReLU(),
+            last,
+            nn.Tanh(),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(self.project(z).unflatten(1, self.start))
@@ -112,14 +126,24 @@ class ConvCritic(nn.Module):
         super().__init__()
         tiny = _is_tiny(image_size)
         side = image_size // (2 if tiny else 4)
-        first = (nn.Conv2d(image_channels, ch, 3, padding=1) if tiny else
-                 nn.Conv2d(image_channels, ch, 4, stride=2, padding=1))
+        if tiny:
+            first = nn.Conv2d(image_channels, ch, 3, padding=1)
+        else:
+            first = nn.Conv2d(image_channels, ch, 4, stride=2, padding=1)
         self.layers = nn.Sequential(
-            first, nn.LeakyReLU(0.2),
-            nn.Conv2d(ch, 2 * ch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            *([MinibatchStd()] if minibatch_std else []),
-            nn.Conv2d(2 * ch + minibatch_std, 2 * ch, 3, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(2 * ch * side**2, 1))
+            first,
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(ch, 2 * ch, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        )
+        if minibatch_std:
+            self.layers.append(MinibatchStd())
+        self.layers.extend([
+            nn.Conv2d(2 * ch + minibatch_std, 2 * ch, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(2 * ch * side**2, 1),
+        ])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)[:, 0]
@@ -128,8 +152,8 @@ class ConvCritic(nn.Module):
 class MinibatchStd(nn.Module):
     """Append a channel with the deviation between the pictures of a batch (Karras et al. 2018, section 3).
 
-    The standard deviation of each feature at each place, over the batch; its mean is one number, the same for all. A
-    generator that always makes the same picture is found out by it.
+    The standard deviation of each feature at each place, over the batch; its mean is one number, the same for all. It
+    shows a generator that always makes the same picture.
 
     Shapes:
         x: (B, C, H, W) -> (B, C + 1, H, W)
@@ -138,7 +162,12 @@ class MinibatchStd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # the root has no derivative at 0, where all pictures are equal
         deviation = (x.var(dim=0, correction=0) + 1e-8).sqrt().mean()
-        return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], dim=1)
+        channel = deviation.expand(len(x), 1, *x.shape[2:])  # (B, 1, H, W)
+        return torch.cat([x, channel], dim=1)
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(8, width)
 
 
 def _is_tiny(image_size: int) -> bool:

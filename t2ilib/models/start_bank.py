@@ -1,7 +1,7 @@
 """A bank of drawings, as VQGAN codes with their names: where a search for a picture may begin.
 
-Only the coarse layout of a drawing is meant to survive: a prior adds so much noise that it has to draw anew (Meng et
-al. 2022, "SDEdit: guided image synthesis and editing with stochastic differential equations").
+Only the coarse layout of a drawing is meant to survive: a prior adds so much noise that it draws everything else anew
+(Meng et al. 2022, "SDEdit: guided image synthesis and editing with stochastic differential equations").
 """
 
 import torch
@@ -41,7 +41,8 @@ class StartBank(nn.Module):
         Raises:
             BadParameter: shapes or indices that do not fit together.
         """
-        if len(grids) != len(owner) or not len(grids) or owner.max() >= len(text) or grids.max() >= len(codebook):
+        fits = len(grids) == len(owner) and len(grids) > 0
+        if not fits or owner.max() >= len(text) or grids.max() >= len(codebook):
             raise BadParameter(f"got {len(grids)} drawings with {len(owner)} owners, which must be below {len(text)}, "
                                f"and codes which must be below {len(codebook)}; give codes, owner, text and codebook "
                                "of one data set and one VQGAN")
@@ -59,8 +60,10 @@ class StartBank(nn.Module):
 
         Drawings of one name keep their order. Where there are fewer than `count` drawings, they repeat.
         """
-        similarity = (self.text @ F.normalize(text.float(), dim=0).to(self.text.device))[self.owner.long()]
-        order = similarity.argsort(descending=True, stable=True)
+        text = F.normalize(text.float(), dim=0).to(self.text.device)
+        of_names = self.text @ text  # (M,)
+        of_drawings = of_names[self.owner.long()]  # (N,)
+        order = of_drawings.argsort(descending=True, stable=True)
         return order[torch.arange(count, device=order.device) % len(order)]
 
     def latents(self, rows: Tensor) -> Tensor:

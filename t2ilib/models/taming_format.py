@@ -38,7 +38,7 @@ _PUBLISHED_RESOLUTION = 256
 
 
 class _Stub:
-    """Stands for any object that a pickle asks for and that is not a tensor: accepts everything, does nothing."""
+    """Replaces every object in a pickle that is no tensor and no plain container: accepts any call and does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)
@@ -60,7 +60,7 @@ class _Stub:
 
 
 def _restricted_pickle() -> types.SimpleNamespace:
-    """Return what `torch.load` wants as a pickle module, with an unpickler that cannot call anything harmful.
+    """Return a pickle module for `torch.load`, with an unpickler that cannot call anything harmful.
 
     Wrappers and stub are made anew for each file, so that a file cannot alter what the next one meets.
     """
@@ -118,12 +118,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointMismatch(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); download it again"
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = _tensors_of(content)
     if not tensors:
         raise CheckpointMismatch(f"{path} holds no tensors; expected a dictionary with an entry 'state_dict'")
     return tensors
+
+
+def _tensors_of(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of an unpickled checkpoint, which may lie under 'state_dict'."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def generator_state(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
@@ -132,16 +139,22 @@ def generator_state(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, 
     Raises:
         CheckpointMismatch: there is no VQGAN among the tensors.
     """
-    first_stage = {k.removeprefix(_FIRST_STAGE): v for k, v in tensors.items() if k.startswith(_FIRST_STAGE)}
-    state = {k: v for k, v in (first_stage or tensors).items() if k.startswith(_PARTS) and k not in _EMA_STATE}
+    has_first_stage = any(key.startswith(_FIRST_STAGE) for key in tensors)
+    prefix = _FIRST_STAGE if has_first_stage else ""
+    state = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix(prefix)
+        belongs = key.startswith(prefix) and name.startswith(_PARTS) and name not in _EMA_STATE
+        if belongs:
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
     needed = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight")
-    missing = [k for k in needed if k not in state]
+    missing = [key for key in needed if key not in state]
     if missing:
         raise CheckpointMismatch(
             f"{source} holds no VQGAN: {', '.join(missing)} missing among {len(tensors)} tensors "
             f"({', '.join(sorted(tensors)[:3])}, ...); give a checkpoint of taming-transformers"
         )
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return state
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -161,32 +174,41 @@ def read_config(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise BadParameter(f"{path} is not a plain yaml file ({error}); give the one of the checkpoint") from error
-    node = content.get("model", content) if isinstance(content, Mapping) else None
-    if isinstance(node, Mapping) and isinstance(node.get("params"), Mapping):
-        node = node["params"].get("first_stage_config", node)
-    params = node.get("params") if isinstance(node, Mapping) else None
-    if not isinstance(params, Mapping) or not isinstance(params.get("ddconfig"), Mapping):
+    node = _mapping(_mapping(content).get("model", content))
+    node = _mapping(_mapping(node.get("params")).get("first_stage_config", node))  # of a transformer's yaml
+    params = _mapping(node.get("params"))
+    if not isinstance(params.get("ddconfig"), Mapping):
         raise BadParameter(f"{path} has no model.params.ddconfig; give the yaml that belongs to the VQGAN checkpoint")
     kind = str(node.get("target", "VQModel")).rpartition(".")[2]
     check_name("VQGAN class", kind, _KINDS)
     if params.get("remap") is not None:
         raise BadParameter(f"{path}: remapped codes are not supported; use a checkpoint without 'remap'")
-    ddconfig = dict(params["ddconfig"])
+    sizes = {"embed_dim": params["embed_dim"], "n_embed": params["n_embed"], "quantizer": _KINDS[kind]}
+    return {**_read_ddconfig(params["ddconfig"], path), **sizes}
+
+
+def _mapping(value: Any) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _read_ddconfig(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the arguments of encoder and decoder from the section of that name."""
+    ddconfig = dict(options)
     attention = str(ddconfig.pop("attn_type", "vanilla")).lower()
     if attention not in ("vanilla", "none"):
         raise BadParameter(f"{path}: attn_type must be 'vanilla' or 'none'; other attentions are not supported")
-    strange = sorted(ddconfig.keys() - set(_DDCONFIG))
-    if strange:
-        raise BadParameter(f"{path}: ddconfig has options that are not supported: {', '.join(strange)}")
+    unsupported = sorted(ddconfig.keys() - set(_DDCONFIG))
+    if unsupported:
+        raise BadParameter(f"{path}: ddconfig has options that are not supported: {', '.join(unsupported)}")
     if attention == "none":
         ddconfig.update(mid_attention=False, attn_resolutions=[])
-    return {**ddconfig, "embed_dim": params["embed_dim"], "n_embed": params["n_embed"], "quantizer": _KINDS[kind]}
+    return ddconfig
 
 
 def infer_config(state: Mapping[str, Tensor], *, resolution: int = _PUBLISHED_RESOLUTION) -> dict[str, Any]:
     """Work out the arguments of `VQGAN` from the shapes of its tensors.
 
-    Only the resolution cannot be seen; it serves to name the levels that have attention.
+    The shapes do not show the resolution; it serves to name the levels that have attention.
     """
     gumbel = "quantize.embed.weight" in state
     table = state.get("quantize.embed.weight" if gumbel else "quantize.embedding.weight")
@@ -214,19 +236,30 @@ def infer_config(state: Mapping[str, Tensor], *, resolution: int = _PUBLISHED_RE
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return len({match.group(1) for key in state if (match := re.match(pattern, key))})
+    """Return how many different numbers stand at one place of the tensors' names."""
+    numbers = set()
+    for key in state:
+        match = re.match(pattern, key)
+        if match:
+            numbers.add(match.group(1))
+    return len(numbers)
 
 
 def compare_configs(config: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> None:
     """Raise CheckpointMismatch, naming every argument in which the yaml and the tensors disagree."""
-    seen = infer_config(state, resolution=config.get("resolution", _PUBLISHED_RESOLUTION))
-    different = []
-    for name, found in seen.items():
-        said = config.get(name, found)
+    resolution = config.get("resolution", _PUBLISHED_RESOLUTION)
+    inferred = infer_config(state, resolution=resolution)
+    sides = {resolution // 2**level for level in range(len(inferred["ch_mult"]))}
+    differences = []
+    for name, in_file in inferred.items():
+        configured = config.get(name, in_file)
+        if isinstance(configured, tuple):
+            configured = list(configured)
         if name == "attn_resolutions":  # sides that no level has are without effect
-            sides = [config.get("resolution", _PUBLISHED_RESOLUTION) // 2**i for i in range(len(seen["ch_mult"]))]
-            said, found = sorted(set(said) & set(sides)), sorted(found)
-        if (list(said) if isinstance(said, (list, tuple)) else said) != found:
-            different.append(f"{name} is {said} in the configuration and {found} in the file")
-    if different:
-        raise CheckpointMismatch(f"{source} and its configuration disagree: {'; '.join(different)}; give its own yaml")
+            configured = sorted(sides & set(configured))
+            in_file = sorted(in_file)
+        if configured != in_file:
+            differences.append(f"{name} is {configured} in the configuration and {in_file} in the file")
+    if differences:
+        raise CheckpointMismatch(f"{source} and its configuration disagree: {'; '.join(differences)}; give its own "
+                                 "yaml")

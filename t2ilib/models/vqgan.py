@@ -26,7 +26,8 @@ WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 # Published networks by name, and the arguments that their files must agree with, as far as they were published.
 VQGAN_MODELS: dict[str, dict[str, Any]] = {
-    name: asset.arguments for name, asset in assets.CATALOGUE.items() if asset.kind == "vqgan"}
+    name: asset.arguments for name, asset in assets.CATALOGUE.items() if asset.kind == "vqgan"
+}
 
 
 @configurable
@@ -106,25 +107,23 @@ class VQGAN(nn.Module):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return (D, h, w) for pictures of this size; raise BadParameter unless both are multiples of the factor."""
         if height < 1 or width < 1 or height % self.factor or width % self.factor:
-            near = [max(1, round(side / self.factor)) * self.factor for side in (height, width)]
+            near_height = max(1, round(height / self.factor)) * self.factor
+            near_width = max(1, round(width / self.factor)) * self.factor
             raise BadParameter(
                 f"picture size must be a multiple of the VQGAN's factor {self.factor}, got {height} x {width}; "
-                f"use {near[0]} x {near[1]}"
+                f"use {near_height} x {near_width}"
             )
         return self.codebook.shape[1], height // self.factor, width // self.factor
 
-    def latent_bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest and the largest value of each channel in the codebook, (1, D, 1, 1) each."""
-        table = self.codebook.detach()
-        return table.amin(dim=0).reshape(1, -1, 1, 1), table.amax(dim=0).reshape(1, -1, 1, 1)
-
     def encode(self, x: Tensor) -> Tensor:
         """Return what is to be quantised: (B, 3, H, W) in [-1, 1] -> z_e (B, D, H / f, W / f)."""
-        self.latent_shape(*x.shape[-2:])
-        return self.quant_conv(self.encoder(_fold(x, self.patch_size)))
+        self.latent_shape(*x.shape[-2:])  # refuses sizes that do not fit
+        if self.patch_size > 1:
+            x = F.pixel_unshuffle(x, self.patch_size)  # (B, 3 p^2, H / p, W / p)
+        return self.quant_conv(self.encoder(x))
 
     def snap(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Move latents to the nearest code vectors, straight-through; what guidance does with a latent of its own.
+        """Move latents to the nearest code vectors, straight-through, as guidance does with the latent it optimises.
 
         For the "vq" quantiser this is `quantize` without the losses. A Gumbel network's `quantize` expects the
         encoder's features, while `snap` works among code vectors for both.
@@ -140,7 +139,10 @@ class VQGAN(nn.Module):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """Return pictures: (B, D, h, w) -> (B, 3, f h, f w), about [-1, 1] but not clamped."""
-        return _unfold(self.decoder(self.post_quant_conv(z_q)), self.patch_size)
+        x = self.decoder(self.post_quant_conv(z_q))
+        if self.patch_size > 1:
+            x = F.pixel_shuffle(x, self.patch_size)  # (B, 3, f h, f w)
+        return x
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Return pictures for codes (B, h, w) -> (B, 3, f h, f w)."""
@@ -158,14 +160,6 @@ class VQGAN(nn.Module):
         """Compute attention by plain matrix products (they have second derivatives), or fused again; return self."""
         use_explicit_attention(self, enabled)
         return self
-
-
-def _fold(x: Tensor, patch_size: int) -> Tensor:
-    return x if patch_size == 1 else F.pixel_unshuffle(x, patch_size)
-
-
-def _unfold(x: Tensor, patch_size: int) -> Tensor:
-    return x if patch_size == 1 else F.pixel_shuffle(x, patch_size)
 
 
 def _check_arguments(sizes: dict[str, int], double_z: bool, quantizer: str) -> None:
@@ -195,17 +189,19 @@ def load_vqgan(name_or_path: str | Path, *, device: torch.device | str = "cpu") 
         MissingAsset: a published network whose files are neither here nor to be had; it says where to put them.
         CheckpointMismatch: the weights do not fit their configuration, or their bytes are not the expected ones.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name = str(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_file():
         return _load_weights(path, device=device)
-    shipped = checkpoints_dir() / name
-    for folder in (path, shipped):
+    for folder in (path, checkpoints_dir() / name):
         if folder.is_dir():
             return _load_folder(folder, device=device)
     if name in VQGAN_MODELS:
         return _load_published(name, device=device)
-    known = {p.parent.name for p in checkpoints_dir().glob(f"*vqgan*/{CONFIG}")} | set(VQGAN_MODELS)
-    if path.suffix in (*WEIGHT_SUFFIXES, ".yaml") or len(path.parts) > 1:
+    shipped = {config.parent.name for config in checkpoints_dir().glob(f"*vqgan*/{CONFIG}")}
+    known = shipped | set(VQGAN_MODELS)
+    is_meant_as_path = len(path.parts) > 1 or path.suffix in (*WEIGHT_SUFFIXES, ".yaml")
+    if is_meant_as_path:
         raise MissingAsset(f"no VQGAN at {path}; give an existing file or folder, or one of {', '.join(sorted(known))}")
     raise unknown_name("VQGAN", name, known)
 
@@ -218,7 +214,7 @@ def load_taming_checkpoint(
     The file is opened by a restricted unpickler: nothing in it is executed, and Lightning need not be installed.
 
     Args:
-        config: the yaml; None works the arguments out from the tensors' shapes.
+        config: the yaml; with None the arguments are worked out from the tensors' shapes.
         ckpt: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
         device: where to put it.
 
@@ -235,18 +231,21 @@ def load_taming_checkpoint(
 def convert_vqgan(name_or_path: str | Path, folder: str | Path) -> Path:
     """Write what `load_vqgan` loads as safetensors and `config.json`, and return the folder; bits are kept.
 
-    Training state, losses and transformer stay behind: what is left of a 4 GB file are 300 MB, and a load checks the
-    hash of no more than these.
+    Training state, losses and transformer are left out: of a 4 GB file 300 MB remain, which then load faster.
 
     Raises:
         BadParameter: the folder holds something already.
         and what `load_vqgan` raises.
     """
-    name, folder = str(name_or_path), Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    name = str(name_or_path)
+    folder = Path(folder).expanduser()
+    is_empty_folder = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_empty_folder:
         raise BadParameter(f"{folder} exists and is not an empty folder; give a new one")
+    origin = {}
     asset = assets.CATALOGUE.get(name)
-    origin = {"licence": asset.licence, "source": asset.source, "data": asset.data} if asset else {}
+    if asset is not None:
+        origin = {"licence": asset.licence, "source": asset.source, "data": asset.data}
     return save_model(folder, load_vqgan(name), converted_from=Path(name).name, **origin)
 
 
@@ -261,17 +260,22 @@ def _load_weights(path: Path, *, device: torch.device | str) -> VQGAN:
     """Load a checkpoint file, with the yaml beside it where there is exactly one or one of the same name."""
     if path.parent.joinpath(CONFIG).is_file() and path.suffix == ".safetensors":
         return load_model(VQGAN, path.parent, device=device)
-    named, beside = path.with_suffix(".yaml"), sorted(path.parent.glob("*.yaml"))
-    config = named if named.is_file() else beside[0] if len(beside) == 1 else None
+    config = None
+    same_name = path.with_suffix(".yaml")
+    beside = sorted(path.parent.glob("*.yaml"))
+    if same_name.is_file():
+        config = same_name
+    elif len(beside) == 1:
+        config = beside[0]
     return load_taming_checkpoint(config, path, device=device)
 
 
 def _load_folder(folder: Path, *, device: torch.device | str) -> VQGAN:
     if folder.joinpath(CONFIG).is_file():
         return load_model(VQGAN, folder, device=device)
-    weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
+    weights = sorted(file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
     if len(weights) != 1:
-        got = ", ".join(p.name for p in weights) or "none"
+        got = ", ".join(file.name for file in weights) or "none"
         raise MissingAsset(f"{folder} must hold {CONFIG}, or exactly one of *{', *'.join(WEIGHT_SUFFIXES)}; got {got}")
     return _load_weights(weights[0], device=device)
 
@@ -280,9 +284,12 @@ def _load_published(name: str, *, device: torch.device | str) -> VQGAN:
     """Load a published network from the user's folder or the cache, downloaded into the cache if need be."""
     folder = assets.fetch(name, progress=runtime.progress)
     model = _load_folder(folder, device=device)
-    expected = VQGAN_MODELS[name]
-    wrong = {k: model.config[k] for k, v in expected.items() if model.config[k] != v}
-    if wrong:
-        said = ", ".join(f"{k}={v} instead of {expected[k]}" for k, v in wrong.items())
-        raise CheckpointMismatch(f"{folder} holds another network than {name}: {said}; put the right file there")
+    differences = []
+    for argument, expected in VQGAN_MODELS[name].items():
+        found = model.config[argument]
+        if found != expected:
+            differences.append(f"{argument}={found} instead of {expected}")
+    if differences:
+        raise CheckpointMismatch(f"{folder} holds another network than {name}: {', '.join(differences)}; put the right "
+                                 "file there")
     return model

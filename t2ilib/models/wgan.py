@@ -1,17 +1,19 @@
 """Generator and critic of a WGAN-GP, both without batch statistics.
 
-The penalty on the critic's gradient belongs to one picture, so no picture's score may depend on the others of its
-batch; and a generator with batch norm would draw otherwise on two processes than on one. Papers: Gulrajani et al. 2017
-(section 4 and appendix C), Radford et al. 2016, Odena et al. 2016 (repeating pixels leaves no checkerboard), Wu & He
-2018.
+The penalty on the critic's gradient is computed for each picture, so a picture's score may not depend on the others of
+its batch. A generator with batch norm would draw other pictures on two processes than on one. Papers: Gulrajani et al.
+2017 (section 4 and appendix C), Radford et al. 2016, Odena et al. 2016 (repeating pixels leaves no checkerboard), Wu &
+He 2018.
 """
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import configurable
 from ..errors import BadParameter
-from ..layers.conv_blocks import doubling_kernel, group_norm, norm_silu
+from ..layers.conv_blocks import double_and_convolve, group_norm, norm_silu
 
 SMALLEST = 4  # side of the first map of the generator, and of the last of the critic
 
@@ -19,7 +21,8 @@ SMALLEST = 4  # side of the first map of the generator, and of the last of the c
 def _widths(image_size: int, ch: int, max_ch: int) -> list[int]:
     """Return channels from the full size down to 4 x 4: doubled with each halving, up to `max_ch`."""
     levels = image_size.bit_length() - SMALLEST.bit_length()
-    if levels < 1 or image_size != SMALLEST << levels or not 1 <= ch <= max_ch:
+    is_power_of_2 = levels >= 1 and image_size == SMALLEST << levels
+    if not is_power_of_2 or not 1 <= ch <= max_ch:
         raise BadParameter(f"image_size must be a power of 2 from 8 on, and 1 <= ch <= max_ch; got {image_size}, {ch} "
                            f"and {max_ch}")
     return [min(ch << i, max_ch) for i in range(levels + 1)]
@@ -28,7 +31,7 @@ def _widths(image_size: int, ch: int, max_ch: int) -> list[int]:
 class UpBlock(nn.Module):
     """Norm, SiLU, doubling 3x3 convolution, norm, SiLU, 3x3 convolution, around an enlarged shortcut.
 
-    Pixels are repeated and then convolved, in one operation (see `layers.conv_blocks.Upsample`).
+    Pixels are repeated and then convolved, in one operation (see `layers.conv_blocks.double_and_convolve`).
 
     Shapes:
         x: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W)
@@ -43,8 +46,7 @@ class UpBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = norm_silu(self.norm1, x)
-        h = F.conv_transpose2d(h, doubling_kernel(self.conv1.weight), self.conv1.bias, stride=2, padding=1)
+        h = double_and_convolve(norm_silu(self.norm1, x), self.conv1)
         h = self.conv2(norm_silu(self.norm2, h))
         return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
@@ -70,17 +72,19 @@ class WGANGenerator(nn.Module):
     def __init__(self, *, image_size: int = 64, latent_dim: int = 128, ch: int = 32, max_ch: int = 256,
                  norm_groups: int = 8):
         super().__init__()
-        widths = _widths(image_size, ch, max_ch)[::-1]
+        widths = _widths(image_size, ch, max_ch)[::-1]  # from 4 x 4 up
         self.latent_dim = latent_dim
         self.first = nn.Linear(latent_dim, widths[0] * SMALLEST**2)
-        self.blocks = nn.Sequential(*(UpBlock(in_channels=a, out_channels=b, norm_groups=norm_groups)
-                                      for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential()
+        for before, after in pairwise(widths):
+            self.blocks.append(UpBlock(in_channels=before, out_channels=after, norm_groups=norm_groups))
         self.norm_out = group_norm(widths[-1], norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.first(z).view(len(z), -1, SMALLEST, SMALLEST)
-        return self.conv_out(norm_silu(self.norm_out, self.blocks(h))).tanh()
+        h = self.first(z).view(len(z), -1, SMALLEST, SMALLEST)  # (B, C, 4, 4)
+        h = self.blocks(h)  # (B, ch, image_size, image_size)
+        return self.conv_out(norm_silu(self.norm_out, h)).tanh()
 
 
 @configurable
@@ -101,18 +105,20 @@ class WGANCritic(nn.Module):
 
     def __init__(self, *, image_size: int = 64, ch: int = 48, max_ch: int = 384):
         super().__init__()
-        self.image_size, widths = image_size, [3, *_widths(image_size, ch, max_ch)[:-1]]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1)
-                                   for a, b in zip(widths, widths[1:], strict=False))
+        self.image_size = image_size
+        widths = [3, *_widths(image_size, ch, max_ch)[:-1]]
+        self.convs = nn.ModuleList()
+        for before, after in pairwise(widths):
+            self.convs.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
         self.score = nn.Linear(widths[-1] * SMALLEST**2, 1)
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight, a=0.2)
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != (3, self.image_size, self.image_size):
-            size = self.image_size
+        size = self.image_size
+        if x.shape[1:] != (3, size, size):
             raise BadParameter(f"this critic scores pictures (B, 3, {size}, {size}), got {tuple(x.shape)}")
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.2)
-        return self.score(x.flatten(1))[:, 0]
+        return self.score(x.flatten(1))[:, 0]  # (B,)
