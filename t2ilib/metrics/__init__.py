@@ -1,19 +1,11 @@
 """Metrics: how close pictures are to other pictures, and to their prompts."""
 
-from .alignment import (
-                        bootstrap_interval,
-                        chance_level,
-                        mean_reciprocal_rank,
-                        paired_similarity,
-                        retrieval_ranks,
-                        synonym_mask,
-                        top_k,
-)
+from .alignment import bootstrap_interval, chance_level, paired_similarity, retrieval_ranks, synonym_mask, top_k
 from .image import frechet_distance, gaussian_frechet, kid, mmd2, nearest_neighbour, psnr, ssim
 from .modes import class_histogram, duplicate_rate, entropy, kl_to_data, modes_covered, nearest_distances, stacked_modes
 from .panel import PanelTable, panel
 
 __all__ = ["PanelTable", "bootstrap_interval", "chance_level", "class_histogram", "duplicate_rate", "entropy",
-           "frechet_distance", "gaussian_frechet", "kid", "kl_to_data", "mean_reciprocal_rank", "mmd2",
-           "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "psnr",
-           "retrieval_ranks", "ssim", "stacked_modes", "synonym_mask", "top_k"]
+           "frechet_distance", "gaussian_frechet", "kid", "kl_to_data", "mmd2", "modes_covered", "nearest_distances",
+           "nearest_neighbour", "paired_similarity", "panel", "psnr", "retrieval_ranks", "ssim", "stacked_modes",
+           "synonym_mask", "top_k"]

@@ -45,19 +45,26 @@ def synonym_mask(text_features: Tensor, *, threshold: float | None = 0.9,
     if families is not None:
         if len(families) != count:
             raise BadParameter(f"families has {len(families)} entries for {count} names; give one for each")
-        number = {name: i for i, name in enumerate(dict.fromkeys(f for f in families if f is not None))}
-        # a name without a family gets a number of its own
-        label = torch.tensor([number[f] if f is not None else -1 - i for i, f in enumerate(families)])
+        label = _family_numbers(families)
         mask |= label[:, None] == label
     return mask.fill_diagonal_(False)
+
+
+def _family_numbers(families: Sequence[Hashable]) -> Tensor:
+    """Return equal numbers (M,) for equal families; a name without a family gets a number of its own."""
+    known: dict[Hashable, int] = {}
+    numbers = []
+    for i, family in enumerate(families):
+        numbers.append(-1 - i if family is None else known.setdefault(family, len(known)))
+    return torch.tensor(numbers)
 
 
 def retrieval_ranks(image_features: Tensor, text_features: Tensor, targets: Tensor | Sequence[int], *,
                     exclude: Tensor | None = None) -> Tensor:
     """Return the rank of each picture's own text among all texts, 1 being best.
 
-    A text with the same score as the target counts as ahead of it, so that an image tower that answers with a
-    constant gains nothing; a picture whose features are not numbers has the last rank.
+    A text with the same score as the target counts as ahead of it, so that an image tower that returns a constant
+    gains nothing; a picture whose features are not numbers has the last rank.
 
     Args:
         targets: index of each picture's text among the M texts.
@@ -70,7 +77,8 @@ def retrieval_ranks(image_features: Tensor, text_features: Tensor, targets: Tens
         BadParameter: shapes do not fit, or a target is not an index of a text.
     """
     targets = torch.as_tensor(targets, dtype=torch.int64, device=image_features.device)
-    n, m = len(image_features), len(text_features)
+    n = len(image_features)
+    m = len(text_features)
     if targets.shape != (n,):
         raise BadParameter(f"{n} pictures need {n} targets, got {tuple(targets.shape)}")
     if n and not (0 <= targets.min() and targets.max() < m):
@@ -78,25 +86,27 @@ def retrieval_ranks(image_features: Tensor, text_features: Tensor, targets: Tens
     if n == 0:
         return targets
     competes = _competitors(exclude, targets, m)
-    scores = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
-    own = scores.gather(1, targets[:, None])
-    ahead = ~(scores < own)  # also true where a score is not a number
+    images = F.normalize(image_features.float(), dim=-1)
+    texts = F.normalize(text_features.float(), dim=-1)
+    scores = images @ texts.T  # (N, M)
+    of_target = scores.gather(1, targets[:, None])  # (N, 1)
+    ahead = ~(scores < of_target)  # also true where a score is not a number
     return (ahead & competes).sum(dim=1) + 1
 
 
 def _competitors(exclude: Tensor | None, targets: Tensor, count: int) -> Tensor:
     """Return which texts compete with each picture's own: (N, M) bool."""
-    competes = torch.ones(len(targets), count, dtype=torch.bool, device=targets.device)
+    n = len(targets)
+    competes = torch.ones(n, count, dtype=torch.bool, device=targets.device)
     if exclude is not None:
         exclude = exclude.to(targets.device, torch.bool)
-        if tuple(exclude.shape) == (count, count) and count != len(targets):
-            exclude = exclude[targets]
-        elif tuple(exclude.shape) == (count, count):
-            # as many pictures as texts: only a symmetric mask is known to be one of synonyms
-            exclude = exclude[targets] if torch.equal(exclude, exclude.T) else exclude
-        if tuple(exclude.shape) != (len(targets), count):
+        if exclude.shape == (count, count):
+            # With as many pictures as texts the shape says nothing: only a mask of synonyms is symmetric.
+            is_of_texts = n != count or torch.equal(exclude, exclude.T)
+            exclude = exclude[targets] if is_of_texts else exclude
+        if exclude.shape != (n, count):
             raise BadParameter(f"exclude has shape {tuple(exclude.shape)}, expected ({count}, {count}) for the texts "
-                               f"or ({len(targets)}, {count}) for each picture")
+                               f"or ({n}, {count}) for each picture")
         competes &= ~exclude
     return competes.scatter(1, targets[:, None], False)
 
@@ -106,16 +116,12 @@ def top_k(ranks: Tensor, k: int) -> float:
     return (ranks <= k).double().mean().item()
 
 
-def mean_reciprocal_rank(ranks: Tensor) -> float:
-    """Return the mean of 1 / rank."""
-    return ranks.double().reciprocal().mean().item()
-
-
 def chance_level(targets: Tensor | Sequence[int], texts: int, k: int, *, exclude: Tensor | None = None) -> float:
     """Return the `top_k` that random scores reach in expectation, given what is excluded."""
     targets = torch.as_tensor(targets, dtype=torch.int64)
-    rivals = _competitors(exclude, targets, texts).sum(dim=1)
-    return (k / (rivals + 1).double()).clamp(max=1).mean().item()
+    rivals = _competitors(exclude, targets, texts).sum(dim=1)  # (N,)
+    chances = k / (rivals + 1).double()
+    return chances.clamp(max=1).mean().item()
 
 
 def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 2000, seed: int = 0,
@@ -142,15 +148,20 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 
     labels = list(range(len(values))) if groups is None else list(groups)
     if len(labels) != len(values):
         raise BadParameter(f"groups has {len(labels)} entries for {len(values)} values; give one for each")
-    members: dict[Hashable, list[int]] = {}
+    rows_of: dict[Hashable, list[int]] = {}
     for i, label in enumerate(labels):
-        members.setdefault(label, []).append(i)
-    rows = [torch.tensor(m) for m in members.values()]
+        rows_of.setdefault(label, []).append(i)
+    rows = [torch.tensor(members) for members in rows_of.values()]
     g = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(rows), (resamples, len(rows)), generator=g)
+    picks = torch.randint(len(rows), (resamples, len(rows)), generator=g)  # groups, drawn with replacement
     if groups is None and statistic is torch.mean:
-        draws = values[picks].flatten(1).mean(dim=1)
+        draws = values[picks].flatten(1).mean(dim=1)  # (resamples,)
     else:
-        draws = torch.stack([statistic(values[torch.cat([rows[i] for i in pick])]) for pick in picks.tolist()])
-    low, high = torch.quantile(draws, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+        results = []
+        for pick in picks.tolist():
+            drawn = torch.cat([rows[i] for i in pick])
+            results.append(statistic(values[drawn]))
+        draws = torch.stack(results)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(draws, tails).tolist()
     return float(statistic(values)), low, high

@@ -19,9 +19,11 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
         BadParameter: the shapes differ.
     """
     _check_pair(images, reference)
-    error = [(a.double() - b.double()).square().flatten(1).mean(dim=1)
-             for a, b in zip(images.split(CHUNK), reference.split(CHUNK), strict=True)]
-    return -10 * torch.cat(error).log10()
+    errors = []
+    for a, b in zip(images.split(CHUNK), reference.split(CHUNK), strict=True):
+        squared = (a.double() - b.double()).square()  # (b, C, H, W)
+        errors.append(squared.flatten(1).mean(dim=1))
+    return -10 * torch.cat(errors).log10()
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
@@ -40,31 +42,44 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     if min(images.shape[-2:]) < 11:
         raise BadParameter("ssim looks through a window of 11 x 11 pixels, got pictures of "
                            f"{tuple(images.shape[-2:])}; enlarge them first")
-    pairs = zip(images.split(CHUNK), reference.split(CHUNK), strict=True)
-    return torch.cat([_ssim(a.double(), b.double()) for a, b in pairs])
+    values = []
+    for a, b in zip(images.split(CHUNK), reference.split(CHUNK), strict=True):
+        values.append(_ssim(a.double(), b.double()))
+    return torch.cat(values)
 
 
 def _ssim(images: Tensor, reference: Tensor) -> Tensor:
-    x, y = images.flatten(0, 1)[:, None], reference.flatten(0, 1)[:, None]
-    window = torch.exp(-(torch.arange(11, dtype=x.dtype, device=x.device) - 5).square() / (2 * 1.5**2))
+    x = images.flatten(0, 1)[:, None]  # (B C, 1, H, W)
+    y = reference.flatten(0, 1)[:, None]
+    offsets = torch.arange(11, dtype=x.dtype, device=x.device) - 5
+    window = torch.exp(-offsets.square() / (2 * 1.5**2))
     window = window / window.sum()
 
     def average(v: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(v, window[None, None, :, None]), window[None, None, None, :])
+        v = F.conv2d(v, window[None, None, :, None])
+        return F.conv2d(v, window[None, None, None, :])  # (B C, 1, H - 10, W - 10)
 
-    mean_x, mean_y = average(x), average(y)
+    mean_x = average(x)
+    mean_y = average(y)
     variances = average(x * x) - mean_x.square() + average(y * y) - mean_y.square()
     covariance = average(x * y) - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
-    index = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    index = index / ((mean_x.square() + mean_y.square() + c1) * (variances + c2))
-    return index.flatten(1).mean(dim=1).unflatten(0, images.shape[:2]).mean(dim=1)
+    c1 = 0.01**2
+    c2 = 0.03**2
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    denominator = (mean_x.square() + mean_y.square() + c1) * (variances + c2)
+    index = numerator / denominator
+    of_channels = index.flatten(1).mean(dim=1).unflatten(0, images.shape[:2])  # (B, C)
+    return of_channels.mean(dim=1)
 
 
 def _check_pair(images: Tensor, reference: Tensor) -> None:
     if images.shape != reference.shape or images.ndim != 4:
         raise BadParameter(f"need two equal shapes (B, C, H, W), got {tuple(images.shape)} and "
                            f"{tuple(reference.shape)}")
+
+
+def _are_features(real: Tensor, fake: Tensor) -> bool:
+    return real.ndim == 2 and fake.ndim == 2 and real.shape[1] == fake.shape[1]
 
 
 def mmd2(x: Tensor, y: Tensor, *, degree: int = 3) -> Tensor:
@@ -75,18 +90,24 @@ def mmd2(x: Tensor, y: Tensor, *, degree: int = 3) -> Tensor:
     Shapes:
         x (..., m, D), y (..., n, D) -> (...), float64
     """
-    x, y = x.double(), y.double()
-    m, n = x.shape[-2], y.shape[-2]
+    x = x.double()
+    y = y.double()
+    m, dim = x.shape[-2:]
+    n = y.shape[-2]
     if m < 2 or n < 2:
         raise BadParameter(f"mmd2 compares pairs and needs at least 2 samples on each side, got {m} and {n}")
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.transpose(-1, -2) / x.shape[-1] + 1) ** degree
+        return (a @ b.transpose(-1, -2) / dim + 1) ** degree
 
     def off_diagonal_mean(k: Tensor, count: int) -> Tensor:
-        return (k.sum((-1, -2)) - k.diagonal(dim1=-2, dim2=-1).sum(-1)) / (count * (count - 1))
+        off_diagonal = k.sum((-1, -2)) - k.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return off_diagonal / (count * (count - 1))
 
-    return off_diagonal_mean(kernel(x, x), m) + off_diagonal_mean(kernel(y, y), n) - 2 * kernel(x, y).mean((-1, -2))
+    within_x = off_diagonal_mean(kernel(x, x), m)
+    within_y = off_diagonal_mean(kernel(y, y), n)
+    between = kernel(x, y).mean((-1, -2))
+    return within_x + within_y - 2 * between
 
 
 def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000,
@@ -104,7 +125,7 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
     Raises:
         BadParameter: widths differ, or fewer than 2 features on one side.
     """
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+    if not _are_features(real, fake):
         raise BadParameter(f"kid needs features (N, D) and (M, D), got {tuple(real.shape)} and {tuple(fake.shape)}")
     if subsets < 1 or subset_size < 2:
         raise BadParameter(f"kid needs subsets >= 1 and subset_size >= 2, got {subsets} and {subset_size}")
@@ -112,7 +133,8 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
     g = torch.Generator().manual_seed(seed)
 
     def draw(features: Tensor) -> Tensor:
-        return features[torch.randperm(len(features), generator=g)[:size].to(features.device)]
+        rows = torch.randperm(len(features), generator=g)[:size]
+        return features[rows.to(features.device)]  # (size, D)
 
     values = torch.stack([mmd2(draw(real), draw(fake)) for _ in range(subsets)])
     return values.mean().item(), values.std(correction=0).item()
@@ -130,10 +152,11 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         BadParameter: widths differ, or fewer than 2 features on one side.
     """
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < 2:
+    if not _are_features(real, fake) or min(len(real), len(fake)) < 2:
         raise BadParameter("frechet_distance needs features (N, D) and (M, D), at least 2 on each side, got "
                            f"{tuple(real.shape)} and {tuple(fake.shape)}")
-    real, fake = real.cpu().double(), fake.cpu().double()  # some accelerators have no double precision
+    real = real.cpu().double()  # on the CPU, because some accelerators have no double precision
+    fake = fake.cpu().double()
     return gaussian_frechet(real.mean(0), torch.cov(real.T), fake.mean(0), torch.cov(fake.T))
 
 
@@ -146,18 +169,21 @@ def gaussian_frechet(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     Shapes:
         means (D,), covariances (D, D), best in double precision
     """
-    covariance1, covariance2 = (c.reshape(len(mean1), len(mean1)) for c in (covariance1, covariance2))
+    dim = len(mean1)
+    covariance1 = covariance1.reshape(dim, dim)  # the covariance of one feature comes as a scalar
+    covariance2 = covariance2.reshape(dim, dim)
     values, vectors = torch.linalg.eigh(covariance1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0).sqrt().sum()
-    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * shared
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # of covariance1, (D, D)
+    products = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0)  # (D,)
+    trace_of_root = products.sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_of_root
     return distance.clamp(min=0).item()
 
 
 def nearest_neighbour(features: Tensor, bank: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tensor]:
     """Return for each feature the cosine to its nearest neighbour in the bank, and that neighbour's index.
 
-    Tells retrieval in disguise: a method that copies training pictures has cosines near 1.
+    It shows copies: a method that returns training pictures has cosines near 1.
 
     Shapes:
         features (N, D), bank (M, D) -> similarity (N,) in [-1, 1], index (N,)
@@ -169,5 +195,11 @@ def nearest_neighbour(features: Tensor, bank: Tensor, *, chunk: int = 1024) -> t
         raise BadParameter(f"need a bank (M, D) with M >= 1 of the features' width, got {tuple(bank.shape)} for "
                            f"features {tuple(features.shape)}")
     bank = F.normalize(bank.float(), dim=-1)
-    best = [(F.normalize(part.float(), dim=-1) @ bank.T).max(dim=1) for part in features.split(chunk)]
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+    similarities = []
+    indices = []
+    for part in features.split(chunk):
+        cosines = F.normalize(part.float(), dim=-1) @ bank.T  # (chunk, M)
+        similarity, index = cosines.max(dim=1)
+        similarities.append(similarity)
+        indices.append(index)
+    return torch.cat(similarities), torch.cat(indices)

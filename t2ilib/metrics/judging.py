@@ -14,6 +14,7 @@ from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synony
 from .image import kid, nearest_neighbour
 from ..data.captions import plain_name
 from ..errors import UnknownName, unknown_name
+from ..media import to_unit
 
 
 class Judgement:
@@ -29,17 +30,19 @@ class Judgement:
     """
 
     def __init__(self, judge: Any, data: Any, *, synonyms_above: float = 0.9):
-        self.judge, self.data = judge, data
+        self.judge = judge
+        self.data = data
         self.of_row = [plain_name(name) for name in data.columns["name"]]
         self.rows_of: dict[str, list[int]] = {}
         for i, name in enumerate(self.of_row):
             self.rows_of.setdefault(name, []).append(i)
         self.names = sorted(self.rows_of)
         self.index = {name: i for i, name in enumerate(self.names)}
-        self.split_of = {name: data.columns["split"][rows[0]] for name, rows in self.rows_of.items()}
+        first_row = {name: rows[0] for name, rows in self.rows_of.items()}
+        self.split_of = {name: data.columns["split"][row] for name, row in first_row.items()}
         with torch.no_grad():
-            self.text = judge.encode_text(self.names).cpu()
-        families = [data.columns["family"][self.rows_of[name][0]] for name in self.names]
+            self.text = judge.encode_text(self.names).cpu()  # (M, D)
+        families = [data.columns["family"][first_row[name]] for name in self.names]
         self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
 
     def concepts(self, split: str, count: int = 0) -> list[str]:
@@ -57,7 +60,10 @@ class Judgement:
     def data_features(self, rows: Sequence[int]) -> Tensor:
         """Return the judge's features of pictures of the data set, on white: (len(rows), D)."""
         rows = torch.as_tensor(rows, dtype=torch.long)
-        return torch.cat([self.features(self.data.batch(part) * 0.5 + 0.5) for part in rows.split(256)])
+        features = []
+        for part in rows.split(256):
+            features.append(self.features(to_unit(self.data.batch(part))))
+        return torch.cat(features)
 
     def targets(self, names: Sequence[str]) -> Tensor:
         """Return the index of each concept name, or raise UnknownName with the nearest ones."""
@@ -72,13 +78,13 @@ class Judgement:
         if among is None:
             return retrieval_ranks(features, self.text, target, exclude=self.synonyms[target])
         pool = torch.tensor([i for i, name in enumerate(self.names) if self.split_of[name] == among])
-        inside = torch.isin(target, pool)
-        if not bool(inside.all()):
-            outside = names[int((~inside).nonzero()[0])]
-            raise UnknownName(f"{outside!r} is in split {self.split_of[outside]!r}; "
-                              f"ask among={among!r} only of its own names")
-        return retrieval_ranks(features, self.text[pool], torch.searchsorted(pool, target),
-                               exclude=self.synonyms[target][:, pool])
+        for name in names:
+            if self.split_of[name] != among:
+                raise UnknownName(f"{name!r} is in split {self.split_of[name]!r}; "
+                                  f"ask among={among!r} only of its own names")
+        in_pool = torch.searchsorted(pool, target)  # the targets' places in the pool, which is sorted
+        exclude = self.synonyms[target][:, pool]  # (N, size of the pool)
+        return retrieval_ranks(features, self.text[pool], in_pool, exclude=exclude)
 
     def report(self, features: Tensor, names: Sequence[str], *, among: str | None = None,
                real: Tensor | None = None) -> dict[str, float]:
@@ -93,10 +99,12 @@ class Judgement:
             n, top1 and top10 among all names with top10's 95 % interval (low, high), chance10; caption_top1 and
             caption_top5 of the easy question; kid.
         """
-        ranks, target = self.ranks(features, names), self.targets(names)
+        ranks = self.ranks(features, names)
+        target = self.targets(names)
+        chance = chance_level(target, len(self.names), 10, exclude=self.synonyms[target])
         _, low, high = bootstrap_interval((ranks <= 10).float(), groups=list(names))
         row = {"n": len(names), "top1": top_k(ranks, 1), "top10": top_k(ranks, 10), "low": low, "high": high,
-               "chance10": chance_level(target, len(self.names), 10, exclude=self.synonyms[target])}
+               "chance10": chance}
         if among is not None:
             easy = self.ranks(features, names, among=among)
             row |= {"caption_top1": top_k(easy, 1), "caption_top5": top_k(easy, 5)}
@@ -106,5 +114,5 @@ class Judgement:
         return row
 
     def novelty(self, features: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cosine of each picture to its nearest training picture, and that one's position."""
+        """Return the cosine of each picture to its nearest training picture, and the position of that picture."""
         return nearest_neighbour(features, training)

@@ -1,7 +1,7 @@
 """Does a generator draw everything there is? Classes and how often, modes, and pictures drawn twice.
 
-What the pictures show is told by a classifier, so a number is only as good as that. Two digits are one class, however
-differently they are written: full coverage does not mean that nothing is missing within a class.
+A classifier says what the pictures show, so a number is only as good as the classifier. Two digits are one class,
+however differently they are written: full coverage does not mean that nothing is missing within a class.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,10 @@ def kl_to_data(counts: Tensor, data_counts: Tensor) -> float:
     """
     if counts.shape != data_counts.shape:
         raise BadParameter(f"need the same classes, got {tuple(counts.shape)} and {tuple(data_counts.shape)}")
-    p, q = _shares(counts), _shares(data_counts)
-    return torch.where(p > 0, p * (p / q).log(), 0.0).sum().clamp(min=0).item()
+    p = _shares(counts)
+    q = _shares(data_counts)
+    terms = torch.where(p > 0, p * (p / q).log(), 0.0)  # (K,)
+    return terms.sum().clamp(min=0).item()
 
 
 def _shares(counts: Tensor) -> Tensor:
@@ -67,20 +69,23 @@ def nearest_distances(points: Tensor, *, chunk: int = 1024) -> Tensor:
     """
     if len(points) < 2:
         raise BadParameter(f"nearest_distances compares points with one another and needs 2, got {len(points)}")
-    points, found = points.flatten(1).float(), []
+    points = points.flatten(1).float()
+    nearest = []
     for start in range(0, len(points), chunk):
         part = points[start:start + chunk]
         # exact, so that equal points are at distance 0
-        distance = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")
-        distance[torch.arange(len(part)), start + torch.arange(len(part))] = torch.inf
-        found.append(distance.min(dim=1).values)
-    return torch.cat(found)
+        distance = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")  # (chunk, N)
+        row = torch.arange(len(part))
+        distance[row, start + row] = torch.inf  # a point is not its own neighbour
+        nearest.append(distance.min(dim=1).values)
+    return torch.cat(nearest)
 
 
 def duplicate_rate(pictures: Tensor, data: Tensor, *, quantile: float = 0.01) -> float:
-    """Return the share of pictures that have another one closer than all but `quantile` of the data have theirs.
+    """Return the share of pictures that are nearly equal to another one.
 
-    Data compared with itself has about `quantile`. How close a nearest neighbour is depends on how many there are, so
+    Two are nearly equal if they are closer than the `quantile` of the distances between nearest neighbours in the data.
+    The data itself has a share of about `quantile`. How close a nearest neighbour is depends on how many there are, so
     both sides must be of one size. Idea: the birthday paradox (Arora & Zhang 2018, "Do GANs learn the distribution?").
 
     Args:
@@ -111,6 +116,9 @@ def stacked_modes(classify: Callable[[Tensor], Tensor], images: Tensor, *, chunk
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise BadParameter(f"stacked digits are (N, 3, H, W), got {tuple(images.shape)}")
-    digits = torch.cat([classify(part.flatten(0, 1)[:, None]).argmax(1) for part in images.split(chunk)])
-    red, green, blue = digits.unflatten(0, (-1, 3)).unbind(1)
+    digits = []
+    for part in images.split(chunk):
+        channels = part.flatten(0, 1)[:, None]  # (3 B, 1, H, W)
+        digits.append(classify(channels).argmax(1))
+    red, green, blue = torch.cat(digits).unflatten(0, (-1, 3)).unbind(1)  # (N,) each
     return 100 * red + 10 * green + blue

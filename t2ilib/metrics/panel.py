@@ -1,15 +1,13 @@
-"""A panel of CLIP models: what each says of a picture, with the ones that guided it marked and kept from judging.
+"""A panel of CLIP models that score pictures; those that guided a picture are marked and do not judge it.
 
-A CLIP that a method climbed on answers with a high cosine whatever the picture shows; other CLIPs, asked for the rank
-of the prompt among other texts, are harder to please, and say more where they agree.
+A CLIP that a method optimised for gives a high cosine whatever the picture shows. Other CLIPs, asked for the rank of
+the prompt among other texts, are harder to please, and where they agree their answer is worth more.
 """
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +18,15 @@ from .alignment import paired_similarity, retrieval_ranks
 from ..errors import BadParameter, check_name
 
 COLUMNS = ("picture", "prompt", "member", "role", "cosine", "rank", "of", "weights")
-GUIDE, JUDGE, REPORTED = "guide", "judge", "reported"
+NUMBERS = ("picture", "cosine", "rank", "of")  # columns that are aligned to the right
+GUIDE = "guide"
+JUDGE = "judge"
+REPORTED = "reported"
 
 
 @dataclass(frozen=True)
 class PanelTable:
-    """What a panel said: a row for each picture and member, and aggregates over the judges alone.
+    """The answers of a panel: a row for each picture and member, and aggregates over the judges alone.
 
     There is no mean cosine over members: every CLIP has a scale of its own, and 0.3 may be much for one and little for
     another. Compare cosines within one member, ranks across members.
@@ -55,12 +56,17 @@ class PanelTable:
         ranks; judges and guides, the members' names; agreement and agreement_n. Without a judge they are None.
         """
         judged = [entry for entry in self.entries if entry["role"] == JUDGE]
-        names = {role: list(dict.fromkeys(e["member"] for e in self.entries if e["role"] == role))
-                 for role in (JUDGE, GUIDE)}
-        return {"judges": names[JUDGE], "guides": names[GUIDE], "n": len(judged),
-                "median_rank": float(statistics.median(e["rank"] for e in judged)) if judged else None,
-                "chance_rank": statistics.fmean((e["of"] + 1) / 2 for e in judged) if judged else None,
+        median_rank = chance_rank = None
+        if judged:
+            median_rank = float(statistics.median(entry["rank"] for entry in judged))
+            chance_rank = statistics.fmean((entry["of"] + 1) / 2 for entry in judged)
+        return {"judges": self._members(JUDGE), "guides": self._members(GUIDE), "n": len(judged),
+                "median_rank": median_rank, "chance_rank": chance_rank,
                 "agreement": self.agreement, "agreement_n": self.agreement_n}
+
+    def _members(self, role: str) -> list[str]:
+        names = [entry["member"] for entry in self.entries if entry["role"] == role]
+        return list(dict.fromkeys(names))
 
     def with_reported(self, source: str, cosines: Mapping[str, float]) -> "PanelTable":
         """Return the table with numbers that somebody else published: prompt -> cosine, in no aggregate.
@@ -68,43 +74,36 @@ class PanelTable:
         Example:
             table.with_reported("a paper, ViT-B/32, 500 steps", {"a red apple": 0.4})
         """
-        blank = dict.fromkeys(COLUMNS) | {"member": source, "role": REPORTED, "weights": ""}
-        added = tuple(blank | {"prompt": prompt, "cosine": float(cosine)} for prompt, cosine in cosines.items())
-        return replace(self, entries=self.entries + added)
+        entries = list(self.entries)
+        for prompt, cosine in cosines.items():
+            entries.append({"picture": None, "prompt": prompt, "member": source, "role": REPORTED,
+                            "cosine": float(cosine), "rank": None, "of": None, "weights": ""})
+        return replace(self, entries=tuple(entries))
 
     def to_text(self, *, width: int = 40) -> str:
         """Return an aligned table followed by the aggregates; prompts and names are shortened to `width` signs."""
-        lines = [[_cell(entry[column], width) for column in COLUMNS] for entry in self.entries]
-        lines.insert(0, list(COLUMNS))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        right = {"picture", "cosine", "rank", "of"}
-        table = ["  ".join(cell.rjust(w) if name in right else cell.ljust(w) for cell, w, name in
-                           zip(line, widths, COLUMNS, strict=True)).rstrip() for line in lines]
-        return "\n".join([*table, "", *self._closing()])
+        columns = []
+        for name in COLUMNS:
+            cells = [name, *(_cell(entry[name], width) for entry in self.entries)]
+            columns.append(_aligned(cells, right=name in NUMBERS))
+        lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+        return "\n".join([*lines, "", *self._summary_lines()])
 
-    def _closing(self) -> list[str]:
-        s = self.summary()
-        if not s["judges"]:
+    def _summary_lines(self) -> list[str]:
+        summary = self.summary()
+        if not summary["judges"]:
             return ["no judge: every member guided, and the guide never judges"]
-        lines = [f"median rank of the judges {s['median_rank']:g} (chance {s['chance_rank']:g}, n = {s['n']} ranks)"]
-        if s["agreement"] is None:
+        lines = [f"median rank of the judges {summary['median_rank']:g} (chance {summary['chance_rank']:g}, "
+                 f"n = {summary['n']} ranks)"]
+        if summary["agreement"] is None:
             lines.append("agreement of the judges: none, it takes two")
         else:
-            lines.append(f"agreement of the judges {s['agreement']:.2f} (mean Spearman correlation of their orders of "
-                         f"the texts, n = {s['agreement_n']})")
-        if s["guides"]:
-            lines.append(f"left out of both, because the guide never judges: {', '.join(s['guides'])}")
-        return [*lines, "cosines compare within one member only: every CLIP has its own scale"]
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the rows as CSV, with a header, and return the path; missing values are empty."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as f:
-            writer = csv.DictWriter(f, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.entries)
-        return path
+            lines.append(f"agreement of the judges {summary['agreement']:.2f} (mean Spearman correlation of their "
+                         f"orders of the texts, n = {summary['agreement_n']})")
+        if summary["guides"]:
+            lines.append(f"left out of both, because the guide never judges: {', '.join(summary['guides'])}")
+        lines.append("cosines compare within one member only: every CLIP has its own scale")
+        return lines
 
 
 def panel(images: Tensor, prompts: Sequence[str], members: Mapping[str, Any], *, distractors: Sequence[str],
@@ -133,20 +132,21 @@ def panel(images: Tensor, prompts: Sequence[str], members: Mapping[str, Any], *,
     """
     _check(images, prompts, members, distractors)
     guiding = _guiding(members, [guides] if isinstance(guides, str) else guides)
-    others = list({_plain(text): text for text in distractors}.values())
-    candidates = {p: [p, *(text for text in others if _plain(text) != _plain(p))] for p in prompts}
-    if lonely := [p for p, texts in candidates.items() if len(texts) == 1]:
-        raise BadParameter(f"distractors: none is left for {lonely[0]!r}; a rank needs at least one other text")
+    candidates = [_candidates(prompt, distractors) for prompt in prompts]
     with torch.no_grad():
         views = squared(images)
-        said = {name: _ask(member, views, [candidates[p] for p in prompts], batch_size)
-                for name, member in members.items()}
-    entries = tuple(
-        {"picture": i, "prompt": prompt, "member": name, "role": GUIDE if name in guiding else JUDGE,
-         "cosine": scores[i][0].item(), "rank": ranks[i], "of": len(candidates[prompt]),
-         "weights": (getattr(members[name], "sha256", "") or "")[:12]}
-        for i, prompt in enumerate(prompts) for name, (scores, ranks) in said.items())
-    return PanelTable(entries, *_agreement([scores for name, (scores, _) in said.items() if name not in guiding]))
+        answers = {name: _ask(member, views, candidates, batch_size) for name, member in members.items()}
+    entries = []
+    for i, prompt in enumerate(prompts):
+        for name, member in members.items():
+            scores, ranks = answers[name]
+            entries.append({
+                "picture": i, "prompt": prompt, "member": name, "role": GUIDE if name in guiding else JUDGE,
+                "cosine": scores[i][0].item(), "rank": ranks[i], "of": len(candidates[i]),
+                "weights": _sha256(member)[:12]})
+    judging = [scores for name, (scores, _) in answers.items() if name not in guiding]
+    agreement, agreement_n = _agreement(judging)
+    return PanelTable(tuple(entries), agreement, agreement_n)
 
 
 def squared(images: Tensor) -> Tensor:
@@ -155,13 +155,15 @@ def squared(images: Tensor) -> Tensor:
     Shapes:
         (B, C, H, W) -> (B, C, S, S), S = max(H, W)
     """
-    (height, width), side = images.shape[-2:], max(images.shape[-2:])
+    height, width = images.shape[-2:]
     if height == width:
         return images
+    side = max(height, width)
     edges = [images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]]
-    colour = torch.cat(edges, dim=-1).median(dim=-1).values
-    canvas = colour[..., None, None].repeat(1, 1, side, side)
-    top, left = (side - height) // 2, (side - width) // 2
+    colour = torch.cat(edges, dim=-1).median(dim=-1).values  # (B, C)
+    canvas = colour[..., None, None].repeat(1, 1, side, side)  # (B, C, S, S)
+    top = (side - height) // 2
+    left = (side - width) // 2
     canvas[..., top:top + height, left:left + width] = images
     return canvas
 
@@ -180,27 +182,52 @@ def _check(images: Tensor, prompts: Sequence[str], members: Mapping[str, Any], d
         raise BadParameter("members: got none; give at least one, as {'ViT-B-32/openai': load_clip('ViT-B-32/openai')}")
 
 
+def _candidates(prompt: str, distractors: Sequence[str]) -> list[str]:
+    """Return the prompt and the texts that compete with it, each once but for case and outer blanks."""
+    others = {_plain(text): text for text in distractors}
+    others.pop(_plain(prompt), None)
+    if not others:
+        raise BadParameter(f"distractors: none is left for {prompt!r}; a rank needs at least one other text")
+    return [prompt, *others.values()]
+
+
 def _plain(text: str) -> str:
     return text.strip().casefold()
+
+
+def _sha256(member: Any) -> str:
+    """Return the hash of a member's weights, "" where it does not know it."""
+    return getattr(member, "sha256", "") or ""
 
 
 def _guiding(members: Mapping[str, Any], guides: Sequence[str]) -> set[str]:
     """Return the guides' names and those of members that are the same network, or hold the same weights."""
     for name in guides:
         check_name("guide on the panel", name, members)
-    objects = {id(members[name]) for name in guides}
-    weights = {sha for name in guides if (sha := getattr(members[name], "sha256", ""))}
-    return {name for name, m in members.items() if id(m) in objects or getattr(m, "sha256", "") in weights}
+    networks = {id(members[name]) for name in guides}
+    weights = {_sha256(members[name]) for name in guides} - {""}
+    guiding = set()
+    for name, member in members.items():
+        if id(member) in networks or _sha256(member) in weights:
+            guiding.add(name)
+    return guiding
 
 
 def _ask(member: Any, views: Tensor, candidates: list[list[str]], batch_size: int) -> tuple[list[Tensor], list[int]]:
-    """Return for each picture its cosines to its candidates, the first of which is its prompt, and that one's rank."""
-    texts = list(dict.fromkeys(text for listed in candidates for text in listed))
-    said = dict(zip(texts, member.encode_text(texts).float().cpu(), strict=True))
-    seen = torch.cat([member.encode_image(part).float().cpu() for part in views.split(batch_size)])
-    scores, ranks = [], []
-    for picture, listed in zip(seen[:, None], candidates, strict=True):
-        features = torch.stack([said[text] for text in listed])
+    """Return for each picture its cosines to its candidates, of which the first is its prompt, and the prompt's rank.
+
+    Shapes:
+        views: (B, 3, S, S), B lists of candidates
+    """
+    texts: dict[str, None] = {}  # as an ordered set: a member reads each text once
+    for competing in candidates:
+        texts.update(dict.fromkeys(competing))
+    text_features = dict(zip(texts, member.encode_text(list(texts)).float().cpu(), strict=True))
+    image_features = torch.cat([member.encode_image(part).float().cpu() for part in views.split(batch_size)])
+    scores = []
+    ranks = []
+    for picture, competing in zip(image_features[:, None], candidates, strict=True):
+        features = torch.stack([text_features[text] for text in competing])  # (number of candidates, D)
         scores.append(paired_similarity(picture, features))
         ranks.append(int(retrieval_ranks(picture, features, [0])))
     return scores, ranks
@@ -208,9 +235,13 @@ def _ask(member: Any, views: Tensor, candidates: list[list[str]], batch_size: in
 
 def _agreement(judges: list[list[Tensor]]) -> tuple[float | None, int]:
     """Return the mean Spearman correlation between judges, each a list of scores per picture, and its n."""
-    orders = [[_centred_ranks(scores) for scores in judge] for judge in judges]
-    found = [float(a @ b) for one, other in combinations(orders, 2) for a, b in zip(one, other, strict=True)]
-    return (statistics.fmean(found), len(found)) if found else (None, 0)
+    correlations = []
+    for one, other in combinations(judges, 2):
+        for a, b in zip(one, other, strict=True):
+            correlations.append(float(_centred_ranks(a) @ _centred_ranks(b)))
+    if not correlations:
+        return None, 0
+    return statistics.fmean(correlations), len(correlations)
 
 
 def _centred_ranks(scores: Tensor) -> Tensor:
@@ -219,8 +250,15 @@ def _centred_ranks(scores: Tensor) -> Tensor:
     Scores that are not numbers rank last.
     """
     _, place, count = scores.double().nan_to_num(nan=-2.0).unique(return_inverse=True, return_counts=True)
-    ranks = (count.cumsum(0) - (count - 1) / 2)[place].double()
+    mean_ranks = count.cumsum(0) - (count - 1) / 2  # of each different score
+    ranks = mean_ranks[place].double()
     return F.normalize(ranks - ranks.mean(), dim=0)
+
+
+def _aligned(cells: list[str], *, right: bool) -> list[str]:
+    """Return the cells of a column, padded to the widest."""
+    width = max(map(len, cells))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
 
 
 def _cell(value: Any, width: int) -> str:
