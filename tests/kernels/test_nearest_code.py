@@ -19,6 +19,7 @@ def test_equals_brute_force(n, k, d):
     z = torch.randn(n, d, generator=generator)
     codebook = torch.randn(k, d, generator=generator)
     codes, best = nearest_code(z, codebook), brute_force(z, codebook)
+    assert codes.shape == (n,) and codes.dtype == torch.int64
     # float32 may pick the other of two rows whose distances agree to the last digits; nothing else
     distance = (z.double() - codebook.double()[codes]).square().sum(dim=1)
     smallest = (z.double() - codebook.double()[best]).square().sum(dim=1)

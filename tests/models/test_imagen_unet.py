@@ -29,9 +29,9 @@ def inputs(size=(8, 8), batch=3, tokens=5, seed=0, low=False):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 3, *size, generator=g)
     mask = torch.arange(tokens) < torch.tensor([tokens, 2, 1])[:batch, None]
-    given = [x, torch.rand(batch, generator=g), torch.randn(batch, tokens, 12, generator=g), mask,
-             torch.randn(batch, 12, generator=g)]
-    return given + ([torch.randn(x.shape, generator=g), torch.rand(batch, generator=g)] if low else [])
+    arguments = [x, torch.rand(batch, generator=g), torch.randn(batch, tokens, 12, generator=g), mask,
+                 torch.randn(batch, 12, generator=g)]
+    return arguments + ([torch.randn(x.shape, generator=g), torch.rand(batch, generator=g)] if low else [])
 
 
 @pytest.mark.parametrize("efficient", [False, True])
@@ -60,9 +60,9 @@ def test_options_change_the_network(change):
 
 def test_every_parameter_learns():
     network = awake(ImagenUNet(**TINY, lowres_cond=True, attend_at_middle=True))
-    given = inputs(low=True)
-    given[2:5] = network.without_text(*given[2:5], torch.tensor([True, False, False]))
-    network(*given).square().mean().backward()
+    arguments = inputs(low=True)
+    arguments[2:5] = network.without_text(*arguments[2:5], torch.tensor([True, False, False]))
+    network(*arguments).square().mean().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -81,10 +81,10 @@ def test_text_counts_up_to_its_true_length():
 def test_without_text():
     network, (x, t, tokens, mask, pooled) = awake(ImagenUNet(**TINY)), inputs()
     drop = torch.tensor([True, False, True])
-    given = network.without_text(tokens, mask, pooled, drop)
-    y, kept = network(x, t, *given), network(x, t, tokens, mask, pooled)
+    arguments = network.without_text(tokens, mask, pooled, drop)
+    y, kept = network(x, t, *arguments), network(x, t, tokens, mask, pooled)
     torch.testing.assert_close(y[1], kept[1])
-    assert given[1].sum(1).tolist() == [1, 2, 1]
+    assert arguments[1].sum(1).tolist() == [1, 2, 1]
     other = network.without_text(tokens.flip(0), mask.flip(0), pooled.flip(0), drop)
     torch.testing.assert_close(network(x, t, *other)[0], y[0])  # nothing of the text is left
     assert (y[0] - kept[0]).abs().max() > 1e-3
@@ -127,8 +127,8 @@ def test_size_of_the_originals_base():
 def test_saved_and_loaded(tmp_path):
     network = awake(ImagenUNet(**TINY, lowres_cond=True, num_resnet_blocks=(1, 2)))
     save_model(tmp_path, network)
-    given = inputs(low=True)
-    assert torch.equal(load_model(ImagenUNet, tmp_path)(*given), network(*given))
+    arguments = inputs(low=True)
+    assert torch.equal(load_model(ImagenUNet, tmp_path)(*arguments), network(*arguments))
 
 
 def test_a_checkpoint_with_the_older_names_loads(tmp_path):
@@ -153,16 +153,16 @@ def test_shipped_checkpoints_have_the_older_names_and_load(stage):
 
 
 def test_bad_input():
-    network, given = ImagenUNet(**TINY), inputs()
+    network, arguments = ImagenUNet(**TINY), inputs()
     with pytest.raises(BadParameter, match="multiples of 2"):
         network(*inputs(size=(8, 7)))
     with pytest.raises(BadParameter, match="lowres_cond=False"):
         network(*inputs(low=True))
     enlarge = ImagenUNet(**TINY, lowres_cond=True)
     with pytest.raises(BadParameter, match="lowres_cond=True"):
-        enlarge(*given)
+        enlarge(*arguments)
     with pytest.raises(BadParameter, match="enlarged"):
-        enlarge(*given, given[0][..., :4, :4], given[1])
+        enlarge(*arguments, arguments[0][..., :4, :4], arguments[1])
     for wrong, match in ((dict(dim=12), "multiples of 8"), (dict(layer_attns=[True]), "2 levels"),
                          (dict(dim_mults=[]), "dim_mults"), (dict(init_kernels=[4]), "odd")):
         with pytest.raises(BadParameter, match=match):

@@ -33,9 +33,9 @@ def inputs(batch=3, tokens=5, size=(8, 8), text_dim=6, channels=4):
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (6, 2), (7, 5), (1, 9)])
 def test_shapes_of_any_size(size):
-    given = inputs(size=size)
-    v = tiny()(**given)
-    assert v.shape == given["x_t"].shape and v.isfinite().all() and v.std() > 0
+    arguments = inputs(size=size)
+    v = tiny()(**arguments)
+    assert v.shape == arguments["x_t"].shape and v.isfinite().all() and v.std() > 0
 
 
 def test_three_levels_with_odd_sizes():
@@ -48,25 +48,25 @@ def test_it_begins_at_zero():
 
 
 def test_text_time_and_mask_have_their_effect():
-    model, given = tiny(), inputs()
-    v = model(**given)
-    masked = {**given, "tokens": torch.where(given["mask"][..., None], given["tokens"], 9.0)}
+    model, arguments = tiny(), inputs()
+    v = model(**arguments)
+    masked = {**arguments, "tokens": torch.where(arguments["mask"][..., None], arguments["tokens"], 9.0)}
     torch.testing.assert_close(model(**masked), v, rtol=0, atol=0)  # tokens behind the mask are not seen
-    longer = {**given, "tokens": torch.nn.functional.pad(given["tokens"], (0, 0, 0, 4), value=5.0),
-              "mask": torch.nn.functional.pad(given["mask"], (0, 4))}
+    longer = {**arguments, "tokens": torch.nn.functional.pad(arguments["tokens"], (0, 0, 0, 4), value=5.0),
+              "mask": torch.nn.functional.pad(arguments["mask"], (0, 4))}
     torch.testing.assert_close(model(**longer), v, rtol=1e-4, atol=1e-5)
     for name in ("t", "tokens", "pooled"):
-        changed = model(**{**given, name: given[name] * 0.5 + 0.1})
+        changed = model(**{**arguments, name: arguments[name] * 0.5 + 0.1})
         assert (changed - v).abs().amax((1, 2, 3)).min() > 1e-4, name
     for i in range(3):  # rows do not mix
-        alone = model(**{k: x[i:i + 1] for k, x in given.items()})
+        alone = model(**{k: x[i:i + 1] for k, x in arguments.items()})
         torch.testing.assert_close(alone, v[i:i + 1], rtol=1e-4, atol=1e-5)
 
 
 def test_no_text_is_one_learned_token():
-    model, given = tiny(), inputs()
+    model, arguments = tiny(), inputs()
     drop = torch.tensor([True, False, True])
-    text = given["tokens"], given["mask"], given["pooled"]
+    text = arguments["tokens"], arguments["mask"], arguments["pooled"]
     tokens, mask, pooled = model.without_text(*text, drop)
     for row in (0, 2):
         assert mask[row].tolist() == [True, False, False, False, False]
@@ -74,7 +74,7 @@ def test_no_text_is_one_learned_token():
         torch.testing.assert_close(pooled[row], model.null_pooled.detach())
     for found, own in zip((tokens, mask, pooled), text, strict=True):
         torch.testing.assert_close(found[1], own[1], rtol=0, atol=0)
-    x_t, t = given["x_t"][:1].expand(3, -1, -1, -1), given["t"][:1].expand(3)
+    x_t, t = arguments["x_t"][:1].expand(3, -1, -1, -1), arguments["t"][:1].expand(3)
     v = model(x_t, t, tokens, mask, pooled)
     torch.testing.assert_close(v[0], v[2])  # without text, the text is forgotten
     assert (v[0] - v[1]).abs().max() > 1e-3
@@ -94,15 +94,15 @@ def test_normalise_round_trip():
 
 
 def test_training_lowers_the_loss():
-    model, given = tiny(blank=True).train(), inputs(batch=6)
+    model, arguments = tiny(blank=True).train(), inputs(batch=6)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    t, eps = stratified_times(6, generator), torch.randn(given["x_t"].shape, generator=generator)
-    x_0 = given.pop("x_t")
-    given["t"] = t
+    t, eps = stratified_times(6, generator), torch.randn(arguments["x_t"].shape, generator=generator)
+    x_0 = arguments.pop("x_t")
+    arguments["t"] = t
     losses = []
     for _ in range(12):
-        loss = (model(q_sample(x_0, t, eps), **given) - training_target(x_0, t, eps)).square().mean()
+        loss = (model(q_sample(x_0, t, eps), **arguments) - training_target(x_0, t, eps)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -123,8 +123,8 @@ def test_save_and_load(tmp_path):
     model = tiny(latent_mean=[1.0, 2.0, 3.0, 4.0], latent_std=[0.5, 1.0, 1.5, 2.0])
     loaded = load_model(LatentPrior, save_model(tmp_path / "prior", model))
     assert loaded.config == model.config and loaded.config["channel_mults"] == [1, 2]
-    given = inputs()
-    torch.testing.assert_close(loaded(**given), model(**given), rtol=0, atol=0)
+    arguments = inputs()
+    torch.testing.assert_close(loaded(**arguments), model(**arguments), rtol=0, atol=0)
     torch.testing.assert_close(loaded.mean, model.mean, rtol=0, atol=0)
 
 
@@ -156,10 +156,10 @@ def test_the_shipped_checkpoint_has_the_older_names_and_loads():
 
 
 def test_bf16_autocast_stays_close():
-    model, given = tiny(), inputs()
+    model, arguments = tiny(), inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        v = model(**given).float()
-    torch.testing.assert_close(v, model(**given), rtol=0.1, atol=0.1)
+        v = model(**arguments).float()
+    torch.testing.assert_close(v, model(**arguments), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("changes", [{"channels": 24}, {"heads": 3}, {"attention": (True,)}])
