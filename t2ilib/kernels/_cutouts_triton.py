@@ -83,7 +83,8 @@ if HAS_TRITON:
                     pixels = tl.load(planes + at[None, :], mask=mask, other=0.0)  # (C, P)
                     total += pixels.to(tl.float32) * weight[None, :]
         to = (cut * channels + c[:, None]) * size * size + q[None, :]
-        tl.store(out + to, total.to(out.dtype.element_ty), mask=(c < channels)[:, None] & (q < size * size)[None, :])
+        inside = (c < channels)[:, None] & (q < size * size)[None, :]
+        tl.store(out + to, total.to(out.dtype.element_ty), mask=inside)
 
     @triton.jit
     def _output_pixels(low, high, bounded, size):
@@ -171,7 +172,8 @@ if HAS_TRITON:
                         pixels = tl.load(grad + at, mask=reads[None, :] & (c < channels)[:, None], other=0.0)
                         total += pixels.to(tl.float32) * tl.where(reads, share * weight, 0.0)[None, :]
         to = (b * channels + c[:, None]) * wide * high + p[None, :]
-        tl.store(out + to, total, mask=(c < channels)[:, None] & (p < wide * high)[None, :])
+        inside = (c < channels)[:, None] & (p < wide * high)[None, :]
+        tl.store(out + to, total, mask=inside)
 
 
 def _corners(theta: Tensor) -> Tensor:

@@ -96,8 +96,11 @@ def centre_jacobian(theta: Tensor, image_size: Sequence[int], size: int) -> Tens
     Shapes:
         theta: (..., 3, 3) -> (..., 2, 2)
     """
+    linear = theta[..., :2, :2]
+    centre = theta[..., :2, 2:]  # (..., 2, 1)
+    tilt = theta[..., 2:, :2]  # (..., 1, 2)
     divisor = theta[..., 2:, 2:]  # (..., 1, 1)
-    step = theta[..., :2, :2] / divisor - theta[..., :2, 2:] @ theta[..., 2:, :2] / divisor.square()
+    step = linear / divisor - centre @ tilt / divisor.square()  # the quotient rule, at output position 0
     height, width = image_size
     return step * torch.tensor([[width], [height]], dtype=theta.dtype, device=theta.device) / size
 

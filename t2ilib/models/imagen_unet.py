@@ -112,7 +112,8 @@ class ImagenUNet(DropsText, nn.Module):
         self.up = nn.ModuleList()
         self.upsamples = nn.ModuleList()  # after the level of the same index
         for i in range(levels):
-            outer, inner = widths[i], widths[i + 1]
+            outer = widths[i]
+            inner = widths[i + 1]
             halves = memory_efficient or i > 0
             level = {"out_channels": inner, "num_blocks": 1 + num_resnet_blocks[i], "attention": layer_attns[i],
                      "ff_mult": ff_mult, "context_dim": cond_dim if layer_cross_attns[i] else None, **block}
