@@ -25,10 +25,10 @@ def one_hot_quantise(z: Tensor, codebook: Tensor) -> Tensor:
     Shapes:
         z (B, D, h, w), codebook (K, D) -> (B, D, h, w), with the gradient of the identity
     """
-    flat = z.movedim(1, -1)
-    distance = flat.square().sum(-1, keepdim=True) + codebook.square().sum(1) - 2 * flat @ codebook.T
-    rows = F.one_hot(distance.argmin(-1), len(codebook)).to(codebook.dtype) @ codebook
-    return straight_through(rows, flat).movedim(-1, 1)
+    flat = z.movedim(1, -1)  # (B, h, w, D)
+    distance = flat.square().sum(-1, keepdim=True) + codebook.square().sum(1) - 2 * flat @ codebook.T  # (B, h, w, K)
+    nearest = F.one_hot(distance.argmin(-1), len(codebook)).to(codebook.dtype)  # (B, h, w, K)
+    return straight_through(nearest @ codebook, flat).movedim(-1, 1)
 
 
 def classic_decoder(vqgan) -> Callable[[Tensor], Tensor]:
@@ -40,8 +40,8 @@ def classic_decoder(vqgan) -> Callable[[Tensor], Tensor]:
         decoder = Decoder(**{name: vqgan.config[name] for name in names})
     decoder.load_state_dict(vqgan.decoder.state_dict())
     decoder = decoder.to(vqgan.codebook.device).eval().requires_grad_(False)
-    enter = copy.deepcopy(vqgan.post_quant_conv)
-    return lambda z: decoder(enter(z))
+    post_quant_conv = copy.deepcopy(vqgan.post_quant_conv)
+    return lambda z: decoder(post_quant_conv(z))
 
 
 def classic_clip(clip, *, half: bool | None = None) -> nn.Module:
@@ -55,7 +55,9 @@ def classic_clip(clip, *, half: bool | None = None) -> nn.Module:
     tower.transformer.batch_first = False
     for block in tower.transformer.resblocks:
         block.attn.batch_first = False
-    if clip.device.type == "cuda" if half is None else half:
+    if half is None:
+        half = clip.device.type == "cuda"
+    if half:
         for module in tower.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
                 module.half()
@@ -84,13 +86,19 @@ class ClassicLoop:
     def __init__(self, decode: Callable[[Tensor], Tensor], codebook: Tensor, encode: Callable[[Tensor], Tensor],
                  target: Tensor, *, size: tuple[int, int], num_cutouts: int = 32, cut_size: int = 224,
                  learning_rate: float = 0.1, noise: float = 0.1, seed: int = 0):
-        self.decode, self.encode, self.codebook = decode, encode, codebook.detach()
-        self.target, self.num_cutouts, self.cut_size, self.noise = target.detach(), num_cutouts, cut_size, noise
+        self.decode = decode
+        self.encode = encode
+        self.codebook = codebook.detach()
+        self.target = target.detach()
+        self.num_cutouts = num_cutouts
+        self.cut_size = cut_size
+        self.noise = noise
         self.stream = generator(seed, "bench", "classic")
         self.noise_stream = generator(seed, "bench", "classic noise", device=codebook.device)
         codes = torch.randint(len(codebook), (1, *size), generator=self.stream).to(codebook.device)
-        self.z = self.codebook[codes].movedim(-1, 1).contiguous().requires_grad_()
-        self.low, self.high = (f(self.codebook, dim=0)[None, :, None, None] for f in (torch.amin, torch.amax))
+        self.z = self.codebook[codes].movedim(-1, 1).contiguous().requires_grad_()  # (1, D, h, w)
+        self.low = self.codebook.amin(dim=0)[None, :, None, None]
+        self.high = self.codebook.amax(dim=0)[None, :, None, None]
         self.optimizer = torch.optim.Adam([self.z], lr=learning_rate)
 
     def picture(self) -> Tensor:
@@ -106,16 +114,19 @@ class ClassicLoop:
         for _ in range(self.num_cutouts):
             u, x, y = torch.rand(3, generator=self.stream).tolist()
             size = int(u * (largest - smallest) + smallest)
-            left, top = int(x * (width - size + 1)), int(y * (height - size + 1))
-            views.append(resample(image[:, :, top:top + size, left:left + size], (self.cut_size, self.cut_size)))
+            left = int(x * (width - size + 1))
+            top = int(y * (height - size + 1))
+            crop = image[:, :, top:top + size, left:left + size]
+            views.append(resample(crop, (self.cut_size, self.cut_size)))
         batch = clamp_with_grad(torch.cat(views))
         strength = self.noise * torch.rand((len(batch), 1, 1, 1), generator=self.noise_stream, device=batch.device)
         return batch + strength * torch.randn(batch.shape, generator=self.noise_stream, device=batch.device)
 
     def step(self) -> Tensor:
         """Make one step and return the loss before it."""
-        features = F.normalize(self.encode(self.cutouts(self.picture())).float(), dim=-1)
-        chord = (features - F.normalize(self.target, dim=-1)).norm(dim=-1)
+        features = self.encode(self.cutouts(self.picture())).float()
+        features = F.normalize(features, dim=-1)  # (n, E)
+        chord = (features - F.normalize(self.target, dim=-1)).norm(dim=-1)  # (n,)
         loss = 2 * torch.arcsin(chord / 2).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,7 +1,7 @@
-"""One training step of a GAN on digits: all on the device and nothing waited for, against the loop of first scripts."""
+"""One training step of a GAN on digits: that of notebook 01, all on the device, against the loop of first scripts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from .measure import Row, measure, tf32
+from .measure import Contest, Row, precision, short_name
+from .memory import Work
 from ..data import DigitImages, load_digits
 from ..models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
+from ..models.sizes import DIGIT_GAN
 from ..runtime import autocast, generator, pick_dtype
-from ..training.losses import logistic_critic_loss, nonsaturating_generator_loss
+from ..training import GanRule, gan_step
 
-LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)
+LEARNING_RATE = 1e-3
+BETAS = (0.5, 0.99)
+RULE = GanRule()
 
 
 @dataclass(frozen=True)
@@ -29,25 +33,27 @@ class Pair:
     discriminator: Callable[..., nn.Module]
     batch: int = 64
     image_size: int = 28
-    options: tuple[tuple[str, Any], ...] = ()
+    sizes: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> tuple[nn.Module, nn.Module]:
+    def build(self, device: torch.device) -> tuple[nn.Module, nn.Module]:
         """Return both networks, always with the same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            kwargs = dict(self.options, image_size=self.image_size)
-            return self.generator(**kwargs), self.discriminator(**kwargs)
+            net = self.generator(image_size=self.image_size, **self.sizes)
+            critic = self.discriminator(image_size=self.image_size, **self.sizes)
+        return net.to(device), critic.to(device)
 
 
-PAIRS = (Pair("linear, batch 64", LinearGenerator, LinearDiscriminator),
-         Pair("DCGAN, batch 64", ConvGenerator, ConvCritic))
+PAIRS = (Pair("linear, batch 64", LinearGenerator, LinearDiscriminator, sizes=DIGIT_GAN["linear"]),
+         Pair("DCGAN, batch 64", ConvGenerator, ConvCritic, sizes=DIGIT_GAN["convolutional"]))
 
 
 class PillowDigits(Dataset):
     """Digits as data sets of torchvision hold them: each is unpacked, converted and normalised when it is asked for."""
 
     def __init__(self, digits: DigitImages):
-        self.images, self.labels = digits.images[:, 0].numpy(), digits.labels.tolist()
+        self.images = digits.images[:, 0].numpy()
+        self.labels = digits.labels.tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,15 +66,23 @@ class PillowDigits(Dataset):
 
 
 class ClassicGan:
-    """The loop of public first scripts: pictures one by one, noise from NumPy, numbers read in every step."""
+    """The loop of public first scripts: pictures one by one, noise from NumPy, numbers read in every step.
 
-    def __init__(self, pair: Pair, digits: DigitImages, device: torch.device):
-        self.device, (self.net, self.critic) = device, pair.build()
-        self.net.to(device), self.critic.to(device)
-        self.optimizers = [torch.optim.Adam(n.parameters(), lr=LEARNING_RATE, betas=BETAS) for n in
-                           (self.net, self.critic)]
+    The discriminator is first, as in PyTorch's own example and in notebook 01.
+
+    Args:
+        dtype: of autocast around the networks; the scripts have none.
+    """
+
+    def __init__(self, pair: Pair, digits: DigitImages, device: torch.device, *, dtype: torch.dtype = torch.float32):
+        self.device = device
+        self.dtype = dtype
+        self.net, self.critic = pair.build(device)
+        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=LEARNING_RATE, betas=BETAS)
+        self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=LEARNING_RATE, betas=BETAS)
         self.loader = DataLoader(PillowDigits(digits.to("cpu")), batch_size=pair.batch, shuffle=True, drop_last=True)
-        self.rng, self.batches = np.random.default_rng(0), iter(())
+        self.rng = np.random.default_rng(0)
+        self.batches = iter(())
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Return pictures and noise of the next step, on the device."""
@@ -77,46 +91,57 @@ class ClassicGan:
         except StopIteration:
             self.batches = iter(self.loader)
             real, _ = next(self.batches)
-        z = torch.from_numpy(self.rng.normal(size=(len(real), self.net.latent_dim)).astype(np.float32))
-        return real.to(self.device), z.to(self.device)
+        z = self.rng.normal(size=(len(real), self.net.latent_dim)).astype(np.float32)
+        return real.to(self.device), torch.from_numpy(z).to(self.device)
 
     def update(self, real: Tensor, z: Tensor) -> tuple[float, float]:
-        """Train the generator, then the discriminator on the same fakes; return both losses as numbers."""
-        one, zero = torch.ones(len(real), device=self.device), torch.zeros(len(real), device=self.device)
-        self.optimizers[0].zero_grad()
-        fake = self.net(z)
-        generator_loss = F.binary_cross_entropy_with_logits(self.critic(fake), one)
-        generator_loss.backward()
-        self.optimizers[0].step()
-        self.optimizers[1].zero_grad()
-        on_real = F.binary_cross_entropy_with_logits(self.critic(real), one)
-        on_fake = F.binary_cross_entropy_with_logits(self.critic(fake.detach()), zero)
+        """Train the discriminator, then the generator on the same fakes; return both losses as numbers."""
+        self.critic_adam.zero_grad()
+        fake = self._run(self.net, z)
+        on_real = _binary(self._run(self.critic, real), torch.ones)
+        on_fake = _binary(self._run(self.critic, fake.detach()), torch.zeros)
         loss = (on_real + on_fake) / 2
         loss.backward()
-        self.optimizers[1].step()
+        self.critic_adam.step()
+
+        self.net_adam.zero_grad()
+        generator_loss = _binary(self._run(self.critic, fake), torch.ones)
+        generator_loss.backward()
+        self.net_adam.step()
         return loss.item(), generator_loss.item()
+
+    def _run(self, network: nn.Module, x: Tensor) -> Tensor:
+        with autocast(self.device, self.dtype):
+            return network(x)
 
     def step(self) -> None:
         self.update(*self.next())
 
 
-class ResidentGan:
-    """The same updates with everything on the device.
+def _binary(logits: Tensor, label: Callable[..., Tensor]) -> Tensor:
+    """Return the binary cross entropy against a label made for this batch, `torch.ones` or `torch.zeros`."""
+    if logits.dtype == torch.bfloat16:
+        logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, label(len(logits), dtype=logits.dtype, device=logits.device))
 
-    All digits lie there as bytes and a batch is an index into them; the fakes go through the discriminator once for
-    both losses; the generator's loss asks for no gradients of the discriminator's weights; Adam is one kernel; losses
-    stay on the device.
+
+class ResidentGan:
+    """The step of notebook 01: digits lie on the device as bytes, a batch is an index into them, no number is read.
 
     Args:
         dtype: of autocast.
     """
 
     def __init__(self, pair: Pair, digits: DigitImages, device: torch.device, *, dtype: torch.dtype = torch.float32):
-        self.device, self.dtype, self.batch, (self.net, self.critic) = device, dtype, pair.batch, pair.build()
-        self.net.to(device), self.critic.to(device)
-        self.optimizers = [torch.optim.Adam(n.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=device.type != "mps")
-                           for n in (self.net, self.critic)]
-        self.digits, self.stream = digits.to(device), generator(0, "bench", "gan_step", device=device)
+        self.device = device
+        self.dtype = dtype
+        self.batch = pair.batch
+        self.net, self.critic = pair.build(device)
+        fused = device.type != "mps"
+        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=fused)
+        self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=fused)
+        self.digits = digits.to(device)
+        self.stream = generator(0, "bench", "gan_step", device=device)
         self.losses = torch.zeros(2, device=device)
 
     def next(self) -> tuple[Tensor, Tensor]:
@@ -127,18 +152,8 @@ class ResidentGan:
 
     def update(self, real: Tensor, z: Tensor) -> Tensor:
         """Train both on the same fakes; return both losses, (2,) on the device."""
-        with autocast(self.device, self.dtype):
-            fake = self.net(z)
-            seen = fake.detach().requires_grad_()
-            on_real, on_fake = self.critic(real).float(), self.critic(seen).float()
-        generator_loss, loss = nonsaturating_generator_loss(on_fake), logistic_critic_loss(on_real, on_fake)
-        pull, = torch.autograd.grad(generator_loss, seen, retain_graph=True)
-        loss.backward(inputs=list(self.critic.parameters()))
-        fake.backward(pull)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return torch.stack([loss.detach(), generator_loss.detach()])
+        step = gan_step(RULE, self.net, self.critic, self.net_adam, self.critic_adam, real, z, dtype=self.dtype)
+        return torch.stack([step.critic.loss, step.generator.loss])
 
     def step(self) -> None:
         self.losses = self.update(*self.next())
@@ -157,27 +172,31 @@ class ResidentData(ClassicGan):
 
 def gan_step_rows(device: torch.device, seconds: float, *, pairs: Sequence[Pair] = PAIRS,
                   digits: DigitImages | None = None, steps: int = 10, least: int = 5) -> Iterator[Row]:
-    """Steps/s of the classic loop, of the same updates on resident data, and of ours in both precisions.
+    """Steps/s of the classic loop, of the same updates on resident data, and of ours, at equal precision and at lower.
 
     Args:
         pairs: networks to time. digits: by default MNIST if it is there, else scikit-learn's, enlarged to its size.
         steps: in one timed call, after which the device is waited for. least: timed calls of each provider.
     """
-    other = pick_dtype(device)
+    exact = torch.float32
+    fast = pick_dtype(device)
     for pair in pairs:
-        chosen = digits if digits is not None else load_digits(image_size=pair.image_size)
-        loops = {"classic": ClassicGan(pair, chosen, device), "ours": ResidentGan(pair, chosen, device),
-                 "classic, resident data": ResidentData(pair, chosen, device)}
-        if other != torch.float32:
-            loops[f"ours, {str(other).removeprefix('torch.')}"] = ResidentGan(pair, chosen, device, dtype=other)
-        work = {name: _repeated(loop.step, steps) for name, loop in loops.items()}
-        timed = measure("gan_step", work, baseline="classic", mode="training", device=device, seconds=seconds,
-                        least=least, shape=f"{pair.name}, {chosen.name} of {pair.image_size} px",
-                        dtype=f"float32 unless named{tf32(device)}")
-        yield from (row.per_second(steps, "steps") for row in timed if row.metric == "ms")
+        images = load_digits(image_size=pair.image_size) if digits is None else digits
+        contest = Contest("gan_step", f"{pair.name}, {images.name} of {pair.image_size} px", device)
+        loops = [("classic", ClassicGan(pair, images, device), exact),
+                 ("classic, resident data", ResidentData(pair, images, device), exact),
+                 ("ours", ResidentGan(pair, images, device), exact)]
+        if fast != exact:
+            name = short_name(fast)
+            loops += [(f"classic, {name}", ClassicGan(pair, images, device, dtype=fast), fast),
+                      (f"ours, {name}", ResidentGan(pair, images, device, dtype=fast), fast)]
+        for name, loop, dtype in loops:
+            contest.add(name, _repeated(loop.step, steps), dtype=precision(dtype, device))
+        for row in contest.time_rows("training", seconds, least):
+            yield row.per_second(steps, "steps")
 
 
-def _repeated(step: Callable[[], object], steps: int) -> Callable[[], None]:
+def _repeated(step: Work, steps: int) -> Work:
     def run() -> None:
         for _ in range(steps):
             step()

@@ -3,15 +3,17 @@
 import contextlib
 import copy
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantise
-from .measure import Row, _row, _wait, measure, tf32
+from .measure import Contest, Row, precision, short_name
+from .memory import Work, held_mib
 from ..encoders.clip import Clip
 from ..encoders.foreign import build, model_config
 from ..guidance import CutoutParameters, GuidanceConfig, Guides, Painter, apply_cutouts, clamp_with_grad, fast
@@ -19,7 +21,7 @@ from ..guidance.search import Search
 from ..guidance.setup import prepare_run
 from ..guidance.starts import make_starts
 from ..media import to_unit
-from ..memory import LiveBytes
+from ..models.sizes import VQGAN as VQGAN_SIZES
 from ..models.vqgan import VQGAN
 from ..runtime import autocast, generator, pick_dtype
 
@@ -27,11 +29,56 @@ PROMPT = "a red heart"
 NOISE = 0.1  # largest standard deviation on a cutout, as the classic loop has it
 CPU_SHAPES = ((128, 8), (256, 16))  # picture side, cutouts; what two cores do in a few minutes
 CUDA_SHAPES = tuple((side, n) for side in (256, 400, 512) for n in (32, 64))
-CPU_ABLATION, CUDA_ABLATION = (128, 8), (512, 32)  # where every lever is switched off in turn
-Step = Callable[[], object]
+CPU_ABLATION = (128, 8)  # where every lever is switched off in turn
+CUDA_ABLATION = (512, 32)
+EXACT = torch.float32
+DROP = {"drop_encoder": True, "drop_text": True}
+Networks = tuple[VQGAN, Clip]
 
 
-def random_networks(device: torch.device, **changes) -> tuple[VQGAN, Clip]:
+@dataclass(frozen=True)
+class Variant:
+    """One way to make the same step.
+
+    Attributes:
+        classic: the classic loop, else ours.
+        dtype: of autocast.
+        state: the networks' state, as arguments of `fast`; None leaves them as they were loaded.
+        step: further arguments of `guidance_step`.
+        resident: the memory of a whole process is measured too.
+    """
+
+    name: str
+    classic: bool = False
+    dtype: torch.dtype = EXACT
+    state: dict[str, Any] | None = None
+    step: dict[str, Any] = field(default_factory=dict)
+    resident: bool = False
+
+
+def variants(device: torch.device, *, levers: bool) -> list[Variant]:
+    """Return what is measured: the classic loop and ours, at equal precision and at lower, and single levers off."""
+    lowest = pick_dtype(device)
+    classic = Variant("classic", classic=True, resident=True)
+    ours = Variant("ours", dtype=lowest, state=DROP, resident=True)
+    found = [classic, ours]
+    if lowest != EXACT:
+        found.append(replace(classic, name=f"classic, {short_name(lowest)}", dtype=lowest))
+        found.append(replace(ours, name="ours, float32", dtype=EXACT))
+    lever = replace(ours, resident=False)
+    if device.type == "cuda":  # a CPU takes minutes to compile what it would need hours to win back
+        found.append(replace(lever, name="ours, compiled", state={**DROP, "compile": True}))
+    if levers:
+        found += [replace(lever, name="ours, networks as loaded", state=None),
+                  replace(lever, name="ours, channels first", state={**DROP, "channels_last": False}),
+                  replace(lever, name="ours, cutouts one by one", step={"one_by_one": True}),
+                  replace(lever, name="ours, one-hot codes", step={"one_hot": True}),
+                  replace(lever, name="ours, checkpointed", state={**DROP, "checkpoint": True}),
+                  replace(lever, name="ours, augmented", step={"augmentations": "plain"})]
+    return found
+
+
+def random_networks(device: torch.device, **changes) -> Networks:
     """Return the published f16 VQGAN with 16384 codes and ViT-B/32, frozen, with random weights.
 
     Args:
@@ -39,7 +86,7 @@ def random_networks(device: torch.device, **changes) -> tuple[VQGAN, Clip]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vqgan = VQGAN(**{"n_embed": 16384, **changes})
+        vqgan = VQGAN(**{**VQGAN_SIZES["f16"], **changes})
         nn.init.normal_(vqgan.quantize.embedding.weight)
         model = build(model_config("ViT-B-32"), quick_gelu=True, precision="fp32")
 
@@ -51,14 +98,32 @@ def random_networks(device: torch.device, **changes) -> tuple[VQGAN, Clip]:
     return vqgan.to(device).eval().requires_grad_(False), clip.to(device).eval().requires_grad_(False)
 
 
-def classic_loop(vqgan: VQGAN, clip: Clip, side: int, cutouts: int) -> ClassicLoop:
-    """Return the classic loop on these networks (the guide already as `classic_clip` makes it)."""
-    return ClassicLoop(classic_decoder(vqgan), vqgan.codebook, clip.encode_image, clip.encode_text([PROMPT]),
-                       size=(side // vqgan.factor,) * 2, num_cutouts=cutouts, cut_size=clip.image_size)
+def classic_loop(vqgan: VQGAN, clip: Clip, side: int, cutouts: int, *, dtype: torch.dtype = EXACT) -> ClassicLoop:
+    """Return the classic loop on these networks (the guide already as `classic_clip` makes it).
+
+    Args:
+        dtype: of autocast around both networks; the public tools have none.
+    """
+    size = side // vqgan.factor
+    decode = _under_autocast(classic_decoder(vqgan), dtype)
+    encode = _under_autocast(clip.encode_image, dtype)
+    return ClassicLoop(decode, vqgan.codebook, encode, clip.encode_text([PROMPT]), size=(size, size),
+                       num_cutouts=cutouts, cut_size=clip.image_size)
+
+
+def _under_autocast(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    if dtype == EXACT:
+        return function
+
+    def run(x: Tensor) -> Tensor:
+        with autocast(x.device, dtype):
+            return function(x).float()
+
+    return run
 
 
 def guidance_step(vqgan, clip, side: int, cutouts: int, *, dtype: torch.dtype, augmentations: str = "none",
-                  one_hot: bool = False, one_by_one: bool = False) -> Step:
+                  one_hot: bool = False, one_by_one: bool = False) -> Work:
     """Return a function that makes one step of our loop, the very step of `vqgan_clip`.
 
     Args:
@@ -66,7 +131,7 @@ def guidance_step(vqgan, clip, side: int, cutouts: int, *, dtype: torch.dtype, a
             the classic loop does, everything else as ours.
     """
     config = GuidanceConfig(PROMPT, width=side, height=side, num_cutouts=cutouts, augmentations=augmentations,
-                            noise=NOISE, precision=str(dtype).removeprefix("torch."))
+                            noise=NOISE, precision=short_name(dtype))
     run = prepare_run(config, vqgan, clip)
     if one_hot:
         run = dataclasses.replace(run, painter=_OneHotPainter(config, vqgan, run.seeds, dtype))
@@ -91,144 +156,110 @@ class _OneByOneGuides(Guides):
 
     def embed(self, images: Tensor, cutouts: CutoutParameters) -> list[Tensor]:
         (clip,) = self.clips
-        views = torch.cat([apply_cutouts(images, p, clip.image_size) for p in _single(cutouts)], dim=1)
+        views = [apply_cutouts(images, single, clip.image_size) for single in _each_alone(cutouts)]
+        views = torch.cat(views, dim=1)  # (1, n, 3, S, S)
         with autocast(images.device, self.dtype):
             features = clip.encode_image(views.flatten(0, 1))
         return [F.normalize(features.float(), dim=-1)[None]]
 
 
-def _single(parameters: CutoutParameters) -> list[CutoutParameters]:
+def _each_alone(cutouts: CutoutParameters) -> list[CutoutParameters]:
     """Return the parameters of each cutout alone."""
-    fields = {f.name: v for f in dataclasses.fields(parameters) if isinstance(v := getattr(parameters, f.name), Tensor)}
-    return [dataclasses.replace(parameters, **{k: v[:, i:i + 1] for k, v in fields.items()})
-            for i in range(parameters.matrix.shape[1])]
+    values = {field.name: getattr(cutouts, field.name) for field in dataclasses.fields(cutouts)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    singles = []
+    for i in range(cutouts.matrix.shape[1]):
+        changes = {name: value[:, i:i + 1] for name, value in tensors.items()}
+        singles.append(replace(cutouts, **changes))
+    return singles
 
 
-def _own_networks(vqgan: VQGAN, clip: Clip) -> tuple[VQGAN, Clip]:
+def copy_networks(vqgan: VQGAN, clip: Clip) -> Networks:
     """Copy what a step runs, so that it can be put into a state of its own; the rest is shared."""
     shared = [vqgan.encoder, vqgan.quantize, clip.model.transformer, clip.model.token_embedding]
-    return copy.deepcopy((vqgan, clip), {id(m): m for m in shared})
+    return copy.deepcopy((vqgan, clip), {id(module): module for module in shared})
 
 
-def _bytes(*networks, device: torch.device) -> int:
-    tensors = [t for n in networks for t in [*n.parameters(), *n.buffers()] if t.device.type == device.type]
-    return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors}.values())
+def make_step(variant: Variant, networks: Networks, side: int, cutouts: int) -> Work:
+    """Return a function that makes one step of a variant, on networks of its own; a classic guide is copied here."""
+    vqgan, clip = networks
+    if variant.classic:
+        return classic_loop(vqgan, classic_clip(clip), side, cutouts, dtype=variant.dtype).step
+    return guidance_step(vqgan, clip, side, cutouts, dtype=variant.dtype, **variant.step)
 
 
-def peak_mib(step: Step, weights: int, device: torch.device) -> float:
-    """Return MiB at the peak of one step: weights, and on CUDA what torch allocates, elsewhere what tensors hold."""
-    if device.type == "cuda":
-        step()  # what libraries allocate once belongs to nobody
-        _wait(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+def two_steps(variant: Variant, side: int, cutouts: int) -> None:
+    """Build one variant on the CPU and make two steps: what a process of its own does, whose memory is measured."""
+    networks = random_networks(torch.device("cpu"))
+    step = make_step(variant, networks, side, cutouts)
+    if variant.classic:
+        networks[0].decoder = nn.Identity()  # taming's took its place
+        networks = networks[:1]
+    state = contextlib.nullcontext()
+    if variant.state is not None:
+        state = fast(*networks, dtype=variant.dtype, **variant.state)
+    with state:
         step()
-        _wait(device)
-        return (weights + torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with LiveBytes() as live:
         step()
-    return (weights + live.peak) / 2**20
 
 
-class _Contest:
-    """The providers of one picture size, each with its own networks, state and memory."""
-
-    def __init__(self, vqgan: VQGAN, clip: Clip, side: int, cutouts: int, stack: contextlib.ExitStack):
-        self.base, self.side, self.cutouts, self.stack = (vqgan, clip), side, cutouts, stack
-        self.device = vqgan.codebook.device
-        self.dtype = pick_dtype(self.device)
-        self.least = 5 if self.device.type == "cuda" else 3  # a step takes seconds on a CPU
-        self.full = _bytes(vqgan, clip, device=self.device)
-        self.steps: dict[str, Step] = {}
-        self.weights: dict[str, int] = {}
-        self.warm_up: dict[str, float] = {}
-        self.entering: list[tuple] = []
-
-    def classic(self) -> None:
-        vqgan, clip = self.base[0], classic_clip(self.base[1])
-        self.steps["classic"] = classic_loop(vqgan, clip, self.side, self.cutouts).step
-        self.weights["classic"] = _bytes(vqgan, clip, device=self.device)
-
-    def ours(self, name: str, *, dtype: torch.dtype | None = None, state: dict | None = None, **options) -> None:
-        """Add our step under `name`; `state` goes to `fast`, None leaves the networks as they were loaded."""
-        networks, dtype = _own_networks(*self.base), dtype or self.dtype
-        self.steps[name] = guidance_step(*networks, self.side, self.cutouts, dtype=dtype, **options)
-        self.entering.append((name, networks, dtype, state))
-
-    def _enter(self, name: str, networks: tuple[VQGAN, Clip], dtype: torch.dtype, state: dict | None) -> None:
-        if state is not None:
-            self.stack.enter_context(fast(*networks, dtype=dtype, **state))
-        # networks as loaded keep all they have, though another provider may have parked what they share
-        self.weights[name] = self.full if state is None else _bytes(*networks, device=self.device)
-        if dtype != torch.float32 and self.device.type == "cpu":  # here the exact weights wait in the same memory
-            self.weights[name] += 2 * sum(p.nbytes for n in networks for p in n.parameters() if p.dtype == dtype)
-        if state and state.get("compile"):
-            self.warm_up[name] = _seconds(self.steps[name], self.device)
-
-    def rows(self, seconds: float) -> Iterator[Row]:
-        for each in self.entering:  # after all prompts are embedded: text towers are shared, and parked by the first
-            self._enter(*each)
-        shape, dtype = f"{self.side} px, {self.cutouts} cutouts", _precision(self.device, self.dtype)
-        peaks = {name: peak_mib(step, self.weights[name], self.device) for name, step in self.steps.items()}
-        timed = measure("vqgan_clip", self.steps, baseline="classic", mode="step", shape=shape, dtype=dtype,
-                        device=self.device, seconds=seconds, least=self.least)
-        yield from (row for row in timed if row.metric == "ms")
-        where = "peak allocated" if self.device.type == "cuda" else "peak of tensors"
-        for name, peak in peaks.items():
-            yield _row("vqgan_clip", name, where, shape, dtype, "MiB", [peak] * 3, peaks["classic"] / peak, self.device)
-        for name, value in self.warm_up.items():
-            yield _row("vqgan_clip", name, "compilation", shape, dtype, "s", [value] * 3, 1.0, self.device)
+def step_rows(found: Sequence[Variant], base: Networks, side: int, cutouts: int, seconds: float, *,
+              resident: bool) -> Iterator[Row]:
+    """Time and memory of all variants at one shape; each of ours has networks of its own, in a state of its own."""
+    device = base[0].codebook.device
+    contest = Contest("vqgan_clip", f"{side} px, {cutouts} cutouts", device)
+    full = held_mib(*base, device=device)
+    networks = {variant.name: base if variant.classic else copy_networks(*base) for variant in found}
+    # all prompts are embedded before the first variant may move the text towers, which all share
+    steps = {variant.name: make_step(variant, networks[variant.name], side, cutouts) for variant in found}
+    with contextlib.ExitStack() as stack:
+        for variant in found:
+            held = full
+            if variant.state is not None:
+                stack.enter_context(fast(*networks[variant.name], dtype=variant.dtype, **variant.state))
+                held = _held_mib(networks[variant.name], variant.dtype)
+            compiled = variant.state is not None and "compile" in variant.state
+            contest.add(variant.name, steps[variant.name], dtype=_precision(variant, device), held=held,
+                        compiled=compiled)
+        yield from contest.time_rows("step", seconds, least=5 if device.type == "cuda" else 3)
+        yield from contest.memory_rows()
+        yield from contest.compilation_rows()
+    if resident:
+        processes = {v.name: (two_steps, (v, side, cutouts)) for v in found if v.resident}
+        yield from contest.resident_rows(processes)
 
 
-def _seconds(step: Step, device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    step()
-    _wait(device)
-    return time.perf_counter() - start
+def _held_mib(networks: Networks, dtype: torch.dtype) -> float:
+    """Return MiB of the networks in their fast state; on a CPU the exact weights stay in the same memory."""
+    device = networks[0].codebook.device
+    found = held_mib(*networks, device=device)
+    if dtype != EXACT and device.type == "cpu":
+        cast = [p.nbytes for network in networks for p in network.parameters() if p.dtype == dtype]
+        found += 2 * sum(cast) / 2**20
+    return found
 
 
-def _precision(device: torch.device, dtype: torch.dtype) -> str:
-    """Say which precision the providers have, and where float32 products may be rounded to TF32."""
-    ours = f"ours {str(dtype).removeprefix('torch.')} unless named"
-    if device.type != "cuda":
-        return f"classic float32; {ours}"
-    return f"classic float32 with CLIP in float16; {ours}{tf32(device)}"
+def _precision(variant: Variant, device: torch.device) -> str:
+    name = precision(variant.dtype, device)
+    if variant.classic and variant.dtype == EXACT and device.type == "cuda":
+        return f"CLIP float16, {name}"
+    return name
 
 
 def vqgan_clip_rows(device: torch.device, seconds: float, *, shapes: Sequence[tuple[int, int]] | None = None,
-                    ablation: tuple[int, int] | None = None, networks: tuple[VQGAN, Clip] | None = None
-                    ) -> Iterator[Row]:
+                    ablation: tuple[int, int] | None = None, networks: Networks | None = None) -> Iterator[Row]:
     """Time and memory of one step against the classic loop's, full-size networks, and with single levers off.
 
     Args:
         shapes: (side in pixels, cutouts) to measure. ablation: the shape at which levers are switched off.
-        networks: other ones than `random_networks`.
+        networks: other ones than `random_networks`, with which alone the memory of whole processes is measured too,
+            on a CPU.
     """
-    small = device.type != "cuda"  # a CPU takes minutes to compile what it would need hours to win back
-    shapes = shapes or (CPU_SHAPES if small else CUDA_SHAPES)
-    ablation = ablation or (CPU_ABLATION if small else CUDA_ABLATION)
-    vqgan, clip = networks or random_networks(device)
-    drop = {"drop_encoder": True, "drop_text": True}
+    on_gpu = device.type == "cuda"
+    shapes = shapes or (CUDA_SHAPES if on_gpu else CPU_SHAPES)
+    ablation = ablation or (CUDA_ABLATION if on_gpu else CPU_ABLATION)
+    resident = networks is None and not on_gpu
+    base = networks or random_networks(device)
     for side, cutouts in shapes:
-        with contextlib.ExitStack() as stack:
-            contest = _Contest(vqgan, clip, side, cutouts, stack)
-            contest.classic()
-            contest.ours("ours", state=drop)
-            if not small:
-                contest.ours("ours, compiled", state={**drop, "compile": True})
-            if (side, cutouts) == tuple(ablation):
-                _switch_off(contest, drop)
-            yield from contest.rows(seconds)
-
-
-def _switch_off(contest: _Contest, drop: dict) -> None:
-    """Add our step with one lever off at a time, and with the augmentations it has by default."""
-    contest.ours("ours, networks as loaded")
-    contest.ours("ours, channels first", state={**drop, "channels_last": False})
-    contest.ours("ours, cutouts one by one", state=drop, one_by_one=True)
-    contest.ours("ours, one-hot codes", state=drop, one_hot=True)
-    if contest.dtype != torch.float32:
-        contest.ours("ours, float32", state=drop, dtype=torch.float32)
-    contest.ours("ours, checkpointed", state={**drop, "checkpoint": True})
-    contest.ours("ours, augmented", state=drop, augmentations="plain")
+        found = variants(device, levers=(side, cutouts) == tuple(ablation))
+        yield from step_rows(found, base, side, cutouts, seconds, resident=resident)

@@ -1,12 +1,11 @@
 """VQGAN+CLIP on the embedded networks: does speed cost quality? The same starts, with and without the levers."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .measure import Row, _row, _wait
+from .measure import Clock, Row, row
 from ..data import load_captioned
 from ..encoders import load_clip, load_judge
 from ..guidance import GuidanceConfig, vqgan_clip
@@ -14,8 +13,7 @@ from ..metrics.alignment import bootstrap_interval
 from ..metrics.judging import Judgement
 from ..models.vqgan import load_vqgan
 
-PLAIN = {"precision": "float32"}
-LEVERS = {"precision": "auto"}
+PRECISION = {"plain": "float32", "levers": "auto"}
 
 
 def vqgan_clip_quality_rows(device: torch.device, seconds: float, *, prompts: int | Sequence[str] = 20, seeds: int = 3,
@@ -31,41 +29,47 @@ def vqgan_clip_quality_rows(device: torch.device, seconds: float, *, prompts: in
     from ..methods.vqgan_clip import WITH_PRIOR, load_prior
 
     model = GuidanceConfig.model
-    vqgan, clip = load_vqgan(model, device=device), load_clip(device=device)
-    prior, judgement = load_prior(model, device=str(device)), Judgement(load_judge(device=device), load_captioned(
-        "emoji", split="all", image_size=64))
+    networks = dict(vqgan=load_vqgan(model, device=device), clips=load_clip(device=device),
+                    prior=load_prior(model, device=str(device)))
+    judgement = Judgement(load_judge(device=device), load_captioned("emoji", split="all", image_size=64))
     names = judgement.concepts("train", prompts) if isinstance(prompts, int) else list(prompts)
     search = {**WITH_PRIOR, "init": "latents", "candidates": 1}
-    hits: dict[str, list[Tensor]] = {"plain": [], "levers": []}
-    spent = dict.fromkeys(hits, 0.0)
+    hits: dict[str, list[Tensor]] = {provider: [] for provider in PRECISION}
+    spent = dict.fromkeys(PRECISION, 0.0)
     for seed in range(seeds):
         for first in range(0, len(names), batch):
             part = names[first:first + batch]
-            start = vqgan_clip(GuidanceConfig(part, **{**WITH_PRIOR, "steps": 0, "seed": seed}), vqgan=vqgan,
-                               clips=clip, prior=prior).z_start
-            for provider, state in (("plain", PLAIN), ("levers", LEVERS)):
-                _wait(device)
-                began = time.perf_counter()
-                images = vqgan_clip(GuidanceConfig(part, **{**search, **state, "seed": seed}), vqgan=vqgan, clips=clip,
-                                    prior=prior, latents=start).images
-                _wait(device)
-                spent[provider] += time.perf_counter() - began
-                hits[provider].append((judgement.ranks(judgement.features(images), part) <= 10).float())
-    yield from _table({k: torch.cat(v) for k, v in hits.items()}, spent, names * seeds, device)
+            start = vqgan_clip(GuidanceConfig(part, **{**WITH_PRIOR, "steps": 0, "seed": seed}), **networks).z_start
+            for provider, name in PRECISION.items():
+                config = GuidanceConfig(part, **{**search, "precision": name, "seed": seed})
+                clock = Clock(device)
+                images = vqgan_clip(config, **networks, latents=start).images
+                spent[provider] += clock()
+                ranks = judgement.ranks(judgement.features(images), part)
+                hits[provider].append((ranks <= 10).float())
+    found = {provider: torch.cat(parts) for provider, parts in hits.items()}
+    yield from quality_rows(found, spent, names * seeds, device)
 
 
-def _table(hits: dict[str, Tensor], spent: dict[str, float], groups: Sequence[str], device: torch.device
-           ) -> Iterator[Row]:
-    shape = f"{len(set(groups))} concepts, {len(groups)} pictures"
+def quality_rows(hits: Mapping[str, Tensor], spent: Mapping[str, float], concepts: Sequence[str], device: torch.device
+                 ) -> Iterator[Row]:
+    """Return the rows of "plain" and "levers": shares, their paired difference, and seconds a picture.
 
-    def row(provider: str, mode: str, metric: str, values: Sequence[float], ratio: float = 1.0) -> Row:
-        return _row("vqgan_clip_quality", provider, mode, shape, "as named", metric, values, ratio, device)
-
+    Args:
+        hits: (N,) of 0 and 1 for the same N pictures. spent: seconds for all of them. concepts: of each picture.
+    """
+    shape = f"{len(set(concepts))} concepts, {len(concepts)} pictures"
+    about = dict(shape=shape, device=device)
+    groups = list(concepts)
     for provider, found in hits.items():
-        yield row(provider, "top-10 among all names", "share", bootstrap_interval(found, groups=list(groups)))
-        pace = spent[provider] / len(groups)
-        yield row(provider, "search", "s", [pace] * 3, spent["plain"] / spent[provider])
+        dtype = PRECISION[provider]
+        share = bootstrap_interval(found, groups=groups)
+        yield row("vqgan_clip_quality", provider, "share", share, mode="top-10 among all names", dtype=dtype, **about)
+        yield row("vqgan_clip_quality", provider, "s", spent[provider] / len(groups), mode="search", dtype=dtype,
+                  ratio=spent["plain"] / spent[provider], **about)
     difference = hits["levers"] - hits["plain"]
-    yield row("levers", "top-10, paired difference to plain", "share",
-              bootstrap_interval(difference, groups=list(groups)))
-    yield row("levers", "pictures judged alike", "share", [(difference == 0).float().mean().item()] * 3)
+    interval = bootstrap_interval(difference, groups=groups)
+    alike = (difference == 0).float().mean().item()
+    about["dtype"] = PRECISION["levers"]
+    yield row("vqgan_clip_quality", "levers", "share", interval, mode="top-10, paired difference to plain", **about)
+    yield row("vqgan_clip_quality", "levers", "share", alike, mode="pictures judged alike", **about)

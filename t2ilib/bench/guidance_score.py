@@ -4,7 +4,6 @@ The score is the cosine of picture and prompt under the judge, which guides neit
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .classic import ClassicLoop
-from .measure import Row, _row, _wait
+from .measure import QUANTILES, Clock, Row, row
 from ..data import load_captioned
 from ..data.captions import plain_name
 from ..encoders import load_clip, load_judge
@@ -40,28 +39,6 @@ class Trial:
     passed_step: int
 
 
-class _Clock:
-    """Seconds since it was made, less those spent in `outside` (the judge is no part of a run)."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.spent = device, 0.0
-        _wait(device)
-        self.start = time.perf_counter()
-
-    def __call__(self) -> float:
-        _wait(self.device)
-        return time.perf_counter() - self.start - self.spent
-
-    def outside(self, work: Callable[[], float]) -> float:
-        """Return work() while the clock stands still."""
-        _wait(self.device)
-        start = time.perf_counter()
-        value = work()
-        _wait(self.device)
-        self.spent += time.perf_counter() - start
-        return value
-
-
 def validation_prompts(count: int) -> list[str]:
     """Return readable names of `count` concepts, spread evenly over the validation split."""
     names = load_captioned("emoji", split="validation", image_size=64).columns["name"]
@@ -77,28 +54,33 @@ def trial(prompt: str, vqgan, clip, prior, score: Score, *, steps: int, cutouts:
         steps, cutouts: of the classic loop. options: of `GuidanceConfig`, for ours.
     """
     device = vqgan.codebook.device
-    clock = _Clock(device)
     side = vqgan.config["resolution"] // vqgan.factor
+    clock = Clock(device)
     loop = ClassicLoop(vqgan.decode, vqgan.codebook, clip.encode_image, clip.encode_text([prompt]), size=(side, side),
                        num_cutouts=cutouts, cut_size=clip.image_size, seed=seed)
     for _ in range(steps):
         loop.step()
     with torch.no_grad():
         picture = loop.picture()
-    classic_seconds, goal = clock(), score(picture, prompt)
-    clock, passed = _Clock(device), []
+    classic_seconds = clock()
+    goal = score(picture, prompt)
+
+    clock = Clock(device)
+    passed: list[tuple[float, int]] = []  # the first moment, and the steps made by then
 
     def watch(preview: Preview) -> None:
         now = clock()
-        if not passed and clock.outside(lambda: score(preview.images, prompt)) >= goal:
+        if not passed and clock.pause(lambda: score(preview.images, prompt)) >= goal:
             passed.append((now, preview.step))
 
     config = GuidanceConfig(prompt, **{**options, "seed": seed})
     result = vqgan_clip(config, vqgan=vqgan, clips=clip, prior=prior, callback=watch)
-    seconds, final = clock(), score(result.images, prompt)
+    seconds = clock()
+    final = score(result.images, prompt)
     if not passed and final >= goal:  # only the average of the latents, which is the final picture, gets there
         passed.append((seconds, config.steps))
-    return Trial(prompt, classic_seconds, goal, seconds, final, *(passed[0] if passed else (math.inf, -1)))
+    passed_after, passed_step = passed[0] if passed else (math.inf, -1)
+    return Trial(prompt, classic_seconds, goal, seconds, final, passed_after, passed_step)
 
 
 def vqgan_clip_score_rows(device: torch.device, seconds: float, *, prompts: int | Sequence[str] | None = None,
@@ -129,36 +111,49 @@ def vqgan_clip_score_rows(device: torch.device, seconds: float, *, prompts: int 
 
     run(names[0], 2, steps=2)  # warm up
     trials = [run(prompt) for prompt in names]
-    yield from (row for t in trials for row in _rows_of(t, device))
-    yield from _summary(trials, f"{steps} steps, {cutouts} cutouts, {len(names)} prompts", device)
+    for each in trials:
+        yield from trial_rows(each, device)
+    yield from summary_rows(trials, f"{steps} steps, {cutouts} cutouts, {len(names)} prompts", device)
 
 
-def _rows_of(t: Trial, device: torch.device) -> Iterator[Row]:
-    def row(provider: str, mode: str, metric: str, value: float, ratio: float) -> Row:
-        return _row("vqgan_clip_score", provider, mode, t.prompt, "float32", metric, [value] * 3, ratio, device)
+def trial_rows(trial: Trial, device: torch.device) -> list[Row]:
+    """Return the rows of one prompt."""
+    def of(provider: str, mode: str, metric: str, value: float, ratio: float) -> Row:
+        return row("vqgan_clip_score", provider, metric, value, mode=mode, shape=trial.prompt, device=device,
+                   ratio=ratio)
 
-    yield row("classic", "whole run", "s", t.classic_seconds, 1.0)
-    yield row("ours", "whole run", "s", t.seconds, t.classic_seconds / t.seconds)
-    yield row("ours", f"to the classic score, step {t.passed_step}" if t.passed_step >= 0 else
-              "never reached the classic score", "s", t.passed, t.classic_seconds / t.passed)
-    yield row("classic", "final picture", "judge cosine", t.classic_score, 1.0)
-    yield row("ours", "final picture", "judge cosine", t.score, t.score / t.classic_score)
+    to_score = "never reached the classic score"
+    if trial.passed_step >= 0:
+        to_score = f"to the classic score, step {trial.passed_step}"
+    return [of("classic", "whole run", "s", trial.classic_seconds, 1.0),
+            of("ours", "whole run", "s", trial.seconds, trial.classic_seconds / trial.seconds),
+            of("ours", to_score, "s", trial.passed, trial.classic_seconds / trial.passed),
+            of("classic", "final picture", "judge cosine", trial.classic_score, 1.0),
+            of("ours", "final picture", "judge cosine", trial.score, trial.score / trial.classic_score)]
 
 
-def _summary(trials: Sequence[Trial], shape: str, device: torch.device) -> Iterator[Row]:
-    """Median, 20th and 80th percentile over the prompts; the ratio is that of the medians."""
-    quantiles = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+def summary_rows(trials: Sequence[Trial], shape: str, device: torch.device) -> list[Row]:
+    """Return median, 20th and 80th percentile over the prompts; the ratio is that of the medians."""
+    reached = [trial.passed_step >= 0 for trial in trials]
+    seconds = {("classic", "whole run"): [trial.classic_seconds for trial in trials],
+               ("ours", "whole run"): [trial.seconds for trial in trials],
+               ("ours", "to the classic score"): [trial.passed for trial in trials]}
+    rows = []
+    base = None
+    for (provider, mode), values in seconds.items():
+        quantiles = _quantiles(values)
+        base = base or quantiles[0]
+        rows.append(row("vqgan_clip_score", provider, "s", quantiles, mode=mode, shape=shape, device=device,
+                        ratio=base / quantiles[0]))
+    rows.append(row("vqgan_clip_score", "ours", "share", sum(reached) / len(reached), shape=shape, device=device,
+                    mode="prompts that reach the classic score"))
+    return rows
 
-    def row(provider: str, mode: str, metric: str, values: list[float], base: float | None = None) -> Row:
-        # "lower": a value that occurred, so that a prompt never passed counts as infinite and spoils no other
-        q = torch.quantile(torch.tensor(values, dtype=torch.float64), quantiles, interpolation="lower").tolist()
-        ratio = 1.0 if base is None else base / q[0]
-        return _row("vqgan_clip_score", provider, mode, shape, "float32", metric, q, ratio, device)
 
-    classic = row("classic", "whole run", "s", [t.classic_seconds for t in trials])
-    yield classic
-    yield row("ours", "whole run", "s", [t.seconds for t in trials], classic.p50)
-    yield row("ours", "to the classic score", "s", [t.passed for t in trials], classic.p50)
-    share = sum(t.passed_step >= 0 for t in trials) / len(trials)
-    yield _row("vqgan_clip_score", "ours", "prompts that reach the classic score", shape, "float32", "share",
-               [share] * 3, 1.0, device)
+def _quantiles(values: Sequence[float]) -> list[float]:
+    """Return the median, the 20th and the 80th percentile.
+
+    Each is a value that occurred, so that a prompt that never got there counts as infinite and spoils no other.
+    """
+    quantiles = torch.tensor(QUANTILES, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64).quantile(quantiles, interpolation="lower").tolist()

@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,29 +50,36 @@ class Rates:
 
     def ideal_ms(self, case: Case, mode: str) -> float:
         """Return the time below which no implementation can be: the roofline (Williams et al. 2009)."""
-        moved = {"forward": case.moved[0], "backward": case.moved[1], "full": sum(case.moved)}[mode]
+        forward, backward = case.moved
+        moved = {"forward": forward, "backward": backward, "full": forward + backward}[mode]
         return 1e3 * max(moved / self.copy, case.flop / self.matmul)
 
 
 def machine_rows(device: torch.device, seconds: float) -> tuple[list[Row], Rates]:
     """Measure a copy and float32 products (and what is faster on tensor cores, which nothing here is compared with)."""
-    side, size = (1024, 2**24) if device.type == "cpu" else (4096, 2**27)
-    source, a = torch.ones(size, device=device), noise(side, side, device=device, name="product")
-    target, half = torch.empty_like(source), a.bfloat16()
-    (copied,) = measure("machine", {"copy": lambda: target.copy_(source)}, baseline="copy", mode="forward",
-                        shape=f"{source.nbytes >> 20} MiB", device=device, seconds=seconds)[:1]
+    on_cpu = device.type == "cpu"
+    source = torch.ones(2**24 if on_cpu else 2**27, device=device)
+    target = torch.empty_like(source)
+    copied = measure("machine", {"copy": lambda: target.copy_(source)}, baseline="copy", mode="forward",
+                     shape=f"{source.nbytes >> 20} MiB", device=device, seconds=seconds, memory=False)[0]
+
+    side = 1024 if on_cpu else 4096
+    a = noise(side, side, device=device, name="product")
+    half = a.bfloat16()
     products = measure("machine", {"matmul float32": lambda: a @ a, "matmul bfloat16": lambda: half @ half},
                        baseline="matmul float32", mode="forward", shape=f"{side}^3", dtype="as named", device=device,
-                       seconds=seconds)[:2]
-    rates = Rates(2e3 * source.nbytes / copied.p50, 2e3 * side**3 / products[0].p50)
-    return [copied.per_second(2 * source.nbytes / 1e9, "GB"),
-            *(row.per_second(2 * side**3 / 1e9, "GFLOP") for row in products)], rates
+                       seconds=seconds, memory=False)
+    flop = 2 * side**3
+    rates = Rates(copy=2e3 * source.nbytes / copied.p50, matmul=1e3 * flop / products[0].p50)
+    rows = [row.per_second(flop / 1e9, "GFLOP") for row in products]
+    return [copied.per_second(2 * source.nbytes / 1e9, "GB"), *rows], rates
 
 
 def nearest_code_cases(device: torch.device) -> Iterator[Case]:
     """Nearest code, against all distances (taming's formula), `cdist` and vector-quantize-pytorch."""
     for n, k, d in NEAREST[device.type]:
-        z, table = noise(n, d, device=device, name="z"), noise(k, d, device=device, name="codebook")
+        z = noise(n, d, device=device, name="z")
+        table = noise(k, d, device=device, name="codebook")
 
         def eager(z: Tensor, table: Tensor) -> Tensor:
             return (z.square().sum(1, keepdim=True) + table.square().sum(1) - 2 * z @ table.T).argmin(1)
@@ -99,17 +106,22 @@ def group_norm_silu_cases(device: torch.device) -> Iterator[Case]:
     for *shape, groups in NORMS[device.type]:
         for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels last")):
             x = noise(*shape, device=device, name="x").contiguous(memory_format=layout).requires_grad_()
-            weight, bias = (noise(shape[1], device=device, name=n).requires_grad_() for n in ("weight", "bias"))
+            weight = noise(shape[1], device=device, name="weight").requires_grad_()
+            bias = noise(shape[1], device=device, name="bias").requires_grad_()
+
+            def eager(x: Tensor, weight: Tensor, bias: Tensor, groups: int = groups) -> Tensor:
+                return F.silu(F.group_norm(x, groups, weight, bias, EPS))
 
             def taming(x: Tensor, weight: Tensor, bias: Tensor, groups: int = groups) -> Tensor:
                 y = F.group_norm(x, groups, weight, bias, EPS)
                 return y * torch.sigmoid(y)
 
-            work = {"eager": lambda x, w, b, groups=groups: F.silu(F.group_norm(x, groups, w, b, EPS)),
-                    "taming": taming,
-                    "t2ilib": lambda x, w, b, groups=groups, **how: group_norm_silu(x, w, b, groups, EPS, **how)}
-            yield Case("group_norm_silu", f"{'x'.join(map(str, shape))}, {groups} groups, {name}", (x, weight, bias),
-                       work, (2 * x.nbytes, 3 * x.nbytes))
+            def ours(x: Tensor, weight: Tensor, bias: Tensor, groups: int = groups, backend: str = "auto") -> Tensor:
+                return group_norm_silu(x, weight, bias, groups, EPS, backend=backend)
+
+            size = "x".join(map(str, shape))
+            yield Case("group_norm_silu", f"{size}, {groups} groups, {name}", (x, weight, bias),
+                       {"eager": eager, "taming": taming, "t2ilib": ours}, (2 * x.nbytes, 3 * x.nbytes))
 
 
 def cutouts_cases(device: torch.device) -> Iterator[Case]:
@@ -120,46 +132,61 @@ def cutouts_cases(device: torch.device) -> Iterator[Case]:
         image = noise(1, 3, size, size, device=device, name="image").requires_grad_()
         g = generator(0, "bench", "crops")
         crop = torch.randint(size // 2, size, (n,), generator=g)
-        corner = (torch.rand((n, 2), generator=g) * (size - crop)[:, None]).long()  # y, x
+        corner = (torch.rand((n, 2), generator=g) * (size - crop)[:, None]).long()  # (n, 2): y, x
         centre = (2 * corner + crop[:, None]) / size - 1
         scale = (crop / size)[:, None, None] * torch.eye(2)
-        theta = torch.cat([scale, centre.flip(1)[:, :, None]], dim=2)[None].to(device)
-        box = torch.cat([corner.flip(1), corner.flip(1) + crop[:, None]], 1).float().to(device)
+        theta = torch.cat([scale, centre.flip(1)[:, :, None]], dim=2)[None].to(device)  # (1, n, 2, 3)
+        box = torch.cat([corner.flip(1), corner.flip(1) + crop[:, None]], 1).float().to(device)  # (n, 4)
 
         def loop(image: Tensor, crop: Tensor = crop, corner: Tensor = corner, side: int = side) -> Tensor:
-            return torch.cat([F.interpolate(image[:, :, y:y + c, x:x + c], (side, side), mode="bilinear",
-                                            antialias=True)
-                              for c, (y, x) in zip(crop.tolist(), corner.tolist(), strict=True)])
+            views = []
+            for length, (y, x) in zip(crop.tolist(), corner.tolist(), strict=True):
+                part = image[:, :, y:y + length, x:x + length]
+                views.append(F.interpolate(part, (side, side), mode="bilinear", antialias=True))
+            return torch.cat(views)
 
-        work = {"eager": loop, "roi_align": lambda x, box=box, side=side: roi_align(x, [box], side, aligned=True),
-                "t2ilib": lambda x, theta=theta, side=side, **how: cutouts(x, theta, side, **how).flatten(0, 1)}
-        out = 4 * n * 3 * side * side
-        yield Case("cutouts", f"{size} px, {n} of {side} px", (image,), work, (image.nbytes + out,) * 2)
-        yield _askance(image, theta, side, g)
+        def aligned(image: Tensor, box: Tensor = box, side: int = side) -> Tensor:
+            return roi_align(image, [box], side, aligned=True)
+
+        work = {"eager": loop, "roi_align": aligned, "t2ilib": _cutting(theta, side)}
+        bytes_out = 4 * n * 3 * side * side
+        yield Case("cutouts", f"{size} px, {n} of {side} px", (image,), work, (image.nbytes + bytes_out,) * 2)
+        yield _perspective_case(image, theta, side, g)
 
 
-def _askance(image: Tensor, theta: Tensor, side: int, g: torch.Generator) -> Case:
+def _cutting(theta: Tensor, side: int) -> Callable[..., Tensor]:
+    def cut(image: Tensor, backend: str = "auto") -> Tensor:
+        return cutouts(image, theta, side, backend=backend).flatten(0, 1)  # (n, 3, side, side)
+
+    return cut
+
+
+def _perspective_case(image: Tensor, theta: Tensor, side: int, g: torch.Generator) -> Case:
     """The same crops in perspective, as guidance takes them: against `grid_sample` of all of them at each mip level."""
     tilt = (torch.rand((1, theta.shape[1], 1, 2), generator=g) * 0.4 - 0.2).to(theta)
     theta = torch.cat([theta, F.pad(tilt, (0, 1), value=1.0)], dim=2)  # (1, n, 3, 3)
     steps = torch.linalg.vector_norm(centre_jacobian(theta, image.shape[-2:], side), dim=-2)
-    level = steps.amax(-1).clamp(min=1).log2()
+    level = steps.amax(-1).clamp(min=1).log2()  # (1, n)
 
     def all_at_once(image: Tensor) -> Tensor:
-        y, x = torch.meshgrid(*[(torch.arange(side).to(image) * 2 + 1) / side - 1] * 2, indexing="ij")
-        placed = torch.stack([x, y, torch.ones_like(x)], -1) @ theta.mT.unsqueeze(2)  # (1, n, side, side, 3)
+        ticks = (torch.arange(side).to(image) * 2 + 1) / side - 1
+        y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+        homogeneous = torch.stack([x, y, torch.ones_like(x)], -1)
+        placed = homogeneous @ theta.mT.unsqueeze(2)  # (1, n, side, side, 3)
         grid = (placed[..., :2] / placed[..., 2:]).flatten(1, 2)
         total = 0
         for depth in range(math.ceil(float(level.max())) + 1):
-            image = F.avg_pool2d(image, 2, ceil_mode=True) if depth else image
-            seen = F.grid_sample(image, grid, align_corners=False).unflatten(2, (-1, side))
-            total = total + seen * (1 - (level - depth).abs()).clamp(min=0)[:, None, :, None, None]
+            if depth:
+                image = F.avg_pool2d(image, 2, ceil_mode=True)
+            views = F.grid_sample(image, grid, align_corners=False).unflatten(2, (-1, side))  # (1, 3, n, side, side)
+            share = (1 - (level - depth).abs()).clamp(min=0)
+            total = total + views * share[:, None, :, None, None]
         return total[0].transpose(0, 1)
 
-    work = {"eager": all_at_once, "t2ilib": lambda x, **how: cutouts(x, theta, side, **how).flatten(0, 1)}
-    out = 4 * theta.shape[1] * 3 * side * side
-    return Case("cutouts", f"{image.shape[-1]} px, {theta.shape[1]} of {side} px, in perspective", (image,), work,
-                (image.nbytes + out,) * 2)
+    n = theta.shape[1]
+    bytes_out = 4 * n * 3 * side * side
+    return Case("cutouts", f"{image.shape[-1]} px, {n} of {side} px, in perspective", (image,),
+                {"eager": all_at_once, "t2ilib": _cutting(theta, side)}, (image.nbytes + bytes_out,) * 2)
 
 
 CASES = {"nearest_code": nearest_code_cases, "group_norm_silu": group_norm_silu_cases, "cutouts": cutouts_cases}
@@ -167,14 +194,14 @@ COMPILED = ("nearest_code", "group_norm_silu")  # a loop over crops of all sizes
 
 
 def _call(function: Callable[..., Tensor], case: Case, mode: str) -> Callable[[], object]:
-    wanted = [t for t in case.inputs if t.requires_grad]
+    parameters = [x for x in case.inputs if x.requires_grad]
     if mode == "forward":
         return lambda: function(*case.inputs)
     result = function(*case.inputs)
     upstream = torch.ones_like(result)
     if mode == "backward":
-        return lambda: torch.autograd.grad(result, wanted, upstream, retain_graph=True)
-    return lambda: torch.autograd.grad(function(*case.inputs), wanted, upstream)
+        return lambda: torch.autograd.grad(result, parameters, upstream, retain_graph=True)
+    return lambda: torch.autograd.grad(function(*case.inputs), parameters, upstream)
 
 
 def case_rows(case: Case, rates: Rates, device: torch.device, seconds: float) -> Iterator[Row]:
@@ -193,8 +220,7 @@ def case_rows(case: Case, rates: Rates, device: torch.device, seconds: float) ->
         ideal = rates.ideal_ms(case, mode)
         for row in rows:
             if row.metric == "ms":
-                p50, p20, p80 = (round(ideal / t, 4) for t in (row.p50, row.p80, row.p20))
-                yield replace(row, metric="of roofline", p50=p50, p20=p20, p80=p80)
+                yield row.inverse(ideal, "of roofline")
 
 
 def kernels_rows(device: torch.device, seconds: float) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Where a step's time and memory go, operation by operation: what to look at before a kernel is written."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from statistics import quantiles
 
@@ -10,104 +10,113 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from .gan_step import PAIRS, ResidentGan
-from .guidance import guidance_step, random_networks
-from .measure import Row, _row, noise
-from .minimagen import BASE, LAPTOP, OurImagen
+from .guidance import DROP, guidance_step, random_networks
+from .measure import Row, noise, precision, row
+from .memory import Work
+from .minimagen import CPU_SHAPES, CUDA_SHAPES
 from ..data import load_digits
 from ..guidance.speed import fast
 from ..models.imagen_unet import ImagenUNet
+from ..models.sizes import WGAN
 from ..models.wgan import WGANCritic, WGANGenerator
 from ..runtime import autocast, pick_dtype
-from ..training.losses import gradient_penalty, wasserstein_critic_loss
+from ..training import DiffusionBatch, DiffusionTraining, GanRule, critic_step, make_fabric
 
 TOP = 10
-TOKENS, WIDTH = 20, 384  # of the text that a U-Net reads
+TOKENS = 20  # of the text that a U-Net reads
+WIDTH = 384
 ALLOCATING = ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_")
-Step = Callable[[], object]
-Build = Callable[[torch.device], AbstractContextManager[tuple[str, Step]]]
+Build = Callable[[torch.device], AbstractContextManager[tuple[str, Work]]]
+Spread = tuple[float, float, float]  # median, 20th and 80th percentile
 
 
 @contextmanager
-def gan_training(device: torch.device) -> Iterator[tuple[str, Step]]:
+def gan_training(device: torch.device) -> Iterator[tuple[str, Work]]:
     """The DCGAN of notebook 01 on digits."""
     gan = ResidentGan(PAIRS[1], load_digits("digits", image_size=28), device, dtype=pick_dtype(device))
     yield "DCGAN, 28 px, batch 64", gan.step
 
 
 @contextmanager
-def critic_training(device: torch.device, *, batch: int = 64) -> Iterator[tuple[str, Step]]:
+def critic_training(device: torch.device, *, batch: int = 64) -> Iterator[tuple[str, Work]]:
     """A critic's step of notebook 02, with its penalty."""
-    generator = WGANGenerator(image_size=64, ch=24, max_ch=192).to(device)
-    critic = WGANCritic(image_size=64, ch=48, max_ch=384).to(device)
+    generator = WGANGenerator(**WGAN["shipped"]["generator"]).to(device)
+    critic = WGANCritic(**WGAN["shipped"]["critic"]).to(device)
     adam = torch.optim.Adam(critic.parameters(), lr=5e-4, betas=(0.0, 0.9))
-    real, z = noise(batch, 3, 64, 64, device=device, name="real"), noise(batch, 128, device=device, name="z")
+    rule = GanRule("wasserstein", penalty=10.0, one_pass=True)
+    real = noise(batch, 3, 64, 64, device=device, name="real")
+    z = noise(batch, 128, device=device, name="z")
     alpha = torch.linspace(0, 1, batch, device=device)
+    dtype = pick_dtype(device)
 
     def step() -> None:
-        with autocast(device, pick_dtype(device)):
-            with torch.no_grad():
-                fake = generator(z).float()
-            on_real, on_fake = critic(torch.cat([real, fake])).float().chunk(2)
-        loss = wasserstein_critic_loss(on_real, on_fake) + 10 * gradient_penalty(critic, real, fake, alpha)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        with torch.no_grad(), autocast(device, dtype):
+            fake = generator(z)
+        critic_step(rule, critic, adam, real, fake, alpha=alpha, dtype=dtype)
 
     yield f"critic with penalty, 64 px, batch {batch}", step
 
 
 @contextmanager
-def guidance(device: torch.device) -> Iterator[tuple[str, Step]]:
+def guidance(device: torch.device) -> Iterator[tuple[str, Work]]:
     """A step of notebook 03 with networks as large as the published ones."""
     side, cutouts = (128, 8) if device.type == "cpu" else (400, 32)
     networks = random_networks(device)
     step = guidance_step(*networks, side, cutouts, dtype=pick_dtype(device))
-    with fast(*networks, dtype=pick_dtype(device), drop_encoder=True, drop_text=True):
+    with fast(*networks, dtype=pick_dtype(device), **DROP):
         yield f"VQGAN+CLIP, {side} px, {cutouts} cutouts", step
 
 
 @contextmanager
-def diffusion_training(device: torch.device) -> Iterator[tuple[str, Step]]:
+def diffusion_training(device: torch.device) -> Iterator[tuple[str, Work]]:
     """A training step of notebook 08's first network."""
-    shape = LAPTOP if device.type == "cpu" else BASE
-    network = ImagenUNet(text_embed_dim=WIDTH, **shape.network).to(device)
-    loop, n = OurImagen(network, pick_dtype(device)), shape.batch
-    x_0 = noise(n, 3, shape.size, shape.size, device=device, name="x_0").clamp(-1, 1)
-    text = (noise(n, TOKENS, WIDTH, device=device, name="tokens"), torch.ones(n, TOKENS, dtype=torch.bool,
-                                                                              device=device),
-            noise(n, WIDTH, device=device, name="pooled"))
-    yield shape.name, lambda: loop.step(x_0, text)
+    shape = CPU_SHAPES[0] if device.type == "cpu" else CUDA_SHAPES[0]
+    n = shape.batch
+    network = ImagenUNet(**shape.network).to(device)
+    training = DiffusionTraining(network, make_fabric(device, pick_dtype(device)), fused=device.type != "mps")
+    pixels = (n, 3, shape.size, shape.size)
+    text = (noise(n, TOKENS, WIDTH, device=device, name="tokens"),
+            torch.ones(n, TOKENS, dtype=torch.bool, device=device), noise(n, WIDTH, device=device, name="pooled"))
+    batch = DiffusionBatch(noise(*pixels, device=device, name="x_0").clamp(-1, 1), text,
+                           drop=torch.arange(n, device=device) % 10 == 0, t=torch.linspace(0, 1, n, device=device),
+                           eps=noise(*pixels, device=device, name="eps"))
+    yield shape.name, lambda: training.step(batch)
 
 
 STEPS = {"01_gan_basics": gan_training, "02_wgan_gp": critic_training, "03_vqgan_clip": guidance,
          "08_minimagen": diffusion_training}
 
 
-def operations(step: Step, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
+def operations(step: Work, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
     """Return milliseconds and MiB of each operation of one step, without those that it calls.
 
     On CUDA the time is that of the device. MiB is all that an operation allocates, freed or not; what only allocates
     does so for the operation that called it.
     """
     on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    activities = [ProfilerActivity.CPU]
+    if on_gpu:
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, profile_memory=True) as found:
         step()
-    # a GPU's kernels have rows of their own, whose time stands in that of the operation that launched them too
-    events = [e for e in found.key_averages()
-              if e.device_type == DeviceType.CPU and (e.key.startswith("aten::") or "::" not in e.key)]
-    time = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e3 for e in events}
-    grown: dict[str, float] = defaultdict(float)
+    times = {}
+    for average in found.key_averages():
+        # a GPU's kernels have rows of their own, whose time stands in that of the operation that launched them too
+        is_operation = average.key.startswith("aten::") or "::" not in average.key
+        if average.device_type == DeviceType.CPU and is_operation:
+            microseconds = average.self_device_time_total if on_gpu else average.self_cpu_time_total
+            times[average.key] = microseconds / 1e3
+    allocated: dict[str, float] = defaultdict(float)
     for event in found.events():
         size = event.self_device_memory_usage if on_gpu else event.self_cpu_memory_usage
         if size > 0:
             while event.name in ALLOCATING and event.cpu_parent:
                 event = event.cpu_parent
-            grown[event.name] += size / 2**20
-    return time, grown
+            allocated[event.name] += size / 2**20
+    return times, allocated
 
 
-def profile_rows(device: torch.device, seconds: float, *, steps: dict[str, Build] | None = None,
+def profile_rows(device: torch.device, seconds: float, *, steps: Mapping[str, Build] | None = None,
                  repeats: int = 5) -> Iterator[Row]:
     """The ten operations that take most time, and the ten that allocate most, of one step of each notebook.
 
@@ -125,21 +134,29 @@ def profile_rows(device: torch.device, seconds: float, *, steps: dict[str, Build
                 for _ in range(2):
                     step()
                 runs = [operations(step, device) for _ in range(repeats)]
-        for metric, each in zip(("ms", "MiB allocated"), zip(*runs, strict=True), strict=True):
-            yield from _top(each, metric, notebook, shape, device)
+        about = dict(mode=notebook, shape=shape, device=device, dtype=precision(pick_dtype(device), device))
+        for metric, values in {"ms": [times for times, _ in runs],
+                               "MiB allocated": [allocated for _, allocated in runs]}.items():
+            whole, parts = largest(values)
+            if whole[0]:
+                yield row("profile", "whole step", metric, whole, **about)
+            for name, spread in parts.items():
+                yield row("profile", name.removeprefix("aten::"), metric, spread, ratio=whole[0] / spread[0], **about)
 
 
-def _top(runs: Sequence[dict[str, float]], metric: str, notebook: str, shape: str, device: torch.device
-         ) -> Iterator[Row]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        values["whole step"].append(sum(run.values()))
-        for name, value in run.items():
-            values[name].append(value)
-    spread = {name: quantiles([*found, *[0.0] * (len(runs) - len(found))], n=10, method="inclusive")
-              for name, found in values.items()}
-    for name in sorted(spread, key=lambda name: -spread[name][4])[:TOP + 1]:
-        low, middle, high = (spread[name][k] for k in (1, 4, 7))
-        if middle:
-            yield _row("profile", name.removeprefix("aten::"), notebook, shape, str(pick_dtype(device)).removeprefix(
-                "torch."), metric, (middle, low, high), spread["whole step"][4] / middle, device)
+def largest(runs: Sequence[Mapping[str, float]], count: int = TOP) -> tuple[Spread, dict[str, Spread]]:
+    """Return what the whole of each run comes to, and the operations with the largest medians, largest first.
+
+    Args:
+        runs: of one step several times: operation -> value. Where an operation is missing it counts as 0.
+    """
+    names = {name for run in runs for name in run}
+    spreads = {name: _spread([run.get(name, 0.0) for run in runs]) for name in names}
+    ordered = sorted(names, key=lambda name: (-spreads[name][0], name))
+    parts = {name: spreads[name] for name in ordered[:count] if spreads[name][0] > 0}
+    return _spread([sum(run.values()) for run in runs]), parts
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    tenths = quantiles(values, n=10, method="inclusive")
+    return tenths[4], tenths[1], tenths[7]

@@ -12,13 +12,17 @@ from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
 from .guidance_score import vqgan_clip_score_rows
 from .kernels import kernels_rows
-from .measure import Row, measure, noise, write_rows
+from .measure import Contest, Row, noise, precision, short_name, write_rows
+from .memory import Work
 from .minimagen import minimagen_rows
 from .profile import profile_rows
 from ..errors import check_name
+from ..models.sizes import VQGAN as VQGAN_SIZES
 from ..models.vqgan import VQGAN
 from ..paths import reports_dir
 from ..runtime import autocast, pick_device, pick_dtype
+
+DECODER = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels")  # of taming's arguments
 
 
 def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
@@ -26,14 +30,12 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
     from taming.modules.diffusionmodules.model import Decoder
 
     side = 128 if device.type == "cpu" else 512
-    sizes = dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=[16], resolution=256,
-                 z_channels=256)
+    sizes = {name: VQGAN_SIZES["f16"][name] for name in DECODER}
     peer = Decoder(out_ch=3, in_channels=3, **sizes).to(device).eval().requires_grad_(False)
-    ours = VQGAN(embed_dim=256, n_embed=1024, **sizes).to(device).eval().requires_grad_(False)
+    ours = VQGAN(**{**VQGAN_SIZES["f16"], "n_embed": 1024}).to(device).eval().requires_grad_(False)
     z = noise(1, 256, side // 16, side // 16, device=device, name="z").requires_grad_()
-    fast = pick_dtype(device)
 
-    def step(network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[], None]:
+    def step(network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Work:
         def run() -> None:
             with autocast(device, dtype):
                 picture = network(z)
@@ -41,11 +43,13 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 
         return run
 
-    providers = {"taming float32": step(peer, torch.float32), "ours float32": step(ours.decode, torch.float32)}
-    if fast != torch.float32:
-        providers[f"ours {str(fast).removeprefix('torch.')}"] = step(ours.decode, fast)
-    yield from measure("vqgan_decoder", providers, baseline="taming float32", mode="full", shape=f"f16, {side} px",
-                       dtype="as named", device=device, seconds=seconds)
+    contest = Contest("vqgan_decoder", f"f16, {side} px", device, baseline="taming float32")
+    for dtype in dict.fromkeys([torch.float32, pick_dtype(device)]):
+        contest.add(f"taming {short_name(dtype)}", step(peer, dtype), dtype=precision(dtype, device))
+        contest.add(f"ours {short_name(dtype)}", step(ours.decode, dtype), dtype=precision(dtype, device))
+    yield from contest.time_rows("full", seconds, least=5)
+    if device.type == "cuda":
+        yield from contest.memory_rows()
 
 
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.names or bench.BENCHMARKS:
         rows, path = bench.run_benchmark(name, device=args.device, seconds=args.seconds)
         for row in rows:
-            print(f"{row.kernel:<16} {row.shape:<28} {row.provider:<18} {row.p50:10.2f} {row.metric:<4} "
-                  f"x{row.ratio:.2f}", flush=True)
+            print(f"{row.kernel}, {row.shape}, {row.mode}: {row.provider} ({row.dtype}) "
+                  f"{row.p50:.2f} {row.metric}, x{row.ratio:.2f}", flush=True)
         print(relative(path))
     return 0

@@ -4,7 +4,7 @@ Saharia et al. 2022, "Photorealistic text-to-image diffusion models with deep la
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,9 @@ class CrossEmbed(nn.Module):
 class CrossAttention(nn.Module):
     """Each place of the picture attends to the text, or to one learned key and value that stand for none of it.
 
+    Attributes:
+        attend: the function that attends, see `set_attention`.
+
     Shapes:
         x: (B, N, C), context: (B, T, E), keep: (B, T) bool, True at real tokens -> (B, N, C)
     """
@@ -79,6 +82,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         inner = heads * dim_head
         self.heads = heads
+        self.attend = attend
         self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_kv = nn.Linear(context_dim, 2 * inner, bias=False)
@@ -91,12 +95,15 @@ class CrossAttention(nn.Module):
         kv = torch.cat([null_kv, self.to_kv(context)], dim=1)  # (B, 1 + T, 2 * heads * d)
         k, v = kv.chunk(2, dim=-1)
         keep = F.pad(keep, (1, 0), value=True)[:, None, None]  # (B, 1, 1, 1 + T)
-        y = attend(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), keep)
+        y = self.attend(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), keep)
         return self.out(merge_heads(y))
 
 
 class SelfAttention(nn.Module):
     """Self-attention in which all heads share one key and one value (Shazeer 2019), then a feed-forward layer.
+
+    Attributes:
+        attend: the function that attends, see `set_attention`.
 
     Shapes:
         x: (B, C, H, W) -> (B, C, H, W)
@@ -107,6 +114,7 @@ class SelfAttention(nn.Module):
         inner = heads * dim_head
         hidden = int(ff_mult * dim)
         self.heads = heads
+        self.attend = attend
         self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_kv = nn.Linear(dim, 2 * dim_head, bias=False)
@@ -127,9 +135,16 @@ class SelfAttention(nn.Module):
         null_kv = self.null_kv.expand(len(x), 1, -1).to(q)
         kv = torch.cat([null_kv, self.to_kv(h)], dim=1)  # (B, 1 + HW, 2 d)
         k, v = kv[:, None].chunk(2, dim=-1)  # (B, 1, 1 + HW, d) each
-        x = x + self.out(merge_heads(attend(q, k, v)))
+        x = x + self.out(merge_heads(self.attend(q, k, v)))
         x = x + self.feed_forward(x)
         return x.transpose(1, 2).unflatten(2, (height, width))  # (B, C, H, W)
+
+
+def set_attention(network: nn.Module, function: Callable[..., Tensor]) -> None:
+    """Let these blocks of a network attend by another function with the arguments of `attention.attend`."""
+    for module in network.modules():
+        if isinstance(module, (CrossAttention, SelfAttention)):
+            module.attend = function
 
 
 class TextResnetBlock(nn.Module):

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 LINEAR = Pair("linear", lambda image_size: LinearGenerator(widths=(16, 24), latent_dim=8, image_size=image_size),
               lambda image_size: LinearDiscriminator(widths=(16,), image_size=image_size), batch=8, image_size=8)
 CONV = Pair("conv", lambda **kw: ConvGenerator(latent_dim=8, **kw), ConvCritic, batch=8, image_size=8,
-            options=(("ch", 8),))
+            sizes={"ch": 8})
 
 
 @pytest.fixture
@@ -24,11 +24,13 @@ def digits():
 @pytest.mark.parametrize("pair", [LINEAR, CONV], ids=["linear", "conv"])
 def test_both_loops_make_the_same_updates(pair, digits):
     classic, ours = ClassicGan(pair, digits, CPU), ResidentGan(pair, digits, CPU)
+    for network in (classic.net, classic.critic, ours.net, ours.critic):
+        network.double()  # else Adam would move biases without a gradient, before batch norms, by rounding errors
     start = [p.clone() for p in ours.net.parameters()]
     for _ in range(4):
-        real, z = ours.next()
+        real, z = (x.double() for x in ours.next())
         expected, found = classic.update(real, z), ours.update(real, z)
-        assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+        assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
     for a, b in ((ours.net, classic.net), (ours.critic, classic.critic)):
         for (name, value), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
             assert_close(value, other, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
@@ -63,7 +65,7 @@ def test_rows_tell_steps_per_second(digits):
     assert BENCHMARKS["gan_step"] is gan_step.gan_step_rows
     for pair in (LINEAR, CONV):
         mine = {r.provider: r for r in rows if r.shape.startswith(pair.name)}
-        assert {"classic", "classic, resident data", "ours"} <= set(mine) and len(mine) <= 4
+        assert {"classic", "classic, resident data", "ours"} <= set(mine) and len(mine) in (3, 5)
         assert all(r.metric == "steps/s" and r.p20 <= r.p50 <= r.p80 for r in mine.values())
         assert mine["classic"].ratio == 1
         assert mine["ours"].ratio == pytest.approx(mine["ours"].p50 / mine["classic"].p50, rel=0.01)

@@ -10,7 +10,20 @@ from t2ilib.bench import profile
 CPU = torch.device("cpu")
 
 
-def test_the_longest_operation_comes_first_and_shares_are_of_the_whole():
+def test_the_largest_comes_first_and_shares_are_of_the_whole():
+    runs = [{"mm": 6.0, "add": 1.0 + 0.1 * k, "copy": 3.0} for k in range(5)]
+    runs[2]["rare"] = 100.0  # in one run of five: its median is 0
+    whole, parts = profile.largest(runs)
+    assert list(parts) == ["mm", "copy", "add"]
+    assert parts["mm"] == (6.0, 6.0, 6.0) and parts["add"] == pytest.approx((1.2, 1.08, 1.32))
+    assert whole[0] == pytest.approx(10.3)
+    del runs[2]["rare"]
+    whole, parts = profile.largest(runs)
+    assert sum(value[0] for value in parts.values()) == pytest.approx(whole[0])
+    assert list(profile.largest(runs, 1)[1]) == ["mm"] and profile.largest([{}] * 3) == ((0, 0, 0), {})
+
+
+def test_rows_tell_what_is_called_and_what_is_allocated():
     a, b = torch.randn(400, 400), torch.zeros(1000, 1000)
 
     def step():
@@ -22,12 +35,16 @@ def test_the_longest_operation_comes_first_and_shares_are_of_the_whole():
     assert {(row.kernel, row.mode, row.shape) for row in rows} == {("profile", "x", "400")}
     time, memory = ([row for row in rows if row.metric == metric] for metric in ("ms", "MiB allocated"))
     assert time[0].provider == memory[0].provider == "whole step" and time[0].ratio == memory[0].ratio == 1
-    assert time[1].provider == "mm" and len(time) <= 1 + profile.TOP
+    assert {"mm", "clone"} <= {row.provider for row in time} and len(time) <= 1 + profile.TOP
     for table in (time, memory):
         assert all(row.p20 <= row.p50 <= row.p80 for row in table)
-        assert sum(1 / row.ratio for row in table[1:]) == pytest.approx(1, abs=0.2)
-    allocated = {row.provider: row.p50 for row in memory}
+        assert all(x.p50 >= y.p50 for x, y in zip(table[1:], table[2:], strict=False))
+        for row in table[1:]:
+            assert row.ratio == pytest.approx(table[0].p50 / row.p50, rel=0.01, abs=1e-3)
+    allocated = {row.provider: row.p50 for row in memory}  # equal in every run
+    assert allocated["mm"] == pytest.approx(4 * a.nbytes / 2**20, rel=0.01)
     assert allocated["whole step"] == pytest.approx(4 * a.nbytes / 2**20 + b.nbytes / 2**20, rel=0.01)
+    assert sum(1 / row.ratio for row in memory[1:]) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("build", [profile.gan_training, lambda d: profile.critic_training(d, batch=2),
