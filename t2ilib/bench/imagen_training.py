@@ -97,9 +97,14 @@ def two_steps(shape: Shape, variant: Variant, captions: Sequence[str]) -> None:
     loop.step()
 
 
-def training_rows(contest: Contest, material: Material, found: Sequence[Variant], seconds: float, least: int,
-                  resident: bool) -> Iterator[Row]:
-    """Pictures a second and memory of all variants."""
+def training_rows(material: Material, found: Sequence[Variant], seconds: float, least: int, *,
+                  resident: bool = False) -> Iterator[Row]:
+    """Pictures a second and memory of all variants.
+
+    Args:
+        resident: measure the memory of a whole process too, with MiniLM on the CPU.
+    """
+    contest = Contest("minimagen", material.shape.name, material.device)
     for variant in found:
         loop = make_loop(material, variant)
         compiled = BATCHES if variant.compiled else 0  # each batch has a length of its own

@@ -129,7 +129,6 @@ def minimagen_rows(device: torch.device, seconds: float, *, shapes: Sequence[Sha
             torch.compiler.reset()  # it counts the variants of a network's code, and runs the ninth uncompiled
         material = Material(shape, device, text_encoder, captions)
         found = variants(device, levers=shape == (ablation or shapes[0]))
-        contest = Contest("minimagen", shape.name, device)
-        yield from training_rows(contest, material, found, seconds, least, resident)
+        yield from training_rows(material, found, seconds, least, resident=resident)
         drawing = [variant for variant in found if variant.draws]
         yield from sampling_rows(material, drawing, seconds, least, classic_steps, steps)

@@ -150,11 +150,13 @@ def largest(runs: Sequence[Mapping[str, float]], count: int = TOP) -> tuple[Spre
     Args:
         runs: of one step several times: operation -> value. Where an operation is missing it counts as 0.
     """
-    names = {name for run in runs for name in run}
-    spreads = {name: _spread([run.get(name, 0.0) for run in runs]) for name in names}
-    ordered = sorted(names, key=lambda name: (-spreads[name][0], name))
-    parts = {name: spreads[name] for name in ordered[:count] if spreads[name][0] > 0}
-    return _spread([sum(run.values()) for run in runs]), parts
+    spreads = {}
+    for name in sorted({name for run in runs for name in run}):
+        values = [run.get(name, 0.0) for run in runs]
+        spreads[name] = _spread(values)
+    whole = _spread([sum(run.values()) for run in runs])
+    ordered = sorted(spreads, key=lambda name: -spreads[name][0])
+    return whole, {name: spreads[name] for name in ordered[:count] if spreads[name][0] > 0}
 
 
 def _spread(values: Sequence[float]) -> Spread:
