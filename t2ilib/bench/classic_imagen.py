@@ -118,6 +118,7 @@ class ClassicImagen:
             x_0, eps: (B, 3, H, W), text: as from `encode`, steps: (B,) of 0 to 999, drop: (B,) bool -> ()
         """
         text = self.network.without_text(*text, drop)
+        # (B, 3, H, W); the network's time runs from 0 to 1
         x_t = self._noised(x_0, steps, eps)
         return F.mse_loss(self._predict(x_t, steps, text, smaller), eps)
 

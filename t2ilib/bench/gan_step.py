@@ -96,6 +96,7 @@ class ClassicGan:
 
     def update(self, real: Tensor, z: Tensor) -> tuple[float, float]:
         """Train the discriminator, then the generator on the same fakes; return both losses as numbers."""
+        # the discriminator, on fakes that are detached from the generator
         self.critic_adam.zero_grad()
         fake = self._run(self.net, z)
         on_real = _binary(self._run(self.critic, real), torch.ones)
@@ -104,6 +105,7 @@ class ClassicGan:
         loss.backward()
         self.critic_adam.step()
 
+        # the generator, through the discriminator, which gets gradients that nobody uses
         self.net_adam.zero_grad()
         generator_loss = _binary(self._run(self.critic, fake), torch.ones)
         generator_loss.backward()

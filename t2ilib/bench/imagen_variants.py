@@ -125,5 +125,5 @@ class Material:
         memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
         network.to(self.device, memory_format=memory_format)
         if variant.compiled:
-            network.compile()
+            network.compile()  # in place: Fabric and the cascade take the network itself
         return network

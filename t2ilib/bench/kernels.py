@@ -194,6 +194,7 @@ COMPILED = ("nearest_code", "group_norm_silu")  # a loop over crops of all sizes
 
 
 def _call(function: Callable[..., Tensor], case: Case, mode: str) -> Callable[[], object]:
+    """Return what is timed: the forward pass, the backward pass of a graph that is kept, or both."""
     parameters = [x for x in case.inputs if x.requires_grad]
     if mode == "forward":
         return lambda: function(*case.inputs)

@@ -118,6 +118,7 @@ def critic_step(rule: GanRule, critic: nn.Module, optimizer: torch.optim.Optimiz
         alpha: (B,) uniform in [0, 1], where the gradient penalty is due in this step; None leaves it out.
         dtype: of autocast. fabric: takes the mean of the gradients over its processes; None is one process.
     """
+    # detached: the critic's loss must not reach the generator, nor pay for a gradient that nobody uses
     fake = fake.detach().to(real.dtype)
     on_real, on_fake = _scores(rule, critic, real, fake, dtype)
     loss = critic_loss(rule, on_real, on_fake)
@@ -144,6 +145,7 @@ def generator_step(rule: GanRule, generator: nn.Module, critic: nn.Module, optim
         fake: what the generator drew, with its graph: (B, C, H, W). on_real: scores of real pictures, see
             `generator_loss`. dtype, fabric: as in `critic_step`.
     """
+    # the graph is cut at the pictures: their gradient is all that the generator needs from the critic
     pictures = fake.detach().requires_grad_()
     with autocast(pictures.device, dtype):
         on_fake = critic(pictures)
@@ -178,7 +180,8 @@ def gradient_norm(network: nn.Module) -> Tensor:
 def _scores(rule: GanRule, critic: nn.Module, real: Tensor, fake: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     with autocast(real.device, dtype):
         if rule.one_pass:
-            on_real, on_fake = critic(torch.cat([real, fake])).chunk(2)
+            scores = critic(torch.cat([real, fake]))  # (2 B,) or (2 B, 1, h, w)
+            on_real, on_fake = scores.chunk(2)
         else:
             on_real = critic(real)
             on_fake = critic(fake)

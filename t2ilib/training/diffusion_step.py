@@ -70,6 +70,7 @@ def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, gen
     if captions.ndim != 2 or len(captions) != n:
         raise BadParameter(f"captions must be (B, n) with a row for each of the {n} pictures, got "
                            f"{tuple(captions.shape)}")
+    # in this order: a training that goes on from its state must draw the same again
     picked = torch.randint(captions.shape[1], (n,), generator=generator)
     caption = captions[torch.arange(n), picked]  # (B,)
     drop = torch.rand(n, generator=generator) < drop_text
