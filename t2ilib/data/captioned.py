@@ -204,7 +204,7 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
         name_or_path: One of
             "emoji": the set that ships with the repository, RGBA;
             "hub:owner/name": a set of the Hugging Face hub (or "hub:" and a local folder), through `datasets`;
-            "coco:FOLDER": COCO captions (`annotations/captions_train2017.json`, `train2017/`), through torchvision;
+            "coco:FOLDER": COCO captions (`annotations/captions_train2017.json`, `train2017/`);
             a folder with `metadata.jsonl`, whose lines have `file_name` and `text`; or a `.parquet` file.
         split: "train", "validation", "held_out" or "all" for the emoji set. Elsewhere the rows whose `split` says so;
             rows without a `split` count as "train". For the hub, whatever the set calls its parts.

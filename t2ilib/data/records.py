@@ -1,7 +1,5 @@
 """Where captioned pictures come from: each source is read into a list of records, not yet decoded."""
 
-import contextlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -174,28 +172,31 @@ def coco_records(root: Path, split: str, *, limit: int | None = None) -> list[Re
     Raises:
         MissingAsset: If pictures or annotations are not where COCO puts them.
     """
-    from torchvision.datasets import CocoCaptions
-
     part = {"train": "train", "validation": "val"}.get(split)
     if part is None:
         raise unknown_name("split of COCO", split, ["train", "validation"])
-    for year in ("2017", "2014"):
-        pictures, notes = root / f"{part}{year}", root / "annotations" / f"captions_{part}{year}.json"
-        if pictures.is_dir() and notes.is_file():
-            break
-    else:
-        raise MissingAsset(
-            f"no COCO captions below {root}; expected {part}2017/ and annotations/captions_{part}2017.json."
-        )
-    with contextlib.redirect_stdout(io.StringIO()):  # its reader announces itself
-        coco = CocoCaptions(str(pictures), str(notes))
+    pictures, path = _coco_files(root, part)
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    captions: dict[int, list[str]] = {}
+    for note in notes["annotations"]:
+        captions.setdefault(note["image_id"], []).append(note["caption"].strip())
     records = []
-    for number in coco.ids[:limit]:
-        captions = [note["caption"].strip() for note in coco.coco.imgToAnns.get(number, [])]
-        file_name = coco.coco.imgs[number]["file_name"]
-        row = {"text": captions, "file_name": file_name, "id": str(number)}
-        records.append(_record(f"{notes}, image {number} ({file_name})", pictures / file_name, row, "text"))
-    return _of_split(records, "all", str(notes), limit)
+    for image in sorted(notes["images"], key=lambda image: image["id"])[:limit]:
+        number = image["id"]
+        name = image["file_name"]
+        row = {"text": captions.get(number, []), "file_name": name, "id": str(number)}
+        records.append(_record(f"{path}, image {number} ({name})", pictures / name, row, "text"))
+    return _of_split(records, "all", str(path), limit)
+
+
+def _coco_files(root: Path, part: str) -> tuple[Path, Path]:
+    """Return the folder of pictures and the file of captions of a part, as the years' archives name them."""
+    for year in ("2017", "2014"):
+        pictures = root / f"{part}{year}"
+        captions = root / "annotations" / f"captions_{part}{year}.json"
+        if pictures.is_dir() and captions.is_file():
+            return pictures, captions
+    raise MissingAsset(f"no COCO captions below {root}; expected {part}2017/ and annotations/captions_{part}2017.json.")
 
 
 def _record(where: str, picture: object, row: dict, text_column: str) -> Record:
