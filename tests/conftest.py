@@ -88,7 +88,7 @@ def tiny_clip():
     import torch
 
     from t2ilib.encoders.clip import Clip
-    from t2ilib.encoders.foreign import build
+    from t2ilib.encoders.open_clip_checkpoints import build
 
     def make(image_size: int) -> Clip:
         model = build({"embed_dim": 16, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8,

@@ -15,7 +15,7 @@ from .classic import ClassicLoop, classic_clip, classic_decoder, one_hot_quantis
 from .measure import Contest, Row, precision, short_name
 from .memory import Work, held_mib
 from ..encoders.clip import Clip
-from ..encoders.foreign import build, model_config
+from ..encoders.open_clip_checkpoints import build, model_config
 from ..guidance import CutoutParameters, GuidanceConfig, Guides, Painter, apply_cutouts, clamp_with_grad, fast
 from ..guidance.search import Search
 from ..guidance.setup import prepare_run

@@ -5,28 +5,28 @@
     tokens, mask, pooled = features.batch(where[indices, 0], device)   # (B, T, E), (B, T), (B, E)
 
 Token features lie one text after another in half precision, so that a short caption costs what it is long, and a set
-larger than the memory stays on disk: the file is mapped, and a batch reads only its own rows.
+larger than the memory stays on disk: the file is mapped, and a batch reads only its own rows. Whoever needs only one
+vector for each text takes `pool_texts`.
 """
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .kept_files import kept_folder
 from .. import runtime
 from ..checkpoint import save_tensors
-from ..errors import BadParameter, CheckpointMismatch
-from ..files import sha256_of, write_json
+from ..errors import BadParameter
 
-FORMAT = 1
-TOKENS, ROWS, INFO = "tokens.npy", "rows.safetensors", "info.json"
+FORMAT = 2
+TOKENS = "tokens.npy"
+ROWS = "rows.safetensors"
 
 
 class EncodedTexts:
@@ -40,16 +40,20 @@ class EncodedTexts:
     """
 
     def __init__(self, tokens: Tensor, starts: Tensor, lengths: Tensor, pooled: Tensor, rows: Tensor, *, cut: int = 0):
-        self.tokens, self.starts, self.lengths, self.pooled, self.rows = tokens, starts, lengths, pooled, rows
+        self.tokens = tokens
+        self.starts = starts
+        self.lengths = lengths
+        self.pooled = pooled
+        self.rows = rows
         self.cut = cut
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        size = sum(t.numel() * t.element_size() for t in (self.tokens, self.pooled)) / 2**20
+        mib = (self.tokens.nbytes + self.pooled.nbytes) / 2**20
         return (f"EncodedTexts({len(self)} texts, {len(self.lengths)} distinct, {self.dim} numbers a token, at most "
-                f"{self.longest} tokens, {size:.1f} MiB)")
+                f"{self.longest} tokens, {mib:.1f} MiB)")
 
     @property
     def dim(self) -> int:
@@ -63,8 +67,8 @@ class EncodedTexts:
 
     def to(self, device: torch.device | str) -> "EncodedTexts":
         """Return the same features in the memory of a device, where batches are cut out without a copy from here."""
-        parts = (t.to(device) for t in (self.tokens, self.starts, self.lengths, self.pooled, self.rows))
-        return EncodedTexts(*parts, cut=self.cut)
+        return EncodedTexts(self.tokens.to(device), self.starts.to(device), self.lengths.to(device),
+                            self.pooled.to(device), self.rows.to(device), cut=self.cut)
 
     def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None, *,
               dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,16 +84,21 @@ class EncodedTexts:
         Raises:
             BadParameter: an index is out of range.
         """
-        indices = torch.as_tensor(indices, dtype=torch.long, device=self.rows.device).reshape(-1)
+        indices = torch.as_tensor(indices, dtype=torch.long, device=self.rows.device).reshape(-1)  # (B,)
         if len(indices) and not -len(self) <= int(indices.min()) <= int(indices.max()) < len(self):
             raise BadParameter(f"an index lies outside the {len(self)} texts: {int(indices.min())}.."
                                f"{int(indices.max())}")
-        device, rows = self.rows.device if device is None else device, self.rows[indices]
-        lengths = self.lengths[rows, None]
-        place = torch.arange(int(lengths.max()) if len(rows) else 0, device=lengths.device)
-        mask = place < lengths
-        where = self.starts[rows, None] + place.minimum((lengths - 1).clamp(min=0))
-        tokens = self.tokens[where.clamp(max=max(0, len(self.tokens) - 1))].to(device).to(dtype)
+        device = self.rows.device if device is None else device
+        rows = self.rows[indices]  # (B,)
+        lengths = self.lengths[rows, None]  # (B, 1)
+        longest = int(lengths.max()) if len(rows) else 0
+        place = torch.arange(longest, device=lengths.device)  # (T,)
+        mask = place < lengths  # (B, T)
+        # past its end a text repeats its last token, which the mask then clears
+        inside = place.minimum((lengths - 1).clamp(min=0))
+        positions = self.starts[rows, None] + inside  # (B, T)
+        last = max(0, len(self.tokens) - 1)
+        tokens = self.tokens[positions.clamp(max=last)].to(device).to(dtype)  # (B, T, E)
         mask = mask.to(device)
         return tokens.masked_fill_(~mask[..., None], 0), mask, self.pooled[rows].to(device).to(dtype)
 
@@ -113,140 +122,179 @@ def encode_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path |
     Raises:
         BadParameter: no list of strings, or features that do not fit in half precision.
     """
-    _check(texts, longest, batch_size)
-    position: dict[str, int] = {}
-    rows = torch.tensor([position.setdefault(text, len(position)) for text in texts])
-    distinct = list(position)
+    _check(texts, batch_size, longest)
+    distinct, rows = _distinct(texts)
 
-    def encode(keep: Callable[[Tensor], Any]) -> dict[str, Tensor]:
-        return _encode(text_encoder, distinct, keep, longest, batch_size, dtype, progress)
+    def batches() -> Iterator[_Batch]:
+        return _encode(text_encoder, distinct, longest, batch_size, dtype, progress)
 
     if cache is None:
-        parts: list[Tensor] = []
-        found = encode(parts.append)
-        tokens = torch.cat(parts)
+        tokens, table = _in_memory(batches(), len(distinct))
     else:
-        key = _key(text_encoder, distinct, longest, dtype)
-        tokens, found = _kept(Path(cache).expanduser() / f"texts-{key[:24]}", key, encode)
-    cut = int(found.pop("cut")[rows].sum())
+        key = _key(text_encoder, distinct, ["tokens", longest, str(dtype)])
+        folder = Path(cache).expanduser() / f"texts-{key[:24]}"
+        tokens, table = _read(kept_folder(folder, key, lambda scratch: _write(scratch, batches(), len(distinct))))
+    cut = int(table.pop("cut")[rows].sum())
     if cut:
         runtime.warn_fallback(f"{cut} of {len(texts)} texts are longer than longest={longest} tokens; their ends are "
                               "left out")
-    return EncodedTexts(tokens, **found, rows=rows, cut=cut)
+    return EncodedTexts(tokens, **table, rows=rows, cut=cut)
 
 
-def _check(texts: Sequence[str], longest: int | None, batch_size: int) -> None:
-    if isinstance(texts, str) or not len(texts) or not all(isinstance(t, str) for t in texts):
+def pool_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path | None = None, batch_size: int = 128,
+               dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return one vector for each of N texts, (N, E) float32 on the CPU; from the disk if an earlier call left them.
+
+    Arguments and errors as in `encode_texts`.
+
+    Args:
+        text_encoder: `pooled(list of strings, batch_size=...) -> (B, E)`.
+    """
+    _check(texts, batch_size)
+    distinct, rows = _distinct(texts)
+
+    def encode() -> Tensor:
+        with runtime.autocast(text_encoder.device, dtype):
+            return text_encoder.pooled(distinct, batch_size=batch_size).float().cpu()
+
+    if cache is None:
+        return encode()[rows]
+    from safetensors.torch import load_file
+
+    key = _key(text_encoder, distinct, ["pooled", str(dtype)])
+    folder = Path(cache).expanduser() / f"pooled-{key[:24]}"
+    folder = kept_folder(folder, key, lambda scratch: save_tensors(scratch / ROWS, {"pooled": encode()}))
+    return load_file(folder / ROWS)["pooled"][rows]
+
+
+def _check(texts: Sequence[str], batch_size: int, longest: int | None = None) -> None:
+    if isinstance(texts, str) or not len(texts) or not all(isinstance(text, str) for text in texts):
         raise BadParameter(f"texts: got {type(texts).__name__}, expected a list of one or more strings")
     if batch_size < 1 or (longest is not None and longest < 1):
         raise BadParameter(f"need batch_size >= 1 and longest >= 1 or None, got {batch_size} and {longest}")
 
 
-@torch.no_grad()
-def _encode(text_encoder: Any, texts: list[str], keep: Callable[[Tensor], Any], longest: int | None, batch_size: int,
-            dtype: torch.dtype, progress: str) -> dict[str, Tensor]:
-    """Hand the tokens of all texts (m, E) to `keep`, batch by batch; return where each begins, and what else is known.
+def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Return the distinct texts in their order, and which of them each text is, (N,)."""
+    position: dict[str, int] = {}
+    for text in texts:
+        position.setdefault(text, len(position))
+    return list(position), torch.tensor([position[text] for text in texts])
 
-    Texts of similar length share a batch, so that little is spent on padding.
+
+class _Batch(NamedTuple):
+    """Features of some texts.
+
+    Attributes:
+        indices: (b,) which texts. lengths: (b,) tokens of each. cut: (b,) bool, whether it lost some.
+        tokens: (sum of lengths, E) float16. pooled: (b, E) float32. All on the CPU.
     """
-    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
-    lengths, starts = torch.zeros(2, len(texts), dtype=torch.long)
-    cut, pooled, end = torch.zeros(len(texts), dtype=torch.bool), None, 0
+
+    indices: Tensor
+    lengths: Tensor
+    cut: Tensor
+    tokens: Tensor
+    pooled: Tensor
+
+
+@torch.no_grad()
+def _encode(text_encoder: Any, texts: list[str], longest: int | None, batch_size: int, dtype: torch.dtype,
+            progress: str) -> Iterator[_Batch]:
+    """Yield the features of all texts; those of similar length share a batch, so that little is spent on padding."""
     device = getattr(text_encoder, "device", torch.device("cpu"))
-    for chunk in runtime.progress(order.split(batch_size), desc=progress):
+    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+    for indices in runtime.progress(order.split(batch_size), desc=progress):
         with runtime.autocast(device, dtype):
-            tokens, mask, vectors = text_encoder.encode([texts[i] for i in chunk])
-        pooled = torch.zeros(len(texts), vectors.shape[1]) if pooled is None else pooled
-        full = mask.sum(1).cpu()
-        most = longest or int(full.max())
-        lengths[chunk], cut[chunk] = full.clamp(max=most), full > most
-        pooled[chunk] = vectors.float().cpu()
-        starts[chunk] = end + lengths[chunk].cumsum(0) - lengths[chunk]
-        kept = (torch.arange(mask.shape[1]) < lengths[chunk, None]).to(tokens.device)
-        half = tokens[kept].half().cpu()
+            tokens, mask, pooled = text_encoder.encode([texts[i] for i in indices])
+        full = mask.sum(1).cpu()  # (b,)
+        limit = longest or int(full.max())
+        lengths = full.clamp(max=limit)
+        kept = torch.arange(mask.shape[1]) < lengths[:, None]  # (b, T)
+        half = tokens[kept.to(tokens.device)].half().cpu()  # (sum of lengths, E)
         if not half.isfinite().all():
             raise BadParameter(f"features of {getattr(text_encoder, 'name', 'this encoder')} do not fit in half "
                                "precision; use an encoder that ends in a normalisation")
-        keep(half)
-        end += len(half)
-    return {"starts": starts, "lengths": lengths, "pooled": pooled, "cut": cut}
+        yield _Batch(indices, lengths, full > limit, half, pooled.float().cpu())
 
 
-def _key(text_encoder: Any, texts: list[str], longest: int | None, dtype: torch.dtype) -> str:
+class _Table:
+    """What is known of each of D distinct texts beside its tokens, filled batch by batch."""
+
+    def __init__(self, texts: int):
+        self.starts = torch.zeros(texts, dtype=torch.long)
+        self.lengths = torch.zeros(texts, dtype=torch.long)
+        self.cut = torch.zeros(texts, dtype=torch.bool)
+        self.pooled: Tensor | None = None
+        self.end = 0  # tokens so far
+
+    def add(self, batch: _Batch) -> None:
+        if self.pooled is None:
+            self.pooled = torch.zeros(len(self.starts), batch.pooled.shape[1])
+        self.pooled[batch.indices] = batch.pooled
+        self.lengths[batch.indices] = batch.lengths
+        self.cut[batch.indices] = batch.cut
+        self.starts[batch.indices] = self.end + batch.lengths.cumsum(0) - batch.lengths
+        self.end += len(batch.tokens)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"starts": self.starts, "lengths": self.lengths, "pooled": self.pooled, "cut": self.cut}
+
+
+def _in_memory(batches: Iterator[_Batch], texts: int) -> tuple[Tensor, dict[str, Tensor]]:
+    table = _Table(texts)
+    tokens = []
+    for batch in batches:
+        table.add(batch)
+        tokens.append(batch.tokens)
+    return torch.cat(tokens), table.tensors()
+
+
+def _write(folder: Path, batches: Iterator[_Batch], texts: int) -> None:
+    """Write the tokens as they come, so that they never fill the memory; the header, which counts them, comes last."""
+    table = _Table(texts)
+    width = 0
+    with open(folder / TOKENS, "wb") as file:
+        for batch in batches:
+            if not width:
+                width = batch.tokens.shape[1]
+                _write_header(file, 0, width)
+            table.add(batch)
+            file.write(batch.tokens.contiguous().numpy().data)
+        file.seek(0)
+        _write_header(file, table.end, width)
+    save_tensors(folder / ROWS, table.tensors())
+
+
+def _write_header(file: BinaryIO, rows: int, width: int) -> None:
+    """Write the header of an array (rows, width) float16; numpy leaves room in it for a first axis that grows."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, width)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    tokens = np.load(folder / TOKENS, mmap_mode="c")  # pages come when they are read; nothing is written back
+    return torch.from_numpy(tokens), load_file(folder / ROWS)
+
+
+def _key(text_encoder: Any, texts: list[str], settings: list[Any]) -> str:
     """Return a hash of everything that decides the features.
 
     Raises:
         BadParameter: nothing tells this encoder from another one.
     """
-    names = [type(text_encoder).__name__, *(getattr(text_encoder, a, None) for a in ("name", "fingerprint"))]
+    kind = type(text_encoder).__name__
+    name = getattr(text_encoder, "name", None)
+    fingerprint = getattr(text_encoder, "fingerprint", None)
+    limit = getattr(text_encoder, "max_length", None)
     model = getattr(text_encoder, "model", None)
-    if model is None and not any(names[1:]):
-        raise BadParameter(f"{names[0]} has neither a name, a fingerprint nor a model by which its features could be "
+    if model is None and not name and not fingerprint:
+        raise BadParameter(f"{kind} has neither a name, a fingerprint nor a model by which its features could be "
                            "found again; use cache=None")
-    digest = hashlib.sha256(json.dumps([FORMAT, *names, getattr(text_encoder, "max_length", None), longest, str(dtype),
-                                        texts]).encode())
-    for name, tensor in model.state_dict().items() if isinstance(model, torch.nn.Module) else ():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest = hashlib.sha256(json.dumps([FORMAT, kind, name, fingerprint, limit, settings, texts]).encode())
+    if isinstance(model, torch.nn.Module):
+        for key, tensor in model.state_dict().items():
+            digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _kept(folder: Path, key: str, encode: Callable[..., dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the features in a folder, which are encoded first if they are absent or not what they should be."""
-    if folder.exists():
-        try:
-            return _read(folder, key)
-        except CheckpointMismatch as error:
-            runtime.warn_fallback(f"{error}; the texts are encoded again")
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-    try:
-        _write(scratch, key, encode)
-        try:
-            scratch.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return _read(folder, key)
-
-
-def _write(folder: Path, key: str, encode: Callable[..., dict[str, Tensor]]) -> None:
-    """Write the tokens as they come, so that they never fill the memory; the header, which counts them, comes last."""
-    shape = [0, 0]
-
-    def header(file: Any) -> None:  # numpy leaves room in it for a first axis that grows
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": tuple(shape)})
-
-    with open(folder / TOKENS, "wb") as file:
-        def keep(tokens: Tensor) -> None:
-            if not shape[1]:
-                shape[1] = tokens.shape[1]
-                header(file)
-            file.write(tokens.contiguous().numpy().data)
-            shape[0] += len(tokens)
-
-        rows = encode(keep)
-        file.seek(0)
-        header(file)
-    save_tensors(folder / ROWS, rows)
-    write_json(folder / INFO, {"format": FORMAT, "key": key, "texts": len(rows["lengths"]), "tokens": shape[0],
-                               "sha256": {name: sha256_of(folder / name) for name in (TOKENS, ROWS)}})
-
-
-def _read(folder: Path, key: str) -> tuple[Tensor, dict[str, Tensor]]:
-    from safetensors.torch import load_file
-
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        damaged = [name for name in (TOKENS, ROWS) if sha256_of(folder / name) != info["sha256"][name]]
-        foreign = info["key"] != key
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointMismatch(f"{folder} holds no whole text features ({error})") from error
-    if damaged or foreign:
-        what = f"{' and '.join(damaged)} changed on disk" if damaged else "it belongs to other texts or encoders"
-        raise CheckpointMismatch(f"{folder} cannot be used: {what}")
-    tokens = np.load(folder / TOKENS, mmap_mode="c")  # pages come when they are read; nothing is written back
-    return torch.from_numpy(tokens), load_file(folder / ROWS)

@@ -2,9 +2,8 @@
 
 from .clip import Clip, embedded_clips, load_clip, load_judge
 from .conditions import TextCache, TextCondition, TextConditioner, batch_conditions, mix_conditions
-from .emoji_clip import EmojiClip, build_emoji_clip, text_tower_features
+from .emoji_clip import EmojiClip
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
 __all__ = ["Clip", "EmojiClip", "TextCache", "TextCondition", "TextConditioner", "TextEncoder", "TextFeatures",
-           "batch_conditions", "build_emoji_clip", "embedded_clips", "load_clip", "load_judge", "load_text_encoder",
-           "mix_conditions", "text_tower_features"]
+           "batch_conditions", "embedded_clips", "load_clip", "load_judge", "load_text_encoder", "mix_conditions"]

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import foreign
-from .emoji_clip import EmojiClip, EmojiTokenizer
+from . import open_clip_checkpoints
+from .emoji_clip import EmojiClip, EmojiClipNetwork, EmojiTokenizer
+from .open_clip_form import follow, open_clip_form
 from .text import check_texts
 from .windows import text_windows
 from ..checkpoint import load_model, read_config
@@ -28,7 +29,8 @@ class Clip(nn.Module):
         encode_text: list of B strings -> (B, D), unit norm
 
     Attributes:
-        model: the open_clip model itself; tokenizer: texts -> token ids (B, T) for it.
+        network: maps normalised pictures and token ids to features: `EmojiClipNetwork`, or an open_clip model.
+        visual: its image tower. tokenizer: texts -> token ids (B, T) for it. model: the open_clip model itself.
         dim: D. image_size: side of the pictures that the model reads, in pixels. context_length: tokens of a text.
         name: what was loaded. sha256: of the weight file. measure_only: no gradient ever leaves `encode_image`.
 
@@ -36,15 +38,40 @@ class Clip(nn.Module):
         Radford et al. 2021, arXiv:2103.00020.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, dim: int, image_size: int, mean: list[float],
+    def __init__(self, network: nn.Module, tokenizer: Any, *, name: str, dim: int, image_size: int, mean: list[float],
                  std: list[float], resize_mode: str = "shortest", interpolation: str = "bicubic", sha256: str = "",
                  measure_only: bool = False):
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.name, self.dim, self.image_size, self.sha256 = name, dim, image_size, sha256
-        self.resize_mode, self.interpolation, self.measure_only = resize_mode, interpolation, measure_only
+        self.network = network
+        self.tokenizer = tokenizer
+        self.name = name
+        self.dim = dim
+        self.image_size = image_size
+        self.sha256 = sha256
+        self.resize_mode = resize_mode
+        self.interpolation = interpolation
+        self.measure_only = measure_only
+        self._open_clip: list[nn.Module] = []  # in a list it is no submodule: its weights are those of `network`
         self.register_buffer("image_mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower: normalised pictures -> features."""
+        return self.network.visual
+
+    @property
+    def model(self) -> nn.Module:
+        """The open_clip model itself.
+
+        That of an embedded CLIP is built when it is first asked for, and has the same weights; ask again after moving
+        the CLIP to another device.
+        """
+        if not isinstance(self.network, EmojiClipNetwork):
+            return self.network
+        if not self._open_clip:
+            self._open_clip.append(open_clip_form(self.network))
+        return follow(self._open_clip[0], self.network)
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +81,7 @@ class Clip(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """The factor (1 / temperature) between cosines and logits; the learnt parameter is its logarithm."""
-        return self.model.logit_scale.exp()
+        return self.network.logit_scale.exp()
 
     def resize(self, x: Tensor) -> Tensor:
         """Bring pictures (B, 3, H, W) to the model's size, as its training did; differentiable, range kept.
@@ -95,7 +122,8 @@ class Clip(nn.Module):
             raise BadParameter(f"pictures: got {tuple(x.shape)} {x.dtype}, expected (B, 3, H, W) floats in [0, 1]")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.measure_only):
             x = self.normalise(self.resize(x.to(self.device)))
-            return F.normalize(self.model.encode_image(x.to(_input_dtype(self.model.visual))).float(), dim=-1)
+            features = self.network.encode_image(x.to(_input_dtype(self.visual)))
+            return F.normalize(features.float(), dim=-1)
 
     @property
     def context_length(self) -> int:
@@ -154,7 +182,7 @@ class Clip(nn.Module):
         parts = []
         for start in range(0, len(order), batch_size):
             tokens = self.tokenizer([texts[i] for i in order[start:start + batch_size]], **quiet).to(self.device)
-            parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1))
+            parts.append(F.normalize(self.network.encode_text(tokens).float(), dim=-1))
         return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
 
     def _too_long(self, texts: list[str]) -> list[int]:
@@ -216,9 +244,11 @@ def _load_emoji(folder: Path, name: str, device: torch.device, *, measure_only: 
                                  "give the folder of a CLIP")
     towers = load_model(EmojiClip, folder)
     towers.visual.to(memory_format=torch.channels_last)  # what convolutions like; the numbers do not change
-    return Clip(towers.as_open_clip(), EmojiTokenizer(), name=name, dim=towers.config["embed_dim"],
-                image_size=towers.image_size, mean=towers.image_mean, std=towers.image_std,
-                sha256=read_config(folder)["sha256"], measure_only=measure_only).eval().requires_grad_(False).to(device)
+    network = EmojiClipNetwork(towers)
+    clip = Clip(network, network.tokenizer, name=name, dim=towers.config["embed_dim"], image_size=towers.image_size,
+                mean=towers.image_mean, std=towers.image_std, sha256=read_config(folder)["sha256"],
+                measure_only=measure_only)
+    return clip.eval().requires_grad_(False).to(device)
 
 
 def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", quick_gelu: bool | None = None,
@@ -243,7 +273,7 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
         BadParameter: the judge was asked for as a guide, or a precision that does not exist.
     """
     place = pick_device(str(device))
-    check_name("precision", precision, foreign.PRECISIONS)
+    check_name("precision", precision, open_clip_checkpoints.PRECISIONS)
     path = Path(name).expanduser()
     folder = path if _is_emoji_clip(path) else checkpoints_dir() / name
     if name == JUDGE or (_is_emoji_clip(folder) and _is_judge(folder)):
@@ -257,13 +287,13 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
     options = {"precision": precision, "quick_gelu": quick_gelu}
     model, colon, file = name.partition(":")
     if model == "hf-hub":
-        loaded = foreign.load_hub(name, precision=precision)
-    elif path.exists() or path.is_absolute() or (not colon and path.suffix in foreign.WEIGHT_SUFFIXES):
-        loaded = foreign.load_file(path, **options)
+        loaded = open_clip_checkpoints.load_hub(name, precision=precision)
+    elif path.exists() or path.is_absolute() or (not colon and path.suffix in open_clip_checkpoints.WEIGHT_SUFFIXES):
+        loaded = open_clip_checkpoints.load_file(path, **options)
     elif colon:
-        loaded = foreign.load_file(Path(file), model_name=model, **options)
+        loaded = open_clip_checkpoints.load_file(Path(file), model_name=model, **options)
     else:
-        loaded = foreign.load_tag(*_split_tag(name), cache_dir=cache_dir, **options)
+        loaded = open_clip_checkpoints.load_tag(*_split_tag(name), cache_dir=cache_dir, **options)
     return _wrap(loaded, name).to(place)
 
 
@@ -272,7 +302,7 @@ def _split_tag(name: str) -> tuple[str, str]:
     import open_clip
 
     model, slash, tag = name.rpartition("/")
-    whole = foreign.plain_name(name)
+    whole = open_clip_checkpoints.plain_name(name)
     if "openai" in open_clip.list_pretrained_tags_by_model(whole):
         return whole, "openai"
     if not slash:
@@ -285,7 +315,7 @@ def _split_tag(name: str) -> tuple[str, str]:
     return model, tag
 
 
-def _wrap(loaded: foreign.Loaded, name: str) -> Clip:
+def _wrap(loaded: open_clip_checkpoints.Loaded, name: str) -> Clip:
     height, width = _pair(loaded.model.visual.image_size)
     how = {k: loaded.preprocess[k] for k in ("mean", "std", "resize_mode", "interpolation")}
     clip = Clip(loaded.model, loaded.tokenizer, name=name, dim=loaded.dim, sha256=loaded.sha256,

@@ -91,7 +91,7 @@ def checkpointed(vqgan: PaintingNetwork) -> contextlib.AbstractContextManager:
 
 def _image_tower(clip: ImageTextModel) -> object:
     """Return what maps pictures to features: the image tower of a CLIP, or the whole of another guide."""
-    return getattr(getattr(clip, "model", None), "visual", clip)
+    return getattr(clip, "visual", clip)
 
 
 def _modules(roots: Sequence) -> list[nn.Module]:
@@ -106,7 +106,7 @@ def _modules(roots: Sequence) -> list[nn.Module]:
 def _text_tensors(clip: ImageTextModel, image_tower: object) -> list[Tensor]:
     """Return the tensors of a CLIP that are not of its image tower."""
     of_images = {id(t) for t in tensors_of(image_tower)}
-    return [t for t in tensors_of(getattr(clip, "model", None)) if id(t) not in of_images]
+    return [t for t in tensors_of(getattr(clip, "network", None)) if id(t) not in of_images]
 
 
 @contextlib.contextmanager

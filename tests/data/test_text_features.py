@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2ilib.data import text_features
-from t2ilib.data.text_features import encode_texts
+from t2ilib.data.text_features import encode_texts, pool_texts
 from t2ilib.errors import BadParameter
 
 TEXTS = ["a red heart", "cat", "a very long line about a cat", "cat", "", "blue fish"]
@@ -25,6 +24,9 @@ class Words:
         self.dim = dim
         with torch.no_grad():
             self.model.weight.fill_(scale)
+
+    def pooled(self, texts, *, batch_size):
+        return self.encode(texts)[2]
 
     def encode(self, texts):
         self.seen += texts
@@ -125,7 +127,7 @@ def test_a_damaged_or_foreign_file_is_encoded_again(tmp_path, harm):
     (folder,) = tmp_path.iterdir()
     harm(folder)
     encoder = Words()
-    with pytest.warns(UserWarning, match="encoded again"):
+    with pytest.warns(UserWarning, match="made again"):
         features = encode_texts(encoder, TEXTS, cache=tmp_path)
     assert torch.equal(features.batch([0, 2])[0], want) and set(encoder.seen) == set(TEXTS)
     with warnings.catch_warnings():
@@ -134,7 +136,7 @@ def test_a_damaged_or_foreign_file_is_encoded_again(tmp_path, harm):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_an_interrupted_or_outrun_call_leaves_nothing_half(tmp_path, monkeypatch):
+def test_an_interrupted_or_outrun_call_leaves_nothing_half(tmp_path):
     class Stops(Words):
         def encode(self, texts):
             if self.seen:
@@ -145,15 +147,13 @@ def test_an_interrupted_or_outrun_call_leaves_nothing_half(tmp_path, monkeypatch
         encode_texts(Stops(), TEXTS, cache=tmp_path, batch_size=2)
     assert list(tmp_path.iterdir()) == []
 
-    write = text_features._write
+    class Slow(Words):  # while this process encodes, another one finishes
+        def encode(self, texts):
+            encode_texts(Words(), TEXTS, cache=tmp_path)
+            return super().encode(texts)
 
-    def slow(folder, *rest):  # while this process encodes, another one finishes
-        monkeypatch.setattr(text_features, "_write", write)
-        encode_texts(Words(), TEXTS, cache=tmp_path)
-        write(folder, *rest)
-
-    monkeypatch.setattr(text_features, "_write", slow)
-    features = encode_texts(Words(), TEXTS, cache=tmp_path)
+    Slow.__name__ = Slow.__qualname__ = "Words"
+    features = encode_texts(Slow(), TEXTS, cache=tmp_path)
     assert len(features) == 6 and len(list(tmp_path.iterdir())) == 1
 
 
@@ -193,3 +193,24 @@ def test_the_real_encoder(tmp_path):
     torch.testing.assert_close(got[0], tokens, atol=2e-3, rtol=1e-3)
     assert torch.equal(got[1], mask)
     torch.testing.assert_close(got[2], pooled, atol=1e-6, rtol=1e-5)
+    pooled = pool_texts(encoder, TEXTS, cache=tmp_path)
+    assert torch.equal(pooled, encoder.pooled(TEXTS)) and torch.equal(pool_texts(encoder, TEXTS), pooled)
+
+
+def test_pooled_vectors_are_kept_too(tmp_path):
+    encoder = Words()
+    pooled = pool_texts(encoder, TEXTS, cache=tmp_path)
+    torch.testing.assert_close(pooled, Words().encode(TEXTS)[2])
+    assert encoder.seen == list(dict.fromkeys(TEXTS))
+    assert torch.equal(pool_texts(encoder, TEXTS, cache=tmp_path), pooled) and len(encoder.seen) == 5
+    pool_texts(encoder, TEXTS, cache=tmp_path, dtype=torch.bfloat16)
+    pool_texts(Words(scale=2.0), TEXTS, cache=tmp_path)
+    assert len(encoder.seen) == 10 and len(list(tmp_path.iterdir())) == 3
+    (folder, *_) = sorted(tmp_path.iterdir())
+    flip(folder, "rows.safetensors")
+    for dtype in (torch.float32, torch.bfloat16):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pool_texts(encoder, TEXTS, cache=tmp_path, dtype=dtype)
+    with pytest.raises(BadParameter, match="list of one or more strings"):
+        pool_texts(encoder, [])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from t2ilib.encoders import load_clip
-from t2ilib.encoders.foreign import infer_config, is_torchscript, read_state
+from t2ilib.encoders.open_clip_checkpoints import infer_config, is_torchscript, read_state
 from t2ilib.encoders.windows import text_windows
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 
@@ -242,7 +242,7 @@ def test_other_tokenizers_count_their_own_special_tokens(reader):
     """The two kinds of open_clip's tokenizer around a Hugging Face one, on MiniLM's word pieces."""
     from open_clip.tokenizer import HFTokenizer
 
-    from t2ilib.encoders.text import minilm_folder
+    from t2ilib.encoders.minilm import minilm_folder
 
     text = "two  red   hearts"
     reader.tokenizer = HFTokenizer(str(minilm_folder(check=False)), context_length=12)

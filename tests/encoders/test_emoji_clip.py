@@ -1,5 +1,6 @@
-"""The embedded CLIP: open_clip underneath, towers of several kinds, checkpoints without MiniLM, guide and judge."""
+"""The embedded CLIP: equal to open_clip's, towers of several kinds, checkpoints without MiniLM, guide and judge."""
 
+import json
 import warnings
 
 import pytest
@@ -7,17 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib.checkpoint import load_model, save_model
-from t2ilib.encoders import (
-    EmojiClip,
-    build_emoji_clip,
-    embedded_clips,
-    load_clip,
-    load_judge,
-    load_text_encoder,
-    text_tower_features,
-)
-from t2ilib.encoders.emoji_clip import TOWERS, EmojiTokenizer, emoji_clip_state, register_with_open_clip, tower_spec
+from t2ilib.data import load_captioned
+from t2ilib.encoders import EmojiClip, embedded_clips, load_clip, load_judge, load_text_encoder
+from t2ilib.encoders.emoji_clip import EmojiClipNetwork, EmojiTokenizer
+from t2ilib.encoders.image_towers import TOWERS, tower_spec
+from t2ilib.encoders.open_clip_form import open_clip_config, open_clip_form
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.media import to_unit
 
 TINY = {"tower": "resnet", "channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1], "embed_dim": 12}
 TEXTS = ["a red heart", "a yellow fish under water"]
@@ -38,33 +35,47 @@ def shipped(tmp_path, monkeypatch, tiny):
     return tmp_path
 
 
-def test_open_clip_model_underneath(tiny):
-    import open_clip
+@pytest.fixture(scope="module")
+def network(tiny):
+    return EmojiClipNetwork(tiny)
 
-    model, tokenizer, config = build_emoji_clip(**TINY)
-    assert isinstance(model, open_clip.CustomTextCLIP) and config["embed_dim"] == 12 and config["image_size"] == 64
-    image, text, scale = model(torch.rand(2, 3, 64, 64), tokenizer(TEXTS))
+
+def test_its_open_clip_form(tiny, network):
+    import open_clip
+    from open_clip.timm_model import TimmModel
+
+    model = open_clip_form(network)
+    assert isinstance(model, open_clip.CustomTextCLIP) and isinstance(model.visual, TimmModel)
+    assert tiny.config["embed_dim"] == 12 and tiny.config["image_size"] == 64
+    image, text, scale = model(torch.rand(2, 3, 64, 64), network.tokenizer(TEXTS))
     assert image.shape == text.shape == (2, 12)
     torch.testing.assert_close(scale, torch.tensor(1 / 0.07))
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert "text.proj.weight" in trained and not any(n.startswith("text.transformer") for n in trained)
 
 
-def test_features_computed_once_equal_the_text_tower(tiny):
-    model = tiny.as_open_clip().train()  # the frozen transformer must stay free of dropout
+def test_features_computed_once_equal_the_text_tower(tiny, network):
+    model = open_clip_form(network).train()  # the frozen transformer must stay free of dropout
     with torch.no_grad():
         direct = model.encode_text(EmojiTokenizer()(TEXTS), normalize=True)
-        torch.testing.assert_close(tiny.encode_features(text_tower_features(TEXTS)), direct, atol=1e-5, rtol=1e-4)
+        pooled = load_text_encoder("minilm").pooled(TEXTS)
+        torch.testing.assert_close(tiny.encode_features(pooled), direct, atol=1e-5, rtol=1e-4)
         padded = F.pad(EmojiTokenizer()(TEXTS), (0, 60))  # open_clip's own tokeniser pads to 77
         torch.testing.assert_close(model.encode_text(padded, normalize=True), direct, atol=1e-5, rtol=1e-4)
+        ours = F.normalize(network.encode_text(padded), dim=-1)
+        torch.testing.assert_close(ours, direct, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_are_shared_and_checkpoint_leaves_minilm_out(tiny, tmp_path):
-    model = tiny.as_open_clip()
-    assert model.visual is tiny.visual and model.logit_scale is tiny.logit_scale
-    state = emoji_clip_state(model)
-    expected = tiny.state_dict()
-    assert state.keys() == expected.keys() and all(torch.equal(state[k], v) for k, v in expected.items())
+def test_weights_are_shared_and_checkpoint_leaves_minilm_out(tiny, network, tmp_path):
+    model = open_clip_form(network)
+    learnt = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not name.startswith("text.transformer."):
+            learnt[name.replace("text.proj.", "text_proj.")] = tensor
+    expected = tiny.state_dict(keep_vars=True)
+    assert learnt.keys() == expected.keys() and all(learnt[name] is tensor for name, tensor in expected.items())
+    frozen = model.text.transformer.state_dict(keep_vars=True)
+    assert all(frozen[name] is tensor for name, tensor in network.minilm.state_dict(keep_vars=True).items())
     save_model(tmp_path, tiny)
     assert (tmp_path / "model.safetensors").stat().st_size < 1_000_000  # MiniLM alone is 90 MB
     again = load_model(EmojiClip, tmp_path)
@@ -74,9 +85,10 @@ def test_weights_are_shared_and_checkpoint_leaves_minilm_out(tiny, tmp_path):
     tiny.train()
 
 
-def test_building_leaves_the_random_state_alone(tiny):
+def test_building_leaves_the_random_state_alone(tiny, network):
     torch.manual_seed(3)
-    tiny.as_open_clip()
+    EmojiClipNetwork(tiny)
+    open_clip_form(network)
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
@@ -116,18 +128,45 @@ def test_wrong_towers_are_refused():
         EmojiClip(**TINY, drop_path=1.0)
 
 
-def test_open_clip_builds_it_by_name(tmp_path):
+def test_open_clip_builds_it_from_its_config(network, tmp_path):
     import open_clip
 
-    register_with_open_clip("emoji-test", tmp_path, **TINY)
+    (tmp_path / "emoji-test.json").write_text(json.dumps(open_clip_config(network)))
+    open_clip.add_model_config(tmp_path / "emoji-test.json")
     model, _, preprocess = open_clip.create_model_and_transforms("emoji-test")
     assert isinstance(model, open_clip.CustomTextCLIP) and model.text.proj.weight.shape == (12, 384)
     tokens = open_clip.get_tokenizer("emoji-test")(TEXTS)
     assert tokens.shape == (2, 77)
+    model.text.transformer.load_state_dict(network.minilm.state_dict())
     encoder = load_text_encoder("minilm")
     with torch.no_grad():
         expected = F.normalize(model.text.proj(encoder.pooled(TEXTS)), dim=-1)
-        torch.testing.assert_close(model.encode_text(tokens, normalize=True), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.eval().encode_text(tokens, normalize=True), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["emoji-clip", "emoji-clip-b", "emoji-judge"])
+def test_shipped_models_equal_their_open_clip_form(name):
+    clip = load_judge() if name == "emoji-judge" else load_clip(name)
+    data = load_captioned("emoji", split="validation", image_size=64)
+    chosen = range(0, len(data), 8)
+    pictures = to_unit(data.batch(chosen))
+    texts = [*[data.captions[i] for i in chosen], "", "naïve café ☃ 日本語", "heart " * 60]
+    model = clip.model
+    assert model is clip.model and "open_clip" in type(model).__module__
+    with torch.no_grad():
+        expected = model.encode_image(clip.normalise(pictures), normalize=True)
+        torch.testing.assert_close(clip.encode_image(pictures), expected, atol=1e-5, rtol=0)
+        expected = model.encode_text(clip.tokenizer(texts), normalize=True)
+        torch.testing.assert_close(clip.encode_text(texts), expected, atol=1e-5, rtol=0)
+    assert model.logit_scale is clip.network.logit_scale
+
+
+def test_the_open_clip_form_follows_its_clip(shipped):
+    clip = load_clip()
+    model = clip.model
+    clip.double()
+    assert clip.model is model and model.visual.trunk.bn1.running_mean is clip.visual.trunk.bn1.running_mean
+    assert not any(name.startswith("_open_clip") for name in clip.state_dict())
 
 
 def test_load_clip_by_name_and_by_folder(shipped, tiny):

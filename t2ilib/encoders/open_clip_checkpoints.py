@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .text import quiet_transformers
+from .hugging_face import quiet_transformers
 from ..checkpoint import load_strict
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..files import sha256_of
