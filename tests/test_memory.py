@@ -38,6 +38,7 @@ def unet_loss(network, *, size, batch, text_dim, dtype=torch.bfloat16):
         return network(x, torch.rand(batch), *text(batch, text_dim), *low).float().square().mean()
 
 
+@pytest.mark.slow
 def test_foretold_memory_is_what_a_real_step_takes():
     options = dict(dim=16, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8)
     case = dict(size=16, batch=4, text_dim=12)
@@ -62,6 +63,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_the_originals_stages_train_within_12_gb(name):
     options, case = STAGES[name]

@@ -96,6 +96,7 @@ def test_a_contest_tells_time_memory_and_precision_of_each():
     assert [(r.provider, r.metric) for r in contest.compilation_rows()] == [("ours", "s")]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_tensors_or_of_a_process():
     layer = torch.nn.Linear(1024, 1024, bias=False)
     assert held_mib(layer, layer, device=CPU) == 4.0

@@ -90,6 +90,7 @@ def test_levers_switched_off_change_the_time_and_not_the_step(networks):
     assert (trajectories[2][0] - trajectories[0][0]).abs().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_rows_tell_time_memory_and_every_lever(networks):
     rows = list(guidance.vqgan_clip_rows(CPU, 0.0, shapes=[(32, 2), (48, 3)], ablation=(48, 3), networks=networks))
     small, large = ([r for r in rows if r.shape == shape] for shape in ("32 px, 2 cutouts", "48 px, 3 cutouts"))

@@ -190,6 +190,7 @@ def test_attention_is_exchanged_in_all_blocks_of_one_network():
     assert len(asked) == sum(isinstance(m, (CrossAttention, SelfAttention)) for m in net.modules()) > 3
 
 
+@pytest.mark.slow
 def test_rows_tell_speed_memory_levers_and_passes(words):
     rows = list(minimagen.minimagen_rows(CPU, 0.0, shapes=SHAPES, ablation=SHAPES[1], text_encoder=words,
                                          captions=CAPTIONS, classic_steps=2, steps=3, least=1))

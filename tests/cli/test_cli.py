@@ -100,6 +100,7 @@ def test_what_is_missing_is_code_1(methods, tmp_path, capsys):
     assert capsys.readouterr().err == "t2ilib: no weights; run: make\n"
 
 
+@pytest.mark.slow
 def test_run_goes_on_after_a_failure_and_reports(tiny_cli, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("T2I_REPORTS", str(tmp_path / "reports"))
     assert main(["run", "--profile", "smoke", "-p", "scale", "3"]) == 1

@@ -23,6 +23,7 @@ def generate(*argv):
     return main(["generate", *map(str, argv)])
 
 
+@pytest.mark.slow
 def test_a_png_repeats_itself_byte_for_byte(tmp_path, capsys):
     out, again = tmp_path / "out.png", tmp_path / "again.png"
     assert generate("a red heart", "--seed", 3, "--num-images", 2, "--out", out, *FAST) == 0
@@ -50,6 +51,7 @@ def test_other_weights_are_told(tmp_path):
         results.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
 
 
+@pytest.mark.slow
 def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red heart\na blue car\n")
     argv = ["--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out.png", *FAST]
@@ -97,6 +99,7 @@ def test_previews_and_a_film(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "f.gif").n_frames >= 2
 
 
+@pytest.mark.slow
 def test_the_judge_scores_what_the_prompt_asks_for_at_the_end():
     data = load_captioned("emoji", split="all", image_size=64)
     rows = {plain_name(name): i for i, name in enumerate(data.columns["name"])}

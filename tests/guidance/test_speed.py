@@ -100,6 +100,7 @@ def test_weights_cast_once_give_what_autocast_gives(networks):
     assert (held[2] - exact[2]).norm() < 1.5 * (plain[2] - exact[2]).norm()  # no worse than autocast alone
 
 
+@pytest.mark.slow
 def test_compiled_networks_agree(networks, monkeypatch):
     made, original = [], torch.compile
 
@@ -156,6 +157,7 @@ def test_attention_with_a_mask_or_with_other_keys_is_the_modules_own():
             assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"checkpoint": True}, {"channels_last": False}, {"dtype": torch.bfloat16}],
                          ids=str)
 def test_the_estimate_is_what_a_real_step_takes(networks, options):

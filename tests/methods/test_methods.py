@@ -22,6 +22,7 @@ def test_stable_signature():
     assert parameters["method"].default in METHODS
 
 
+@pytest.mark.slow
 def test_pictures_and_record():
     images, record = generate_with_record("a red heart", num_images=2, seed=3, **FAST)
     assert len(images) == 2 and all(isinstance(i, Image.Image) and i.mode == "RGB" for i in images)

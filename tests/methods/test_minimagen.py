@@ -63,6 +63,7 @@ def test_pictures_and_record(folder):
     assert record["candidate_chosen"] == [max(range(4), key=s.__getitem__) for s in scores]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_picture_whatever_is_drawn_beside_it(folder):
     (a, b), _ = run("a blue car", num_images=2, seed=5, **FAST)
     (again, *_), _ = run(["a blue car", "cat"], num_images=1, seed=6, **FAST)
@@ -108,6 +109,7 @@ def test_the_stages_that_are_here(folder):
     assert run("a red heart", num_images=1, seed=0, candidates=1, **FAST)[0][0].size == (16, 16)
 
 
+@pytest.mark.slow
 def test_the_variant_that_draws_latents(folder):
     shipped = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
     with pytest.raises(MissingAsset, match="emoji-prior"):

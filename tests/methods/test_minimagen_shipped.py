@@ -12,6 +12,7 @@ from t2ilib.metrics.judging import Judgement
 ASKED = ["red heart", "grinning face", "Christmas tree", "teddy bear", "fire", "pizza"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["pixels", "latents"])
 def test_most_pictures_are_what_was_asked_for(variant):
     judgement = Judgement(load_judge(), load_captioned("emoji", split="all", image_size=64))
@@ -25,6 +26,7 @@ def test_most_pictures_are_what_was_asked_for(variant):
     assert heart[0].mean() > heart[1:].mean() + 0.1  # a red heart is red
 
 
+@pytest.mark.slow
 def test_words_decide_and_seeds_vary_it():
     call = dict(method="minimagen", num_images=2, candidates=1, steps=8)
     a, b = generate("a red heart", seed=1, **call)

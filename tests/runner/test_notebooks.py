@@ -61,6 +61,7 @@ def test_parameters_cell_must_be_there_once(tiny):
         notebooks.read_parameters(path)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_record_notebook_and_page(tiny, tmp_path):
     folder = tiny(RECORD + "import pathlib, warnings\nwarnings.warn('careful')\n"
                   "print(pathlib.Path.cwd(), flag, words)\nprint(pathlib.__file__)\n"
@@ -86,6 +87,7 @@ def test_a_run_leaves_record_notebook_and_page(tiny, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["90_tiny.py", "jupytext.toml"]
 
 
+@pytest.mark.slow
 def test_a_failed_run_keeps_what_it_had(tiny, tmp_path):
     folder = tiny(RECORD + "print('so far')\n\n# %%\n1 / 0")
     result = run_notebook(plan_run("90", folder=folder), run_dir=tmp_path / "run")
@@ -95,12 +97,14 @@ def test_a_failed_run_keeps_what_it_had(tiny, tmp_path):
     assert "so far" in (result.dir / "notebook.ipynb").read_text() and (result.dir / "notebook.html").exists()
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_a_failed_run(tiny, tmp_path):
     folder = tiny(RECORD + "\n\n# %%\nos._exit(3)")
     result = run_notebook(plan_run("90", folder=folder), run_dir=tmp_path / "run")
     assert result.status == "failed" and "died" in result.error.lower() and record(result)["metrics"] == {"scale": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_interrupted_run_says_so_and_leaves_no_process(tiny, tmp_path):
     pid_file = tmp_path / "pid"
@@ -146,6 +150,7 @@ def test_a_failing_script_reports_its_last_error(tiny, tmp_path):
     assert "so far" in (result.dir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_script_on_two_devices_gets_two_ranks(tiny, tmp_path):
     folder = tiny("import os\nprint(f\"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}\")")
     result = run_script(plan_run("90", folder=folder), devices=2, run_dir=tmp_path / "run")

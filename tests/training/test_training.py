@@ -384,6 +384,7 @@ def test_a_resumed_run_keeps_its_id_at_weights_and_biases(tmp_path, monkeypatch)
     assert len({entry[1] for entry in begun}) == 3
 
 
+@pytest.mark.slow
 def test_the_real_wandb_writes_offline_runs_of_one_id(tmp_path, monkeypatch):
     import wandb
 
