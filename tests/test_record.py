@@ -148,6 +148,7 @@ run.keep("a_table", Table({"a": {"x": 1.0}}))
 """
 
 
+@pytest.mark.slow
 def test_every_kept_figure_appears_exactly_once_in_a_notebook(folder, tmp_path):
     import nbformat
     from nbclient import NotebookClient

@@ -47,6 +47,7 @@ def test_rows_tell_what_is_called_and_what_is_allocated():
     assert sum(1 / row.ratio for row in memory[1:]) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [profile.gan_training, lambda d: profile.critic_training(d, batch=2),
                                    profile.diffusion_training], ids=["gan", "critic", "diffusion"])
 def test_steps_of_the_notebooks(build):

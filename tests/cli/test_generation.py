@@ -69,6 +69,7 @@ def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
     assert generate("x", *argv) == 2 and "leave out PROMPT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole.png", tmp_path / "out.png"
     assert generate("a red heart", "--out", whole, *FAST) == 0

@@ -144,6 +144,7 @@ def test_open_clip_builds_it_from_its_config(network, tmp_path):
         torch.testing.assert_close(model.eval().encode_text(tokens, normalize=True), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["emoji-clip", "emoji-clip-b", "emoji-judge"])
 def test_shipped_models_equal_their_open_clip_form(name):
     clip = load_judge() if name == "emoji-judge" else load_clip(name)

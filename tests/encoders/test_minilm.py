@@ -45,6 +45,7 @@ def test_tokens_equal_those_of_transformers(encoder, texts, reference):
         assert encoder.tokenizer.pieces(text) == tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 
 
+@pytest.mark.slow
 def test_features_equal_those_of_transformers(encoder, texts, reference):
     tokenizer, model = reference
     with pytest.warns(UserWarning, match=f"at most {MAX_LENGTH} tokens"):

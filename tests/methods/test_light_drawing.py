@@ -19,6 +19,7 @@ raise SystemExit(f"imported: {sorted(heavy)}" if heavy else code)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_picture_needs_no_heavy_package(tmp_path, method):
     """Two pictures, so that there is a contact sheet; `--json`, so that the judge looks at them."""

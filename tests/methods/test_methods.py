@@ -31,6 +31,7 @@ def test_pictures_and_record():
         assert record["checkpoints"][name] == short_hash(checkpoints_dir() / name)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_another_picture():
     a, b = (generate("a blue car", num_images=1, seed=5, **FAST)[0].tobytes() for _ in range(2))
     assert a == b
