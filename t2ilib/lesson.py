@@ -1,12 +1,16 @@
 """What every notebook begins with: its settings resolved, device and precision chosen, seeds set, its record opened."""
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
 from . import profiles, runtime
+from .errors import check_name
 from .record import Run
+
+PRECISIONS = ("auto", *runtime.DTYPES)
 
 
 class Lesson(NamedTuple):
@@ -19,13 +23,15 @@ class Lesson(NamedTuple):
 
 
 def start(name: str, *, profile: str, seed: int = 0, device: str = "auto", dtype: str = "auto", threads: int = 0,
-          smoke: dict[str, Any], quick: dict[str, Any], full: dict[str, Any], **parameters: Any) -> Lesson:
+          smoke: dict[str, Any], quick: dict[str, Any], full: dict[str, Any], dtypes: Collection[str] = PRECISIONS,
+          **parameters: Any) -> Lesson:
     """Resolve a notebook's parameters and say in one line where it runs.
 
     Args:
         name: of the notebook, such as "08_minimagen". profile, seed, device, dtype, threads: of the parameters cell;
             0 threads leave torch's own choice.
         smoke, quick, full: settings of the profiles, see `profiles.resolve`.
+        dtypes: what `dtype` may be. "float64" is for a notebook that then computes everything in it, without autocast.
         parameters: the other parameters of the cell. Those that are settings of the profiles take their place, where
             they are not None; all are recorded.
 
@@ -41,7 +47,8 @@ def start(name: str, *, profile: str, seed: int = 0, device: str = "auto", dtype
     if threads:
         torch.set_num_threads(threads)
     chosen_device = runtime.pick_device(device)
-    chosen_dtype = runtime.pick_dtype(chosen_device, dtype)
+    check_name("dtype", dtype, dtypes)
+    chosen_dtype = torch.float64 if dtype == "float64" else runtime.pick_dtype(chosen_device, dtype)
     runtime.seed_everything(seed)
     given = {"profile": profile, "seed": seed, "device": device, "dtype": dtype, "threads": threads, **parameters}
     run = Run(name, given=given, resolved=settings, device=chosen_device)

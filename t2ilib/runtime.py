@@ -68,8 +68,8 @@ def pick_dtype(device: torch.device | str, name: str = "auto") -> torch.dtype:
 
 
 def autocast(device: torch.device | str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Return an autocast context for `dtype` on `device`; float32 means no autocast at all."""
-    if dtype == torch.float32:
+    """Return an autocast context for `dtype` on `device`; float32 and float64 mean no autocast at all."""
+    if dtype in (torch.float32, torch.float64):
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=dtype)
 

@@ -49,3 +49,12 @@ def test_what_cannot_be_is_refused():
         start("08_x", profile="quick", device="gpu", **PROFILES)
     with pytest.raises(BadParameter, match="steps must be int"):
         start("08_x", profile="quick", steps="many", **PROFILES)
+
+
+def test_double_precision_is_for_notebooks_that_take_it():
+    with pytest.raises(UnknownName, match="dtype 'float64'"):
+        start("08_x", profile="quick", dtype="float64", **PROFILES)
+    lesson = start("02_x", profile="quick", dtype="float64", dtypes=("float32", "float64"), **PROFILES)
+    assert lesson.dtype == torch.float64 and lesson.run.data["parameters"]["given"]["dtype"] == "float64"
+    with pytest.raises(UnknownName, match="dtype 'float16'"):
+        start("02_x", profile="quick", dtype="float16", dtypes=("float32", "float64"), **PROFILES)

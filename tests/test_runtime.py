@@ -47,10 +47,11 @@ def test_precision(monkeypatch):
     assert runtime.pick_dtype("mps") == torch.float32
 
 
-def test_autocast_is_off_for_float32():
+def test_autocast_is_off_for_full_precision():
     x = torch.randn(2, 2)
-    with runtime.autocast("cpu", torch.float32):
-        assert (x @ x).dtype == torch.float32
+    for full in (torch.float32, torch.float64):
+        with runtime.autocast("cpu", full):
+            assert (x.to(full) @ x.to(full)).dtype == full
     with runtime.autocast("cpu", torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
 

@@ -191,3 +191,28 @@ class Table:
         for row in self.rows.values():
             ends += self._bounds(row, name) or ()
         return min(ends), max(ends)
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """Return one row of those that several seeds gave: the mean of each column, and one deviation to both sides.
+
+    A single row is returned as it is: it says nothing about the spread.
+
+    Example:
+        Table({"ours": over_seeds(rows, ["KID"])}, intervals=deviations(["KID"]))
+    """
+    if len(rows) == 1:
+        return {name: rows[0][name] for name in columns}
+    result = {}
+    for name in columns:
+        values = [float(row[name]) for row in rows]
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        low, high = deviations([name])[name]
+        result |= {name: mean, low: mean - deviation, high: mean + deviation}
+    return result
+
+
+def deviations(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the `intervals` of a table whose rows `over_seeds` made."""
+    return {name: (f"{name} - deviation", f"{name} + deviation") for name in columns}

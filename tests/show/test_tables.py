@@ -1,10 +1,11 @@
 import csv
 import io
+import math
 
 import pytest
 
 from t2ilib.errors import BadParameter
-from t2ilib.show import Table
+from t2ilib.show import Table, deviations, over_seeds
 
 ROWS = {
     "ours": {"top10": 0.6, "low": 0.5, "high": 0.7, "KID": 0.06, "seconds": 4, "name": "a<b"},
@@ -56,3 +57,23 @@ def test_columns_and_digits_by_name():
 def test_bad_tables_are_refused(call):
     with pytest.raises(BadParameter):
         call()
+
+
+def test_rows_of_several_seeds_become_a_mean_and_a_deviation_to_both_sides():
+    rows = [{"KID": 1.0, "modes": 9, "step": 5}, {"KID": 3.0, "modes": 10, "step": 5}]
+    row = over_seeds(rows, ["KID", "modes"])
+    low, high = deviations(["KID"])["KID"]
+    assert row["KID"] == 2.0 and row["modes"] == 9.5 and "step" not in row
+    assert math.isclose(row[low], 2 - math.sqrt(2)) and math.isclose(row[high], 2 + math.sqrt(2))
+    table = Table({"ours": row}, intervals=deviations(["KID", "modes"]), digits=1)
+    assert table.columns == ["KID", "modes"] and "2.0 [0.6, 3.4]" in str(table)
+
+
+def test_one_seed_has_no_deviation_and_keeps_its_values():
+    row = over_seeds([{"KID": 1.0, "modes": 9, "step": 5}], ["KID", "modes"])
+    assert row == {"KID": 1.0, "modes": 9}
+    assert str(Table({"ours": row}, intervals=deviations(["KID"]), digits=1)).split()[-2:] == ["1.0", "9"]
+
+
+def test_a_value_that_is_no_number_is_no_error():
+    assert math.isnan(over_seeds([{"KID": math.nan}, {"KID": 1.0}], ["KID"])["KID"])
