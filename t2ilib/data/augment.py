@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .captioned import CaptionedImages
 from ..errors import BadParameter
+
+# groups of the emoji set whose left and right mean the same; elsewhere hands point and signs are read
+MIRRORED_GROUPS = frozenset({"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"})
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -148,3 +152,18 @@ def augment_exact(images: Tensor, generator: torch.Generator, *, shift: int = 4,
     x[:, 3:] *= inside.to(x)
     ground = random_backgrounds(n, size, generator, white=white).to(x)
     return composite(x, ground) * 2 - 1
+
+
+def mirror_chances(data: CaptionedImages) -> Tensor:
+    """Return the probability of a left-right mirror for each picture (N,), as `augment_exact` takes it.
+
+    One half where left and right mean the same, and 0 for clocks, for hands and signs, and for sets without groups.
+    """
+    unknown = [""] * len(data)
+    groups = data.columns.get("group", unknown)
+    subgroups = data.columns.get("subgroup", unknown)
+    chances = []
+    for group, subgroup in zip(groups, subgroups, strict=True):
+        mirrored = group in MIRRORED_GROUPS and subgroup != "time"
+        chances.append(0.5 if mirrored else 0.0)
+    return torch.tensor(chances)

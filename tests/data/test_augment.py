@@ -2,8 +2,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2ilib.data import CaptionedImages
 from t2ilib.data import augment as module
-from t2ilib.data.augment import augment, augment_exact, blur, composite, erase, random_affine, random_backgrounds
+from t2ilib.data.augment import (
+    augment,
+    augment_exact,
+    blur,
+    composite,
+    erase,
+    mirror_chances,
+    random_affine,
+    random_backgrounds,
+)
 from t2ilib.errors import BadParameter
 
 
@@ -178,3 +188,11 @@ def test_wrong_pictures_are_refused():
         augment(torch.rand(2, 3, 8, 8), stream())
     with pytest.raises(BadParameter, match=r"strength must be in \[0, 2\]"):
         augment(pictures(), stream(), strength=-1)
+
+
+def test_only_drawings_whose_left_and_right_mean_the_same_are_mirrored():
+    groups = ["Animals & Nature", "People & Body", "Travel & Places", "Travel & Places"]
+    subgroups = ["animal-mammal", "hand-single-finger", "time", "sky & weather"]
+    data = CaptionedImages(pictures(4), ["a"] * 4, {"group": groups, "subgroup": subgroups})
+    assert mirror_chances(data).tolist() == [0.5, 0, 0, 0.5]
+    assert mirror_chances(CaptionedImages(pictures(4), ["a"] * 4)).tolist() == [0, 0, 0, 0]
