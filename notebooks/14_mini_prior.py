@@ -682,11 +682,7 @@ judgement = Judgement(load_judge(device=device_), everything)
 concepts = judgement.concepts("validation", cfg.num_concepts)
 pooled = text_encoder.encode(concepts).pooled.cpu()  # (concepts, 384)
 nearest = torch.cat([bank.nearest(feature, 1) for feature in pooled])
-chosen_rows = []
-for k, concept in enumerate(concepts):
-    rows = judgement.rows_of[concept]
-    chosen_rows.append(rows[k % len(rows)])  # one drawing of each concept, artists in turn
-real = everything.batch(chosen_rows)
+real = everything.batch(judgement.one_row_each(concepts))  # artists in turn
 with torch.no_grad():
     real_latents = torch.cat([small.encode(part.to(device_)).cpu() for part in real.split(64)])
 entrants = {

@@ -51,6 +51,14 @@ class Judgement:
         count = min(count or len(names), len(names))
         return [names[i * len(names) // count] for i in range(count)]
 
+    def one_row_each(self, names: Sequence[str]) -> list[int]:
+        """Return one row of the set for each concept name, the artists in turn."""
+        chosen = []
+        for k, name in enumerate(names):
+            rows = self.rows_of[name]
+            chosen.append(rows[k % len(rows)])
+        return chosen
+
     @torch.no_grad()
     def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""

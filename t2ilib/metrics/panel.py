@@ -87,9 +87,10 @@ class PanelTable:
             cells = [name, *(_cell(entry[name], width) for entry in self.entries)]
             columns.append(_aligned(cells, right=name in NUMBERS))
         lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-        return "\n".join([*lines, "", *self._summary_lines()])
+        return "\n".join([*lines, "", *self.summary_lines()])
 
-    def _summary_lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
+        """Return the aggregates as sentences."""
         summary = self.summary()
         if not summary["judges"]:
             return ["no judge: every member guided, and the guide never judges"]

@@ -33,7 +33,7 @@ class Table:
         columns: which of them, in this order; default all but the bounds of intervals.
         units: column -> what stands below its name, such as "s".
         intervals: column -> (column of the lower bound, of the upper), drawn as a bar on the scale of the column.
-        best: the column by which the best row is set in bold, "-name" if less is better.
+        best: the column by which the best row, or those that tie, is set in bold; "-name" if less is better.
         baselines: labels of rows that are only compared with, such as real drawings; never the best.
         digits: decimals of numbers that are not whole; or one number for each column by name.
         title: line above. note: line below, with n, seeds and what the numbers are of.
@@ -77,18 +77,19 @@ class Table:
             columns += [name for name in row if name not in columns and name not in bounds]
         return columns
 
-    def best_row(self) -> str | None:
-        """Return the label of the best row, or None where nothing was said to be best."""
+    def best_rows(self) -> list[str]:
+        """Return the label of the best row, of all that tie, or none where nothing was said to be best."""
         if not self.best:
-            return None
+            return []
         name = self.best.removeprefix("-")
         sign = -1 if self.best.startswith("-") else 1
-        scores = []
+        scores = {}
         for label, row in self.rows.items():
             value = row.get(name)
             if label not in self.baselines and isinstance(value, (int, float)) and math.isfinite(value):
-                scores.append((sign * value, label))
-        return max(scores)[1] if scores else None
+                scores[label] = sign * value
+        highest = max(scores.values(), default=0.0)
+        return [label for label, score in scores.items() if score == highest]
 
     def csv(self) -> str:
         """Return the table as CSV, bounds of intervals included, numbers as they are."""
@@ -109,14 +110,14 @@ class Table:
             cells = [self._text(row, name) for name in self.columns]
             grid.append([label, *cells])
         widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-        best = self.best_row()
+        best = self.best_rows()
         printed = [self.title] if self.title else []
         for number, (label, *cells) in enumerate(grid):
             aligned = [label.ljust(widths[0])]
             aligned += [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-            mark = " *" if number and label == best else ""
+            mark = " *" if number and label in best else ""
             printed.append(("  ".join(aligned) + mark).rstrip())
-        if best is not None:
+        if best:
             printed.append(f"* best by {self.best.removeprefix('-')}")
         if self.note:
             printed.append(self.note)
@@ -134,7 +135,7 @@ class Table:
 
     def _row_html(self, label: str, row: Mapping[str, Any]) -> str:
         kind = ""
-        if label == self.best_row():
+        if label in self.best_rows():
             kind = "best"
         elif label in self.baselines:
             kind = "baseline"

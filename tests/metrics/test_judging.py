@@ -100,3 +100,8 @@ def test_kid_is_zero_for_itself_and_grows_with_distance(judgement):
     same = judgement.report(bank, names, real=bank)["kid"]
     far = judgement.report(judgement.features(picture_of("cat").expand(6, 3, 8, 8)), names, real=bank)["kid"]
     assert far > same + 0.05
+
+
+def test_one_row_of_each_concept_with_the_artists_in_turn(judgement):
+    judgement.rows_of = {"fire": [1, 4], "cat": [5, 7], "dolphin": [2]}
+    assert judgement.one_row_each(["fire", "cat", "dolphin", "fire"]) == [1, 7, 2, 4]

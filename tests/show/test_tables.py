@@ -27,10 +27,16 @@ def test_text_has_every_value_and_marks_the_best_row():
 
 
 def test_the_best_row_may_be_the_least_and_is_no_baseline():
-    assert Table(ROWS, best="-KID").best_row() == "one draft"
-    assert Table(ROWS, best="top10").best_row() == "real drawings"
-    assert Table(ROWS, best="top10", baselines={"real drawings"}).best_row() == "ours"
-    assert Table({"a": {"x": float("nan")}, "b": {"x": "text"}}, best="x").best_row() is None
+    assert Table(ROWS, best="-KID").best_rows() == ["one draft"]
+    assert Table(ROWS, best="top10").best_rows() == ["real drawings"]
+    assert Table(ROWS, best="top10", baselines={"real drawings"}).best_rows() == ["ours"]
+    assert Table({"a": {"x": float("nan")}, "b": {"x": "text"}}, best="x").best_rows() == []
+
+
+def test_rows_that_tie_are_all_best():
+    table = Table({"a": {"x": 0.5}, "b": {"x": 1}, "c": {"x": 1.0}}, best="x")
+    assert table.best_rows() == ["b", "c"] and table._repr_html_().count("<tr class='best'>") == 2
+    assert str(table).count(" *") == 2
 
 
 def test_html_escapes_draws_intervals_and_sets_the_best_in_bold():
