@@ -81,7 +81,7 @@ import torch
 from torchvision.transforms.functional import to_tensor
 
 from t2ilib import runtime, show
-from t2ilib.data.captions import plain_name
+from t2ilib.data.phrases import plain_name
 from t2ilib.data.records import emoji_records
 from t2ilib.encoders import load_judge
 from t2ilib.errors import check_name

@@ -93,8 +93,9 @@ from t2ilib import metrics, profiles, runtime, show
 from t2ilib.checkpoint import load_model, read_config, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
-from t2ilib.data.captions import caption_variants, plain_name
+from t2ilib.data.captions import caption_variants
 from t2ilib.data.left_out import left_out_rows
+from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import pool_texts
 from t2ilib.encoders import embedded_clips, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.emoji_clip import EmojiClip

@@ -88,7 +88,8 @@ from t2ilib import diffusion, metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact, mirror_chances
-from t2ilib.data.captions import caption_table, plain_name
+from t2ilib.data.captions import caption_table
+from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.diffusion import samplers
 from t2ilib.encoders import load_judge, load_text_encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 from .classic import ClassicLoop
 from .measure import QUANTILES, Clock, Row, row
 from ..data import load_captioned
-from ..data.captions import plain_name
+from ..data.phrases import plain_name
 from ..encoders import load_clip, load_judge
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..models.vqgan import load_vqgan

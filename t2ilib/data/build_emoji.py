@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
@@ -25,6 +27,7 @@ from .emoji_families import SPLITS, families, split_of_families
 from .emoji_sources import ARTISTS, NOTO_FONT, Concept, IconPackage, NotoFlags, read_concepts, read_icons
 from .phrases import plain_name
 from ..errors import BadParameter, MissingAsset
+from ..files import write_text
 
 DESCRIBED_AT = 64  # colours and identical drawings are judged at this size, so that every size has the same rows
 SHARD_BYTES = 15 * 2**20
@@ -58,7 +61,9 @@ def collect(concepts: Iterable[Concept], packages: dict[str, IconPackage], flags
     for concept in concepts:
         for artist, package in packages.items():
             svg = package.svg(concept)
-            bitmap = flags.png(concept) if svg is None and artist == "noto" and flags else None
+            bitmap = None
+            if svg is None and artist == "noto" and flags:
+                bitmap = flags.png(concept)
             if svg or bitmap:
                 drawings.append(Drawing(concept, artist, svg, bitmap))
     return drawings
@@ -112,16 +117,18 @@ def without_twins(drawings: list[Drawing], pixels: list[np.ndarray]) -> list[int
 
 def describe(drawings: list[Drawing], pixels: list[np.ndarray]) -> list[dict]:
     """Make one row of metadata for each drawing (all columns but the image)."""
-    family = families((drawing.concept.codes, drawing.concept.name) for drawing in drawings)
-    side = split_of_families(zip(family, (drawing.concept.group for drawing in drawings), strict=True))
+    concepts = [drawing.concept for drawing in drawings]
+    family_of = families((concept.codes, concept.name) for concept in concepts)
+    groups = [concept.group for concept in concepts]
+    split_of = split_of_families(zip(family_of, groups, strict=True))
     rows = []
-    for drawing, its_family, picture in zip(drawings, family, pixels, strict=True):
+    for drawing, family, picture in zip(drawings, family_of, pixels, strict=True):
         concept = drawing.concept
         rows.append({
             "text": plain_name(concept.name), "id": drawing.id, "name": concept.name, "codepoints": concept.key,
             "group": concept.group, "subgroup": concept.subgroup, "keywords": list(concept.keywords),
-            "artist": drawing.artist, "colors": color_words(picture), "family": its_family,
-            "split": side[its_family], "skin_tone": concept.skin_tone,
+            "artist": drawing.artist, "colors": color_words(picture), "family": family,
+            "split": split_of[family], "skin_tone": concept.skin_tone,
         })
     return rows
 
@@ -140,15 +147,20 @@ def write_parquet(path: Path, rows: list[dict], images: list[bytes]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, picture = pa.string(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    types = {name: pa.list_(text) if name in LISTS else text for name in COLUMNS} | {"image": picture}
-    features_ = {name: {"dtype": "string", "_type": "Value"} for name in COLUMNS} | {"image": {"_type": "Image"}}
-    features_ |= {name: [{"dtype": "string", "_type": "Value"}] for name in LISTS}
-    schema = pa.schema([(name, types[name]) for name in COLUMNS],
-                       metadata={"huggingface": json.dumps({"info": {"features": features_}})})
-    columns: dict[str, list] = {name: [row[name] for row in rows] for name in COLUMNS[1:]}
-    columns["image"] = [{"bytes": data, "path": f"{row['id'].replace('/', '-')}.webp"}
-                        for row, data in zip(rows, images, strict=True)]
+    text = pa.string()
+    word = {"dtype": "string", "_type": "Value"}
+    types = {"image": pa.struct([("bytes", pa.binary()), ("path", text)])}
+    hub_features: dict[str, Any] = {"image": {"_type": "Image"}}  # how `datasets` knows pictures and lists
+    columns: dict[str, list] = {"image": []}
+    for name in COLUMNS[1:]:
+        types[name] = pa.list_(text) if name in LISTS else text
+        hub_features[name] = [word] if name in LISTS else word
+        columns[name] = [row[name] for row in rows]
+    for row, data in zip(rows, images, strict=True):
+        file_name = f"{row['id'].replace('/', '-')}.webp"
+        columns["image"].append({"bytes": data, "path": file_name})
+    metadata = {"huggingface": json.dumps({"info": {"features": hub_features}})}
+    schema = pa.schema(list(types.items()), metadata=metadata)
     table = pa.Table.from_pydict(columns, schema=schema)
     pq.write_table(table, path, compression="zstd", compression_level=15, row_group_size=1024)
 
@@ -162,7 +174,7 @@ def write_size(out: Path, size: int, drawings: list[Drawing], rows: list[dict], 
     with ThreadPoolExecutor(threads) as pool:
         pixels = list(pool.map(lambda drawing: render(drawing, size), drawings))
         images = list(pool.map(encode, pixels))
-    count = -(-sum(map(len, images)) // SHARD_BYTES)
+    count = math.ceil(sum(map(len, images)) / SHARD_BYTES)
     edges = [round(i * len(rows) / count) for i in range(count + 1)]
     for old in out.glob(f"emoji_{size}*.parquet"):
         old.unlink()
@@ -196,27 +208,30 @@ def build(sources: Path, out: Path, *, sizes: Iterable[int] = (64, 128), unicode
     sizes = sorted(set(sizes))
     if not sizes or sizes[0] < 8:
         raise BadParameter(f"sizes must be at least 8 pixels, got {sizes}.")
-    concepts, record = read_concepts(unicode_dir, skin_tones=skin_tones)
+    concepts, unicode_record = read_concepts(unicode_dir, skin_tones=skin_tones)
     packages = {artist: read_icons(sources, artist) for artist in ARTISTS}
     flags = NotoFlags(noto_font) if noto_font else None
     drawings = collect(concepts[:limit], packages, flags)
     with ThreadPoolExecutor(threads) as pool:
         pixels = list(pool.map(lambda drawing: render(drawing, DESCRIBED_AT), drawings))
     keep = without_twins(drawings, pixels)
-    drawings, pixels = [drawings[i] for i in keep], [pixels[i] for i in keep]
-    rows = describe(drawings, pixels)
+    drawings = [drawings[i] for i in keep]
+    rows = describe(drawings, [pixels[i] for i in keep])
     out.mkdir(parents=True, exist_ok=True)
-    info = {"format": 1, "counts": _counts(rows), "sizes": {}}
-    info["sources"] = {package.record["package"]: package.record for package in packages.values()} | record
+    info = {"format": 1, "counts": _counts(rows), "sizes": {}, "sources": {}}
+    for package in packages.values():
+        info["sources"][package.record["package"]] = package.record
+    info["sources"] |= unicode_record
     if flags:
         info["sources"][NOTO_FONT] = flags.record
     info["tools"] = {name: version(name) for name in ("resvg-py", "pillow", "numpy", "pyarrow")}
     info["tools"]["libwebp"] = features.version("webp")
-    info["sizes"] = _sizes_that_stay(out, info, sizes)
-    info["sizes"] |= {str(size): write_size(out, size, drawings, rows, threads) for size in sizes}
-    info["sizes"] = dict(sorted(info["sizes"].items(), key=lambda item: int(item[0])))
+    records = _sizes_that_stay(out, info, sizes)
+    for size in sizes:
+        records[str(size)] = write_size(out, size, drawings, rows, threads)
+    info["sizes"] = {size: records[size] for size in sorted(records, key=int)}
     _write_lists(out, rows)
-    (out / "info.json").write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(out / "info.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     return info
 
 
@@ -227,7 +242,8 @@ def _sizes_that_stay(out: Path, info: dict, sizes: list[int]) -> dict:
         return {}
     old = json.loads(path.read_text(encoding="utf-8"))
     stay = {size: record for size, record in old["sizes"].items() if int(size) not in sizes}
-    if stay and any(old[key] != info[key] for key in ("counts", "sources")):
+    same_source = old["counts"] == info["counts"] and old["sources"] == info["sources"]
+    if stay and not same_source:
         raise BadParameter(
             f"{out} holds sizes {', '.join(stay)} from other sources or options; "
             "build these sizes as well, or take another folder with --out."
@@ -236,12 +252,12 @@ def _sizes_that_stay(out: Path, info: dict, sizes: list[int]) -> dict:
 
 
 def _counts(rows: list[dict]) -> dict:
-    counts = {"pictures": len(rows), "concepts": len({row["name"] for row in rows}),
-              "families": len({row["family"] for row in rows}),
+    split_of = {row["family"]: row["split"] for row in rows}
+    counts = {"pictures": len(rows), "concepts": len({row["name"] for row in rows}), "families": len(split_of),
               "with_skin_tone": sum(bool(row["skin_tone"]) for row in rows)}
     for column in ("artist", "split", "group"):
         counts[column] = dict(Counter(row[column] for row in rows))
-    counts["families_by_split"] = dict(Counter({row["family"]: row["split"] for row in rows}.values()))
+    counts["families_by_split"] = dict(Counter(split_of.values()))
     return counts
 
 
@@ -249,7 +265,7 @@ def _write_lists(out: Path, rows: list[dict]) -> None:
     (out / "splits").mkdir(exist_ok=True)
     for split in SPLITS:
         names = dict.fromkeys(row["family"] for row in rows if row["split"] == split)
-        (out / "splits" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        write_text(out / "splits" / f"{split}.txt", "".join(f"{name}\n" for name in names))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,11 +281,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--skin-tones", action="store_true", help="add the skin tone variants")
     parser.add_argument("--limit", type=int, help="only the first concepts")
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    noto_font = None if str(args.noto_font) == "none" else args.noto_font
     try:
-        info = build(given.sources, given.out, sizes=given.sizes, unicode_dir=given.unicode, limit=given.limit,
-                     noto_font=None if str(given.noto_font) == "none" else given.noto_font,
-                     skin_tones=given.skin_tones, threads=given.threads)
+        info = build(args.sources, args.out, sizes=args.sizes, unicode_dir=args.unicode, limit=args.limit,
+                     noto_font=noto_font, skin_tones=args.skin_tones, threads=args.threads)
     except (MissingAsset, BadParameter) as error:
         sys.stderr.write(f"{error}\n")
         return 2

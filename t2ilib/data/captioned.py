@@ -7,15 +7,24 @@ data.captions[0], data.columns["artist"][0]
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .decoding import check_size, decode_all
-from .records import Record, coco_records, emoji_records, folder_records, hub_records, parquet_records
+from .records import (
+    Record,
+    coco_records,
+    columns_of,
+    emoji_records,
+    folder_records,
+    hub_records,
+    parquet_records,
+)
 from ..errors import BadParameter, unknown_name
+from ..media import to_signed
 
 KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl", "a .parquet file")
 
@@ -42,10 +51,14 @@ class CaptionedImages:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (3, 4):
             raise BadParameter(f"images must be uint8 (N, 3 or 4, H, W), got {images.dtype} {tuple(images.shape)}.")
         columns = columns or {}
-        for what, values in {"captions": captions, **columns}.items():
+        for column, values in {"captions": captions, **columns}.items():
             if len(values) != len(images):
-                raise BadParameter(f"{len(images)} images but {len(values)} values in {what!r}; they must be as many.")
-        self.images, self.captions, self.columns, self.name = images, list(captions), columns, name
+                raise BadParameter(f"{len(images)} images but {len(values)} values in {column!r}; "
+                                   "they must be as many.")
+        self.images = images
+        self.captions = list(captions)
+        self.columns = columns
+        self.name = name
         self.device = torch.device(device) if device is not None else images.device
 
     def __len__(self) -> int:
@@ -64,23 +77,31 @@ class CaptionedImages:
 
     def row(self, index: int) -> dict:
         """Return caption and columns of one picture: {"text": ..., "artist": ..., ...}."""
-        return {"text": self.captions[index]} | {name: values[index] for name, values in self.columns.items()}
+        row = {"text": self.captions[index]}
+        for name, values in self.columns.items():
+            row[name] = values[index]
+        return row
 
     def select(self, indices: Tensor | Sequence[int]) -> "CaptionedImages":
         """Return the pictures at `indices`, in that order."""
         indices = torch.as_tensor(indices, dtype=torch.long, device=self.images.device).reshape(-1)
-        if len(indices) and not -len(self) <= int(indices.min()) <= int(indices.max()) < len(self):
-            low, high = int(indices.min()), int(indices.max())
-            raise BadParameter(f"an index lies outside the {len(self)} pictures: {low}..{high}.")
-        picked = indices.tolist()
-        columns = {name: [values[i] for i in picked] for name, values in self.columns.items()}
-        captions = [self.captions[i] for i in picked]
+        if len(indices):
+            low = int(indices.min())
+            high = int(indices.max())
+            if low < -len(self) or high >= len(self):
+                raise BadParameter(f"an index lies outside the {len(self)} pictures: {low}..{high}.")
+        rows = indices.tolist()
+        captions = [self.captions[row] for row in rows]
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = [values[row] for row in rows]
         return CaptionedImages(self.images[indices], captions, columns, name=self.name, device=self.device)
 
     def spread(self, count: int) -> "CaptionedImages":
         """Return `count` pictures taken evenly from all of the set; all of it for 0, or for more than there are."""
-        count = min(count or len(self), len(self))
-        return self if count == len(self) else self.select(torch.linspace(0, len(self) - 1, count).long())
+        if count == 0 or count >= len(self):
+            return self
+        return self.select(torch.linspace(0, len(self) - 1, count).long())
 
     def where(self, **conditions) -> "CaptionedImages":
         """Return the pictures that meet every condition.
@@ -95,14 +116,13 @@ class CaptionedImages:
         Example:
             data.where(artist="noto", group=["Food & Drink", "Animals & Nature"], colors="red")
         """
-        keep = set(range(len(self)))
-        for name, wanted in conditions.items():
+        rows = list(range(len(self)))
+        for name, condition in conditions.items():
             if name != "text" and name not in self.columns:
                 raise unknown_name("column", name, ["text", *self.columns])
             values = self.captions if name == "text" else self.columns[name]
-            fits = _condition(wanted)
-            keep = {i for i in keep if fits(values[i])}
-        return self.select(sorted(keep))
+            rows = [row for row in rows if _fits(values[row], condition)]
+        return self.select(rows)
 
     def to(self, device: torch.device | str) -> "CaptionedImages":
         """Return the same set with batches on `device`.
@@ -154,11 +174,14 @@ class CaptionedImages:
         return digest.hexdigest()
 
 
-def _condition(wanted) -> Callable[[object], bool]:
-    if callable(wanted):
-        return wanted
-    options = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
-    return lambda value: any(option in value if isinstance(value, list) else option == value for option in options)
+def _fits(value: object, condition: object) -> bool:
+    """Return whether a value of a column meets a condition of `CaptionedImages.where`."""
+    if callable(condition):
+        return condition(value)
+    options = condition if isinstance(condition, (list, tuple, set, frozenset)) else [condition]
+    if isinstance(value, list):
+        return any(option in value for option in options)
+    return any(option == value for option in options)
 
 
 def background_colors(background: str | Tensor, count: int, device: torch.device | str,
@@ -168,16 +191,18 @@ def background_colors(background: str | Tensor, count: int, device: torch.device
         if background == "white":
             return torch.ones(count, 3, device=device)
         if background == "random":
-            drawn = torch.rand(count, 3, generator=generator, device=generator.device if generator else "cpu")
-            return drawn.to(device)
+            drawn_on = generator.device if generator else "cpu"
+            return torch.rand(count, 3, generator=generator, device=drawn_on).to(device)
         raise unknown_name("background", background, ["white", "random"])
     colors = torch.as_tensor(background, dtype=torch.float32).to(device)
     if colors.shape not in ((3,), (count, 3)):
-        got = tuple(colors.shape)
-        raise BadParameter(f"background must be 'white', 'random', (3,) or ({count}, 3) colours, got shape {got}.")
-    if colors.numel() and not (0 <= float(colors.min()) and float(colors.max()) <= 1):
-        low, high = float(colors.min()), float(colors.max())
-        raise BadParameter(f"background colours lie in [0, 1], got {low:.3g}..{high:.3g}.")
+        shape = tuple(colors.shape)
+        raise BadParameter(f"background must be 'white', 'random', (3,) or ({count}, 3) colours, got shape {shape}.")
+    if colors.numel():
+        low = float(colors.min())
+        high = float(colors.max())
+        if not 0 <= low <= high <= 1:  # also false for NaN
+            raise BadParameter(f"background colours lie in [0, 1], got {low:.3g}..{high:.3g}.")
     return colors.expand(count, 3)
 
 
@@ -189,10 +214,11 @@ def over_background(rgba: Tensor, colors: Tensor) -> Tensor:
         colors: (B, 3) in [0, 1].
         result: (B, 3, H, W) float32 in [-1, 1]: alpha * colour + (1 - alpha) * background.
     """
-    alpha = rgba[:, 3:].float().div_(255)
-    back = colors[:, :, None, None].mul(2).sub(1)
+    alpha = rgba[:, 3:].float().div_(255)  # (B, 1, H, W)
+    background = to_signed(colors)[:, :, None, None]  # (B, 3, 1, 1)
     front = rgba[:, :3].float().div_(127.5).sub_(1)
-    return front.sub_(back).mul_(alpha).add_(back)
+    # in place: a batch of large pictures is held once
+    return front.sub_(background).mul_(alpha).add_(background)
 
 
 def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size: int = 64, limit: int | None = None,
@@ -230,9 +256,12 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
         raise BadParameter(f"limit must be at least 1, got {limit}.")
     records = _records(name, split, image_size, limit, image_column, text_column, config)
     images = decode_all(records, image_size, threads=threads)
-    if images.shape[1] == 4 and name != "emoji" and bool((images[:, 3] == 255).all()):
-        images = images[:, :3].contiguous()
-    return CaptionedImages(images, [record.text for record in records], _columns(records), name=name)
+    if name != "emoji":
+        opaque = bool((images[:, 3] == 255).all())
+        if opaque:
+            images = images[:, :3].contiguous()
+    captions = [record.text for record in records]
+    return CaptionedImages(images, captions, columns_of(records), name=name)
 
 
 def _records(name: str, split: str, image_size: int, limit: int | None, image_column: str | None,
@@ -250,9 +279,3 @@ def _records(name: str, split: str, image_size: int, limit: int | None, image_co
     if path.suffix == ".parquet":
         return parquet_records([path], split, image_column=image_column, text_column=text_column, limit=limit)
     raise unknown_name("captioned set (and no such folder)", name, KINDS)
-
-
-def _columns(records: Iterable[Record]) -> dict[str, list]:
-    records = list(records)
-    names = dict.fromkeys(key for record in records for key in record.columns)
-    return {name: [record.columns.get(name) for record in records] for name in names}

@@ -26,6 +26,14 @@ _ANCHORS = {
 COLOR_WORDS = tuple(_ANCHORS)
 
 
+TO_CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929],
+                     [0.2119034982, 0.6806995451, 0.1073969566],
+                     [0.0883024619, 0.2817188376, 0.6299787005]])
+TO_LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468],
+                   [1.9779984951, -2.4285922050, 0.4505937099],
+                   [0.0259040371, 0.7827717662, -0.8086757660]])
+
+
 def oklab(rgb: np.ndarray) -> np.ndarray:
     """Convert sRGB in [0, 1] to OKLab (B. Ottosson, 2020), where equal distances look about equally different.
 
@@ -33,17 +41,19 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
         rgb: (..., 3) -> (..., 3): lightness in [0, 1], and the two axes green-red and blue-yellow.
     """
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_cones = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
-                         [0.0883024619, 0.2817188376, 0.6299787005]])
-    to_lab = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
-                       [0.0259040371, 0.7827717662, -0.8086757660]])
-    return np.cbrt(linear @ to_cones.T) @ to_lab.T
+    cones = np.cbrt(linear @ TO_CONES.T)
+    return cones @ TO_LAB.T
 
 
 def _anchor_table() -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(word, code) for word, codes in _ANCHORS.items() for code in codes.split()]
-    rgb = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for _, code in pairs]) / 255
-    return oklab(rgb), np.array([COLOR_WORDS.index(word) for word, _ in pairs])
+    """Return all anchors (A, 3) in OKLab, and the word that each belongs to (A,)."""
+    rgb = []
+    words = []
+    for word, codes in enumerate(_ANCHORS.values()):
+        for code in codes.split():
+            rgb.append(list(bytes.fromhex(code)))
+            words.append(word)
+    return oklab(np.array(rgb) / 255), np.array(words)
 
 
 def color_shares(rgba: np.ndarray) -> dict[str, float]:
@@ -57,19 +67,23 @@ def color_shares(rgba: np.ndarray) -> dict[str, float]:
     """
     if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
         raise BadParameter(f"color_shares takes (H, W, 4) uint8, got {rgba.shape} {rgba.dtype}.")
-    weight = rgba[..., 3].reshape(-1) / 255.0
-    solid = weight > 0.5  # soft edges carry the colour of neither side
+    opacity = rgba[..., 3].reshape(-1) / 255.0
+    solid = opacity > 0.5  # soft edges carry the colour of neither side
     if not solid.any():
         return {}
-    points, owner = _anchor_table()
-    lab = oklab(rgba[..., :3].reshape(-1, 3)[solid] / 255.0)
+    anchors, word_of = _anchor_table()
+    pixels = oklab(rgba[..., :3].reshape(-1, 3)[solid] / 255.0)  # (N, 3)
     # Matching lightness matters less than hue: a shaded red is still red.
     scale = np.array([0.6, 1.0, 1.0])
-    distance = (((lab * scale)[:, None] - (points * scale)[None]) ** 2).sum(-1)
-    share = np.bincount(owner[distance.argmin(1)], weights=weight[solid], minlength=len(COLOR_WORDS))
-    share = share / share.sum()
-    order = np.argsort(-share, kind="stable")
-    return {COLOR_WORDS[i]: float(share[i]) for i in order if share[i] > 0}
+    difference = (pixels * scale)[:, None] - (anchors * scale)[None]  # (N, A, 3)
+    nearest = (difference ** 2).sum(-1).argmin(1)  # (N,)
+    area = np.bincount(word_of[nearest], weights=opacity[solid], minlength=len(COLOR_WORDS))
+    share = area / area.sum()
+    shares = {}
+    for word in np.argsort(-share, kind="stable"):
+        if share[word] > 0:
+            shares[COLOR_WORDS[word]] = float(share[word])
+    return shares
 
 
 def color_words(rgba: np.ndarray, *, least: float = 0.12, most: int = 3) -> list[str]:
@@ -80,5 +94,8 @@ def color_words(rgba: np.ndarray, *, least: float = 0.12, most: int = 3) -> list
     Shapes:
         rgba: (H, W, 4) uint8.
     """
-    shares = color_shares(rgba)
-    return [word for i, (word, share) in enumerate(shares.items()) if i == 0 or (share >= least and i < most)]
+    words: list[str] = []
+    for word, share in color_shares(rgba).items():
+        if not words or (share >= least and len(words) < most):
+            words.append(word)
+    return words

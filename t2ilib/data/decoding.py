@@ -41,8 +41,10 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
         # halving and the like is exact averaging; anything else takes the sharper filter
         exact = image.width == image.height and short % image_size == 0
         method = Image.Resampling.BOX if exact else Image.Resampling.LANCZOS
-        left, top = (image.width - short) / 2, (image.height - short) / 2
-        image = image.resize((image_size, image_size), method, box=(left, top, left + short, top + short))
+        left = (image.width - short) / 2
+        top = (image.height - short) / 2
+        middle = (left, top, left + short, top + short)
+        image = image.resize((image_size, image_size), method, box=middle)
     return np.asarray(image)
 
 
@@ -56,20 +58,22 @@ def decode_all(records: Sequence[Record], image_size: int, *, threads: int | Non
         BadParameter: If a picture cannot be read; the message names file and row.
     """
     images = torch.empty(len(records), 4, image_size, image_size, dtype=torch.uint8)
-    target = images.numpy()
-
-    def one(index: int) -> None:
-        record = records[index]
-        try:
-            target[index] = decode(record.picture, image_size).transpose(2, 0, 1)
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, by format
-            missing = isinstance(error, FileNotFoundError)
-            reason = "there is no such file" if missing else str(error) or type(error).__name__
-            raise BadParameter(
-                f"{record.where}: the picture cannot be read: {reason}. Repair or remove that row."
-            ) from error
-
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for _ in pool.map(one, range(len(records))):
-            pass
+        pictures = pool.map(lambda record: _decode_record(record, image_size), records)
+        for pixels, picture in zip(images.numpy(), pictures, strict=True):
+            pixels[:] = picture
     return images
+
+
+def _decode_record(record: Record, image_size: int) -> np.ndarray:
+    """Return a record's picture (4, S, S)."""
+    try:
+        return np.ascontiguousarray(decode(record.picture, image_size).transpose(2, 0, 1))
+    except FileNotFoundError as error:
+        raise BadParameter(_unreadable(record, "there is no such file")) from error
+    except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, by format
+        raise BadParameter(_unreadable(record, str(error) or type(error).__name__)) from error
+
+
+def _unreadable(record: Record, reason: str) -> str:
+    return f"{record.where}: the picture cannot be read: {reason}. Repair or remove that row."

@@ -102,31 +102,39 @@ def load_digits(name: str = "auto", *, split: str = "train", image_size: int | N
 
 def _has_mnist(folder: Path) -> bool:
     raw = folder / "MNIST" / "raw"
-    return all((raw / f"{part}-images-idx3-ubyte").exists() or (raw / f"{part}-images-idx3-ubyte.gz").exists()
-               for part in ("train", "t10k"))
+    for part in ("train", "t10k"):
+        name = f"{part}-images-idx3-ubyte"
+        if not (raw / name).exists() and not (raw / f"{name}.gz").exists():
+            return False
+    return True
 
 
 def _mnist(folder: Path | None, split: str) -> tuple[Tensor, Tensor]:
     from torchvision.datasets import MNIST
 
-    present = folder is not None and _has_mnist(folder)
-    place = folder if present else paths.cache_dir()
+    is_present = folder is not None and _has_mnist(folder)
+    root = folder if is_present else paths.cache_dir()
     parts = {"train": [True], "test": [False], "all": [True, False]}[split]
+    sets = []
     try:
-        sets = [MNIST(str(place), train=part, download=not _has_mnist(place)) for part in parts]
+        for part in parts:
+            sets.append(MNIST(str(root), train=part, download=not _has_mnist(root)))
     except (RuntimeError, OSError) as error:
         raise MissingAsset(
-            f"MNIST is not below {folder or 'T2I_DATA (not set)'} and could not be downloaded to {place}: {error}. "
+            f"MNIST is not below {folder or 'T2I_DATA (not set)'} and could not be downloaded to {root}: {error}. "
             "Set T2I_DATA to a folder with MNIST/raw, or take name='digits', which needs nothing."
         ) from error
-    return torch.cat([part.data for part in sets])[:, None], torch.cat([part.targets for part in sets]).long()
+    images = torch.cat([part.data for part in sets])  # (N, 28, 28)
+    labels = torch.cat([part.targets for part in sets])
+    return images[:, None], labels.long()
 
 
 def _scikit_digits(split: str) -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits as load
 
     bunch = load()
-    images = torch.from_numpy(bunch.images).float().mul(255 / 16).round().to(torch.uint8)[:, None]  # 0..16 -> 0..255
+    ink = torch.from_numpy(bunch.images).float()  # (N, 8, 8), 0..16
+    images = (ink * (255 / 16)).round().to(torch.uint8)[:, None]  # (N, 1, 8, 8)
     labels = torch.from_numpy(bunch.target).long()
     part = {"train": slice(0, _TRAINING_DIGITS), "test": slice(_TRAINING_DIGITS, None), "all": slice(None)}[split]
     return images[part].contiguous(), labels[part].contiguous()

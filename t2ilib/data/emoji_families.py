@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 JOINER = 0x200D
+EMOJI_SELECTOR = 0xFE0F
 SPLITS = ("train", "validation", "held_out")
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _GENDER_SIGNS = {(0x2640,), (0x2642,)}
@@ -45,8 +46,9 @@ _TOGETHER = {
     "orange diamond": [0x1F536, 0x1F538],
     "blue diamond": [0x1F537, 0x1F539],
 }
-_FAMILY_OF = {(code,): family for family, codes in _TOGETHER.items() for code in codes}
-_FAMILY_OF[(0x1FAF1, 0x1FAF2)] = f"{_HANDSHAKE:x}"  # handshake of two skin tones
+_FAMILY_OF: dict[tuple[int, ...], str] = {(0x1FAF1, 0x1FAF2): f"{_HANDSHAKE:x}"}  # handshake of two skin tones
+for _family, _codes in _TOGETHER.items():
+    _FAMILY_OF.update({(_code,): _family for _code in _codes})
 _ROLES = {0x1F384: "Santa Claus", 0x1F37C: "person feeding baby"}  # person + tree, person + bottle
 
 
@@ -60,28 +62,38 @@ def family_key(codes: Sequence[int]) -> str:
         "man farmer", "woman farmer" and "farmer" are person + sheaf of rice, apart from the gender: `person+1f33e`.
         "black cat" is cat + black square, and stays with "cat"; "face in clouds" with "face without mouth".
     """
-    codes = [code for code in codes if code not in _SKIN_TONES and code != 0xFE0F]
-    parts, part = [], []
-    for code in [*codes, JOINER]:
+    parts = _joined_parts(codes)
+    first = parts[0]
+    others = [part[0] for part in parts[1:] if part]
+    if first[0] in _ADULTS and others:
+        return _family_of_person(others)
+    whole = sum(parts, ())
+    return _FAMILY_OF.get(whole) or _FAMILY_OF.get(first) or "-".join(f"{code:x}" for code in first)
+
+
+def _joined_parts(codes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the emoji that a sequence joins, without skin tones and, where more is left, without signs of gender."""
+    parts: list[tuple[int, ...]] = [()]
+    for code in codes:
         if code == JOINER:
-            parts.append(tuple(part))
-            part = []
-        else:
-            part.append(code)
-    parts = [p for p in parts if p not in _GENDER_SIGNS] or parts
-    joined = [p[0] for p in parts[1:] if p]
-    if parts[0][0] in _ADULTS and joined:
-        if _HEART in joined:
-            return "couple"
-        if _HANDSHAKE in joined:
-            return "people holding hands"
-        if any(code in _PEOPLE for code in joined):
-            return "family"
-        if joined[0] in _HAIR:
-            return "person"
-        return _ROLES.get(joined[0], f"person+{joined[0]:x}")
-    both = tuple(code for p in parts for code in p)
-    return _FAMILY_OF.get(both) or _FAMILY_OF.get(parts[0]) or "-".join(f"{code:x}" for code in parts[0])
+            parts.append(())
+        elif code not in _SKIN_TONES and code != EMOJI_SELECTOR:
+            parts[-1] += (code,)
+    without_signs = [part for part in parts if part not in _GENDER_SIGNS]
+    return without_signs or parts
+
+
+def _family_of_person(others: Sequence[int]) -> str:
+    """Return the family of a person who is joined to others, to a thing or to hair."""
+    if _HEART in others:
+        return "couple"
+    if _HANDSHAKE in others:
+        return "people holding hands"
+    if any(code in _PEOPLE for code in others):
+        return "family"
+    if others[0] in _HAIR:
+        return "person"
+    return _ROLES.get(others[0], f"person+{others[0]:x}")
 
 
 def families(named: Iterable[tuple[Sequence[int], str]]) -> list[str]:
@@ -92,13 +104,14 @@ def families(named: Iterable[tuple[Sequence[int], str]]) -> list[str]:
     Args:
         named: Pairs of code points and name, in Unicode's order.
     """
-    keys, best = [], {}
+    keys = []
+    simplest: dict[str, tuple[int, str]] = {}
     for codes, name in named:
         key = family_key(codes)
         keys.append(key)
-        if key not in best or len(codes) < best[key][0]:
-            best[key] = (len(codes), name)
-    return [key if key in _TOGETHER else best[key][1] for key in keys]
+        if key not in simplest or len(codes) < simplest[key][0]:
+            simplest[key] = (len(codes), name)
+    return [key if key in _TOGETHER else simplest[key][1] for key in keys]
 
 
 def split_of_families(members: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -116,12 +129,16 @@ def split_of_families(members: Iterable[tuple[str, str]]) -> dict[str, str]:
     group_of: dict[str, str] = {}
     for family, group in members:
         group_of.setdefault(family, group)
-    result = {}
+    split_of = {}
     for group in sorted(set(group_of.values())):
         inside = [family for family in group_of if group_of[family] == group]
         inside.sort(key=lambda family: hashlib.sha256(family.encode("utf-8")).hexdigest())
         tenth = round(len(inside) / 10)
         for rank, family in enumerate(inside):
-            side = "held_out" if rank < tenth else "validation" if rank < 2 * tenth else "train"
-            result[family] = side
-    return result
+            if rank < tenth:
+                split_of[family] = "held_out"
+            elif rank < 2 * tenth:
+                split_of[family] = "validation"
+            else:
+                split_of[family] = "train"
+    return split_of

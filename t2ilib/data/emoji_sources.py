@@ -3,14 +3,17 @@
 Only `python -m t2ilib.data.build_emoji` needs this module; using the finished set does not.
 """
 
-import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .emoji_families import EMOJI_SELECTOR
 from ..errors import MissingAsset
+from ..files import sha256_of
 
 # artist -> (package that holds the drawings, package whose chars.json names them): fluent-emoji has no list of its own.
 ARTISTS = {
@@ -20,7 +23,7 @@ ARTISTS = {
     "fluent-flat": ("fluent-emoji-flat", "fluent-emoji-flat"),
 }
 SKIN_TONES = {0x1F3FB: "light", 0x1F3FC: "medium-light", 0x1F3FD: "medium", 0x1F3FE: "medium-dark", 0x1F3FF: "dark"}
-EMOJI_SELECTOR = 0xFE0F
+LIGATURE_SUBSTITUTION = 4  # this kind of lookup in an OpenType font
 NOTO_FONT = "NotoColorEmoji.ttf"
 
 
@@ -44,7 +47,7 @@ class Concept:
     @property
     def key(self) -> str:
         """Return the code points as the icon packages write them, `1f468-200d-1f33e`."""
-        return "-".join(f"{code:x}" for code in self.codes)
+        return code_key(self.codes)
 
     @property
     def skin_tone(self) -> str:
@@ -76,21 +79,32 @@ class IconPackage:
             name = alias["parent"]
         icon = {"left": 0, "top": 0, "width": self.icons["width"], "height": self.icons["height"]}
         icon.update(self.icons["icons"][name])
-        left, top, width, height = (icon[k] for k in ("left", "top", "width", "height"))
+        left = icon["left"]
+        top = icon["top"]
+        width = icon["width"]
+        height = icon["height"]
         side = max(width, height)
         box = f"{left - (side - width) / 2:g} {top - (side - height) / 2:g} {side:g} {side:g}"
         body = icon["body"]
         for flip in flips:
-            move = f"{2 * left + width:g} 0" if flip == "hFlip" else f"0 {2 * top + height:g}"
-            body = f'<g transform="translate({move}) scale({"-1 1" if flip == "hFlip" else "1 -1"})">{body}</g>'
+            if flip == "hFlip":
+                transform = f"translate({2 * left + width:g} 0) scale(-1 1)"
+            else:
+                transform = f"translate(0 {2 * top + height:g}) scale(1 -1)"
+            body = f'<g transform="{transform}">{body}</g>'
         space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         return f'<svg {space} viewBox="{box}">{body}</svg>'
 
 
 def plain_codes(text: str) -> tuple[int, ...]:
     """Parse "1F468 200D 1F33E" or "1f468-200d-1f33e"; the presentation selector is left out."""
-    codes = (int(part, 16) for part in re.split("[- ]+", text.strip()))
+    codes = [int(part, 16) for part in re.split("[- ]+", text.strip())]
     return tuple(code for code in codes if code != EMOJI_SELECTOR)
+
+
+def code_key(codes: Sequence[int]) -> str:
+    """Write code points as the icon packages do, `1f468-200d-1f33e`."""
+    return "-".join(f"{code:x}" for code in codes)
 
 
 def read_concepts(unicode_dir: Path, *, skin_tones: bool = False) -> tuple[list[Concept], dict]:
@@ -110,8 +124,10 @@ def read_concepts(unicode_dir: Path, *, skin_tones: bool = False) -> tuple[list[
     path = _existing(unicode_dir / "emoji" / "emoji-test.txt", "Unicode's list of emoji (Debian: unicode-data)")
     keywords, record = _read_keywords(unicode_dir)
     text = path.read_text(encoding="utf-8")
-    record["emoji-test.txt"] = {"version": _first(r"# Version: (\S+)", text), "sha256": file_hash(path)}
-    concepts, group, subgroup = [], "", ""
+    record["emoji-test.txt"] = {"version": _first(r"# Version: (\S+)", text), "sha256": sha256_of(path)}
+    concepts = []
+    group = ""
+    subgroup = ""
     for line in text.splitlines():
         if line.startswith("# group:"):
             group = line.split(":", 1)[1].strip()
@@ -119,9 +135,10 @@ def read_concepts(unicode_dir: Path, *, skin_tones: bool = False) -> tuple[list[
             subgroup = line.split(":", 1)[1].strip()
         match = re.match(r"([0-9A-F ]+); fully-qualified\s+# \S+ E[\d.]+ (.+)", line)
         if match:
-            codes, name = plain_codes(match[1]), match[2].strip()
-            words = tuple(word for word in keywords.get(codes, ()) if word.lower() != name.lower())
-            concept = Concept(codes, name, group, subgroup, words)
+            codes = plain_codes(match[1])
+            name = match[2].strip()
+            words = [word for word in keywords.get(codes, ()) if word.lower() != name.lower()]
+            concept = Concept(codes, name, group, subgroup, tuple(words))
             if skin_tones or not concept.skin_tone:
                 concepts.append(concept)
     return concepts, record
@@ -129,21 +146,25 @@ def read_concepts(unicode_dir: Path, *, skin_tones: bool = False) -> tuple[list[
 
 def _read_keywords(unicode_dir: Path) -> tuple[dict[tuple[int, ...], list[str]], dict]:
     """Read CLDR's English annotations: code points -> keywords."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    keywords: dict[tuple[int, ...], list[str]] = {}
     record = {}
     for folder in ("annotations", "annotationsDerived"):
         path = _existing(unicode_dir / "cldr" / "common" / folder / "en.xml", "CLDR's annotations (unicode-cldr-core)")
         for node in ElementTree.parse(path).getroot().iter("annotation"):
             if node.get("type") is None and node.text:
-                codes = tuple(ord(char) for char in node.get("cp") if ord(char) != EMOJI_SELECTOR)
-                found[codes] = [word.strip() for word in node.text.split("|") if word.strip()]
-        record[f"CLDR {folder}/en.xml"] = {"version": _cldr_version(unicode_dir), "sha256": file_hash(path)}
-    return found, record
+                codes = [ord(char) for char in node.get("cp")]
+                words = [word.strip() for word in node.text.split("|")]
+                key = tuple(code for code in codes if code != EMOJI_SELECTOR)
+                keywords[key] = [word for word in words if word]
+        record[f"CLDR {folder}/en.xml"] = {"version": _cldr_version(unicode_dir), "sha256": sha256_of(path)}
+    return keywords, record
 
 
 def _cldr_version(unicode_dir: Path) -> str:
     path = unicode_dir / "cldr" / "common" / "dtd" / "ldml.dtd"
-    return _first(r'cldrVersion CDATA #FIXED "([\d.]+)"', path.read_text(encoding="utf-8")) if path.exists() else ""
+    if not path.exists():
+        return ""
+    return _first(r'cldrVersion CDATA #FIXED "([\d.]+)"', path.read_text(encoding="utf-8"))
 
 
 def read_icons(sources: Path, artist: str) -> IconPackage:
@@ -153,24 +174,30 @@ def read_icons(sources: Path, artist: str) -> IconPackage:
         MissingAsset: If the package is not there; the message names the npm command that brings it.
     """
     package, namer = ARTISTS[artist]
-    folders = {}
-    for name in {package, namer}:
-        places = [sources / middle / name for middle in ("node_modules/@iconify-json", "@iconify-json", ".")]
-        folders[name] = next((place for place in places if (place / "icons.json").exists()), None)
-        if folders[name] is None:
-            raise MissingAsset(
-                f"no icon package {name!r} below {sources}; expected {places[0]} with icons.json in it. "
-                f"Fetch it with: npm install --prefix {sources} @iconify-json/{name}"
-            )
-    icons = json.loads((folders[package] / "icons.json").read_text(encoding="utf-8"))
-    names = json.loads((folders[namer] / "chars.json").read_text(encoding="utf-8"))
-    names = {"-".join(f"{code:x}" for code in plain_codes(key)): name for key, name in names.items()}
-    info = json.loads((folders[package] / "info.json").read_text(encoding="utf-8"))
-    version = json.loads((folders[package] / "package.json").read_text(encoding="utf-8"))["version"]
+    folder = _package_folder(sources, package)
+    icons = _read_json(folder / "icons.json")
+    names = {}
+    for codes, name in _read_json(_package_folder(sources, namer) / "chars.json").items():
+        names[code_key(plain_codes(codes))] = name
+    info = _read_json(folder / "info.json")
+    version = _read_json(folder / "package.json")["version"]
     record = {"package": f"@iconify-json/{package}", "version": version, "license": info["license"]["spdx"],
               "author": info["author"]["name"], "url": info["author"]["url"],
-              "sha256": file_hash(folders[package] / "icons.json")}
+              "sha256": sha256_of(folder / "icons.json")}
     return IconPackage(icons, names, record)
+
+
+def _package_folder(sources: Path, name: str) -> Path:
+    places = [sources / middle / name for middle in ("node_modules/@iconify-json", "@iconify-json", ".")]
+    for place in places:
+        if (place / "icons.json").exists():
+            return place
+    raise MissingAsset(f"no icon package {name!r} below {sources}; expected {places[0]} with icons.json in it. "
+                       f"Fetch it with: npm install --prefix {sources} @iconify-json/{name}")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class NotoFlags:
@@ -193,16 +220,10 @@ class NotoFlags:
             raise MissingAsset("reading Noto's font needs fonttools; install it with: pip install fonttools") from error
         font = TTFont(path)
         self._glyphs = font.getBestCmap()
-        self._ligatures = {}
-        for lookup in font["GSUB"].table.LookupList.Lookup:
-            if lookup.LookupType == 4:
-                for table in lookup.SubTable:
-                    for first, ligatures in table.ligatures.items():
-                        for ligature in ligatures:
-                            self._ligatures.setdefault((first, *ligature.Component), ligature.LigGlyph)
+        self._ligatures = _ligatures(font)
         self._pictures = font["CBDT"].strikeData[0]
         self.record = {"version": font["name"].getDebugName(5), "license": "OFL-1.1", "author": "Google Inc",
-                       "url": "https://github.com/googlefonts/noto-emoji", "sha256": file_hash(path)}
+                       "url": "https://github.com/googlefonts/noto-emoji", "sha256": sha256_of(path)}
 
     def png(self, concept: Concept) -> bytes | None:
         """Return the picture of `concept` as PNG bytes, or None."""
@@ -212,9 +233,18 @@ class NotoFlags:
         return bytes(picture.imageData) if picture is not None else None
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _ligatures(font: Any) -> dict[tuple[str, ...], str]:
+    """Return the glyph that stands for each sequence of glyphs."""
+    ligature_glyphs: dict[tuple[str, ...], str] = {}
+    for lookup in font["GSUB"].table.LookupList.Lookup:
+        if lookup.LookupType != LIGATURE_SUBSTITUTION:
+            continue
+        for table in lookup.SubTable:
+            for first, ligatures in table.ligatures.items():
+                for ligature in ligatures:
+                    sequence = (first, *ligature.Component)
+                    ligature_glyphs.setdefault(sequence, ligature.LigGlyph)
+    return ligature_glyphs
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from .captioned import CaptionedImages
 from .decoding import check_size, decode_all
-from .records import EMOJI_SPLITS, Record, emoji_records
+from .records import EMOJI_SPLITS, Record, columns_of, emoji_records
 from .. import paths
 from ..errors import BadParameter, MissingAsset, check_name
 from ..files import replacing
@@ -18,6 +18,7 @@ NAMES = ("emoji", "celeba")
 _PEOPLE = {"cat-face", "monkey-face", "person", "person-fantasy", "person-gesture", "person-role"}
 _CELEBA_PARTS = {"train": 0, "validation": 1, "held_out": 2}  # the third is CelebA's "test"
 _CELEBA_FILES = ("list_eval_partition.txt", "list_attr_celeba.txt", "identity_CelebA.txt")
+_CELEBA_PICTURES = "img_align_celeba"
 _CHUNK = 1024  # pictures decoded before they go to the file
 
 
@@ -52,63 +53,88 @@ def load_faces(name: str = "emoji", *, split: str = "train", image_size: int = 6
 
 def _emoji(split: str, image_size: int) -> CaptionedImages:
     """Pick the faces before anything is decoded: they are a sixth of the set."""
-    records = [record for record in emoji_records(split, image_size)
-               if (subgroup := record.columns["subgroup"]).startswith("face-") or subgroup in _PEOPLE]
-    columns = {name: [record.columns[name] for record in records] for name in records[0].columns}
-    return CaptionedImages(decode_all(records, image_size), [record.text for record in records], columns,
-                           name="emoji faces")
+    records = []
+    for record in emoji_records(split, image_size):
+        subgroup = record.columns["subgroup"]
+        if subgroup.startswith("face-") or subgroup in _PEOPLE:
+            records.append(record)
+    images = decode_all(records, image_size)
+    captions = [record.text for record in records]
+    return CaptionedImages(images, captions, columns_of(records), name="emoji faces")
 
 
 def _celeba_folder(root: str | Path | None) -> Path:
+    """Return the first folder that holds all of CelebA."""
     roots = [Path(root).expanduser()] if root is not None else [paths.user_data_dir(), paths.cache_dir()]
-    folders = [place / "celeba" for place in roots if place is not None]
-    missing = {}
-    for folder in folders:
-        needed = [*(folder / name for name in _CELEBA_FILES), folder / "img_align_celeba"]
-        missing[folder] = [path.name for path in needed if not path.exists()]
-        if not missing[folder]:
+    problems = []
+    for place in roots:
+        if place is None:
+            continue
+        folder = place / "celeba"
+        missing = [name for name in (*_CELEBA_FILES, _CELEBA_PICTURES) if not (folder / name).exists()]
+        if not missing:
             return folder
-    said = "; ".join(f"{folder} lacks {', '.join(names)}" for folder, names in missing.items())
+        problems.append(f"{folder} lacks {', '.join(missing)}")
     raise MissingAsset(
-        f"CelebA is not here: {said}. Put the text files and the unpacked img_align_celeba.zip of "
+        f"CelebA is not here: {'; '.join(problems)}. Put the text files and the unpacked img_align_celeba.zip of "
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there (set T2I_DATA to the folder that holds celeba/), or "
         "let torchvision.datasets.CelebA(folder, download=True) do it; name='emoji' needs nothing."
     )
 
 
 def _celeba(folder: Path, split: str, image_size: int) -> CaptionedImages:
-    part = _table(folder / "list_eval_partition.txt")
-    attributes, identity = _table(folder / "list_attr_celeba.txt", header=True), _table(folder / "identity_CelebA.txt")
-    header = attributes.pop("")
-    files = [file for file, (value,) in part.items() if split == "all" or int(value) == _CELEBA_PARTS[split]]
-    for where, known in (("list_attr_celeba.txt", attributes), ("identity_CelebA.txt", identity)):
-        if lost := [file for file in files if file not in known]:
-            raise BadParameter(f"{folder / where} says nothing of {len(lost)} pictures of list_eval_partition.txt, "
-                               f"such as {lost[0]}; the files belong to different copies of CelebA.")
-    has = [[name for name, value in zip(header, attributes[file], strict=True) if value == "1"] for file in files]
-    images = torch.from_numpy(_memory_map(folder / "img_align_celeba", files, split, image_size))
-    captions = [", ".join(names).replace("_", " ").lower() or "a face" for names in has]
-    columns = {"file": files, "identity": [int(identity[file][0]) for file in files], "attributes": has}
+    part_of, _ = _read_table(folder / "list_eval_partition.txt")
+    identity_of, _ = _read_table(folder / "identity_CelebA.txt")
+    values_of, names = _read_table(folder / "list_attr_celeba.txt", header=True)
+    files = list(part_of)
+    if split != "all":
+        files = [file for file in files if int(part_of[file][0]) == _CELEBA_PARTS[split]]
+    _check_complete(folder / "list_attr_celeba.txt", values_of, files)
+    _check_complete(folder / "identity_CelebA.txt", identity_of, files)
+    attributes = []
+    captions = []
+    for file in files:
+        present = [name for name, value in zip(names, values_of[file], strict=True) if value == "1"]
+        attributes.append(present)
+        captions.append(", ".join(present).replace("_", " ").lower() or "a face")
+    identities = [int(identity_of[file][0]) for file in files]
+    images = torch.from_numpy(_memory_map(folder / _CELEBA_PICTURES, files, split, image_size))
+    columns = {"file": files, "identity": identities, "attributes": attributes}
     return CaptionedImages(images, captions, columns, name="celeba")
 
 
-def _table(path: Path, *, header: bool = False) -> dict[str, list[str]]:
-    """Return file name -> further words of its line; with `header`, the second line of the file under ""."""
+def _read_table(path: Path, *, header: bool = False) -> tuple[dict[str, list[str]], list[str]]:
+    """Return file name -> further words of its line, and the names of these words if the second line has them."""
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = {line[0]: line[1:] for line in lines[2 if header else 0:]}
-    width = len(lines[1]) if header else 1
-    if bad := [name for name, values in rows.items() if len(values) != width]:
-        raise BadParameter(f"{path}: the line of {bad[0]} has {len(rows[bad[0]])} values, expected {width}.")
-    return rows | ({"": lines[1]} if header else {})
+    names = []
+    if header:  # the first line is the number of pictures
+        names = lines[1]
+        lines = lines[2:]
+    width = len(names) or 1
+    rows = {}
+    for file, *values in lines:
+        if len(values) != width:
+            raise BadParameter(f"{path}: the line of {file} has {len(values)} values, expected {width}.")
+        rows[file] = values
+    return rows, names
+
+
+def _check_complete(path: Path, rows: dict[str, list[str]], files: list[str]) -> None:
+    missing = [file for file in files if file not in rows]
+    if missing:
+        raise BadParameter(f"{path} says nothing of {len(missing)} pictures of list_eval_partition.txt, such as "
+                           f"{missing[0]}; the files belong to different copies of CelebA.")
 
 
 def _memory_map(folder: Path, files: list[str], split: str, image_size: int) -> np.ndarray:
     """Return (N, 3, S, S) uint8 that lies on disk: the file of an earlier call if names and bytes are the same."""
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
-    if lost := [file for file in files if file not in sizes]:
-        raise MissingAsset(f"{folder} lacks {len(lost)} of {len(files)} pictures, such as {lost[0]}; unpack "
+    missing = [file for file in files if file not in sizes]
+    if missing:
+        raise MissingAsset(f"{folder} lacks {len(missing)} of {len(files)} pictures, such as {missing[0]}; unpack "
                            "img_align_celeba.zip again.")
-    digest = hashlib.sha256("\n".join(f"{file} {sizes[file]}" for file in files).encode()).hexdigest()[:12]
+    listing = "\n".join(f"{file} {sizes[file]}" for file in files)
+    digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
     path = paths.cache_dir() / "faces" / f"celeba-{split}-{image_size}-{digest}.npy"
     if not path.is_file():
         with replacing(path) as temporary:
@@ -117,8 +143,11 @@ def _memory_map(folder: Path, files: list[str], split: str, image_size: int) -> 
 
 
 def _decode_into(path: Path, folder: Path, files: list[str], image_size: int) -> None:
+    """Write the pictures as one array; only a part of them stands in memory at a time."""
     target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(files), 3, image_size, image_size))
     for start in range(0, len(files), _CHUNK):
-        records = [Record(str(folder / file), folder / file, "") for file in files[start:start + _CHUNK]]
-        target[start:start + len(records)] = decode_all(records, image_size)[:, :3].numpy()
+        chunk = files[start:start + _CHUNK]
+        records = [Record(str(folder / file), folder / file, "") for file in chunk]
+        rgba = decode_all(records, image_size)  # (n, 4, S, S)
+        target[start:start + len(records)] = rgba[:, :3].numpy()
     target.flush()

@@ -22,8 +22,12 @@ def left_out_rows(data: CaptionedImages, *, seed: int = JUDGE_SEED) -> Tensor:
     Shapes:
         result: (number of concepts with two drawings or more,), int64, in order of each concept's first row
     """
-    rows: dict[str, list[int]] = {}
+    rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(data.columns["name"]):
-        rows.setdefault(name, []).append(row)
-    picked = [r[derived_seed(seed, "left out", name) % len(r)] for name, r in rows.items() if len(r) > 1]
-    return torch.tensor(picked, dtype=torch.long)
+        rows_of.setdefault(name, []).append(row)
+    left_out = []
+    for name, rows in rows_of.items():
+        if len(rows) > 1:
+            choice = derived_seed(seed, "left out", name) % len(rows)
+            left_out.append(rows[choice])
+    return torch.tensor(left_out, dtype=torch.long)

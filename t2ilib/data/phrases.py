@@ -7,6 +7,7 @@ _COUNTRY_WITH_THE = re.compile(
     r"^(United|Bahamas|Netherlands|Philippines|Maldives|Seychelles|Comoros|Gambia|Central African|Dominican Rep|"
     r"Isle of|British Indian|French Southern|Palestinian|European Union|Caribbean Neth|U\.S\.|.*Islands$)"
 )
+_GROUPS = {"kiss": "kiss between {}", "couple with heart": "couple of {} with a heart", "family": "family of {}"}
 _COUNTED = {"man": "two men", "woman": "two women", "boy": "two boys", "girl": "two girls",
             "person": "two people"}
 
@@ -43,19 +44,25 @@ def plain_name(name: str) -> str:
     head, colon, tail = name.partition(": ")
     if not colon:
         return name
-    parts = tail.split(", ")
-    tones = [part.removesuffix(" skin tone") for part in parts if part.endswith(" skin tone")]
-    parts = [part for part in parts if not part.endswith(" skin tone")]
+    tones = []
+    parts = []
+    for part in tail.split(", "):
+        if part.endswith(" skin tone"):
+            tones.append(part.removesuffix(" skin tone"))
+        else:
+            parts.append(part)
     if tones:
-        base = plain_name(f"{head}: {', '.join(parts)}") if parts else head
-        return f"{base} with {' and '.join(tones)} skin {'tone' if len(tones) == 1 else 'tones'}"
+        without_tones = plain_name(f"{head}: {', '.join(parts)}") if parts else head
+        noun = "tone" if len(tones) == 1 else "tones"
+        return f"{without_tones} with {' and '.join(tones)} skin {noun}"
     if head == "flag":
         return f"flag of {_country(tail)}"
-    if head in ("kiss", "couple with heart", "family"):
-        words = {"kiss": "kiss between {}", "couple with heart": "couple of {} with a heart", "family": "family of {}"}
-        return words[head].format(_people(parts))
+    if head in _GROUPS:
+        return _GROUPS[head].format(_people(parts))
     if head in ("person", "man", "woman"):
-        return f"bald {head}" if tail == "bald" else f"{head} with {'a ' if tail == 'beard' else ''}{tail}"
+        if tail == "bald":
+            return f"bald {head}"
+        return f"{head} with a beard" if tail == "beard" else f"{head} with {tail}"
     return f"{head} {tail}"
 
 
@@ -70,12 +77,17 @@ def _country(name: str) -> str:
 
 def _people(parts: Sequence[str]) -> str:
     """["man", "woman", "girl", "girl"] -> "a man, a woman and two girls"."""
-    return listed([_COUNTED[part] if parts.count(part) > 1 else f"a {part}" for part in dict.fromkeys(parts)])
+    words = []
+    for part in dict.fromkeys(parts):
+        words.append(_COUNTED[part] if parts.count(part) > 1 else f"a {part}")
+    return listed(words)
 
 
 def listed(words: Sequence[str]) -> str:
     """Join words as a sentence does: "blue, red and white"."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def with_article(phrase: str) -> str:
@@ -89,18 +101,24 @@ def with_article(phrase: str) -> str:
         return f"the {phrase}"
     if _NO_ARTICLE.match(phrase) or _is_plural(phrase):
         return phrase
-    first = re.split(r"[ -]", phrase)[0].strip('"!')
-    spelled = first.isupper() and (first == "SOS" or not re.search("[AEIOU]", first))
-    sounds_open = first[0] in "AEFHILMNORSX" if spelled else bool(_VOWEL_SOUND.match(phrase.strip('"')))
-    return f"{'an' if sounds_open else 'a'} {phrase}"
+    return f"an {phrase}" if _begins_with_vowel_sound(phrase) else f"a {phrase}"
+
+
+def _begins_with_vowel_sound(phrase: str) -> bool:
+    first_word = re.split(r"[ -]", phrase)[0].strip('"!')
+    no_vowels = not re.search("[AEIOU]", first_word)
+    if first_word.isupper() and (no_vowels or first_word == "SOS"):
+        return first_word[0] in "AEFHILMNORSX"  # spelled letter by letter: "an NG button", with the sound of "en"
+    return bool(_VOWEL_SOUND.match(phrase.strip('"')))
 
 
 def _is_plural(phrase: str) -> bool:
     """Tell whether the head noun is plural: the word before the first preposition or participle."""
     words = phrase.lower().split()
     head = words[0]
-    for i, word in enumerate(words[1:], start=1):
-        if word in _AFTER_HEAD or (word.endswith("ing") and words[i - 1] in ("person", "man", "woman", "face", "bird")):
+    for before, word in zip(words, words[1:], strict=False):
+        begins_participle = word.endswith("ing") and before in ("person", "man", "woman", "face", "bird")
+        if word in _AFTER_HEAD or begins_participle:
             break
         head = word
     if words[0] in _PLURAL_HEADS or head in _PLURAL_HEADS:

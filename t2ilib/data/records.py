@@ -1,15 +1,17 @@
 """Where captioned pictures come from: each source is read into a list of records, not yet decoded."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .. import paths
 from ..errors import BadParameter, MissingAsset, check_name, unknown_name
 
 EMOJI_SPLITS = ("train", "validation", "held_out", "all")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "description", "sentence", "sentences")
+METADATA = "metadata.jsonl"
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -39,17 +41,18 @@ def emoji_records(split: str, image_size: int, *, limit: int | None = None, fold
     """
     check_name("split of the emoji set", split, EMOJI_SPLITS)
     folder = folder or paths.embedded_data_dir() / "emoji"
-    sizes: dict[int, list[Path]] = {}
+    files_of: dict[int, list[Path]] = {}
     for path in sorted(folder.glob("emoji_*.parquet")):
-        sizes.setdefault(int(path.stem.removeprefix("emoji_").split("-")[0]), []).append(path)
-    fitting = [size for size in sizes if size >= image_size]
+        size = int(path.stem.removeprefix("emoji_").split("-")[0])
+        files_of.setdefault(size, []).append(path)
+    fitting = [size for size in files_of if size >= image_size]
     if not fitting:
         raise MissingAsset(
-            f"the emoji set at {image_size} px is not in {folder}; stored sizes: {sorted(sizes) or 'none'}. Build it "
-            f"with: python -m t2ilib.data.build_emoji --sources DIR --sizes {image_size} --out data/emoji "
+            f"the emoji set at {image_size} px is not in {folder}; stored sizes: {sorted(files_of) or 'none'}. Build "
+            f"it with: python -m t2ilib.data.build_emoji --sources DIR --sizes {image_size} --out data/emoji "
             "(data/README.md tells what DIR holds)."
         )
-    return parquet_records(sizes[min(fitting)], split, limit=limit)
+    return parquet_records(files_of[min(fitting)], split, limit=limit)
 
 
 def parquet_records(files: Iterable[Path], split: str, *, image_column: str | None = None,
@@ -71,21 +74,32 @@ def parquet_records(files: Iterable[Path], split: str, *, image_column: str | No
             table = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise BadParameter(f"{path} is no readable parquet file: {error}") from error
-        types = dict(zip(table.column_names, table.schema.types, strict=True))
-        pictures = [name for name, kind in types.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-                    or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)]
-        image_column_ = _pick(image_column, pictures, table.column_names, "pictures", path)
-        text_column_ = _pick(text_column, [n for n in TEXT_NAMES if n in types], table.column_names, "captions", path)
+        names = table.column_names
+        pictures = [field.name for field in table.schema if _holds_pictures(field.type)]
+        texts = [name for name in TEXT_NAMES if name in names]
+        picture_name = _pick_column(image_column, pictures, names, "pictures", path)
+        text_name = _pick_column(text_column, texts, names, "captions", path)
         for number, row in enumerate(table.to_pylist()):
-            cell = row.pop(image_column_)
             where = f"{path}, row {number}"
-            records.append(_record(where, _cell_picture(cell, path.parent, where), row, text_column_))
+            picture = _cell_picture(row.pop(picture_name), path.parent, where)
+            records.append(_record(where, picture, row, text_name))
     return _of_split(records, split, str(path), limit)
 
 
+def _holds_pictures(kind: Any) -> bool:
+    """Return whether a column of this pyarrow type may hold pictures."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _cell_picture(cell: object, base: Path, where: str) -> object:
+    """Return what a cell holds: encoded bytes, or the path of a file beside the table."""
     if isinstance(cell, dict):
-        cell = cell.get("bytes") or (base / cell["path"] if cell.get("path") else None)
+        path = cell.get("path")
+        cell = cell.get("bytes") or (base / path if path else None)
     if cell is None:
         raise BadParameter(f"{where}: there is no picture in this row.")
     return cell
@@ -99,32 +113,47 @@ def folder_records(folder: Path, split: str, *, text_column: str | None = None,
         MissingAsset: If the folder is empty or has no captions.
         BadParameter: If a line is no JSON object, or lacks `file_name` or the caption.
     """
-    inner = [split] if split != "all" else sorted(p.name for p in folder.iterdir() if (p / "metadata.jsonl").exists())
-    divided = [folder / name for name in inner if (folder / name / "metadata.jsonl").exists()]
-    if not (folder / "metadata.jsonl").exists() and divided:
-        return [record for part in divided for record in folder_records(part, "all", text_column=text_column)][:limit]
-    path = folder / "metadata.jsonl"
-    if not path.exists():
-        found = sum(1 for p in folder.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
-        have = f"{found} pictures but no captions" if found else "no pictures"
-        raise MissingAsset(f"{folder} holds {have}; expected metadata.jsonl with one line for each picture, such as "
-                           '{"file_name": "heart.png", "text": "a red heart"}')
+    path = folder / METADATA
+    if path.exists():
+        records = [_line_record(path, number, row, text_column) for number, row in _json_lines(path)]
+        return _of_split(records, split, str(path), limit)
     records = []
-    for number, row in _json_lines(path):
-        where = f"{path}, line {number}"
-        if not isinstance(row.get("file_name"), str):
-            raise BadParameter(f"{where}: there is no 'file_name'; columns here: {sorted(row)}.")
-        name = row.pop("file_name")
-        if text_column is None and not any(key in row for key in TEXT_NAMES):
-            raise BadParameter(f"{where}: there is no caption; expected 'text', found {sorted(row) or 'none'}.")
-        column = text_column or next(key for key in TEXT_NAMES if key in row)
-        record = _record(f"{where} ({name})", folder / name, row, column)
-        record.columns["file_name"] = name
-        records.append(record)
-    return _of_split(records, split, str(path), limit)
+    for part in _parts(folder, split):
+        records += folder_records(part, "all", text_column=text_column)
+    if not records:
+        pictures = sum(1 for file in folder.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS)
+        content = f"{pictures} pictures but no captions" if pictures else "no pictures"
+        raise MissingAsset(f"{folder} holds {content}; expected {METADATA} with one line for each picture, such as "
+                           '{"file_name": "heart.png", "text": "a red heart"}')
+    return records[:limit]
+
+
+def _parts(folder: Path, split: str) -> list[Path]:
+    """Return the sub-folders of a split, or of all, that have captions of their own."""
+    parts = [folder / split] if split != "all" else sorted(folder.iterdir())
+    return [part for part in parts if (part / METADATA).exists()]
+
+
+def _line_record(path: Path, number: int, row: dict, text_column: str | None) -> Record:
+    """Return the record of one line of `metadata.jsonl`."""
+    where = f"{path}, line {number}"
+    file_name = row.get("file_name")
+    if not isinstance(file_name, str):
+        raise BadParameter(f"{where}: there is no 'file_name'; columns here: {sorted(row)}.")
+    if text_column is None:
+        found = [name for name in TEXT_NAMES if name in row]
+        if not found:
+            others = sorted(row.keys() - {"file_name"})
+            raise BadParameter(f"{where}: there is no caption; expected 'text', found {others or 'none'}.")
+        text_column = found[0]
+    columns = {name: value for name, value in row.items() if name != "file_name"}
+    record = _record(f"{where} ({file_name})", path.parent / file_name, columns, text_column)
+    record.columns["file_name"] = file_name
+    return record
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yield the number and the object of each line that is not empty."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -153,16 +182,18 @@ def hub_records(name: str, split: str, *, config: str | None = None, image_colum
         raise BadParameter(f"hub:{name} cannot give split {split!r}: {error}") from error
     except Exception as error:  # noqa: BLE001 - the hub raises many kinds for: no network, no such set, no access
         raise MissingAsset(f"hub:{name} could not be loaded: {error}. Check the name and the network.") from error
-    part = part.select(range(min(limit or len(part), len(part))))
+    rows = len(part) if limit is None else min(limit, len(part))
+    part = part.select(range(rows))
     pictures = [key for key, feature in part.features.items() if isinstance(feature, datasets.Image)]
     texts = [key for key in TEXT_NAMES if key in part.features]
-    image_column = _pick(image_column, pictures, part.column_names, "pictures", f"hub:{name}")
-    text_column = _pick(text_column, texts, part.column_names, "captions", f"hub:{name}")
+    image_column = _pick_column(image_column, pictures, part.column_names, "pictures", f"hub:{name}")
+    text_column = _pick_column(text_column, texts, part.column_names, "captions", f"hub:{name}")
     part = part.cast_column(image_column, datasets.Image(decode=False))
     records = []
     for number, row in enumerate(part):
-        cell, where = row.pop(image_column), f"hub:{name}, {split}, row {number}"
-        records.append(_record(where, _cell_picture(cell, Path(), where), row, text_column))
+        where = f"hub:{name}, {split}, row {number}"
+        picture = _cell_picture(row.pop(image_column), Path(), where)
+        records.append(_record(where, picture, row, text_column))
     return _of_split(records, "all", f"hub:{name}", limit)
 
 
@@ -210,26 +241,40 @@ def _record(where: str, picture: object, row: dict, text_column: str) -> Record:
     return Record(where, picture, text, row)
 
 
-def _pick(given: str | None, found: list[str], columns: list[str], what: str, where: object) -> str:
-    """Return the column asked for, else the first that was found."""
-    if given is not None and given not in columns:
-        raise BadParameter(f"{where} has no column {given!r} for the {what}; its columns: {', '.join(columns)}.")
-    if given is None and not found:
-        hint = "text_column" if what == "captions" else "image_column"
+def _pick_column(name: str | None, candidates: list[str], columns: list[str], content: str, where: object) -> str:
+    """Return the column asked for, else the first candidate.
+
+    Args:
+        content: "pictures" or "captions".
+    """
+    if name is not None and name not in columns:
+        raise BadParameter(f"{where} has no column {name!r} for the {content}; its columns: {', '.join(columns)}.")
+    if name is None and not candidates:
+        hint = "text_column" if content == "captions" else "image_column"
         raise BadParameter(
-            f"{where} has no column of {what}; its columns: {', '.join(columns)}. Name one with {hint}=..."
+            f"{where} has no column of {content}; its columns: {', '.join(columns)}. Name one with {hint}=..."
         )
-    return given or found[0]
+    return name or candidates[0]
 
 
 def _of_split(records: list[Record], split: str, where: str, limit: int | None) -> list[Record]:
     """Keep the rows of one split; where rows do not say, they are for training."""
-    if split != "all":
-        known = sorted({record.columns.get("split") or "train" for record in records})
-        kept = [record for record in records if (record.columns.get("split") or "train") == split]
-        if records and not kept:
-            raise unknown_name(f"split of {where}", split, [*known, "all"])
-        records = kept
+    if split != "all" and records:
+        splits = [record.columns.get("split") or "train" for record in records]
+        if split not in splits:
+            raise unknown_name(f"split of {where}", split, [*sorted(set(splits)), "all"])
+        records = [record for record, its_split in zip(records, splits, strict=True) if its_split == split]
     if not records:
         raise MissingAsset(f"{where} holds no pictures.")
     return records[:limit]
+
+
+def columns_of(records: Sequence[Record]) -> dict[str, list]:
+    """Return the further columns of records, with None where a record lacks one."""
+    names: dict[str, None] = {}  # keeps the order
+    for record in records:
+        names.update(dict.fromkeys(record.columns))
+    columns = {}
+    for name in names:
+        columns[name] = [record.columns.get(name) for record in records]
+    return columns

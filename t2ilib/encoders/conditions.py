@@ -27,9 +27,11 @@ class TextCache(Generic[Encoded]):
 
     def __call__(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what is kept of each text; those that are new are encoded in one call."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        distinct = dict.fromkeys(texts)
+        new = [text for text in distinct if text not in self._known]
         if new:
-            self._known.update(zip(new, self._encode(new), strict=True))
+            encoded = self._encode(new)
+            self._known.update(zip(new, encoded, strict=True))
         return [self._known[text] for text in texts]
 
 
@@ -54,13 +56,19 @@ class TextConditioner:
 
     def __call__(self, texts: Sequence[str | TextCondition]) -> list[TextCondition]:
         """Return the condition of each text; what is a condition already is handed on."""
-        encoded = iter(self._cache([text for text in texts if isinstance(text, str)]))
-        return [next(encoded) if isinstance(text, str) else text for text in texts]
+        strings = [text for text in texts if isinstance(text, str)]
+        condition_of = dict(zip(strings, self._cache(strings), strict=True))
+        conditions = []
+        for text in texts:
+            conditions.append(condition_of[text] if isinstance(text, str) else text)
+        return conditions
 
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> list[TextCondition]:
         features = self.text_encoder.encode(texts)
-        tokens, mask, pooled = (part.to(self.device) for part in features)  # (B, T, E), (B, T), (B, E)
+        tokens = features.tokens.to(self.device)  # (B, T, E)
+        mask = features.mask.to(self.device)  # (B, T)
+        pooled = features.pooled.to(self.device)  # (B, E)
         return [TextCondition(tokens[i, mask[i]], pooled[i]) for i in range(len(texts))]
 
 
@@ -72,8 +80,8 @@ def batch_conditions(conditions: Sequence[TextCondition]) -> dict[str, Tensor]:
     """
     tokens = pad_sequence([condition.tokens for condition in conditions], batch_first=True)
     lengths = torch.tensor([len(condition.tokens) for condition in conditions])
-    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-    pooled = torch.stack([condition.pooled for condition in conditions])
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]  # (B, T)
+    pooled = torch.stack([condition.pooled for condition in conditions])  # (B, E)
     return {"tokens": tokens, "mask": mask.to(tokens.device), "pooled": pooled}
 
 
@@ -91,7 +99,8 @@ def mix_conditions(a: TextCondition, b: TextCondition, share: float) -> TextCond
         return a
     if share == 1:
         return b
-    tokens = pad_sequence([(1 - share) * a.tokens, share * b.tokens], batch_first=True).sum(0)
+    # the shorter text is padded with zeros, so that tokens which only the longer one has fade
+    tokens = pad_sequence([(1 - share) * a.tokens, share * b.tokens], batch_first=True).sum(0)  # (T, E)
     direction = F.normalize(torch.lerp(a.pooled, b.pooled, share), dim=0)
     length = torch.lerp(a.pooled.norm(), b.pooled.norm(), share)
     return TextCondition(tokens, direction * length)

@@ -1,9 +1,10 @@
-"""open_clip models with foreign weights: tags, local files, OpenAI's archives, each with its own activation.
+"""Checkpoints of open_clip models: tags, local files, OpenAI's archives, each with its own activation.
 
 The trap this module exists for: OpenAI trained CLIP with QuickGELU, x * sigmoid(1.702 x). A model that was trained with
 it and runs with plain GELU still loads, gives no error, and answers worse. A tag says which it needs; a file does not.
 """
 
+import copy
 import json
 import warnings
 import zipfile
@@ -25,6 +26,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _QUICK_HINTS = ("openai", "quickgelu", "quick_gelu", "metaclip", "dfn")
 _PLAIN_HINTS = ("laion2b", "laion5b", "datacomp", "commonpool")
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass
@@ -78,7 +80,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointMismatch(f"{path}: holds no state dict of tensors; save `model.state_dict()` instead")
-    return {k.removeprefix("module."): v for k, v in state.items() if k not in _ARCHIVE_EXTRAS}
+    weights = {name: tensor for name, tensor in state.items() if name not in _ARCHIVE_EXTRAS}
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def infer_config(state: dict[str, Tensor], *, source: str) -> dict[str, Any]:
@@ -86,42 +89,64 @@ def infer_config(state: dict[str, Tensor], *, source: str) -> dict[str, Any]:
 
     Heads are 64 wide in every such model; anything else needs the model's name.
     """
-    def count(prefix: str) -> int:
-        at = prefix.count(".")
-        return len({k.split(".")[at] for k in state if k.startswith(prefix)})
-
     try:
-        width = state["ln_final.weight"].shape[0]
-        text = {"context_length": state["positional_embedding"].shape[0], "width": width, "heads": max(1, width // 64),
-                "vocab_size": state["token_embedding.weight"].shape[0], "layers": count("transformer.resblocks.")}
-        if "visual.conv1.weight" in state and "visual.proj" in state:
-            patch = state["visual.conv1.weight"].shape[-1]
-            grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-            vision = {"layers": count("visual.transformer.resblocks."), "width": state["visual.conv1.weight"].shape[0],
-                      "patch_size": patch, "image_size": patch * grid}
-        else:
-            grid = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-            vision = {"layers": [count(f"visual.layer{i}.") for i in (1, 2, 3, 4)], "image_size": grid * 32,
-                      "width": state["visual.layer1.0.conv1.weight"].shape[0]}
-        return {"embed_dim": state["text_projection"].shape[1], "vision_cfg": vision, "text_cfg": text}
+        config = {"embed_dim": state["text_projection"].shape[1], "text_cfg": _text_config(state)}
+        is_vit = "visual.conv1.weight" in state and "visual.proj" in state
+        config["vision_cfg"] = _vit_config(state) if is_vit else _resnet_config(state)
     except KeyError as error:
         raise CheckpointMismatch(f"{source}: no CLIP in OpenAI's layout (no {error.args[0]}); name the architecture, "
                                  f"as in 'ViT-B-32:{source}'") from error
+    return config
 
 
-def decide_quick_gelu(path: Path, *, given: bool | None, config: dict[str, Any], model_name: str = "") -> bool:
-    """Decide between QuickGELU and GELU for a local file: what is given, else what is certain, else a warning.
+def _text_config(state: dict[str, Tensor]) -> dict[str, Any]:
+    width = state["ln_final.weight"].shape[0]
+    return {"context_length": state["positional_embedding"].shape[0], "width": width, "heads": max(1, width // 64),
+            "vocab_size": state["token_embedding.weight"].shape[0], "layers": _count(state, "transformer.resblocks.")}
+
+
+def _vit_config(state: dict[str, Tensor]) -> dict[str, Any]:
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    return {"layers": _count(state, "visual.transformer.resblocks."), "width": width, "patch_size": patch,
+            "image_size": patch * _grid(state["visual.positional_embedding"])}
+
+
+def _resnet_config(state: dict[str, Tensor]) -> dict[str, Any]:
+    image_size = 32 * _grid(state["visual.attnpool.positional_embedding"])  # the trunk shrinks a picture 32 times
+    layers = [_count(state, f"visual.layer{i}.") for i in (1, 2, 3, 4)]
+    return {"layers": layers, "image_size": image_size, "width": state["visual.layer1.0.conv1.weight"].shape[0]}
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """Return how many numbered modules follow a prefix."""
+    numbers = set()
+    for name in state:
+        if name.startswith(prefix):
+            numbers.add(name.removeprefix(prefix).split(".")[0])
+    return len(numbers)
+
+
+def _grid(positions: Tensor) -> int:
+    """Return the side of the square grid of positions (side^2 + 1, D), the first of which is the class token's."""
+    return round((positions.shape[0] - 1) ** 0.5)
+
+
+def decide_quick_gelu(path: Path, *, quick_gelu: bool | None, config: dict[str, Any], model_name: str = "") -> bool:
+    """Decide between QuickGELU and GELU for a local file: what is asked for, else what is certain, else a warning.
 
     In this order: the argument; a TorchScript archive (only OpenAI publishes those) or a model name or config that asks
     for QuickGELU; the file's name; and with none of these, plain GELU with a warning.
     """
-    if given is not None:
-        return given
-    hay = path.name.lower()
-    if is_torchscript(path) or config.get("quick_gelu") or any(h in hay for h in _QUICK_HINTS):
+    if quick_gelu is not None:
+        return quick_gelu
+    file_name = path.name.lower()
+    named_quick = any(hint in file_name for hint in _QUICK_HINTS)
+    if is_torchscript(path) or config.get("quick_gelu") or named_quick:
         return True
-    timm_only = "timm_model_name" in config["vision_cfg"] and "hf_model_name" in config["text_cfg"]
-    if "quick_gelu" in config or timm_only or any(h in hay for h in _PLAIN_HINTS):
+    named_plain = any(hint in file_name for hint in _PLAIN_HINTS)
+    # neither tower is open_clip's own, and only those have the choice
+    other_towers = "timm_model_name" in config["vision_cfg"] and "hf_model_name" in config["text_cfg"]
+    if "quick_gelu" in config or other_towers or named_plain:
         return False
     warnings.warn(f"{path.name}: nothing tells whether it was trained with QuickGELU; plain GELU is taken. Weights "
                   "that come from OpenAI need load_clip(..., quick_gelu=True); quick_gelu=False ends this warning. "
@@ -133,14 +158,20 @@ def build(config: dict[str, Any], *, quick_gelu: bool, precision: str) -> nn.Mod
     """Build an open_clip network from its JSON config, without any weights of its towers."""
     import open_clip
 
-    config = json.loads(json.dumps(config))  # own copy
-    custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    config = copy.deepcopy(config)
+    has_hf_text = "hf_model_name" in config["text_cfg"]
+    custom_text = config.pop("custom_text", False) or has_hf_text
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False
-    if "hf_model_name" in config["text_cfg"]:
+    if has_hf_text:
         config["text_cfg"]["hf_model_pretrained"] = False
-    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     config["quick_gelu"] = quick_gelu
+    if "multimodal_cfg" in config:
+        kind = open_clip.CoCa
+    elif custom_text:
+        kind = open_clip.CustomTextCLIP
+    else:
+        kind = open_clip.CLIP
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         return kind(**config, cast_dtype=open_clip.get_cast_dtype(precision))
 
@@ -156,7 +187,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         load_checkpoint(model, str(path), strict=True)
     except Exception as error:
         read_state(path)  # says so if the file itself is the problem
-        reason = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]  # in one line
         raise CheckpointMismatch(f"{path} does not fit {type(model).__name__}: {reason}; name its architecture as "
                                  f"'MODEL:{path}', one of open_clip.list_models()") from error
 
@@ -167,10 +198,11 @@ def _tokenizer(config: dict[str, Any], model_name: str = "", folder: Path | None
 
     if model_name:
         return open_clip.get_tokenizer(plain_name(model_name))
-    text = config["text_cfg"]
-    length = text.get("context_length", 77)
-    if text.get("hf_tokenizer_name"):
-        return HFTokenizer(str(folder) if folder else text["hf_tokenizer_name"], context_length=length)
+    text_config = config["text_cfg"]
+    length = text_config.get("context_length", 77)
+    if text_config.get("hf_tokenizer_name"):
+        source = str(folder) if folder else text_config["hf_tokenizer_name"]
+        return HFTokenizer(source, context_length=length)
     return open_clip.SimpleTokenizer(context_length=length)
 
 
@@ -179,11 +211,13 @@ def _finish(model: nn.Module, precision: str, preprocess: dict[str, Any]) -> nn.
 
     if PRECISIONS[precision] != torch.float32:
         open_clip.convert_weights_to_lp(model, dtype=PRECISIONS[precision])
-    known = {k: preprocess[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in preprocess}
-    open_clip.set_model_preprocess_cfg(model, {
-        "size": model.visual.image_size, "mode": "RGB", "mean": open_clip.OPENAI_DATASET_MEAN,
-        "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic", "resize_mode": "shortest",
-        "fill_color": 0} | known)
+    complete = {"size": model.visual.image_size, "mode": "RGB", "mean": open_clip.OPENAI_DATASET_MEAN,
+                "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic", "resize_mode": "shortest",
+                "fill_color": 0}
+    for key in _PREPROCESSING:
+        if key in preprocess:
+            complete[key] = preprocess[key]
+    open_clip.set_model_preprocess_cfg(model, complete)
     return model.eval().requires_grad_(False)
 
 
@@ -207,7 +241,8 @@ def load_tag(name: str, tag: str, *, precision: str, quick_gelu: bool | None, ca
     """
     import open_clip
 
-    config, name = model_config(name), plain_name(name)
+    config = model_config(name)
+    name = plain_name(name)
     pretrained = open_clip.get_pretrained_cfg(name, tag)
     if not pretrained:
         raise unknown_name(f"weights of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
@@ -236,29 +271,40 @@ def load_file(path: Path, *, model_name: str = "", precision: str, quick_gelu: b
     """
     path = path.expanduser()
     if path.is_dir():
-        found = [p for suffix in WEIGHT_SUFFIXES for p in sorted(path.glob(f"*{suffix}"))]
-        if not (path / "open_clip_config.json").is_file() or not found:
-            raise MissingAsset(f"{path}: a folder needs open_clip_config.json and a weight file; it holds "
-                               f"{sorted(p.name for p in path.iterdir())[:6]}")
-        path = found[0]
+        path = _weights_in(path)
     if not path.is_file():
         raise MissingAsset(f"CLIP weights not found at {path}; give 'MODEL:/path/to/file', 'MODEL/TAG' or 'emoji-clip'")
-    beside, preprocess, folder = {}, {}, None
-    for candidate in (path.with_name("open_clip_config.json"), path.with_suffix(".json")):
-        if candidate.is_file() and not beside:
-            written = json.loads(candidate.read_text(encoding="utf-8"))
-            beside, preprocess = written.get("model_cfg", written), written.get("preprocess_cfg", {})
-            folder = path.parent if (path.parent / "tokenizer.json").is_file() else None
+    config, preprocess = _config_beside(path)
+    tokenizer_folder = path.parent if config and (path.parent / "tokenizer.json").is_file() else None
     if model_name:
-        config, preprocess = model_config(model_name), preprocess or _usual_preprocess(model_name)
-    else:
-        config = beside or infer_config(read_state(path), source=str(path))
-    quick = decide_quick_gelu(path, given=quick_gelu, config=config, model_name=model_name)
+        config = model_config(model_name)
+        preprocess = preprocess or _usual_preprocess(model_name)
+    elif not config:
+        config = infer_config(read_state(path), source=str(path))
+    quick = decide_quick_gelu(path, quick_gelu=quick_gelu, config=config, model_name=model_name)
     model = build(config, quick_gelu=quick, precision=precision)
     load_weights(model, path)
     _finish(model, precision, preprocess)
-    tokenizer = _tokenizer(config, model_name, folder)
+    tokenizer = _tokenizer(config, model_name, tokenizer_folder)
     return Loaded(model, tokenizer, config["embed_dim"], model.visual.preprocess_cfg, sha256_of(path))
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the weight file of a folder as open_clip writes it."""
+    files = [path for suffix in WEIGHT_SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))]
+    if not files or not (folder / "open_clip_config.json").is_file():
+        raise MissingAsset(f"{folder}: a folder needs open_clip_config.json and a weight file; it holds "
+                           f"{sorted(path.name for path in folder.iterdir())[:6]}")
+    return files[0]
+
+
+def _config_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model and preprocessing configs that lie beside a weight file; empty ones where there are none."""
+    for candidate in (path.with_name("open_clip_config.json"), path.with_suffix(".json")):
+        if candidate.is_file():
+            written = json.loads(candidate.read_text(encoding="utf-8"))
+            return written.get("model_cfg", written), written.get("preprocess_cfg", {})
+    return {}, {}
 
 
 def load_hub(name: str, *, precision: str) -> Loaded:
@@ -280,6 +326,10 @@ def _usual_preprocess(name: str) -> dict[str, Any]:
     import open_clip
 
     name = plain_name(name)
-    tags = [open_clip.get_pretrained_cfg(name, t) for t in open_clip.list_pretrained_tags_by_model(name)]
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    return {k: tags[0][k] for k in keys if tags and k in tags[0] and all(t.get(k) == tags[0][k] for t in tags)}
+    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    usual = {}
+    for key in _PREPROCESSING:
+        values = [tag.get(key) for tag in tags]
+        if values and values[0] is not None and all(value == values[0] for value in values):
+            usual[key] = values[0]
+    return usual

@@ -38,6 +38,18 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return OPTIMIZERS[lower]
 
 
+def without_compiler(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return the same optimiser without the decorators of its methods, which import torch's compiler when first called.
+
+    That import takes as long as torch's own, and a step here is never compiled.
+    """
+    methods = {}
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        methods[name] = inspect.unwrap(getattr(optimizer, name))
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
 def lr_factor(schedule: str, step: int, steps: int) -> float:
     """Return the share of the learning rate at a step of a schedule by name, see LR_SCHEDULES."""
     progress = step / max(1, steps)

@@ -11,7 +11,7 @@ from .noise import picture_streams
 from .objective import Step, build_terms
 from .ops import LatentEMA
 from .painting import Corners
-from .schedule import lr_factor, optimizer_class
+from .schedule import lr_factor, optimizer_class, without_compiler
 from .setup import RunSetup
 from .views import Views, per_region
 from ..errors import BadParameter, RunFailed
@@ -52,7 +52,8 @@ class Search:
         """Go on from these latents with a new optimiser and a new average."""
         config = self.run.config
         self.latents = latents
-        self.optimizer = optimizer_class(config.optimizer)(latents.parameters(), lr=config.learning_rate)
+        optimizer = without_compiler(optimizer_class(config.optimizer))
+        self.optimizer = optimizer(latents.parameters(), lr=config.learning_rate)
         self.ema = LatentEMA(config.ema)
         start = resize(self.z_start, tuple(latents().shape[-2:]))
         self.terms = build_terms(config, self.run.guides, start, self.run.prior, self.run.prompts,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
 from .image import kid, nearest_neighbour
-from ..data.captions import plain_name
+from ..data.phrases import plain_name
 from ..errors import UnknownName, unknown_name
 from ..media import to_unit
 

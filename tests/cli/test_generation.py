@@ -9,7 +9,7 @@ from t2ilib import methods
 from t2ilib.cli import keeper, main, results
 from t2ilib.cli.generate import read_prompts_file
 from t2ilib.data import load_captioned
-from t2ilib.data.captions import plain_name
+from t2ilib.data.phrases import plain_name
 from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.media import to_pil
 from t2ilib.media.png import read_record, save_png

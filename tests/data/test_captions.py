@@ -6,16 +6,13 @@ import torch
 from t2ilib.data import CaptionedImages, load_captioned
 from t2ilib.data.captions import (
     VARIANTS,
-    caption,
     caption_table,
     caption_variants,
     captions_for,
     colored,
-    concept_names,
     row_variants,
 )
 from t2ilib.data.phrases import listed, plain_name, with_article
-from t2ilib.errors import BadParameter
 
 ROW = {
     "text": "red heart",
@@ -158,31 +155,16 @@ def test_captions_for_draws_among_the_variants(data):
     second = captions_for(data, indices, torch.Generator().manual_seed(3))
     assert first == second != captions_for(data, indices, torch.Generator().manual_seed(4))
     assert all(text in texts for text, texts in zip(first, caption_variants(data), strict=True))
-    plain = captions_for(data, [4, 2], weights=[1] + [0] * (VARIANTS - 1))
-    assert plain == [data.captions[4], data.captions[2]] and captions_for(data, []) == []
-    for weights in ([1, 2], [0] * VARIANTS, [-1] + [1] * (VARIANTS - 1)):
-        with pytest.raises(BadParameter, match="weights"):
-            captions_for(data, [0], weights=weights)
+    assert captions_for(data, []) == []
 
 
-def test_free_captions_drop_keywords():
-    generator = torch.Generator().manual_seed(0)
-    drawn = [caption(ROW, generator) for _ in range(200)]
-    assert len(set(drawn)) > 40 and all("red heart" in text for text in drawn)
-    assert any("love" in text for text in drawn) and any("love" not in text for text in drawn)
-    assert any("twemoji" in text for text in drawn)
-    assert all(":" not in caption(ROW, generator, keep=0.0) for _ in range(20))
-
-
-def test_concept_names(data):
-    names = concept_names(data)
-    assert len(names) == len(set(names)) == len(set(data.columns["name"]))
-    assert set(names) == set(data.captions)
+def test_default_captions_are_the_plain_names(data):
+    assert data.captions == [plain_name(name) for name in data.columns["name"]]
+    assert len(set(data.captions)) == len(set(data.columns["name"]))
 
 
 def test_a_users_own_captions_are_left_alone():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     own = CaptionedImages(images, ["a dog", "two cats"], {"captions": [["a dog", "my dog"], ["two cats"]]})
     assert caption_variants(own) == [["a dog", "my dog"] * 4, ["two cats"] * 8]
-    assert concept_names(own) == ["a dog", "two cats"]
-    assert caption(own.row(1), torch.Generator().manual_seed(0)) == "two cats"
+    assert set(captions_for(own, [1] * 9)) == {"two cats"}

@@ -3,7 +3,15 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, UnknownName
-from t2ilib.guidance.schedule import OPTIMIZERS, GrowthStage, growth_stages, lr_factor, optimizer_class
+from t2ilib.guidance.schedule import (
+    OPTIMIZERS,
+    REFUSED,
+    GrowthStage,
+    growth_stages,
+    lr_factor,
+    optimizer_class,
+    without_compiler,
+)
 from t2ilib.guidance.tiles import cut_windows, decode_tiled, draw_windows
 
 
@@ -24,6 +32,26 @@ def test_every_dense_optimizer_of_torch_is_known_by_name():
         optimizer_class("sparseadam")
     with pytest.raises(UnknownName, match="did you mean"):
         optimizer_class("adm")
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - REFUSED))
+def test_without_the_compiler_an_optimizer_steps_as_torchs(name):
+    ended = []
+    for optimizer in (optimizer_class(name), without_compiler(optimizer_class(name))):
+        z = torch.nn.Parameter(torch.arange(6.0).view(2, 3) / 6)
+        steps = optimizer([z], lr=0.05)
+
+        def closure(steps=steps, z=z):
+            steps.zero_grad()
+            loss = (z.sin() * z).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            steps.step(closure)
+            steps.load_state_dict(steps.state_dict())
+        ended.append(z.detach().clone())
+    assert torch.equal(*ended) and not torch.equal(ended[0], torch.arange(6.0).view(2, 3) / 6)
 
 
 def test_stages_share_the_steps_and_end_at_the_full_size():

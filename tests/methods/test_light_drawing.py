@@ -8,7 +8,8 @@ import pytest
 from t2ilib.methods import METHODS
 from t2ilib.paths import repo_root
 
-HEAVY = ("open_clip", "transformers", "timm", "torchvision", "matplotlib", "scipy", "wandb", "lightning_fabric")
+HEAVY = ("open_clip", "transformers", "timm", "torchvision", "matplotlib", "scipy", "wandb", "lightning_fabric",
+         "torch._dynamo", "sympy")
 QUICK = {"vqgan_clip": ["steps=1", "candidates=1"], "minimagen": ["steps=1", "candidates=2"]}
 CODE = """
 import sys
