@@ -204,7 +204,7 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dic
     """
     if len(rows) == 1:
         return {name: rows[0][name] for name in columns}
-    result = {}
+    result: dict[str, Any] = {}
     for name in columns:
         values = [float(row[name]) for row in rows]
         mean = sum(values) / len(values)
