@@ -28,7 +28,7 @@ def tiny():
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch, tiny):
-    monkeypatch.setattr("t2ilib.encoders.clip.checkpoints_dir", lambda: tmp_path)
+    monkeypatch.setattr("t2ilib.encoders.clips_by_name.checkpoints_dir", lambda: tmp_path)
     save_model(tmp_path / "emoji-clip", tiny, dtype=torch.float16)
     judge = EmojiClip(tower="convnext", channels=[8, 8, 8, 8], layers=[1, 1, 1, 1])
     save_model(tmp_path / "emoji-judge", judge, role="judge")
@@ -228,7 +228,7 @@ def test_embedded_errors(shipped, tmp_path, monkeypatch):
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
     with pytest.raises(CheckpointMismatch, match="SHA-256"):
         load_clip("emoji-clip")
-    monkeypatch.setattr("t2ilib.encoders.clip.checkpoints_dir", lambda: tmp_path / "nothing")
+    monkeypatch.setattr("t2ilib.encoders.clips_by_name.checkpoints_dir", lambda: tmp_path / "nothing")
     with pytest.raises(MissingAsset, match="train it"):
         load_clip("emoji-clip")
     with pytest.raises(MissingAsset, match="emoji-judge"):

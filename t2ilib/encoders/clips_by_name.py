@@ -1,0 +1,142 @@
+"""CLIP models by name: those that ship, open_clip's, and files."""
+
+from pathlib import Path
+
+import torch
+
+from .clip import Clip, size_pair
+from .emoji_clip import EmojiClip, EmojiClipNetwork
+from .open_clip_checkpoints import (
+    PRECISIONS,
+    WEIGHT_SUFFIXES,
+    Loaded,
+    load_file,
+    load_hub,
+    load_tag,
+    plain_name,
+)
+from ..checkpoint import load_model, read_config
+from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
+from ..paths import checkpoints_dir
+from ..runtime import pick_device
+
+JUDGE = "emoji-judge"
+
+
+def embedded_clips() -> list[str]:
+    """Return the names of the CLIP models that ship with the repository and may guide (the judge may not)."""
+    folders = sorted(path.parent for path in checkpoints_dir().glob("*/config.json"))
+    return [folder.name for folder in folders if _is_emoji_clip(folder) and not _is_judge(folder)]
+
+
+def _is_emoji_clip(folder: Path) -> bool:
+    try:
+        return read_config(folder).get("class") == EmojiClip.__name__
+    except (MissingAsset, ValueError):
+        return False
+
+
+def _is_judge(folder: Path) -> bool:
+    return folder.name == JUDGE or read_config(folder).get("role") == "judge"
+
+
+def _load_emoji(folder: Path, name: str, device: torch.device, *, measure_only: bool = False) -> Clip:
+    if not (folder / "config.json").is_file():
+        raise MissingAsset(f"{name}: no checkpoint at {folder}; restore it with `git checkout`, or train it: "
+                           "`python -m t2ilib run 12 --profile full`")
+    if not _is_emoji_clip(folder):
+        raise CheckpointMismatch(f"{folder} holds a {read_config(folder).get('class')}, not an {EmojiClip.__name__}; "
+                                 "give the folder of a CLIP")
+    towers = load_model(EmojiClip, folder)
+    towers.visual.to(memory_format=torch.channels_last)  # convolutions are faster so, with the same results
+    network = EmojiClipNetwork(towers)
+    clip = Clip(network, network.tokenizer, name=name, dim=towers.config["embed_dim"], image_size=towers.image_size,
+                mean=towers.image_mean, std=towers.image_std, sha256=read_config(folder)["sha256"],
+                measure_only=measure_only)
+    return clip.eval().requires_grad_(False).to(device)
+
+
+def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", quick_gelu: bool | None = None,
+              precision: str = "fp32", cache_dir: str | None = None) -> Clip:
+    """Load a CLIP model, frozen and in eval mode.
+
+    Args:
+        name: one of
+            "emoji-clip", "emoji-clip-b", ...: a guide that ships with the repository, or a folder like theirs;
+            "MODEL/TAG": any pair of open_clip, such as "ViT-B-32/openai" or "ViT-B-16/laion2b_s34b_b88k" (downloaded);
+            "MODEL:/path/to/file": weights of a named architecture from a file;
+            "/path/to/file": weights in OpenAI's layout or with a config beside them; "hf-hub:owner/name".
+        device: "auto", "cpu", "cuda", "mps", ...
+        quick_gelu: for local files whose origin cannot be seen: True for weights that come from OpenAI.
+        precision: "fp32", or "fp16" / "bf16" to hold the weights in half the memory (not for the embedded models).
+        cache_dir: where downloads go; None for open_clip's own place.
+
+    Raises:
+        UnknownName: no such embedded model, architecture or tag.
+        MissingAsset: a file is absent or a download failed.
+        CheckpointMismatch: the weights do not fit.
+        BadParameter: the judge was asked for as a guide, or a precision that does not exist.
+    """
+    place = pick_device(str(device))
+    check_name("precision", precision, PRECISIONS)
+    path = Path(name).expanduser()
+    folder = path if _is_emoji_clip(path) else checkpoints_dir() / name
+    if name == JUDGE or (_is_emoji_clip(folder) and _is_judge(folder)):
+        raise BadParameter(f"{name} only measures and must not guide: use load_judge()")
+    if _is_emoji_clip(folder):
+        return _load_emoji(folder, name, place)
+    if name.startswith("emoji-"):
+        if embedded_clips() and name != "emoji-clip":
+            raise unknown_name("embedded CLIP", name, embedded_clips())
+        return _load_emoji(folder, name, place)  # says what is missing
+    model, colon, file = name.partition(":")
+    is_file = path.exists() or path.is_absolute() or (not colon and path.suffix in WEIGHT_SUFFIXES)
+    if model == "hf-hub":
+        loaded = load_hub(name, precision=precision)
+    elif is_file:
+        loaded = load_file(path, precision=precision, quick_gelu=quick_gelu)
+    elif colon:
+        loaded = load_file(Path(file), model_name=model, precision=precision, quick_gelu=quick_gelu)
+    else:
+        model, tag = _split_tag(name)
+        loaded = load_tag(model, tag, precision=precision, quick_gelu=quick_gelu, cache_dir=cache_dir)
+    return _wrap(loaded, name).to(place)
+
+
+def _split_tag(name: str) -> tuple[str, str]:
+    """Split "MODEL/TAG"; "ViT-B/32" and "RN50", the names OpenAI gave its models, mean OpenAI's weights."""
+    import open_clip
+
+    model, slash, tag = name.rpartition("/")
+    full_name = plain_name(name)
+    if "openai" in open_clip.list_pretrained_tags_by_model(full_name):
+        return full_name, "openai"
+    if not slash:
+        known = embedded_clips() + open_clip.list_models()
+        if name in known:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none are published"
+            raise BadParameter(f"{name!r} is an architecture: say which weights, as '{name}/TAG' or '{name}:FILE'; "
+                               f"published tags: {tags}")
+        raise unknown_name("CLIP model", name, known)
+    return model, tag
+
+
+def _wrap(loaded: Loaded, name: str) -> Clip:
+    height, width = size_pair(loaded.model.visual.image_size)
+    image_size = height if height == width else (height, width)
+    preprocessing = {key: loaded.preprocess[key] for key in ("mean", "std", "resize_mode", "interpolation")}
+    clip = Clip(loaded.model, loaded.tokenizer, name=name, dim=loaded.dim, sha256=loaded.sha256,
+                image_size=image_size, **preprocessing)
+    return clip.eval().requires_grad_(False)
+
+
+def load_judge(name: str = JUDGE, *, device: torch.device | str = "cpu") -> Clip:
+    """Load the model that measures, and only measures: no gradient leaves its `encode_image`.
+
+    Args:
+        name: "emoji-judge", or a folder like its.
+    """
+    folder = checkpoints_dir() / name
+    if not folder.is_dir() and Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    return _load_emoji(folder, name, pick_device(str(device)), measure_only=True)
