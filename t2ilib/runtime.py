@@ -36,7 +36,8 @@ def pick_device(name: str = "auto") -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present[kind]:
         raise BadParameter(f"device {name!r} is not available here; use device='auto' or 'cpu'")
-    count, index = torch.cuda.device_count() if kind == "cuda" else 1, name.removeprefix(kind).removeprefix(":") or "0"
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    index = name.removeprefix(kind).removeprefix(":") or "0"
     if not (index.isdecimal() and int(index) < count):
         raise BadParameter(f"device {name!r} is not one of the {count} {kind} device(s) here, numbered from 0")
     return torch.device(name)
@@ -154,7 +155,8 @@ def progress(iterable: Iterable, *, total: int | None = None, desc: str = "", ev
             yield item
             now = time.monotonic()
             if now - last >= every:
-                last, rate = now, (i + 1) / (now - start)
+                last = now
+                rate = (i + 1) / (now - start)
                 left = f", {(total - i - 1) / rate:.0f} s left" if total else ""
                 print(f"{desc or 'step'} {i + 1}/{total or '?'}  {rate:.2f} it/s{left}", flush=True)
 

@@ -70,7 +70,8 @@ _HEIBOX = "https://heibox.uni-heidelberg.de"  # the authors' own shares
 _KEPT = "https://huggingface.co/Somnai/pytti-vqgan-checkpoints/resolve/debc22c8f285c7734980c464ff992d335dde6e9a"
 _KEPT_TOO = "https://huggingface.co/pxlpshr/pytti-models/resolve/main/vqgan"  # both publish the SHA-256 of their files
 _LDM = "https://ommer-lab.com/files/latent-diffusion"
-_TAMING, _LATENT = "https://github.com/CompVis/taming-transformers", "https://github.com/CompVis/latent-diffusion"
+_TAMING = "https://github.com/CompVis/taming-transformers"
+_LATENT = "https://github.com/CompVis/latent-diffusion"
 
 _F16 = {"embed_dim": 256, "z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4],
         "num_res_blocks": 2, "attn_resolutions": [16], "mid_attention": True, "in_channels": 3, "out_ch": 3,

@@ -62,22 +62,26 @@ def fetch(asset: str | Asset, *, progress: Progress | None = None) -> Path:
 
 
 def _offline() -> bool:
-    return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in ("T2I_OFFLINE", "HF_HUB_OFFLINE"))
+    values = (os.environ.get("T2I_OFFLINE", ""), os.environ.get("HF_HUB_OFFLINE", ""))
+    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
 
 
 def _by_hand(asset: Asset, reason: str) -> str:
-    def said(file: AssetFile) -> str:
-        size = f", about {file.about_mb:.0f} MB" if file.about_mb else ""
-        without = " (it also works without)" if file.optional else ""
-        packed = " out of the zip archive" if file.member else ""
-        where = f", from {' or '.join(file.urls)}" if file.urls else ", no address is known"
-        return f"its {Path(file.name).suffix}{without} ({file.name}{packed}{size}{where})"
-
     folders = asset.folders()
     where = str(folders[0]) if len(folders) > 1 else f"{folders[0]} (or below the folder that T2I_DATA names)"
-    files = sorted(asset.files, key=lambda f: f.optional)
-    return (f"{asset.name} is not here: {reason}. By hand: put {' and '.join(map(said, files))} in {where}, "
-            f"then run this again. Source: {asset.source}")
+    files = sorted(asset.files, key=lambda file: file.optional)
+    described = " and ".join(_description(file) for file in files)
+    return (f"{asset.name} is not here: {reason}. By hand: put {described} in {where}, then run this again. "
+            f"Source: {asset.source}")
+
+
+def _description(file: AssetFile) -> str:
+    """Return the words for one file in the instructions for fetching it by hand."""
+    size = f", about {file.about_mb:.0f} MB" if file.about_mb else ""
+    without = " (it also works without)" if file.optional else ""
+    packed = " out of the zip archive" if file.member else ""
+    source = f", from {' or '.join(file.urls)}" if file.urls else ", no address is known"
+    return f"its {Path(file.name).suffix}{without} ({file.name}{packed}{size}{source})"
 
 
 _HOPELESS = (errno.ENOSPC, errno.EACCES, errno.EROFS)  # waiting does not help; nor without a network (gaierror)
@@ -111,13 +115,17 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
 def _accept(folder: Path, file: AssetFile, part: Path, url: str) -> None:
     """Give a finished download its name, if it is what was asked for; else delete it."""
     part = _extract(part, file.member) if file.member else part
-    sha256, size, expected = sha256_of(part), part.stat().st_size, expected_hash(folder, file)
+    sha256 = sha256_of(part)
+    expected = expected_hash(folder, file)
+    size = part.stat().st_size
     problem = ""
     if expected and sha256 != expected:
         recorded = "" if file.sha256 else f", recorded in {folder / RECORD} at an earlier download"
         problem = f"SHA-256 is {sha256[:12]}..., expected {expected[:12]}...{recorded}"
     elif not size or (file.about_mb and size < 0.5e6 * file.about_mb):
-        problem = f"got {size:,} bytes" + (f", expected about {file.about_mb:.0f} MB" if file.about_mb else "")
+        problem = f"got {size:,} bytes"
+        if file.about_mb:
+            problem += f", expected about {file.about_mb:.0f} MB"
     if problem:
         part.unlink()
         raise _Refused(problem)
@@ -170,7 +178,8 @@ def _transfer_with_retries(url: str, part: Path, progress: Progress, *, headers:
 def _transfer(url: str, part: Path, progress: Progress, *, headers: Mapping[str, str], desc: str) -> None:
     """Bring `part` to its full length, from where it stands if the server still has the same file."""
     notes = part.with_name(part.name + ".json")  # which version of the file the bytes are of, and its length
-    have, known = (part.stat().st_size if part.is_file() else 0), read_json(notes)
+    have = part.stat().st_size if part.is_file() else 0  # bytes
+    known = read_json(notes)
     if have and known.get("total") == have:
         return
     headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity", **headers}

@@ -36,7 +36,9 @@ def encode_each(text_encoder: Any, captions: Sequence[str], device: torch.device
     Shapes:
         tokens (B, T, E), zero where there is none; mask (B, T) bool; pooled (B, E)
     """
-    tokens, masks, pooled = [], [], []
+    tokens = []
+    masks = []
+    pooled = []
     for caption in captions:
         encoded = text_encoder.encode([caption])
         tokens.append(encoded[0])

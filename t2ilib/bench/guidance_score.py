@@ -95,8 +95,10 @@ def vqgan_clip_score_rows(device: torch.device, seconds: float, *, prompts: int 
     from ..methods.vqgan_clip import WITH_PRIOR, load_prior
 
     name = GuidanceConfig.model
-    vqgan, clip = load_vqgan(name, device=device), load_clip(device=device)
-    prior, judge = load_prior(name, device=str(device)), load_judge(device=device)
+    vqgan = load_vqgan(name, device=device)
+    clip = load_clip(device=device)
+    prior = load_prior(name, device=str(device))
+    judge = load_judge(device=device)
     count = prompts or (20 if device.type == "cuda" else 4)
     names = validation_prompts(count) if isinstance(count, int) else list(count)
     texts = dict(zip(names, judge.encode_text(names), strict=True))

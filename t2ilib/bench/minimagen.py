@@ -22,17 +22,17 @@ GUIDANCE_SCALE = 5.0
 
 
 def classic_sampler(material: Material, variant: Variant, count: int) -> tuple[nn.Module, Work]:
-    """Return the network, and a function that walks the first `count` of the package's 1000 steps."""
+    """Return the network, and a function that takes the first `count` of the package's 1000 steps."""
     imagen = ClassicImagen(material.copy_of_network(variant).eval(), material.text_encoder, dtype=variant.dtype,
                            low_size=material.shape.low_size)
     x_t = material.noise(SAMPLED, "start").to(material.device)
     text = imagen.encode(material.captions[:SAMPLED])
     smaller = imagen.smaller(material.noise(SAMPLED, "pictures").clamp(-1, 1).to(material.device))
 
-    def walk() -> Tensor:
+    def sample() -> Tensor:
         return imagen.sample(x_t, text, smaller, guidance_scale=GUIDANCE_SCALE, count=count)
 
-    return imagen.network, walk
+    return imagen.network, sample
 
 
 def our_sampler(material: Material, variant: Variant, steps: int) -> tuple[nn.Module, Work]:

@@ -13,7 +13,10 @@ class Live:
     """One line for each notebook: redrawn every second on a terminal, a line a minute in a log."""
 
     def __init__(self, label: str):
-        self.label, self.start, self.done, self.total = label, time.monotonic(), 0, 0
+        self.label = label
+        self.start = time.monotonic()
+        self.done = 0
+        self.total = 0
         self.terminal = sys.stdout.isatty()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
@@ -31,7 +34,8 @@ class Live:
 
     def cells(self, done: int, total: int) -> None:
         """Take the number of cells done."""
-        self.done, self.total = done, total
+        self.done = done
+        self.total = total
 
     def end(self, status: str, error: str) -> None:
         """Replace the live line by the outcome."""

@@ -180,11 +180,10 @@ def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     if not args.json:
         print(files[0])
         return 0
-    records = []
-    for picture in pictures:
-        if not any(picture.record is record for record in records):
-            records.append(picture.record)
-    shown = [{name: value for name, value in record.items() if name != "codes"} for record in records]
+    records = {id(picture.record): picture.record for picture in pictures}  # pictures of one run share one
+    shown = []
+    for record in records.values():
+        shown.append({name: value for name, value in record.items() if name != "codes"})
     if call.method == "all":
         answer = {"prompt": call.prompt, "files": files, "results": shown}
     else:

@@ -15,7 +15,8 @@ _GENDER_SIGNS = {(0x2640,), (0x2642,)}
 _ADULTS = {0x1F468, 0x1F469, 0x1F9D1}
 _PEOPLE = _ADULTS | {0x1F466, 0x1F467, 0x1F9D2}
 _HAIR = range(0x1F9B0, 0x1F9B4)
-_HEART, _HANDSHAKE = 0x2764, 0x1F91D
+_HEART = 0x2764
+_HANDSHAKE = 0x1F91D
 
 # Concepts that Unicode gives several code points without a joining sequence.
 _TOGETHER = {

@@ -27,9 +27,9 @@ def null_condition(network: TextConditional, condition: Condition) -> Condition:
         network: knows what stands for no text.
         condition: tokens (B, T, E), mask (B, T) bool and pooled (B, E).
     """
-    tokens, mask, pooled = condition["tokens"], condition["mask"], condition["pooled"]
+    tokens = condition["tokens"]
     drop = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-    tokens, mask, pooled = network.without_text(tokens, mask, pooled, drop)
+    tokens, mask, pooled = network.without_text(tokens, condition["mask"], condition["pooled"], drop)
     return {"tokens": tokens, "mask": mask, "pooled": pooled}
 
 

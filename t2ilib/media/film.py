@@ -59,7 +59,8 @@ class FilmWriter:
             raise BadParameter(f"size must be None or (width, height) in pixels, got {size!r}")
         if not 0 <= quality <= 100:
             raise BadParameter(f"quality must be in [0, 100], got {quality}; 80 is hard to tell from the pictures")
-        self._ffmpeg, self._codec = None, ""
+        self._ffmpeg = None
+        self._codec = ""
         if suffix == ".mp4":
             self._ffmpeg, self._codec, problem = find_ffmpeg()
             if problem:
@@ -71,7 +72,11 @@ class FilmWriter:
                 runtime.warn_fallback(f"writing {path.name} instead of an .mp4: {problem}; {advice}")
         if not 0 < fps <= FASTEST[suffix]:
             raise BadParameter(f"fps must be above 0 and at most {FASTEST[suffix]} in a {suffix} film, got {fps}")
-        self.path, self.fps, self.size, self.quality, self.frames = path, fps, size, quality, 0
+        self.path = path
+        self.fps = fps
+        self.size = size
+        self.quality = quality
+        self.frames = 0
         self._part = path.with_name(path.name + ".part")
         _check_folder(self._part)
         self._shape = None  # (H, W) of the first picture
@@ -187,7 +192,9 @@ class StepRecorder:
     def __init__(self, every: int = 10):
         if every < 1:
             raise BadParameter(f"every must be at least 1, got {every}")
-        self.every, self.captions, self._held = every, [], []
+        self.every = every
+        self.captions = []
+        self._held = []
 
     def __call__(self, preview: Any) -> None:
         """Keep a preview (`step`, `steps`, `images`) if it is its turn."""

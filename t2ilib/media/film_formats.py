@@ -107,29 +107,35 @@ class _Clock:
     """Durations in whole units of 1/`units` s whose sums are as near as can be to n / fps."""
 
     def __init__(self, fps: float, units: int):
-        self.fps, self.units, self.count = fps, units, 0
+        self.fps = fps
+        self.units = units
+        self.count = 0
 
     def next(self) -> int:
+        start = round(self.count * self.units / self.fps)
         self.count += 1
-        return round(self.count * self.units / self.fps) - round((self.count - 1) * self.units / self.fps)
+        end = round(self.count * self.units / self.fps)
+        return end - start
 
 
 class WebP:
     """Each frame compressed alone, lossy, and strung together (WebP container specification, "Animation")."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, quality: int):
-        self.file, self.quality, self.clock = open(path, "wb"), quality, _Clock(fps, 1000)
+        self.file = open(path, "wb")
+        self.quality = quality
+        self.clock = _Clock(fps, 1000)
         animated = 0x02
         self.canvas = _uint24(size[0] - 1) + _uint24(size[1] - 1)
         self.file.write(b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", bytes([animated, 0, 0, 0]) + self.canvas)
                         + _chunk(b"ANIM", bytes(6)))  # no background, played for ever
 
     def write(self, pixels: np.ndarray) -> None:
-        alone = BytesIO()
-        Image.fromarray(pixels).save(alone, "WEBP", quality=self.quality, method=4)
+        picture = BytesIO()
+        Image.fromarray(pixels).save(picture, "WEBP", quality=self.quality, method=4)
         replace = 0x02
         place = bytes(6) + self.canvas + _uint24(self.clock.next()) + bytes([replace])
-        self.file.write(_chunk(b"ANMF", place + alone.getvalue()[12:]))  # past the header of a file
+        self.file.write(_chunk(b"ANMF", place + picture.getvalue()[12:]))  # past the header of a file
 
     def finish(self) -> None:
         length = self.file.tell()
@@ -154,7 +160,8 @@ class Gif:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, quality: int):
-        self.file, self.clock = open(path, "wb"), _Clock(fps, 100)
+        self.file = open(path, "wb")
+        self.clock = _Clock(fps, 100)
         for_ever = b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"
         self.file.write(b"GIF89a" + struct.pack("<HH", *size) + b"\x70\0\0" + for_ever)
 

@@ -60,7 +60,7 @@ def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_cl
     prompts = read_prompts(prompt)
     num_images = read_number("num_images", num_images, low=1, high=MOST_PICTURES)
     seed = read_number("seed", seed, low=0, high=LARGEST_SEED)
-    given = chosen.check(options)
+    values = chosen.check(options)
     hooks: dict[str, Any] = {}
     if callback is not None:
         _need(chosen.previews, f"method {method!r} has no steps to show; leave out callback")
@@ -68,9 +68,9 @@ def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_cl
     if state is not None:
         _need(chosen.resumable, f"method {method!r} cannot go on from a state; leave out state")
         hooks["state"] = state
-    check_cost(chosen, num_images * len(prompts), given)
-    images, record = chosen.run(prompt, num_images=num_images, seed=seed, **hooks, **given)
-    call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **given}
+    check_cost(chosen, num_images * len(prompts), values)
+    images, record = chosen.run(prompt, num_images=num_images, seed=seed, **hooks, **values)
+    call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **values}
     return images, {**record, "call": call if is_plain(call) else None}
 
 

@@ -122,10 +122,10 @@ def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:
 def notes() -> str:
     """Return what the page of options says beside its table."""
     plain = GuidanceConfig("x")
-    own = ", ".join(f"`{name}={getattr(plain, name)!r}`" for name in WITH_PRIOR)
+    unchanged = ", ".join(f"`{name}={getattr(plain, name)!r}`" for name in WITH_PRIOR)
     published = ", ".join(f"`{name}={value!r}`" for name, value in WITHOUT_PRIOR.items())
     return (f"The defaults are those with the shipped networks. With published ones these differ: {published}; "
-            f"`t2ilib.guidance.GuidanceConfig`, whose fields most of them are, has by itself: {own}.\n\n"
+            f"`t2ilib.guidance.GuidanceConfig`, whose fields most of them are, has by itself: {unchanged}.\n\n"
             + cutouts_reference())
 
 

@@ -373,5 +373,5 @@ def slider_step(option: Option) -> float:
     return 10.0 ** math.floor(math.log10((high - low) / 20))
 
 
-def _flex(flex: str, **more: str) -> dict[str, str]:
-    return {"flex": flex, "width": "auto", "margin": "0", **more}
+def _flex(flex: str, **layout: str) -> dict[str, str]:
+    return {"flex": flex, "width": "auto", "margin": "0", **layout}

@@ -22,16 +22,16 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
         return grid([to_pil(draw(value)) for value in values], [f"{label} = {value}" for value in values], scale=scale)
     import ipywidgets
 
-    seen: dict[int, bytes] = {}
+    drawn: dict[int, bytes] = {}
     control = ipywidgets.SelectionSlider(options=[(str(v), i) for i, v in enumerate(values)], description=label,
                                          continuous_update=False)
     picture = ipywidgets.Image(format="png", width=320)
 
     def update(_: Any = None) -> None:
         i = control.value
-        if i not in seen:
-            seen[i] = png_bytes(to_pil(draw(values[i])), 320)
-        picture.value = seen[i]
+        if i not in drawn:
+            drawn[i] = png_bytes(to_pil(draw(values[i])), 320)
+        picture.value = drawn[i]
 
     control.observe(update, names="value")
     update()
