@@ -65,10 +65,10 @@ class TextConditioner:
 
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> list[TextCondition]:
-        features = self.text_encoder.encode(texts)
-        tokens = features.tokens.to(self.device)  # (B, T, E)
-        mask = features.mask.to(self.device)  # (B, T)
-        pooled = features.pooled.to(self.device)  # (B, E)
+        tokens, mask, pooled = self.text_encoder.encode(texts)
+        tokens = tokens.to(self.device)  # (B, T, E)
+        mask = mask.to(self.device)  # (B, T)
+        pooled = pooled.to(self.device)  # (B, E)
         return [TextCondition(tokens[i, mask[i]], pooled[i]) for i in range(len(texts))]
 
 
