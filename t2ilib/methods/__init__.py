@@ -20,7 +20,7 @@ from ..options import Option, is_plain
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["METHODS", "Estimate", "Method", "Option", "generate", "generate_with_record"]
+__all__ = ["METHODS", "Estimate", "Method", "Option", "generate", "generate_with_record", "read_prompts"]
 MOST_PICTURES = 10_000
 LARGEST_SEED = 2**62
 

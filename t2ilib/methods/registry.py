@@ -30,10 +30,11 @@ class Method:
 
     Attributes:
         name, title: as it is called in code and on a page.
-        run: `(prompts, *, num_images, seed, [callback], [state], **options) -> (pictures, record)`, with `num_images`
-            pictures of each of the texts in the list `prompts`, those of one text next to one another; picture j of a
-            text has the seed `seed + j`. The record holds plain JSON types: what was asked, what was used, what came
-            out. `run` gets the options that the caller gave, checked, and no others.
+        run: `(prompt, *, num_images, seed, [callback], [state], **options) -> (pictures, record)`. `prompt` is one
+            text or a list of texts (`read_prompts` makes a list of both); there are `num_images` pictures of each,
+            those of one text next to one another, and picture j of a text has the seed `seed + j`. The record holds
+            plain JSON types: what was asked, what was used, what came out. `run` gets the options that the caller
+            gave, checked, and no others: it has defaults of its own.
         options: all that `run` understands beside prompt, number and seed.
         previews: `run` takes `callback` and calls it after every step with a preview (`.step`, `.steps`, `.images` in
             [0, 1], `.finish()`); it ends early, keeping what it has, if that returns true.

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import sys
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 from t2ilib.cli import main
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.methods import METHODS, generate, generate_with_record
+from t2ilib.paths import repo_root
 from t2ilib.playground import Playground
 from t2ilib.record import Run
 
@@ -137,3 +140,18 @@ def test_the_playground_shows_its_sliders_and_reads_its_options(toy, tmp_path, m
     panel.wait(20)
     assert panel.error is None and panel.history[0].call["mood"] == "wild"
     assert panel.history[0].pictures[0].size == (12, 12) and panel.bar.value == panel.bar.max == 3
+
+
+def test_the_example_of_the_contributing_page_draws():
+    page = (repo_root() / "CONTRIBUTING.md").read_text()
+    code = re.search(r"```python\n(.*?METHOD = .*?)```", page, re.DOTALL)[1]
+    module = ModuleType("t2ilib.methods.plain")
+    exec(code, vars(module))
+    METHODS.add("plain", module.METHOD)
+    try:
+        first = generate("a red heart", method="plain", num_images=3, side=8)
+        second = generate(["a red heart"], method="plain", num_images=1, seed=1)
+    finally:
+        METHODS.remove("plain")
+    assert [picture.size for picture in first] == [(8, 8)] * 3
+    assert first[1].getpixel((0, 0)) == second[0].getpixel((0, 0)) != first[0].getpixel((0, 0))
