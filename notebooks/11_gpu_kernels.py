@@ -26,7 +26,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 15 s | 1 GB |
+# | smoke | 1 CPU core | 30 s | 1.7 GB |
 # | quick | 1 CPU core | 40 s | 1.9 GB |
 # | full | 1 CPU core | 4 min | 2 GB |
 # | full | GPU | not measured | |
@@ -40,17 +40,20 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"safetensors": "safetensors"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -85,37 +88,37 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 from torch.nn import functional as F
 
-from t2ilib import profiles, runtime, show
+from t2ilib import runtime, show
 from t2ilib.bench.kernels import CASES, case_rows, machine_rows
 from t2ilib.bench.measure import measure
 from t2ilib.data import load_captioned
 from t2ilib.kernels import HAS_TRITON, cutouts, group_norm_silu, nearest_code, second_order_via
+from t2ilib.lesson import start
+from t2ilib.media import to_unit
 from t2ilib.memory import LiveBytes
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import checkpoints_dir, repo_root, reports_dir
-from t2ilib.record import Run
+
+# %% [markdown]
+# A profile gives the settings that the parameters leave open; `quick` names them all.
 
 # %%
-options = dict(num_vectors=num_vectors, num_codes=num_codes, seconds=seconds)
-given = dict(profile=profile, seed=seed, device=device, **options)
-cfg = profiles.resolve(
-    profile, overrides=options,
+run, cfg, device_, _ = start(
+    "11_gpu_kernels", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
+    num_vectors=num_vectors, num_codes=num_codes, seconds=seconds,
     smoke=dict(num_vectors=256, num_codes=1024, seconds=0.01, pictures=8, triton_rows=20),
     quick=dict(num_vectors=1024, num_codes=16384, seconds=0.3, pictures=64, triton_rows=70),
     full=dict(num_vectors=4096, num_codes=16384, seconds=3.0, pictures=660, triton_rows=150))
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-runtime.seed_everything(seed)
-run = Run("11_gpu_kernels", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, torch.float32, profile, seed))
-print("Triton:", "not installed here; its cells only show their source" if not HAS_TRITON else
-      "compiles for this GPU" if device_.type == "cuda" else "interpreted")
+if not HAS_TRITON:
+    print("Triton: not installed here; its cells are left out")
+elif device_.type == "cuda":
+    print("Triton: compiles for this GPU")
+else:
+    print("Triton: interpreted")
 
 
 def noise(*shape, name="noise"):
     return torch.randn(shape, generator=runtime.generator(seed, name)).to(device_)
-
 
 # %% [markdown]
 # ## The idea: a roof with two sides
@@ -130,8 +133,8 @@ def noise(*shape, name="noise"):
 
 # %%
 machine, rates = machine_rows(device_, cfg.seconds)
-for row in machine:
-    print(f"{row.provider:18}{row.p50:12.1f} {row.metric}")
+rows = {row.provider: {row.metric: row.p50} for row in machine}
+run.keep("machine", show.Table(rows, digits=1, note="of this machine, at best"))
 balance = rates.matmul / rates.copy
 print(f"in the time of one byte there is time for {balance:.1f} operations in float32")
 run.metric(copy_gb_per_second=rates.copy / 1e9, matmul_gflop_per_second=rates.matmul / 1e9)
@@ -142,12 +145,16 @@ run.metric(copy_gb_per_second=rates.copy / 1e9, matmul_gflop_per_second=rates.ma
 # every machine, and the only way to make it faster is to move less: read once, do everything, write once.
 
 # %%
-INTENSITIES = {"add two tensors": 1 / 12, "SiLU": 4 / 8, "group norm and SiLU, fused": 12 / 8,
-               **{f"product of {n} x {n}": n / 6 for n in (32, 256, 2048)}}
+INTENSITIES = {"add two tensors": 1 / 12, "SiLU": 4 / 8, "group norm and SiLU, fused": 12 / 8}
+INTENSITIES |= {f"product of {n} x {n}": n / 6 for n in (32, 256, 2048)}
+rows = {}
 for name, intensity in INTENSITIES.items():
-    reached = min(1.0, intensity / balance)
-    print(f"{name:28}{intensity:8.2f} operations a byte: waits for "
-          f"{'memory' if reached < 1 else 'arithmetic'}, at most {reached:4.0%} of the arithmetic")
+    reachable = min(1.0, intensity / balance)  # share of the arithmetic that memory can feed
+    rows[name] = {"intensity": intensity, "waits for": "memory" if reachable < 1 else "arithmetic",
+                  "arithmetic in use": 100 * reachable}
+units = {"intensity": "operations a byte", "arithmetic in use": "% at most"}
+run.keep("intensities", show.Table(rows, units=units,
+                                   digits={"intensity": 2, "arithmetic in use": 0}))
 
 # %% [markdown]
 # ## The nearest of many codes
@@ -156,16 +163,22 @@ for name, intensity in INTENSITIES.items():
 
 # %%
 def by_differences(z, codebook):
-    return (z[:, None] - codebook).square().sum(-1).argmin(1)  # holds (N, K, D)
+    differences = z[:, None] - codebook  # (N, K, D)
+    distances = differences.square().sum(-1)  # (N, K)
+    return distances.argmin(1)
 
 
 def by_distances(z, codebook):
-    return (z.square().sum(1, keepdim=True) - 2 * z @ codebook.T + codebook.square().sum(1)).argmin(1)  # (N, K)
+    distances = (z.square().sum(1, keepdim=True) - 2 * z @ codebook.T
+                 + codebook.square().sum(1))  # (N, K)
+    return distances.argmin(1)
 
 
-z, codebook = noise(40, 8, name="z"), noise(300, 8, name="codebook")
-assert torch.equal(by_differences(z, codebook), by_distances(z, codebook))
-assert torch.equal(nearest_code(z, codebook), by_distances(z, codebook))
+z = noise(40, 8, name="z")
+codebook = noise(300, 8, name="codebook")
+codes = by_distances(z, codebook)
+assert torch.equal(by_differences(z, codebook), codes)
+assert torch.equal(nearest_code(z, codebook), codes)
 print("all three agree")
 
 # %% [markdown]
@@ -181,38 +194,58 @@ def peak_mib(function, *inputs):
 
 
 sizes = [k for k in (256, 1024, 4096, 16384, 65536, 262144) if k <= cfg.num_codes]
-z, peaks = noise(cfg.num_vectors, 64, name="z"), {}
+z = noise(cfg.num_vectors, 64, name="z")
+peaks = {}
 for function in (by_distances, nearest_code):
     peaks[function.__name__] = [peak_mib(function, z, noise(k, 64, name="codebook")) for k in sizes]
 peaks["by_differences, counted"] = [4 * cfg.num_vectors * k * 64 / 2**20 for k in sizes]
-print(f"{'MiB at the peak, K =':26}" + "".join(f"{k:12,}" for k in sizes))
-for name, row in peaks.items():
-    print(f"{name:26}" + "".join(f"{mib:12.1f}" for mib in row))
-run.keep("codes_memory", show.curves({name: (sizes, row) for name, row in peaks.items()}, log=True, xlabel="codes",
-                                     ylabel="MiB", size=(5.5, 3.0), title=f"{cfg.num_vectors} vectors of 64"))
+columns = [f"{k:,} codes" for k in sizes]
+rows = {name: dict(zip(columns, mib)) for name, mib in peaks.items()}
+run.keep("codes_memory", show.Table(
+    rows, digits=1, best=f"-{columns[-1]}", units=dict.fromkeys(columns, "MiB"),
+    baselines=["by_differences, counted"],
+    note=f"at the peak, for {cfg.num_vectors} vectors of 64; the last row is counted, not "
+         "measured"))
+curves = {name: (sizes, mib) for name, mib in peaks.items()}
+run.keep("codes_memory", show.curves(curves, log=True, xlabel="codes", ylabel="MiB",
+                                     size=(5.5, 3.0), title=f"{cfg.num_vectors} vectors of 64"))
 
 # %% [markdown]
 # The running best, in torch. This is what the library's reference does, but for its care with near ties:
 
 # %%
 def running_best(z, codebook, block=1024):
-    best, code = z.new_full((len(z),), -torch.inf), torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    best = z.new_full((len(z),), -torch.inf)
+    code = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     for first in range(0, len(codebook), block):
         part = codebook[first:first + block]
-        score, index = (z @ part.T - 0.5 * part.square().sum(1)).max(1)  # largest where nearest; |z|^2 is the same
+        scores = z @ part.T - 0.5 * part.square().sum(1)  # (N, block), largest where nearest
+        score, index = scores.max(1)
         code = torch.where(score > best, first + index, code)
         best = torch.maximum(score, best)
     return code
 
 
+def timed(row):
+    """What a table shows of a row that `measure` returned."""
+    return {"time": row.p50, "p20": row.p20, "p80": row.p80, "speed-up": row.ratio}
+
+
+# %%
 codebook = noise(cfg.num_codes, 64, name="codebook")
-functions = {f.__name__: functools.partial(f, z, codebook) for f in (by_distances, running_best, nearest_code)}
 assert torch.equal(running_best(z, codebook), nearest_code(z, codebook))
-for row in measure("codes", functions, baseline="by_distances", mode="forward", shape="", device=device_,
-                   seconds=cfg.seconds):
-    if row.metric == "ms":
-        print(f"{row.provider:16}{row.p50:10.2f} ms   {row.ratio:5.2f} times as fast as by_distances")
-        run.metric(**{f"{row.provider}_ms": row.p50})
+functions = {}
+for function in (by_distances, running_best, nearest_code):
+    functions[function.__name__] = functools.partial(function, z, codebook)
+found = measure("codes", functions, baseline="by_distances", mode="forward", shape="",
+                device=device_, seconds=cfg.seconds)
+times = {row.provider: row for row in found if row.metric == "ms"}
+run.metric(**{f"{name}_ms": row.p50 for name, row in times.items()})
+TIMED = dict(units={"time": "ms"}, intervals={"time": ("p20", "p80")}, best="-time")
+note = (f"{cfg.num_vectors} vectors of 64, {cfg.num_codes:,} codes; time: median, 20th to 80th "
+        "percentile; speed-up: over by_distances")
+run.keep("codes_time", show.Table({name: timed(row) for name, row in times.items()}, digits=2,
+                                  note=note, **TIMED))
 
 # %% [markdown]
 # ### How exact?
@@ -225,34 +258,54 @@ for row in measure("codes", functions, baseline="by_distances", mode="forward", 
 def rounded(x, bits):
     """Round float32 to so many bits behind the point."""
     drop = 23 - bits
+    half = 1 << drop >> 1  # of the last place that stays
     whole = x.contiguous().view(torch.int32)
-    return ((whole + (1 << drop >> 1)) >> drop << drop).view(torch.float32)
+    return ((whole + half) >> drop << drop).view(torch.float32)
 
 
-def product(z, table, bits, terms=1):
+def rounded_product(z, codebook, bits, terms):
+    """The product (N, K) of numbers rounded to `bits`, or of the sums of two such numbers."""
+    z_high = rounded(z, bits)
+    codebook_high = rounded(codebook, bits)
     if terms == 1:
-        return rounded(z, bits) @ rounded(table, bits).T
-    (z_high, t_high) = (rounded(x, bits) for x in (z, table))
-    z_low, t_low = rounded(z - z_high, bits), rounded(table - t_high, bits)
-    return z_high @ t_high.T + (z_high @ t_low.T + z_low @ t_high.T)
+        return z_high @ codebook_high.T
+    z_low = rounded(z - z_high, bits)
+    codebook_low = rounded(codebook - codebook_high, bits)
+    return z_high @ codebook_high.T + (z_high @ codebook_low.T + z_low @ codebook_high.T)
 
 
+@torch.no_grad()
+def latents_of(vqgan, pictures):
+    """The vectors (N, D) for which a VQGAN looks for codes."""
+    parts = []
+    for rows in torch.arange(len(pictures)).split(64):
+        z_e = vqgan.encode(pictures.batch(rows).to(device_))  # (64, D, h, w)
+        parts.append(z_e.movedim(1, -1).flatten(0, 2))  # (64 h w, D)
+    return torch.cat(parts)
+
+
+# %%
 vqgan = load_vqgan(checkpoints_dir() / "emoji-vqgan", device=device_)
 held_out = load_captioned("emoji", split="held_out", image_size=64).spread(cfg.pictures)
-with torch.no_grad():
-    z_real = torch.cat([vqgan.encode(held_out.batch(rows).to(device_)).movedim(1, -1).flatten(0, 2)
-                        for rows in torch.arange(len(held_out)).split(64)])
+z_real = latents_of(vqgan, held_out)
 table = vqgan.codebook.detach()
-exact = torch.cdist(z_real.double(), table.double(), compute_mode="donot_use_mm_for_euclid_dist")
-print(f"{len(z_real)} vectors, {len(table)} codes of {table.shape[1]}")
-half_norms = 0.5 * table.square().sum(1)
-for name, (bits, terms) in {"float32": (23, 1), "TF32 x 3": (10, 2), "TF32": (10, 1), "bfloat16": (7, 1)}.items():
-    codes = (product(z_real, table, bits, terms) - half_norms).argmax(1)
-    chosen = exact.gather(1, codes[:, None])[:, 0]
-    wrong = (codes != exact.argmin(1)).double().mean().item()
-    farther = (chosen / exact.amin(1) - 1).max().item()
-    print(f"{name:10}{wrong:10.4%} other codes, at most {farther:8.4%} farther away")
+half_norms = 0.5 * table.square().sum(1)  # (K,)
+exact = torch.cdist(z_real.double(), table.double(),
+                    compute_mode="donot_use_mm_for_euclid_dist")  # (N, K)
+nearest, right_codes = exact.min(1)
+PRECISIONS = {"float32": (23, 1), "TF32 x 3": (10, 2), "TF32": (10, 1), "bfloat16": (7, 1)}
+rows = {}
+for name, (bits, terms) in PRECISIONS.items():
+    codes = (rounded_product(z_real, table, bits, terms) - half_norms).argmax(1)
+    distance = exact.gather(1, codes[:, None])[:, 0]  # (N,)
+    wrong = (codes != right_codes).double().mean().item()
+    farther = (distance / nearest - 1).max().item()
+    rows[name] = {"other codes": 100 * wrong, "farther away": 100 * farther}
     run.metric(**{f"other_codes {name}": wrong})
+run.keep("exactness", show.Table(
+    rows, digits=4, units={"other codes": "%", "farther away": "% at most"},
+    note=f"beside float64; {len(z_real)} vectors of {len(held_out)} drawings, {len(table)} codes "
+         f"of {table.shape[1]}"))
 
 # %% [markdown]
 # ## A Triton program
@@ -271,7 +324,8 @@ if HAS_TRITON:
         most = tl.full((BLOCK,), float("-inf"), tl.float32)
         for first in range(0, n, BLOCK):
             column = first + tl.arange(0, BLOCK)
-            tile = tl.load(x + row * n + column, mask=column < n, other=OTHER)  # lanes beyond the end get OTHER
+            # lanes beyond the end get OTHER
+            tile = tl.load(x + row * n + column, mask=column < n, other=OTHER)
             most = tl.maximum(most, tile)
         tl.store(best + row, tl.max(most, axis=0))
 
@@ -282,10 +336,15 @@ def row_max(x, other):
     return best
 
 
+def listed(maxima):
+    return {f"row {i}": value for i, value in enumerate(maxima.tolist())}
+
+
 x = -1 - noise(2, 6, name="rows").abs()
+rows = {"torch": listed(x.amax(1))}
 if HAS_TRITON:
-    print("torch     ", x.amax(1).tolist())
-    print("Triton, 0 ", row_max(x, 0.0).tolist())
+    rows["Triton, masked lanes 0"] = listed(row_max(x, 0.0))
+    run.keep("row_max", show.Table(rows, baselines=["torch"]))
 
 # %% [markdown]
 # Zero, for rows in which everything is negative. In the interpreter a kernel is Python: `breakpoint()` stops in it,
@@ -300,8 +359,10 @@ if HAS_TRITON:
             tl.device_print("tile", tl.load(x + column, mask=column < n, other=0.0))
 
     show_tiles_kernel[(1,)](x[:1].contiguous(), 6, BLOCK=4)
-    print("Triton, -inf", row_max(x, float("-inf")).tolist())
-    torch.testing.assert_close(row_max(x, float("-inf")), x.amax(1))
+    mended = row_max(x, float("-inf"))
+    torch.testing.assert_close(mended, x.amax(1))
+    rows["Triton, masked lanes -inf"] = listed(mended)
+    run.keep("row_max_mended", show.Table(rows, baselines=["torch"]))
 
 # %% [markdown]
 # The masked lanes hold 0, and 0 is more than anything in these rows. What a masked lane must hold is whatever changes
@@ -331,16 +392,19 @@ print(inspect.getsource(kernels._nearest_code_kernel.fn) if HAS_TRITON else "no 
 # %%
 if HAS_TRITON:
     for n, k, d in ((1, 1, 1), (3, 129, 5), (cfg.triton_rows, 300, 33)):
-        z, codebook = noise(n, d, name="z"), noise(d, k, name="codebook").T
-        assert torch.equal(nearest_code(z, codebook, backend="triton"), nearest_code(z, codebook, backend="torch"))
+        z = noise(n, d, name="z")
+        codebook = noise(d, k, name="codebook").T
+        by_kernel = nearest_code(z, codebook, backend="triton")
+        assert torch.equal(by_kernel, nearest_code(z, codebook, backend="torch"))
         half = z.bfloat16()
-        assert torch.equal(nearest_code(half, codebook, backend="triton"), by_differences(half.float(), codebook))
+        by_kernel = nearest_code(half, codebook, backend="triton")
+        assert torch.equal(by_kernel, by_differences(half.float(), codebook))
     print("the kernel and torch choose the same codes")
 
 # %% [markdown]
 # `backend="auto"` takes a Triton kernel on a GPU where it was measured to be faster than torch *and* than
 # `torch.compile`. These kernels have not been timed on one yet, so `auto` takes torch everywhere, and only
-# `backend="triton"`, or `with use_backend("triton"):`, runs them. A kernel that does not earn its place loses it.
+# `backend="triton"`, or `with use_backend("triton"):`, runs them. A kernel that turns out to gain nothing goes.
 #
 # ## One pass in the place of three
 # Group normalisation and SiLU open every residual block of a VQGAN and of a U-Net:
@@ -353,11 +417,12 @@ if HAS_TRITON:
 
 # %%
 def step_by_step(x, weight, bias, groups, eps):
-    grouped = x.unflatten(1, (groups, -1))
+    grouped = x.unflatten(1, (groups, -1))  # (B, groups, C / groups, H, W)
     mean = grouped.mean((2, 3, 4), keepdim=True)
     centred = grouped - mean
     deviation = (centred.square().mean((2, 3, 4), keepdim=True) + eps).sqrt()
-    u = (centred / deviation).flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
+    standard = (centred / deviation).flatten(1, 2)  # (B, C, H, W)
+    u = standard * weight[:, None, None] + bias[:, None, None]
     return u * u.sigmoid()
 
 
@@ -365,29 +430,37 @@ def two_calls(x, weight, bias, groups, eps):
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
-def forward_and_backward(way):
+def forward_and_backward(function, inputs, upstream):
     """Result and gradients, and the bytes that were kept in between."""
-    kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
-        y = way(x, weight, bias, 8, 1e-6)
-    return [y, *torch.autograd.grad(y, (x, weight, bias), upstream)], sum(t.nbytes for t in kept.values())
+    saved = {}
+
+    def keep(tensor):
+        return saved.setdefault(tensor.data_ptr(), tensor)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = function(*inputs, 8, 1e-6)
+    gradients = torch.autograd.grad(y, inputs, upstream)
+    return [y, *gradients], sum(tensor.nbytes for tensor in saved.values())
 
 
 # %%
 x = noise(2, 32, 64, 64, name="x").contiguous(memory_format=torch.channels_last).requires_grad_()
-weight, bias = (noise(32, name=name).requires_grad_() for name in ("weight", "bias"))
-ways = {"step by step": step_by_step, "two calls": two_calls}
+weight = noise(32, name="weight").requires_grad_()
+bias = noise(32, name="bias").requires_grad_()
+upstream = noise(2, 32, 64, 64, name="upstream")
+functions = {"step by step": step_by_step, "two calls": two_calls}
 if HAS_TRITON:
-    ways["fused, Triton"] = functools.partial(group_norm_silu, backend="triton")
-upstream, truth = noise(2, 32, 64, 64, name="upstream"), None
-for name, way in ways.items():
-    found, kept = forward_and_backward(way)
-    peak = peak_mib(forward_and_backward, way)
-    truth = truth or found
-    for a, b in zip(found, truth):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    print(f"{name:16} keeps {kept / x.nbytes:4.1f} times x for the backward; at the peak "
-          f"{peak / (x.nbytes / 2**20):4.1f} times x")
+    functions["fused, Triton"] = functools.partial(group_norm_silu, backend="triton")
+rows = {}
+results = {}
+for name, function in functions.items():
+    results[name], saved = forward_and_backward(function, (x, weight, bias), upstream)
+    peak = peak_mib(forward_and_backward, function, (x, weight, bias), upstream)
+    rows[name] = {"kept": saved / x.nbytes, "at the peak": peak / (x.nbytes / 2**20)}
+    torch.testing.assert_close(results[name], results["step by step"], rtol=1e-3, atol=1e-3)
+units = {"kept": "sizes of x", "at the peak": "sizes of x"}
+run.keep("norm_memory", show.Table(rows, digits=1, units=units, best="-at the peak",
+                                   note="kept: by the forward pass, for the backward"))
 
 # %% [markdown]
 # All give the same values and the same three gradients. The kernels behind it, forward:
@@ -417,7 +490,8 @@ class Blind(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        ctx.inputs_saved, ctx.constants = 1, {}
+        ctx.inputs_saved = 1
+        ctx.constants = {}
         return x * x.sigmoid()
 
     @staticmethod
@@ -439,14 +513,16 @@ class Guarded(Blind):
 # %%
 print(inspect.getsource(second_order_via).split('"""')[-1])
 critic_weight = noise(6, 6, name="weight")
+rows = {}
 for name, silu in {"torch": F.silu, "blind": Blind.apply, "guarded": Guarded.apply}.items():
     x = noise(4, 6, name="critic").requires_grad_()
     weight = critic_weight.clone().requires_grad_()
     (slope,) = torch.autograd.grad(silu(x @ weight).sum(), x, create_graph=True)
     penalty = (slope.norm(dim=1) - 1).square().mean()
     (gradient,) = torch.autograd.grad(penalty, weight)
-    print(f"{name:8} penalty {penalty.item():.4f}, and its gradient has the length {gradient.norm().item():.4f}")
+    rows[name] = {"penalty": penalty.item(), "length of its gradient": gradient.norm().item()}
     run.metric(**{f"penalty_gradient {name}": gradient.norm().item()})
+run.keep("penalty_gradients", show.Table(rows, digits=4, baselines=["torch"]))
 
 # %% [markdown]
 # The penalty itself is right, so no curve looks suspicious. The library's kernels are all guarded like this, and their
@@ -454,13 +530,15 @@ for name, silu in {"torch": F.silu, "blind": Blind.apply, "guarded": Guarded.app
 
 # %%
 x = noise(2, 8, 4, 4, name="x").requires_grad_()
-weight, bias = (noise(8, name=name).requires_grad_() for name in ("weight", "bias"))
-lengths = []
+weight = noise(8, name="weight").requires_grad_()
+bias = noise(8, name="bias").requires_grad_()
+gradients = []
 for backend in ("torch", "triton") if HAS_TRITON else ("torch",):
     y = group_norm_silu(x, weight, bias, 4, backend=backend)
     (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    lengths.append(torch.autograd.grad((slope.norm() - 1).square(), weight)[0].norm())
-torch.testing.assert_close(lengths[0], lengths[-1], rtol=1e-3, atol=1e-3)
+    (gradient,) = torch.autograd.grad((slope.norm() - 1).square(), weight)
+    gradients.append(gradient)
+torch.testing.assert_close(gradients[0], gradients[-1], rtol=1e-3, atol=1e-3)
 print("second derivatives agree")
 
 # %% [markdown]
@@ -473,54 +551,84 @@ print("second derivatives agree")
 # in it, and gathers, so that no two programs write to one place and every run gives the same bits.
 
 # %%
-picture = load_captioned("emoji", split="train", image_size=128).batch([5]).to(device_) * 0.5 + 0.5
+drawings = load_captioned("emoji", split="train", image_size=128)
+picture = to_unit(drawings.batch([5]).to(device_))
 stripes = (torch.arange(128, device=device_) % 2).float().expand(1, 3, 128, 128)
 scales = torch.tensor([1.0, 0.7, 0.45, 0.25])
-theta = torch.stack([s * torch.eye(2, 3) for s in scales])
-rows = {f"{what}, {how}": cutouts(x, theta, 32, antialias=how == "filtered")[0].cpu()
-        for what, x in {"drawing": picture, "stripes": stripes}.items() for how in ("filtered", "plain")}
-tilted = F.pad(theta, (0, 0, 0, 1))  # a third row, which divides
+theta = torch.stack([scale * torch.eye(2, 3) for scale in scales])  # (4, 2, 3)
+tilted = F.pad(theta, (0, 0, 0, 1))  # (4, 3, 3): the third row divides
 tilted[:, 2] = torch.tensor([[0.4, 0, 1], [0, 0.4, 1], [-0.4, 0, 1], [0, -0.4, 1]])
-rows["drawing, tilted"] = cutouts(picture, tilted, 32)[0].cpu()
-run.keep("cutouts", show.compare(rows, titles=[f"{s:.0%} of the side" for s in scales.tolist()], scale=1.2),
-         thumbnail=True)
+pictures = {}
+for name, x in {"drawing": picture, "stripes": stripes}.items():
+    for label, antialias in {"filtered": True, "plain": False}.items():
+        pieces = cutouts(x, theta, 32, antialias=antialias)  # (1, 4, 3, 32, 32)
+        pictures[f"{name}, {label}"] = pieces[0].cpu()
+pictures["drawing, tilted"] = cutouts(picture, tilted, 32)[0].cpu()
+titles = [f"{scale:.0%} of the side" for scale in scales.tolist()]
+run.keep("cutouts", show.compare(pictures, titles=titles, scale=1.2), thumbnail=True)
 
 # %% [markdown]
 # ## Measured here
-# Each operation beside what others offer, in turns, on this machine: forward and backward. *Share*: of the roof, the
-# fastest time that this machine's copies and products allow, whoever writes the program.
+# Each operation beside what others offer, in turns, on this machine: forward and backward. There is a table for each
+# size, with the median time, the 20th to the 80th percentile, and the *speed-up* over the plain `eager` form. *Share*:
+# of the roof, the fastest time that this machine's copies and products allow, whoever writes the program.
 
 # %%
-print(f"{'':80}{'ms':>9}{'times eager':>13}{'share':>8}")
-for case in (case for cases in CASES.values() for case in cases(device_)):
-    found = list(case_rows(replace(case, modes=case.modes[-1:]), rates, device_, cfg.seconds))
-    shares = {row.provider: row.p50 for row in found if row.metric == "of roofline"}
+def measure_here(number, case):
+    """Time the providers of a case, and keep a table of them."""
+    last_mode = replace(case, modes=case.modes[-1:])  # forward and backward, where there is one
+    found = list(case_rows(last_mode, rates, device_, cfg.seconds))
+    shares = {row.provider: 100 * row.p50 for row in found if row.metric == "of roofline"}
+    rows = {}
     for row in found:
         if row.metric == "ms":
-            print(f"{row.kernel:16}{row.shape:40}{row.provider:24}{row.p50:9.2f}{row.ratio:13.2f}"
-                  f"{shares[row.provider]:8.0%}")
+            rows[row.provider] = timed(row) | {"share": shares[row.provider]}
+    table = show.Table(rows, title=f"{case.kernel}, {case.shape}",
+                       digits={"time": 2, "speed-up": 2, "share": 0},
+                       **TIMED | {"units": {"time": "ms", "share": "% of the roof"}})
+    run.keep(f"here_{number:02}_{case.kernel}", table)
+
+
+number = 0
+for cases in CASES.values():
+    for case in cases(device_):
+        measure_here(number, case)
+        number += 1
 
 # %% [markdown]
 # And what stands in `reports/benchmarks/kernels.csv`, written by `python -m t2ilib bench kernels`, which also has
-# `torch.compile` and Triton where there is a GPU. Each row names the device it was measured on.
+# `torch.compile` and Triton where there is a GPU. Each bar names the device it was measured on; those of this library
+# are orange.
 
 # %%
-def measured(name):
+def benchmark_rows(name):
     """Rows of a benchmark's CSV: measured here, or the committed ones."""
-    own, committed = (folder / "benchmarks" / f"{name}.csv" for folder in (reports_dir(), repo_root() / "reports"))
-    return list(csv.DictReader((own if own.exists() else committed).open(newline="")))
+    path = reports_dir() / "benchmarks" / f"{name}.csv"
+    if not path.exists():
+        path = repo_root() / "reports" / "benchmarks" / f"{name}.csv"
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f))
 
 
-table = measured("kernels")
-shares = [row for row in table if row["metric"] == "of roofline" and row["mode"] in ("full", "forward")
-          and not (row["mode"] == "forward" and row["kernel"] != "nearest_code")]
-print("devices:", ", ".join(sorted({row["device"] for row in table})))
+def is_shown(row):
+    mode = "forward" if row["kernel"] == "nearest_code" else "full"  # codes have no backward
+    return row["metric"] == "of roofline" and row["mode"] == mode
+
+
+# %%
+measured = benchmark_rows("kernels")
+print("devices:", ", ".join(sorted({row["device"] for row in measured})))
+shares = [row for row in measured if is_shown(row)]
+labels = []
+colours = []
+for row in shares:
+    name = f"{row['kernel']} {row['shape']}"
+    labels.append(f"{name}: {row['provider']}, {row['device'][:12]}")
+    colours.append("C1" if row["provider"] in ("t2ilib", "triton") else "C0")
 figure, axis = plt.subplots(figsize=(7.0, 0.22 * len(shares) + 0.8))
-colours = ["C1" if row["provider"] in ("t2ilib", "triton") else "C0" for row in shares]
 axis.barh(range(len(shares)), [float(row["p50"]) for row in shares], color=colours)
 axis.set(yticks=range(len(shares)), xlabel="share of the roofline", xlim=(0, 1))
-axis.set_yticklabels([f"{row['kernel']} {row['shape']}: {row['provider']}, {row['device'][:12]}" for row in shares],
-                     fontsize=7)
+axis.set_yticklabels(labels, fontsize=7)
 axis.invert_yaxis()
 figure.tight_layout()
 run.keep("roofline", figure)
@@ -529,15 +637,23 @@ run.keep("roofline", figure)
 # ## Look before you write
 # The operations that take most of one training step, or of one step of guidance, from `python -m t2ilib bench profile`.
 # A kernel in the place of one of them can save its share and no more. On a CPU products and convolutions take nearly
-# all, which others have written well; what is left is small change. On a GPU those are fast, and what only moves bytes
-# weighs more: there this table decides what is worth a program.
+# all, which others have written well, and little is left. On a GPU those are fast, and what only moves bytes
+# weighs more: there these tables decide what is worth a program.
 
 # %%
-taken = [row for row in measured("profile") if row["metric"] == "ms"]
-for device_name, notebook in dict.fromkeys((row["device"], row["mode"]) for row in taken):
-    whole, *parts = [row for row in taken if (row["device"], row["mode"]) == (device_name, notebook)]
-    print(f"{notebook}, {whole['shape']}, {device_name}: {float(whole['p50']):.1f} ms")
-    print("   " + ", ".join(f"{row['provider']} {1 / float(row['ratio']):.0%}" for row in parts[:5]))
+steps = {}
+for row in benchmark_rows("profile"):
+    if row["metric"] == "ms":
+        steps.setdefault((row["device"], row["mode"]), []).append(row)
+for number, ((device_name, notebook), parts) in enumerate(steps.items()):
+    rows = {}
+    for row in parts[:6]:  # the whole step, and the five operations that take most
+        rows[row["provider"]] = {"time": float(row["p50"]), "p20": float(row["p20"]),
+                                 "p80": float(row["p80"]), "share": 100 / float(row["ratio"])}
+    title = f"{notebook}: {parts[0]['shape']}; {device_name}"
+    run.keep(f"profile_{number}", show.Table(
+        rows, title=title, units={"time": "ms", "share": "%"}, digits={"time": 1, "share": 0},
+        intervals={"time": ("p20", "p80")}, baselines=["whole step"]))
 
 # %% [markdown]
 # ## What a GPU should gain: a prediction
@@ -546,18 +662,31 @@ for device_name, notebook in dict.fromkeys((row["device"], row["mode"]) for row 
 # kernel, and the measurement after it: where they disagree there is something to learn.
 
 # %%
-BANDWIDTH, FLOAT32, TF32 = 1555e9, 19.5e12, 156e12
-print(f"{'nearest code':26}{'all distances':>16}{'fused':>12}{'gain':>8}")
+BANDWIDTH = 1555e9  # bytes a second
+FLOAT32 = 19.5e12  # operations a second
+TF32 = 156e12
+UNITS = {"all distances": "ms", "two calls": "ms", "fused": "ms", "gain": "times"}
+DIGITS = {"all distances": 2, "two calls": 2, "fused": 2, "gain": 1}
+NOTE = "computed from the data sheet of an A100, not measured"
+rows = {}
 for n, k, d in ((625, 16384, 256), (16384, 512, 256), (131072, 8192, 64)):
-    arithmetic = 2 * n * k * d / FLOAT32
-    plain = arithmetic + 4 * n * k * 4 / BANDWIDTH  # the product written, read, combined and written, read for argmin
-    fused = max(3 * 2 * n * k * d / TF32, 4 * (n * d + k * d + n) / BANDWIDTH)
-    print(f"{f'{n}x{d}, K={k}':26}{1e3 * plain:13.2f} ms{1e3 * fused:9.2f} ms{plain / fused:8.1f}")
-print(f"{'norm and SiLU':26}{'two calls':>16}{'fused':>12}{'gain':>8}")
+    flop = 2 * n * k * d
+    # the product is written, read, combined and written, and read for argmin
+    plain = flop / FLOAT32 + 4 * n * k * 4 / BANDWIDTH
+    fused = max(3 * flop / TF32, 4 * (n * d + k * d + n) / BANDWIDTH)
+    rows[f"{n}x{d}, K={k}"] = {"all distances": 1e3 * plain, "fused": 1e3 * fused,
+                               "gain": plain / fused}
+run.keep("predicted_codes", show.Table(rows, title="nearest code", units=UNITS, digits=DIGITS,
+                                       note=NOTE))
+rows = {}
 for count, channels, side in ((1, 128, 400), (64, 96, 32)):
     size = 2 * count * channels * side**2  # bytes in bfloat16
-    plain, fused = (passes * size / BANDWIDTH for passes in (5 + 8, 3 + 5))  # forward and backward
-    print(f"{f'{count}x{channels}x{side}x{side}':26}{1e3 * plain:13.2f} ms{1e3 * fused:9.2f} ms{plain / fused:8.1f}")
+    plain = (5 + 8) * size / BANDWIDTH  # passes forward and backward
+    fused = (3 + 5) * size / BANDWIDTH
+    rows[f"{count}x{channels}x{side}x{side}"] = {"two calls": 1e3 * plain, "fused": 1e3 * fused,
+                                                 "gain": plain / fused}
+run.keep("predicted_norm", show.Table(rows, title="norm and SiLU", units=UNITS, digits=DIGITS,
+                                      note=NOTE))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -566,15 +695,17 @@ for count, channels, side in ((1, 128, 400), (64, 96, 32)):
 # - `LiveBytes` counts tensors. What an operation takes and gives back inside itself it does not see.
 # - The interpreter proves values. It knows nothing of races, of shared memory, or of speed.
 # - No Triton kernel of this repository has been timed on a GPU so far: a test only compiles all of them to machine
-#   code for one. The last table is arithmetic on data sheets.
+#   code for one. The two tables of predictions are arithmetic on data sheets.
 #
 # ## A slider
 # How wide may a piece be before plain sampling loses the stripes? Filtered above, plain below.
 
 # %%
 def piece(scale):
-    both = [cutouts(stripes, scale * torch.eye(2, 3)[None], 32, antialias=how)[0] for how in (True, False)]
-    return torch.cat(both, dim=2)[0].cpu()
+    theta = scale * torch.eye(2, 3)[None]  # (1, 2, 3)
+    filtered = cutouts(stripes, theta, 32, antialias=True)[0]  # (1, 3, 32, 32)
+    plain = cutouts(stripes, theta, 32, antialias=False)[0]
+    return torch.cat([filtered, plain], dim=2)[0].cpu()
 
 
 run.finish()
