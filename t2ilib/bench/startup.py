@@ -49,7 +49,8 @@ def startup_rows(device: torch.device, seconds: float, *, before: str | Path | N
     """Seconds and CPU seconds of imports, and of one picture of each method with its defaults, in fresh processes.
 
     Args:
-        device: where the rows say it was; a method picks its device by itself. seconds: for each command.
+        device: where the rows say it was; a method picks its device by itself. seconds: for the slowest command of
+            those that are compared, which has at least `least` runs.
         before: another checkout whose command draws the same pictures.
         least: runs of each command. methods: by which a picture is drawn; None is all.
     """
@@ -73,7 +74,7 @@ def _rows(runs: Sequence[Run], device: torch.device, seconds: float, least: int)
     walls: dict[Run, list[float]] = {run: [] for run in runs}
     cpus: dict[Run, list[float]] = {run: [] for run in runs}
     turn = 0
-    while turn < least or sum(walls[runs[0]]) < seconds:
+    while turn < least or max(map(sum, walls.values())) < seconds:
         for run in runs:
             wall, cpu = process_seconds(run.arguments, run.folder)
             walls[run].append(wall)
