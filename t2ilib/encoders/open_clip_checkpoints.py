@@ -7,7 +7,6 @@ it and runs with plain GELU still loads, gives no error, and answers worse. A ta
 import copy
 import json
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .hugging_face import quiet_transformers
+from .torchscript_tensors import is_torchscript, read_torchscript_tensors
 from ..checkpoint import load_strict
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..files import sha256_of
@@ -25,7 +25,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # In a file's name: families that their makers trained with QuickGELU, and those known to use plain GELU.
 _QUICK_HINTS = ("openai", "quickgelu", "quick_gelu", "metaclip", "dfn")
 _PLAIN_HINTS = ("laion2b", "laion5b", "datacomp", "commonpool")
-_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights
+_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # tensors, but no weights
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -50,16 +50,10 @@ def plain_name(name: str) -> str:
     return name.replace("/", "-").replace("@336px", "-336")
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, the form in which OpenAI published CLIP."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(n.endswith("/constants.pkl") for n in archive.namelist())
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file: safetensors, TorchScript archive, or a pickle of nothing but tensors.
+
+    No file runs anything: of an archive only the tensors are read, and a pickle with other objects is refused.
 
     Raises:
         CheckpointMismatch: no weight file, or a pickle with other objects in it.
@@ -69,9 +63,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
             state = load_file(path)
         elif is_torchscript(path):
-            with warnings.catch_warnings():  # TorchScript is deprecated; here it is only a container of tensors
-                warnings.simplefilter("ignore")
-                state = torch.jit.load(path, map_location="cpu").state_dict()
+            state = read_torchscript_tensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader has errors of its own
@@ -80,8 +72,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointMismatch(f"{path}: holds no state dict of tensors; save `model.state_dict()` instead")
-    weights = {name: tensor for name, tensor in state.items() if name not in _ARCHIVE_EXTRAS}
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    weights = {}
+    for name, tensor in state.items():
+        if name.rpartition(".")[2] not in _ARCHIVE_EXTRAS:
+            weights[name.removeprefix("module.")] = tensor
+    return weights
 
 
 def infer_config(state: dict[str, Tensor], *, source: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from t2ilib.encoders import load_clip
-from t2ilib.encoders.open_clip_checkpoints import infer_config, is_torchscript, read_state
+from t2ilib.encoders.open_clip_checkpoints import infer_config, read_state
+from t2ilib.encoders.torchscript_tensors import is_torchscript
 from t2ilib.encoders.windows import text_windows
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 
