@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import BadParameter
+
+NEEDED = 2**20  # bytes that a place must have room for
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -29,6 +33,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Check that a file can be written at `path`, before the work that it shall hold; missing folders are made.
+
+    Raises:
+        BadParameter: it is a folder, lies below a file, has too long a name, may not be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        is_folder = path.is_dir()
+        if not is_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(bytes(NEEDED))
+            temporary.unlink()
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
+        raise BadParameter(f"{path} cannot be written ({reason(error)}); choose another place") from error
+    if is_folder:
+        raise BadParameter(f"{path} is a folder; give the name of a file in it")
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong with a file, without its name: "No space left on device"."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def write_text(path: str | Path, text: str) -> None:

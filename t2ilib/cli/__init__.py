@@ -30,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except T2IError as error:
         print(f"t2ilib: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadParameter) else 1
-    except KeyboardInterrupt:
-        print("t2ilib: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        left = f"; {interrupt}" if str(interrupt) else ""
+        print(f"t2ilib: interrupted{left}", file=sys.stderr)
         return 130
 
 

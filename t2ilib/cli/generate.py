@@ -3,17 +3,19 @@
 import argparse
 import json
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadParameter, MissingAsset, unknown_name
+from ..errors import BadParameter, MissingAsset, RunFailed, unknown_name
+from ..files import check_writable, reason
 
 HELP = "Make pictures for a prompt."
 EXAMPLE = ('examples:\n  python -m t2ilib generate "a red heart" --num-images 4 -o steps=200\n'
            "  python -m t2ilib generate --from out.png              repeat the run that made a PNG\n"
-           "Interrupted by Ctrl-C, the picture so far is in --out, and the same command goes on from there.")
+           "Interrupted by Ctrl-C, the picture so far is in out.partial.png, and the same command goes on from there.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "that repeats it")
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", dest="options",
                         help="option of the method, such as steps=200")
-    parser.add_argument("--save-every", type=int, default=0, metavar="STEPS", help="write the picture so far to --out "
-                        "every so many steps (default: once a minute)")
+    parser.add_argument("--save-every", type=int, default=0, metavar="STEPS", help="write the picture so far to "
+                        "out.partial.png every so many steps (default: once a minute)")
     parser.add_argument("--film", type=Path, metavar="FILE", help="film of the steps: .mp4 (needs ffmpeg), .webp, .gif")
     parser.add_argument("--restart", action="store_true", help="forget a run that was interrupted")
     parser.add_argument("--json", action="store_true", help="print a JSON record instead of the path")
@@ -74,9 +76,17 @@ def run(args: argparse.Namespace) -> int:
     names = list(METHODS) if call.method == "all" else [call.method]
     # every option is checked before anything is drawn
     options = {name: {**call.options, **METHODS[name].read(call.option_texts)} for name in names}
-    pictures = []
-    for name in names:
-        pictures += _draw(name, call, options[name], args)
+    pictures: list[Any] = []
+    try:
+        for name in names:
+            pictures += _draw(name, call, options[name], args)
+    except KeyboardInterrupt as interrupt:
+        if not pictures:
+            raise
+        from .results import save_each
+
+        finished = " and ".join(save_each(pictures, args.out))
+        raise KeyboardInterrupt(f"{interrupt}; finished before: {finished}") from None
     return _finish(pictures, call, args)
 
 
@@ -99,9 +109,21 @@ def _read_call(args: argparse.Namespace) -> Call:
             raise BadParameter("--prompts holds the prompts; leave out PROMPT and --from")
         call.prompt = read_prompts_file(args.prompts)
     _check_call(call)
+    _check_files(args)
+    return call
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse files that the result could not be written to."""
     if args.out.suffix.lower() not in SUFFIXES:
         raise BadParameter(f"--out must end in .png, .jpg or .webp, got {str(args.out)!r}")
-    return call
+    if args.save_every < 0:
+        raise BadParameter(f"--save-every must be 0 or more steps, got {args.save_every}")
+    check_writable(args.out)
+    if args.film is not None:
+        if args.film.absolute() == args.out.absolute():
+            raise BadParameter(f"--film and --out are the same file, {args.out}; give the film another name")
+        check_writable(args.film)
 
 
 def _check_call(call: Call) -> None:
@@ -173,10 +195,16 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
 
 def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     """Save the pictures and print the record or the path."""
+    from .keeper import picture_so_far
     from .results import save
 
     title = call.prompt if isinstance(call.prompt, str) else " | ".join(call.prompt)
-    files = save(pictures, args.out, title=title)
+    try:
+        files = save(pictures, args.out, title=title)
+    except OSError as error:
+        files = save(pictures, Path(tempfile.mkdtemp(prefix="t2ilib-")) / args.out.name, title=title)
+        raise RunFailed(f"{args.out} could not be written ({reason(error)}); the picture is in {files[0]}") from error
+    picture_so_far(args.out).unlink(missing_ok=True)
     if not args.json:
         print(files[0])
         return 0

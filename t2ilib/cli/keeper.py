@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import BadParameter
-from ..media import contact_sheet, save_pictures, to_pil
+from ..errors import BadParameter, T2IError
+from ..files import reason
+from ..media import contact_sheet, png, save_pictures, to_pil
 from ..media.film import FilmWriter
 from ..methods import METHODS, generate_with_record
 from ..runtime import warn_fallback
@@ -16,15 +17,24 @@ from ..training import Every
 SECONDS_BETWEEN = 60.0  # two savings of the picture so far
 
 
+def picture_so_far(out: Path) -> Path:
+    """Return the file beside `out` that holds the picture so far; `out` itself holds finished ones only."""
+    return out.with_name(f"{out.stem}.partial{out.suffix}")
+
+
 class Keeper:
     """A callback that keeps the picture so far on disk, every `every` steps or once a minute, and writes a film.
 
+    A film or a picture so far that cannot be written is given up with a warning: the run goes on.
+
     Args:
-        out: file of the picture or sheet. every: steps; 0 is once a minute. film: writer, or None.
+        out: file of the picture or sheet. call: arguments that repeat the run, for the picture's record. every: steps;
+            0 is once a minute. film: writer, or None.
     """
 
-    def __init__(self, out: Path, *, every: int = 0, film: FilmWriter | None = None):
-        self.out = out
+    def __init__(self, out: Path, *, call: dict[str, Any], every: int = 0, film: FilmWriter | None = None):
+        self.path = picture_so_far(out)
+        self.call = call
         self.every = every
         self.film = film
         self.preview = None
@@ -33,17 +43,53 @@ class Keeper:
     def __call__(self, preview: Any) -> None:
         self.preview = preview
         if self.film is not None:
-            self.film.add(preview.images)
+            self._add_to_film(preview.images)
         due = (preview.step + 1) % self.every == 0 if self.every else self._minute()
         if due and preview.step + 1 < preview.steps:
             self.write()
 
     def write(self) -> Path | None:
-        """Write what the run would end with now; return the file, or None before the first step."""
+        """Write what the run would end with now; return the file, or None before the first step and where it fails."""
         if self.preview is None:
             return None
         images = to_pil(self.preview.finish())
-        return save_pictures(images[0] if len(images) == 1 else contact_sheet(images), self.out)
+        picture = images[0] if len(images) == 1 else contact_sheet(images)
+        try:
+            if self.path.suffix.lower() == ".png":
+                record = {"call": self.call, "index": None, "steps_done": self.preview.step + 1}
+                return png.save_png(picture, self.path, record)
+            return save_pictures(picture, self.path)
+        except OSError as error:
+            warn_fallback(f"the picture so far could not be written to {self.path.name} ({reason(error)})")
+            return None
+
+    def close_film(self) -> Path | None:
+        """Finish the film; return its file, or None where there is none or it fails."""
+        if self.film is None:
+            return None
+        try:
+            self.film.close()
+        except (T2IError, OSError) as error:
+            warn_fallback(f"the film is lost: {error}")
+            return None
+        return self.film.path
+
+    def interrupted(self, *, resumable: bool) -> str:
+        """Return what is left of a run that was stopped, and how to go on."""
+        path = self.write()
+        if path is None:
+            return "nothing was drawn yet"
+        text = f"the picture after step {self.preview.step + 1} of {self.preview.steps} is in {path}"
+        if resumable:
+            text += "; the same command goes on from there"
+        return text
+
+    def _add_to_film(self, images: Any) -> None:
+        try:
+            self.film.add(images)
+        except (T2IError, OSError) as error:
+            warn_fallback(f"the film is lost, the picture goes on: {error}")
+            self.film = None
 
 
 def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int, options: dict[str, Any], out: Path,
@@ -51,33 +97,36 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
          restart: bool = False) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures as `methods.generate_with_record` does, safe against interruption where the method allows it.
 
-    While it runs, `out` shows the picture so far and the file `<out>.<method>.state` lets the same call go on.
+    While it runs, `picture_so_far(out)` shows its state and the file `<out>.<method>.state` lets the same call go on.
 
     Args:
         out: file that will hold the result. every: steps between two pictures so far; 0 is once a minute.
         film: file of a film of the steps. restart: forget an interrupted run.
+
+    Raises:
+        KeyboardInterrupt: with what is left of the run as its message.
     """
     chosen = METHODS.find(method)
+    call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **options}
     hooks: dict[str, Any] = {}
     if chosen.resumable:
         hooks["state"] = _state_file(out, method, restart)
     if not chosen.previews:
         if film or every:
             raise BadParameter(f"method {method!r} has no steps to show; leave out --film and --save-every")
-        return generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **hooks, **options)
-    writer = FilmWriter(film) if film else None
-    keeper = Keeper(out, every=every, film=writer)
+        return generate_with_record(**call, **hooks)
+    keeper = Keeper(out, call=call, every=every, film=FilmWriter(film) if film else None)
     try:
-        images, record = generate_with_record(prompt, method=method, num_images=num_images, seed=seed,
-                                              callback=keeper, **hooks, **options)
+        images, record = generate_with_record(**call, callback=keeper, **hooks)
     except KeyboardInterrupt:
-        keeper.write()
+        keeper.close_film()
+        raise KeyboardInterrupt(keeper.interrupted(resumable=chosen.resumable)) from None
+    except BaseException:
+        keeper.close_film()
         raise
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is not None:
-        record["film"] = str(writer.path)
+    film_file = keeper.close_film()
+    if film_file is not None:
+        record["film"] = str(film_file)
     return images, record
 
 

@@ -40,18 +40,26 @@ def save(pictures: Sequence[Picture], out: Path, *, title: str) -> list[str]:
     captions = [picture.caption for picture in pictures]
     captioned = any(captions)
     if len(pictures) == 1 and not captioned:
-        return [str(_save_one(pictures[0], out))]
+        return [str(save_one(pictures[0], out))]
+    files = save_each(pictures, out)
     sheet = contact_sheet([picture.image for picture in pictures], captions if captioned else None, title=title)
     if captioned:  # by several methods: no one record repeats it
-        files = [str(save_pictures(sheet, out))]
+        sheet_file = save_pictures(sheet, out)
     else:
-        files = [str(_save_one(Picture(sheet, "", pictures[0].record, None, ""), out))]
+        sheet_file = save_one(Picture(sheet, "", pictures[0].record, None, ""), out)
+    return [str(sheet_file), *files]
+
+
+def save_each(pictures: Sequence[Picture], out: Path) -> list[str]:
+    """Save every picture beside `out`, under its name and that of the picture; return the paths."""
+    files = []
     for picture in pictures:
-        files.append(str(_save_one(picture, out.with_name(f"{out.stem}_{picture.name}{out.suffix}"))))
+        path = out.with_name(f"{out.stem}_{picture.name}{out.suffix}")
+        files.append(str(save_one(picture, path)))
     return files
 
 
-def _save_one(picture: Picture, path: Path) -> Path:
+def save_one(picture: Picture, path: Path) -> Path:
     """Save a picture; a PNG carries the record of its run and, of the codes, its own."""
     if path.suffix.lower() != ".png":
         return save_pictures(picture.image, path)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .convert import to_pil
 from ..errors import BadParameter
+from ..files import replacing
 
 TITLE_COLOUR = "#1d1d1f"
 CAPTION_COLOUR = "#3d3d3d"
@@ -65,14 +66,19 @@ def contact_sheet(images: Any, captions: Sequence[str] | None = None, *, columns
 def save_pictures(images: Any, path: str | Path, **options: Any) -> Path:
     """Save one picture, or a contact sheet of several, and return the path; folders are made.
 
+    The file appears whole or not at all.
+
     Args:
         options: of PIL's `save`, such as `quality`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pictures = to_pil(images)
     picture = contact_sheet(pictures) if isinstance(pictures, list) else pictures
-    picture.save(path, **options)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise BadParameter(f"{path.name}: no picture can be saved under this ending; use .png, .jpg or .webp")
+    with replacing(path) as temporary:
+        picture.save(temporary, format=kind, **options)
     return path
 
 
@@ -110,7 +116,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Return the text, its end cut off where it is wider than `width` pixels."""
+    """Return the text in one line, its end cut off where it is wider than `width` pixels."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    text = " ".join(printable.split())  # fonts cannot lay out line breaks
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -73,6 +73,7 @@ def test_prompts_from_a_file_in_one_pass(tmp_path, capsys):
 def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole.png", tmp_path / "out.png"
     assert generate("a red heart", "--out", whole, *FAST) == 0
+    out.write_bytes(whole.read_bytes())  # an earlier picture, which an interrupted run leaves alone
     seen, original = [], keeper.Keeper.__call__
 
     def interrupt(self, preview):
@@ -83,7 +84,14 @@ def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypa
 
     monkeypatch.setattr(keeper.Keeper, "__call__", interrupt)
     assert generate("a red heart", "--out", out, *FAST) == 130
-    assert Image.open(out).size == (64, 64) and (tmp_path / "out.png.vqgan_clip.state").exists()
+    said = capsys.readouterr().err
+    partial = tmp_path / "out.partial.png"
+    assert f"the picture after step 2 of 4 is in {partial}; the same command goes on" in said
+    assert out.read_bytes() == whole.read_bytes() and (tmp_path / "out.png.vqgan_clip.state").exists()
+    record = read_record(partial)
+    assert Image.open(partial).size == (64, 64) and record["steps_done"] == 2
+    assert record["call"]["prompt"] == "a red heart" and record["call"]["candidates"] == 2
+    assert results.repeat(partial) == (record["call"], None)
     assert generate("a blue car", "--out", out, *FAST) == 1 and "prompt was 'a red heart'" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="going on"):
         assert generate("a red heart", "--out", out, *FAST) == 0
