@@ -12,9 +12,11 @@ import numpy as np
 
 from ..errors import BadParameter, MissingAsset, check_name
 from ..media import Box, check_box
+from ..runtime import warn_fallback
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-LAST_PART = re.compile(r"(?<!\\):\s*([^:]*)$")  # what follows the last colon that is not written as \:
+LARGEST_WEIGHT = 100.0  # what is larger is no weight: "Blade Runner: 2049"
+UNUSUAL_WEIGHT = 10.0  # what is larger is read as a weight, with a warning: "Area: 51"
 CLOCK_TIME = re.compile(r"(^|\D)([01]?\d|2[0-3]):[0-5]\d$")
 NO_STOP = -math.inf
 KINDS = ("text", "image", "noise", "vector")
@@ -102,8 +104,10 @@ class Prompt:
 def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
     r"""Read `text`, `text:weight` or `text:weight:stop`; only numbers at the end are peeled off.
 
-    Colons inside the text are safe ("Star Wars: a poster:0.5" has weight 0.5), and so is a time of day at the end
-    ("a clock at 12:30"). Where a number after a colon belongs to the text all the same, write the colon as `\:`.
+    Colons inside the text are safe ("Star Wars: a poster:0.5" has weight 0.5). So are ratios at the end ("16:9",
+    "Psalm 23:1", "a clock at 12:30"): a whole number behind a digit and a colon is text; with a space before the colon
+    it is a weight. Numbers beyond 100 are text ("Blade Runner: 2049"). A warning says where that may surprise. Where a
+    number after a colon belongs to the text all the same, write the colon as `\:`.
 
     Raises:
         BadParameter: no text is left, or a number is out of range.
@@ -117,27 +121,56 @@ def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
         return Prompt(**spec)
     if not isinstance(spec, str):
         raise BadParameter(f"a prompt must be text or a Prompt, got {type(spec).__name__}")
-    text, numbers = _peel_numbers(spec.strip())
+    spec = spec.strip()
+    text, numbers = _peel_numbers(spec, is_words=True)
     if numbers == [NO_STOP]:
         raise BadParameter(f"prompt {spec!r}: -inf is a stop and follows a weight, as in 'text:1:-inf'")
+    if numbers and abs(numbers[0]) > LARGEST_WEIGHT:
+        text, numbers = spec, []
+    _warn_of_surprise(spec, text, numbers)
     return Prompt(text.replace(r"\:", ":").strip(), *numbers)
 
 
-def _peel_numbers(text: str) -> tuple[str, list[float]]:
-    """Return a text without the weight and the stop at its end, and these."""
-    numbers = []
-    while len(numbers) < 2 and not CLOCK_TIME.search(text):
-        match = LAST_PART.search(text)
-        if not match:
-            break
-        value = match.group(1).strip()
+def _peel_numbers(text: str, *, is_words: bool) -> tuple[str, list[float]]:
+    """Return a text without the weight and the stop at its end, and these.
+
+    Args:
+        is_words: a ratio such as 16:9 at the end belongs to the text.
+    """
+    numbers: list[float] = []
+    while len(numbers) < 2:
+        before, colon, value = text.rpartition(":")
+        value = value.strip()
         # "-inf" is a stop, so it can only be the last of two numbers; "nan" and "infinity" are words
         is_number = NUMBER.fullmatch(value) or (value == "-inf" and not numbers)
-        if not is_number:
+        if not colon or before.endswith("\\") or not is_number or (is_words and _is_ratio(before, value)):
             break
         numbers.insert(0, float(value))
-        text = text[:match.start()]
+        text = before
     return text, numbers
+
+
+def _is_ratio(before: str, value: str) -> bool:
+    """Return whether a whole number behind a digit and a colon belongs to the words, as in "16:9" or "12:30".
+
+    It does not in "text:2:1", where a number stands before it too, nor where the writer has marked another colon.
+    """
+    if not (before[-1:].isdigit() and value.isdigit()) or r"\:" in before:
+        return False
+    _, colon, last = before.rpartition(":")
+    return not (colon and NUMBER.fullmatch(last.strip()))
+
+
+def _warn_of_surprise(spec: str, text: str, numbers: list[float]) -> None:
+    """Warn where a number at the end of a prompt could be meant in another way than it was read."""
+    before, _, value = text.rpartition(":")
+    ends_in_number = before and not before.endswith("\\") and NUMBER.fullmatch(value.strip())
+    if not numbers and ends_in_number and not CLOCK_TIME.search(text):
+        warn_fallback(f"prompt {spec!r} has no weight: its last number is read as words; a weight is at most "
+                      f"{LARGEST_WEIGHT:.0f}, and behind a digit a space stands before its colon")
+    elif numbers and abs(numbers[0]) > UNUSUAL_WEIGHT:
+        warn_fallback(f"prompt {spec!r} is read as {text!r} with weight {numbers[0]:g}; write '\\:' for the colon if "
+                      "the number belongs to the words")
 
 
 def parse_prompts(spec: str | Prompt | Mapping | Sequence, *, cross_fade: float = 0.0) -> list[Prompt]:
@@ -204,7 +237,8 @@ def _prompt_of_kind(kind: str, spec: Any) -> Prompt:
         return parse_prompt(spec)
     if kind == "vector" and not isinstance(spec, str):
         return Prompt("vector", kind=kind, vector=tuple(float(v) for v in spec))
-    prompt = parse_prompt(str(spec))
+    text, numbers = _peel_numbers(str(spec).strip(), is_words=False)
+    prompt = Prompt(text, *numbers)
     if kind == "noise":
         return dataclasses.replace(prompt, kind=kind)
     path = Path(prompt.text).expanduser()

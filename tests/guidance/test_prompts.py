@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.guidance.prompts import Prompt, main_text, parse_prompt, parse_prompts
+from t2ilib.guidance.prompts import Prompt, main_text, parse_prompt, parse_prompts, prompts_of_kind
 from t2ilib.guidance.targets import embed_prompts, prompt_loss, spherical_distance
 
 INF = math.inf
@@ -20,7 +20,8 @@ INF = math.inf
     ("Star Wars: a poster", "Star Wars: a poster", 1, -INF),
     ("Star Wars: a poster:.5", "Star Wars: a poster", 0.5, -INF),
     ("a:b:c:1e-1:2", "a:b:c", 0.1, 2),
-    ("1:2:3", "1", 2, 3),
+    ("1:2:3", "1:2", 3, -INF),
+    ("1 :2:3", "1", 2, 3),
     ("a clock at 12:30", "a clock at 12:30", 1, -INF),
     ("a clock at 12:30:0.5", "a clock at 12:30", 0.5, -INF),
     ("12:30", "12:30", 1, -INF),
@@ -33,6 +34,36 @@ INF = math.inf
 ])
 def test_parse_prompt_peels_only_numbers(spec, text, weight, stop):
     assert parse_prompt(spec) == Prompt(text, weight, stop)
+
+
+@pytest.mark.parametrize(("spec", "text", "weight"), [
+    ("a castle, 16:9", "a castle, 16:9", 1),
+    ("Psalm 23:1", "Psalm 23:1", 1),
+    ("Psalm 23:99:0.5", "Psalm 23:99", 0.5),
+    ("Blade Runner: 2049", "Blade Runner: 2049", 1),
+    ("http://example.org:8080", "http://example.org:8080", 1),
+    ("a heart:-1e9", "a heart:-1e9", 1),
+    ("Area: 51", "Area", 51),
+    ("apollo 11 :2", "apollo 11", 2),
+    ("apollo 11:2.0", "apollo 11", 2),
+    ("a heart:2:1", "a heart", 2),
+])
+def test_numbers_that_belong_to_the_words(spec, text, weight, recwarn):
+    prompt = parse_prompt(spec)
+    assert (prompt.text, prompt.weight) == (text, weight)
+    surprising = {"a castle, 16:9", "Psalm 23:1", "Blade Runner: 2049", "http://example.org:8080", "a heart:-1e9",
+                  "Area: 51"}
+    assert [str(warning.message).split("'")[1] for warning in recwarn] == ([spec] if spec in surprising else [])
+
+
+def test_seeds_of_noise_are_no_words():
+    assert [(p.text, p.weight) for p in prompts_of_kind("noise", ["7:2", "8080:-1", 5])] == [
+        ("7", 2), ("8080", -1), ("5", 1)]
+
+
+def test_long_runs_of_blanks_and_colons_are_read_at_once():
+    for spec in (":" + " " * 200_000 + ":x", ":" * 200_000 + "x", "x" + ":1" * 100_000, "a" + " " * 200_000 + ":0.5"):
+        assert parse_prompt(spec).text
 
 
 @pytest.mark.parametrize("spec", ["", "  ", ":1", "x:-inf", "a | | b", "a:0 | b:0", 3])
