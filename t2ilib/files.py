@@ -79,6 +79,61 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def content_hash(path: str | Path) -> str:
+    """Return the first 12 digits of the SHA-256 of a file, or of the names and contents of a folder's files."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_of(path)[:12]
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def paths_in(value: Any) -> list[Path]:
+    """Return the files and folders that the texts in a value name, also those that a weight follows ("face.png:2")."""
+    if isinstance(value, str):
+        for text in (value, value.rpartition(":")[0], value.partition(":")[0]):
+            path = _existing(text)
+            if path is not None:
+                return [path]
+        return []
+    if isinstance(value, Path):
+        return [value] if value.exists() else []
+    if isinstance(value, dict):
+        return paths_in(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return [path for item in value for path in paths_in(item)]
+    return []
+
+
+def _existing(text: str) -> Path | None:
+    """Return the path that a text names, if it looks like one and is there."""
+    is_path = os.sep in text or "." in text
+    if not is_path:
+        return None
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return None
+
+
+def without_folders(value: Any) -> Any:
+    """Return a value of plain JSON types in which the absolute path of a file that is here is its name alone."""
+    if isinstance(value, str):
+        for path in paths_in(value):
+            if path.is_absolute():
+                return value.replace(str(path), path.name).replace(f"~/{path.name}", path.name)
+        return value
+    if isinstance(value, dict):
+        return {name: without_folders(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(item) for item in value]
+    return value
+
+
 def utc_now() -> str:
     """Return the time now, in UTC, as records carry it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,6 +1,6 @@
 """What a run of `generate` leaves: pictures with captions and records, as files that can repeat it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from PIL import Image
 from ..checkpoint import short_hash
 from ..encoders import load_judge
 from ..errors import BadParameter
+from ..files import content_hash, paths_in, without_folders
 from ..media import contact_sheet, png, save_pictures
 from ..paths import checkpoints_dir
-from ..runtime import warn_fallback
+from ..runtime import versions, warn_fallback
 
 NOT_IN_FILES = ("seconds", "judge_score")  # differ between runs that draw the same: those have files of equal bytes
 
@@ -60,19 +61,23 @@ def save_each(pictures: Sequence[Picture], out: Path) -> list[str]:
 
 
 def save_one(picture: Picture, path: Path) -> Path:
-    """Save a picture; a PNG carries the record of its run and, of the codes, its own."""
+    """Save a picture; a PNG carries the record of its run and, of the codes, its own.
+
+    Files that the run was given are named in it, without their folders.
+    """
     if path.suffix.lower() != ".png":
         return save_pictures(picture.image, path)
     record = {name: value for name, value in picture.record.items() if name not in (*NOT_IN_FILES, "codes")}
     if picture.index is not None and "codes" in picture.record:
         record["codes"] = picture.record["codes"][picture.index]
-    return png.save_png(picture.image, path, {**record, "index": picture.index})
+    return png.save_png(picture.image, path, {**without_folders(record), "index": picture.index})
 
 
 def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
     """Return what repeats the run that made a PNG, and which of its pictures that is (None: the sheet of all).
 
-    It warns where a checkpoint is not the one that was used.
+    Files that the run was given are looked for where its record names them, and beside the PNG. It warns where a file,
+    a checkpoint or a version is not the one that was used.
 
     Raises:
         MissingAsset, BadParameter: there is no such file, or it does not say how it was made.
@@ -81,12 +86,41 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
     if not isinstance(record.get("call"), dict):
         raise BadParameter(f"{path} was made with options that no file can hold (tensors or objects); repeat the call "
                            "from Python")
+    call = record["call"]
+    differences = []
     for name, used in record.get("checkpoints", {}).items():
         folder = checkpoints_dir() / name
         present = short_hash(folder) if folder.is_dir() else "absent"
         if present != used:
-            warn_fallback(f"{path} was made with {name} {used}, here it is {present}: expect another picture")
-    return record["call"], record.get("index")
+            differences.append(f"{name} {used}, here it is {present}")
+    for option, files in record.get("inputs", {}).items():
+        call[option] = _found_beside(call.get(option), path.parent, files)
+        present_files = {file.name: content_hash(file) for file in paths_in(call[option])}
+        for name, used in files.items():
+            present = present_files.get(name, f"absent (give it with -o {option}=PATH)")
+            if present != used:
+                differences.append(f"{name} {used}, here it is {present}")
+    here = versions()
+    for package, used in record.get("versions", {}).items():
+        present = here.get(package, "absent")
+        if present != used:
+            differences.append(f"{package} {used}, here it is {present}")
+    for difference in differences:
+        warn_fallback(f"{path} was made with {difference}: expect another picture")
+    return call, record.get("index")
+
+
+def _found_beside(value: Any, folder: Path, names: Collection[str]) -> Any:
+    """Return an option's value with the files of these names taken from the folder where they are not here."""
+    if isinstance(value, list):
+        return [_found_beside(item, folder, names) for item in value]
+    if not isinstance(value, str) or paths_in(value):
+        return value
+    for name in names:
+        beside = folder / name
+        if value.startswith(name) and beside.exists():
+            return value.replace(name, str(beside), 1)
+    return value
 
 
 def judge_scores(images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:

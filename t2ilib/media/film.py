@@ -166,7 +166,8 @@ class FilmWriter:
         try:
             if stream is not None:
                 stream.finish()
-                os.replace(self._part, self.path)
+                if self.frames:
+                    os.replace(self._part, self.path)
         except BaseException as error:
             self._error = self._error or error
         finally:

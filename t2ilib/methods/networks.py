@@ -86,7 +86,8 @@ class Networks:
         device: where they are loaded.
 
     Attributes:
-        hashes: name of a shipped checkpoint -> the first digits of its SHA-256, in the order of asking.
+        hashes: name of a shipped checkpoint -> the first digits of its SHA-256, in the order of asking. Weights from
+            elsewhere are inputs of the run, whose hashes `generate_with_record` records.
     """
 
     def __init__(self, device: str):
@@ -112,6 +113,7 @@ class Networks:
 
     def _get(self, kind: str, name: str, load: Callable[[], Network]) -> Network:
         network, version = CACHE.get(kind, name, self.device, load)
-        if (checkpoints_dir() / name).is_dir():
+        is_shipped = not Path(name).expanduser().exists() and (checkpoints_dir() / name).is_dir()
+        if is_shipped:
             self.hashes[name] = version
         return network

@@ -1,5 +1,6 @@
 """What `generate` does where files cannot be written: before the work, while it lasts, and at its end."""
 
+import json
 import os
 
 import pytest
@@ -7,7 +8,9 @@ from PIL import Image
 
 from t2ilib.cli import keeper, main, results
 from t2ilib.errors import RunFailed
+from t2ilib.files import content_hash, paths_in, without_folders
 from t2ilib.media import contact_sheet
+from t2ilib.media.png import read_record, save_png
 from t2ilib.methods import METHODS, Method, Option
 
 
@@ -112,12 +115,12 @@ def test_what_one_method_has_finished_outlives_the_stop_of_the_next(tmp_path, mo
     assert files_in(tmp_path) == ["out_plain_1.png"] and "out_plain_1.png" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fails_in", ["add", "close"])
+@pytest.mark.parametrize("fails_in", ["write", "finish"])
 def test_a_film_that_fails_costs_the_film_only(tmp_path, monkeypatch, fails_in):
     def fail(*_):
         raise RunFailed("the disk is full")
 
-    monkeypatch.setattr(keeper.FilmWriter, fails_in, fail)
+    monkeypatch.setattr("t2ilib.media.film.Gif." + fails_in, fail)
     with pytest.warns(UserWarning, match="the film is lost.*the disk is full"):
         assert generate(tmp_path / "out.png", "--film", tmp_path / "f.gif") == 0
     assert files_in(tmp_path) == ["out.png"]
@@ -138,3 +141,48 @@ def test_a_preview_that_cannot_be_written_does_not_stop_the_run(tmp_path, monkey
 def test_any_text_can_stand_above_a_sheet(title):
     pictures = [Image.new("RGB", (8, 8))] * 2
     assert contact_sheet(pictures, [title, title], title=title).width > 16
+
+
+def test_a_png_names_the_files_it_was_made_with_without_their_folders(tmp_path, monkeypatch, recwarn):
+    face = tmp_path / "private" / "face.png"
+    face.parent.mkdir()
+    Image.new("RGB", (8, 8), "blue").save(face)
+    METHODS.remove("plain")
+    METHODS.add("plain", Method("plain", "Plain", lambda prompt, *, num_images, seed, **options: (
+        [Image.open(options["init_image"]).copy()], {"prompts": [prompt], "final_texts": [prompt]}),
+        options=(Option("init_image", None, "a picture", "start", type="str | None"),)))
+    out = tmp_path / "pictures" / "out.png"
+    assert generate(out, "-o", f"init_image={face}") == 0
+    record = read_record(out)
+    assert record["call"]["init_image"] == "face.png" and str(tmp_path) not in json.dumps(record)
+    assert record["inputs"] == {"init_image": {"face.png": content_hash(face)}}
+
+    with pytest.warns(UserWarning, match="face.png .* here it is absent"):
+        assert results.repeat(out)[0]["init_image"] == "face.png"
+    beside = out.parent / "face.png"
+    beside.write_bytes(face.read_bytes())
+    recwarn.clear()
+    assert results.repeat(out)[0]["init_image"] == str(beside)
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+    again = tmp_path / "again.png"
+    assert main(["generate", "--from", str(out), "--out", str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    Image.new("RGB", (8, 8), "red").save(beside)
+    with pytest.warns(UserWarning, match="face.png [0-9a-f]{12}, here it is [0-9a-f]{12}: expect another picture"):
+        results.repeat(out)
+
+
+def test_other_versions_are_told(tmp_path):
+    call = {"prompt": "x", "method": "plain", "seed": 0, "num_images": 1}
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", {"call": call, "versions": {"torch": "1.0"}})
+    with pytest.warns(UserWarning, match=r"made with torch 1\.0, here it is .*: expect another picture"):
+        results.repeat(path)
+
+
+def test_texts_that_are_no_paths_stay_as_they_are(tmp_path):
+    values = {"prompt": "/imagine a castle", "long": "x." * 5000, "zero": "a.\0b", "list": ["a:0.5", 3, None, "."]}
+    assert without_folders(values) == values
+    file = tmp_path / "a b.png"
+    file.write_bytes(b"x")
+    assert without_folders([f"{file}:0.5", {"x": str(file)}]) == ["a b.png:0.5", {"x": "a b.png"}]
+    assert paths_in({"image": [f"{file}:2:-0.1"], "none": "b.png"}) == [file]
