@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from .errors import BadParameter, CheckpointMismatch, MissingAsset
-from .files import replacing, sha256_of, write_json
+from .files import read_json, reason, replacing, sha256_of, write_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+LFS_POINTER = b"version https://git-lfs"
 SCALE = ":scale"  # of an 8-bit tensor, one number for each index of its first dimension; follows the tensor's name
 RESERVED = ("format", "class", "kwargs", "parameters", "dtype", "sha256")  # what the config says of the file itself
 Model = TypeVar("Model", bound=nn.Module)
@@ -115,13 +116,44 @@ def _overflows(tensor: torch.Tensor, stored: torch.Tensor) -> bool:
     return bool((stored.isfinite() != tensor.isfinite()).any())
 
 
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        CheckpointMismatch: it is damaged, or only the pointer that git-lfs leaves where a file was not fetched.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        if is_pointer:
+            raise CheckpointMismatch(f"{path} is a pointer of git-lfs, not the file itself; fetch it: `git lfs pull`"
+                                     ) from error
+        raise CheckpointMismatch(f"{path} is damaged ({reason(error)}); restore it, or download it again") from error
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Return the `config.json` of a checkpoint folder."""
+    """Return the `config.json` of a checkpoint folder.
+
+    Raises:
+        MissingAsset: there is none. CheckpointMismatch: it is damaged.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise MissingAsset(f"no checkpoint at {folder}: {CONFIG} is missing; `python -m t2ilib models` lists what is "
                            "here")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = read_json(path)
+    except BadParameter as error:
+        raise CheckpointMismatch(f"{error}; restore it with `git checkout`, or train it again") from error
+    for name, kind in (("class", str), ("kwargs", dict), ("sha256", str)):
+        if not isinstance(config.get(name), kind):
+            raise CheckpointMismatch(f"{path} has no {name!r}; restore it with `git checkout`, or train it again")
+    return config
 
 
 def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -131,8 +163,6 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
         MissingAsset: the folder or a file is absent.
         CheckpointMismatch: other bytes than were saved, or another class than `kind`.
     """
-    from safetensors.torch import load_file
-
     config = read_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.is_file():
@@ -143,7 +173,7 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
                                  "the file is damaged or was exchanged, restore it")
     if kind is not None and config["class"] != kind:
         raise CheckpointMismatch(f"{folder} holds a {config['class']}, not a {kind}; name another checkpoint")
-    stored = load_file(path)
+    stored = read_tensors(path)
     state = {}
     for name, tensor in stored.items():
         if name.endswith(SCALE):

@@ -62,6 +62,51 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        BadParameter: it cannot be read, or has another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadParameter(f"{path} is no UTF-8 text, see byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise BadParameter(f"{path} cannot be read ({reason(error)}); correct the path or its permissions") from error
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a UTF-8 file. Only a newline ends one: other separators of Unicode may stand in a text."""
+    return read_text(path).split("\n")
+
+
+def read_json(path: str | Path, *, what: str = "JSON") -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        what: what the file should be, for the message.
+
+    Raises:
+        BadParameter: it cannot be read, is no JSON, or holds something else than one object.
+    """
+    return parse_json(read_text(path), where=str(path), what=what)
+
+
+def parse_json(text: str, *, where: str, what: str = "JSON") -> dict[str, Any]:
+    """Return the object that a text writes; raises as `read_json` does, naming `where` it stands."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadParameter(f"{where} holds half a character (a lone surrogate); write it whole") from error
+    except (ValueError, RecursionError) as error:
+        raise BadParameter(f"{where} is no valid {what}: {error or 'nested too deeply'}") from error
+    if not isinstance(value, dict):
+        raise BadParameter(f"{where} must hold one object in braces, got {type(value).__name__}")
+    return value
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
     with replacing(path) as temporary:

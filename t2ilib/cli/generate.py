@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadParameter, MissingAsset, RunFailed, unknown_name
-from ..files import check_writable, reason
+from ..files import check_writable, read_lines, reason
 
 HELP = "Make pictures for a prompt."
 EXAMPLE = ('examples:\n  python -m t2ilib generate "a red heart" --num-images 4 -o steps=200\n'
@@ -156,7 +156,7 @@ def read_prompts_file(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise MissingAsset(f"no file of prompts at {path}; write one prompt a line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_lines(path)]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise BadParameter(f"{path} holds no prompt; write one a line")

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from .console import relative
+from ..files import read_json
 from ..paths import checkpoints_dir
 
 HELP = "List the models that ship with the repository, and those by name."
@@ -45,7 +46,7 @@ def shipped_models() -> dict[str, dict[str, Any]]:
     """Return what the config of each shipped checkpoint says of it."""
     models = {}
     for path in sorted(checkpoints_dir().glob("*/config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         weights = path.with_name("model.safetensors")
         size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
         models[path.parent.name] = {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,

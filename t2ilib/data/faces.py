@@ -12,7 +12,7 @@ from .decoding import check_size, decode_all
 from .records import EMOJI_SPLITS, Record, columns_of, emoji_records
 from .. import paths
 from ..errors import BadParameter, MissingAsset, check_name
-from ..files import replacing
+from ..files import read_lines, replacing
 
 NAMES = ("emoji", "celeba")
 _PEOPLE = {"cat-face", "monkey-face", "person", "person-fantasy", "person-gesture", "person-role"}
@@ -105,7 +105,7 @@ def _celeba(folder: Path, split: str, image_size: int) -> CaptionedImages:
 
 def _read_table(path: Path, *, header: bool = False) -> tuple[dict[str, list[str]], list[str]]:
     """Return file name -> further words of its line, and the names of these words if the second line has them."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_lines(path) if line.strip()]
     names = []
     if header:  # the first line is the number of pictures
         names = lines[1]

@@ -1,6 +1,5 @@
 """Where captioned pictures come from: each source is read into a list of records, not yet decoded."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from .. import paths
 from ..errors import BadParameter, MissingAsset, check_name, unknown_name
+from ..files import parse_json, read_json, read_lines
 
 EMOJI_SPLITS = ("train", "validation", "held_out", "all")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "description", "sentence", "sentences")
@@ -154,16 +154,9 @@ def _line_record(path: Path, number: int, row: dict, text_column: str | None) ->
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """Yield the number and the object of each line that is not empty."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadParameter(f"{path}, line {number}: no valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise BadParameter(f"{path}, line {number}: expected an object in braces, got {type(row).__name__}.")
-        yield number, row
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            yield number, parse_json(line, where=f"{path}, line {number}")
 
 
 def hub_records(name: str, split: str, *, config: str | None = None, image_column: str | None = None,
@@ -207,7 +200,7 @@ def coco_records(root: Path, split: str, *, limit: int | None = None) -> list[Re
     if part is None:
         raise unknown_name("split of COCO", split, ["train", "validation"])
     pictures, path = _coco_files(root, part)
-    notes = json.loads(path.read_text(encoding="utf-8"))
+    notes = read_json(path)
     captions: dict[int, list[str]] = {}
     for note in notes["annotations"]:
         captions.setdefault(note["image_id"], []).append(note["caption"].strip())

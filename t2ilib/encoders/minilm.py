@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoint import read_tensors
 from ..errors import CheckpointMismatch, MissingAsset
 from ..files import sha256_of
 from ..layers.attention import fused_attention, merge_heads, split_heads
@@ -151,10 +152,8 @@ class WordPieces:
 
 def load_minilm() -> tuple[MiniLM, WordPieces]:
     """Return the frozen network and its tokenizer; raises as `minilm_folder` does."""
-    from safetensors.torch import load_file
-
     folder = minilm_folder()
-    state = load_file(folder / "model.safetensors")
+    state = read_tensors(folder / "model.safetensors")
     for name in UNUSED:
         state.pop(name, None)
     with torch.device("meta"):  # without memory: the weights are the file's own, mapped, and read where they are used

@@ -5,7 +5,6 @@ it and runs with plain GELU still loads, gives no error, and answers worse. A ta
 """
 
 import copy
-import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from .hugging_face import quiet_transformers
 from .torchscript_tensors import is_torchscript, read_torchscript_tensors
-from ..checkpoint import load_strict
+from ..checkpoint import load_strict, read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
-from ..files import sha256_of
+from ..files import read_json, sha256_of
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -60,8 +59,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-            state = load_file(path)
+            state = read_tensors(path)
         elif is_torchscript(path):
             state = read_torchscript_tensors(path)
         else:
@@ -297,7 +295,7 @@ def _config_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the model and preprocessing configs that lie beside a weight file; empty ones where there are none."""
     for candidate in (path.with_name("open_clip_config.json"), path.with_suffix(".json")):
         if candidate.is_file():
-            written = json.loads(candidate.read_text(encoding="utf-8"))
+            written = read_json(candidate)
             return written.get("model_cfg", written), written.get("preprocess_cfg", {})
     return {}, {}
 

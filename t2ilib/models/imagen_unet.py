@@ -5,7 +5,6 @@ parameters have the names of the public MinImagen package, so that its JSON conf
 """
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import configurable
 from ..errors import BadParameter, unknown_name
+from ..files import read_json
 from ..layers.conv_blocks import norm_silu
 from ..layers.unet_blocks import (
     GROUPS,
@@ -154,13 +154,7 @@ class ImagenUNet(DropsText, nn.Module):
         Raises:
             UnknownName: the file has a parameter that this class does not know. BadParameter: no JSON object.
         """
-        try:
-            parameters = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BadParameter(f"{path} is not JSON: {error}") from error
-        if not isinstance(parameters, dict):
-            raise BadParameter(f"{path} must hold one object of parameters, got {type(parameters).__name__}")
-        parameters |= changes
+        parameters = read_json(path) | changes
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         for name in parameters:
             if name not in known:

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint import read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
+from ..files import read_text
 
 _KINDS = {
     "VQModel": "vq",
@@ -102,9 +104,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingAsset(f"no checkpoint file at {path}; download it, or correct the path")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return read_tensors(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
@@ -171,7 +171,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingAsset(f"no configuration at {path}; it comes with the checkpoint as a .yaml file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise BadParameter(f"{path} is not a plain yaml file ({error}); give the one of the checkpoint") from error
     node = _mapping(_mapping(content).get("model", content))

@@ -166,8 +166,8 @@ def test_folder_with_a_folder_for_each_split(folder):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ('{"file_name": "a.png"', "line 1: no valid JSON"),
-        ('["a.png", "text"]', "line 1: expected an object"),
+        ('{"file_name": "a.png"', "line 1 is no valid JSON"),
+        ('["a.png", "text"]', "line 1 must hold one object"),
         ('{"text": "x"}', "line 1: there is no 'file_name'"),
         ('{"file_name": "a.png", "label": "x"}', "line 1: there is no caption.*label"),
         ('{"file_name": "a.png", "text": "  "}', "line 1.*empty"),

@@ -114,7 +114,7 @@ def test_configuration_of_the_public_package(tmp_path):
     with pytest.raises(BadParameter, match="object"):
         ImagenUNet.from_json(file)
     file.write_text("{dim: 3")
-    with pytest.raises(BadParameter, match="not JSON"):
+    with pytest.raises(BadParameter, match="no valid JSON"):
         ImagenUNet.from_json(file)
 
 
