@@ -73,12 +73,14 @@ batch_size: int | None = None  # of all processes together
 n_critic: int | None = None  # critic steps for each step of the generator
 penalty_every: int | None = None  # critic steps from one penalty to the next
 tracker: str = "csv"  # csv, tensorboard, wandb or wandb-offline
+checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training states, to go on; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
-# `quick` trains two small networks at 32 pixels while you watch, and draws with the shipped one. `full` trains that one
-# too, and writes it to `data/checkpoints`: `python -m t2ilib train 02 --devices 2 -p profile full`.
+# `quick` trains two small networks at 32 pixels while you watch, and draws with the shipped one. `full` trains one of
+# that size too: `python -m t2ilib train 02 --devices 2 -p profile full`. It is saved in the run's folder; only
+# `checkpoint="replace"`, with the data and steps of the recipe, puts it in the place of what ships.
 
 # %%
 import itertools
@@ -106,10 +108,12 @@ from t2ilib.training import (
     Batches,
     Every,
     GanRule,
+    checkpoint_home,
     cosine_lr,
     critic_step,
     generator_step,
     gradient_norm,
+    keep_previous,
     load_training,
     losses,
     make_fabric,
@@ -133,6 +137,8 @@ run, cfg, device_, dtype_ = start(
                looks=8, samples=512, frames=24, timed=1, log_every=5),
     full=dict(steps=5000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3,
               samples=1024, ema_decay=0.999, frames=48, timed=10, log_every=20))
+home = checkpoint_home(run.dir, checkpoint, recipe=dict(data="emoji", steps=5000),
+                       used=dict(data=data, steps=cfg.steps))
 
 # %%
 SHIPPED = WGAN["shipped"]  # sizes of generator and critic
@@ -574,7 +580,13 @@ def keep_values(job, label, step, values):
 def train(label, kind, networks, steps, seed, state=None):
     job = new_job(kind, networks, seed)
     parts = parts_of(job)
-    first = load_training(state, run=run, **parts) if state and state.exists() else 0
+    settings = dict(seed=seed, kind=kind, data=faces[job.size].fingerprint(), networks=networks,
+                    steps=steps, batch_size=cfg.batch_size, n_critic=job.n_critic,
+                    penalty_every=cfg.penalty_every, penalty_weight=cfg.penalty_weight,
+                    learning_rate=cfg.learning_rate, critic_lr=cfg.critic_lr,
+                    ema_decay=cfg.ema_decay)
+    resume = state is not None and state.exists()
+    first = load_training(state, settings=settings, run=run, **parts) if resume else 0
     save_due = Every(120)
     look_after = (1, steps // 16, steps // 4, steps)
     remaining = runtime.progress(range(first, steps), desc=label, every=60)
@@ -586,7 +598,7 @@ def train(label, kind, networks, steps, seed, state=None):
         if step + 1 in look_after:
             job.history.pictures[f"step {step + 1}"] = draw(job.ema.model, watched)
         if state and save_due(force=last):
-            save_training(state, step=step + 1, **parts)
+            save_training(state, step=step + 1, settings=settings, **parts)
     if steps:
         real_count = cfg.batch_size * job.n_critic * steps
         run.metric(**{f"{label} real pictures per second": real_count / job.history.seconds})
@@ -625,12 +637,12 @@ if fabric.global_rank:  # the other processes of a training are done here; the f
 
 # %%
 shipped_dir = checkpoints_dir() / "emoji-wgan"
-is_published = profile == "full" and data == "emoji"
 if cfg.steps:
     final = jobs["recipe", 0].ema.model.float()
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())  # what is stored, and nothing finer, is what is compared below
-    home = checkpoints_dir() if is_published else run.dir
+    if checkpoint == "replace":
+        keep_previous(home, ["emoji-wgan"])
     saved = save_model(home / f"{data}-wgan", final, dtype=torch.float16, seed=seed,
                        training=vars(cfg), licence="MIT", splits=["train"],
                        data={"name": f"{data} faces", "sha256": faces[SHIPPED_SIZE].fingerprint()},
@@ -874,7 +886,7 @@ run.keep("nearest", show.compare(pictures, scale=0.9, titles=titles))
 
 # %%
 sheet = show.grid(unit(samples[:4 * cfg.looks]), columns=cfg.looks, scale=0.9)
-if is_published:
+if profile == "full" and data == "emoji":
     show.save(sheet, reports_dir() / "gallery" / "wgan.png")
 run.keep("samples", sheet)
 

@@ -74,13 +74,15 @@ batch_size: int | None = None
 data: str = "emoji"  # what to train on: emoji, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
 num_concepts: int | None = None  # how many concepts of each split are judged; 0 is all
+checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
-# `quick` trains a small base network while you watch, and draws with the shipped ones. Only `full` trains those, one
-# stage for each run, and only `full` writes to `data/checkpoints`:
-# `python -m t2ilib train 08 --devices 2 -p stages base`.
+# `quick` trains a small base network while you watch, and draws with the shipped ones. `full` trains networks of their
+# size, one stage for each run: `python -m t2ilib train 08 --devices 2 -p stages base`. What is trained is saved in the
+# run's folder, and `generate --method minimagen -o checkpoint=FOLDER` draws with it. Only `checkpoint="replace"`, with
+# the data, text encoder and steps of the recipe, puts it in the place of what ships; that is kept beside it.
 
 # %%
 import copy
@@ -121,14 +123,16 @@ from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade,
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import IMAGEN
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, reports_dir
 from t2ilib.training import (
     Batches,
     DiffusionBatch,
     DiffusionTraining,
     Every,
+    checkpoint_home,
     cosine_lr,
     draw_diffusion_batch,
+    keep_previous,
     load_training,
     make_fabric,
     save_training,
@@ -152,6 +156,11 @@ run, cfg, device_, dtype_ = start(
               candidates=32, seeds=3, num_concepts=80, test_rows=0,
               step_rows=(("ancestral", 250), ("ancestral", 20), ("ddim", 20), ("dpm_solver", 25),
                          ("dpm_solver", 20), ("dpm_solver", 12), ("dpm_solver", 8))))
+
+# %%
+RECIPE = dict(data="emoji", text_encoder="minilm", steps=8000)  # of the checkpoints that ship
+used = dict(data=data, text_encoder=text_encoder, steps=cfg.steps)
+home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=used)
 
 # %% [markdown]
 # ## The idea
@@ -423,8 +432,12 @@ def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
     order = runtime.generator(seed, name, "batches")
     batches = Batches(len(pictures[64]), cfg.batch_size, order)
     parts = training.parts() | {"stream": stream, "batches": batches}
+    settings = dict(seed=seed, data=pictures[64].fingerprint(), text_encoder=text_encoder,
+                    network=network.config, objective=objective, steps=steps,
+                    batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
+                    ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
     resume = state is not None and state.exists()
-    first = load_training(state, **parts) if resume else 0
+    first = load_training(state, settings=settings, run=run, **parts) if resume else 0
     warmup = min(200, steps // 10)
     looks = (steps // 16, steps // 4, steps)
     save_due = Every(120)
@@ -435,7 +448,7 @@ def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
         loss = fabric.all_reduce(loss, reduce_op="mean")
         run.log(step, **{f"{label}_loss": loss.item()})
         if state and save_due(force=step + 1 == steps):
-            save_training(state, step=step + 1, **parts)
+            save_training(state, step=step + 1, settings=settings, **parts)
         if look and step + 1 in looks:
             look(step + 1, training.ema.model)
     if first < steps:
@@ -445,8 +458,8 @@ def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
 
 # %% [markdown]
 # `quick` trains a base network of a third of the size for two minutes. In `full` the whole state is saved every two
-# minutes: interrupt it, start it again, and it goes on; delete the file to start anew. What counts is the running
-# average of the weights (EMA).
+# minutes: interrupt it, start it again with the same settings, and it goes on; delete the file to start anew. What
+# counts is the running average of the weights (EMA).
 
 # %%
 fabric = make_fabric(device_, dtype_)
@@ -548,7 +561,8 @@ if fabric.global_rank:  # the other processes of a training end here; the first 
 # all that follows does, too.
 
 # %%
-home = checkpoints_dir() if profile == "full" else run.dir
+if checkpoint == "replace":
+    keep_previous(home, [f"emoji-minimagen-{name}" for name in trained])
 rows = {}
 for name, network in trained.items():
     fingerprint = pictures[64].fingerprint()
@@ -568,6 +582,7 @@ for name, network in trained.items():
 if rows:
     run.keep("saved", show.Table(rows, units={"file": "MiB", "moved": "%"}, digits=2,
                                  note="moved: how far rounding moves all weights together"))
+    print(f"draw with them: python -m t2ilib generate --method minimagen -o checkpoint={home}")
 
 # %% [markdown]
 # Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that

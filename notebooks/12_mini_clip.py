@@ -71,6 +71,7 @@ dtype: str = "auto"  # auto, float32 or bfloat16
 recipe: str = "emoji-clip"  # emoji-clip, emoji-clip-b or emoji-judge
 steps: int | None = None  # None: the profile's own
 batch_size: int | None = None
+checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/<recipe>
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
@@ -113,7 +114,9 @@ from t2ilib.training import (
     Batches,
     Every,
     History,
+    checkpoint_home,
     cosine_lr,
+    keep_previous,
     load_training,
     recalibrate_batch_norm,
     save_training,
@@ -144,6 +147,8 @@ run, cfg, device_, dtype_ = start(
     quick=dict(rows=0, captions=3, steps=150, batch_size=64, learning_rate=2e-3, ema_decay=0.998,
                probe_steps=100, probe_seeds=3, ascent_steps=40),
     full=dict(captions=8, steps=chosen["steps"], batch_size=128))
+home = checkpoint_home(run.dir, checkpoint, recipe=dict(batch_size=128, steps=chosen["steps"]),
+                       used=dict(batch_size=cfg.batch_size, steps=cfg.steps))
 
 # %% [markdown]
 # ## The idea
@@ -619,7 +624,10 @@ history = History()  # curves and pictures of all steps, also of those before an
 parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches,
              history=history)
 resume = profile == "full" and (folder / "state.pt").exists()
-first = load_training(folder / "state.pt", **parts) if resume else 0
+settings = dict(seed=seed, recipe=recipe, data=everything.fingerprint(), network=model.config,
+                steps=cfg.steps, batch_size=cfg.batch_size, captions=cfg.captions,
+                learning_rate=cfg.learning_rate, ema_decay=cfg.ema_decay)
+first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
 save_due = Every(120)
 look_due = Every(300)
 looks_at = {0, cfg.steps // 10, cfg.steps // 3, cfg.steps - 1}
@@ -639,7 +647,7 @@ for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
         best = best_pictures(ema.model, search_features, pictures, 1)[:, 0]
         history.pictures[f"step {step + 1}"] = white(best)
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, **parts)
+        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 
 # %% [markdown]
 # ## Look
@@ -918,7 +926,8 @@ run.keep("exam", show.Table(rows, baselines=["chance"], note=note))
 #
 # ## Save and reload
 # Stored in half precision, `emoji-clip-b` in 8 bits with a scale for each output channel, and with everything needed to
-# repeat it. The last line says what that moves. To ship a model, copy that folder to `data/checkpoints/`.
+# repeat it. The last line says what that moves. `load_clip(FOLDER)` and `generate -o clip=FOLDER` take it as a guide;
+# `checkpoint="replace"`, with batch and steps of the recipe, puts it in the place of the one that ships.
 
 # %%
 result = evaluate(trained)
@@ -928,7 +937,9 @@ card = dict(recipe=recipe, role="judge" if judging else "guide", seed=seed, step
             data={"name": "emoji", "sha256": everything.fingerprint()},
             metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
 stored_as = torch.int8 if recipe == "emoji-clip-b" else torch.float16
-saved = save_model(run.dir / recipe, trained, **card, dtype=stored_as)
+if checkpoint == "replace":
+    keep_previous(home, [recipe])
+saved = save_model(home / recipe, trained, **card, dtype=stored_as)
 run.artefact(saved / "model.safetensors")
 
 # %%

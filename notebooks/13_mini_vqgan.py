@@ -70,6 +70,7 @@ grow_steps: int | None = None  # of the network for 128 pixels; 0 leaves it out
 batch_size: int | None = None
 perceptual_weight: float | None = None  # of the distance in emoji-clip's features
 gan_weight: float | None = None  # of the critic, relative to the reconstruction's own pull
+checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-vqgan
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
@@ -108,8 +109,10 @@ from t2ilib.training import (
     Every,
     GanRule,
     History,
+    checkpoint_home,
     cosine_lr,
     critic_step,
+    keep_previous,
     load_training,
     losses,
     save_training,
@@ -129,6 +132,13 @@ run, cfg, device_, dtype_ = start(
                ablation_steps=60, palette_steps=60, grow_steps=24, grow_lr=6e-4,
                grow_polish=0.7, grow_read=0.15),
     full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060))
+RECIPE = dict(network="shipped", steps=4475, grow_steps=3060)  # of the checkpoints that ship
+home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
+                       used={name: vars(cfg)[name] for name in RECIPE})
+# what decides a training, besides seed, data and network: with other values a state does not go on
+DECISIVE = ("steps", "batch_size", "learning_rate", "ema_decay", "mse_weight", "commitment",
+            "perceptual_weight", "gan_weight", "polish_start", "polish_lr", "critic_lr",
+            "grow_steps", "grow_lr", "grow_polish", "grow_read")
 
 # %% [markdown]
 # ## The idea
@@ -469,7 +479,9 @@ history = History()  # curves and pictures of all steps, also of those before an
 parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic,
              critic_adam=critic_adam, stream=stream, batches=batches, history=history)
 resume = profile == "full" and (folder / "state.pt").exists()
-first = load_training(folder / "state.pt", **parts) if resume else 0
+settings = dict(seed=seed, data=data.fingerprint(), network=model.config,
+                **{name: value for name, value in vars(cfg).items() if name in DECISIVE})
+first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
 save_due = Every(120)
 look_due = Every(300)
 looks_after = {1, cfg.steps // 8, cfg.steps // 2, cfg.steps}
@@ -485,7 +497,7 @@ for step in runtime.progress(range(first, cfg.steps), desc="vqgan", every=60):
         described = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         print(f"step {step + 1}: {described}", flush=True)
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, **parts)
+        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 
 # %% [markdown]
 # ## Look
@@ -839,11 +851,12 @@ def grow_step(step):
 parts = dict(model=grown, ema=grown_ema, optimizer=grown_adam, critic=big_critic,
              critic_adam=big_critic_adam, stream=grown_stream, batches=big_batches)
 resume = profile == "full" and (folder / "state_128.pt").exists()
-first = load_training(folder / "state_128.pt", **parts) if resume else 0
+settings = settings | dict(network=grown.config)
+first = load_training(folder / "state_128.pt", settings=settings, run=run, **parts) if resume else 0
 for step in runtime.progress(range(first, cfg.grow_steps), desc="growing", every=60):
     run.log(step, grow_loss=grow_step(step))
     if profile == "full" and save_due(force=step + 1 == cfg.grow_steps):
-        save_training(folder / "state_128.pt", step=step + 1, **parts)
+        save_training(folder / "state_128.pt", step=step + 1, settings=settings, **parts)
 
 # %% [markdown]
 # The small network's pictures, enlarged, against what this run and the shipped `emoji-vqgan-128` paint from codes. PSNR
@@ -896,11 +909,13 @@ card = dict(seed=seed, training=vars(cfg), data={"name": "emoji", "sha256": data
             splits=["train"], metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
 stored = {"emoji-vqgan": (ema.model, test[:4]),
           "emoji-vqgan-128": (grown_ema.model, large_test[:4])}
+if checkpoint == "replace":
+    keep_previous(home, list(stored))
 for name, (net, real) in stored.items():
     final = copy.deepcopy(net)
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())
-    saved = save_model(run.dir / name, final, dtype=torch.float16, **card)
+    saved = save_model(home / name, final, dtype=torch.float16, **card)
     run.artefact(saved / "model.safetensors")
     loaded = load_vqgan(saved, device=device_)
     fake, codes = through(final, real)
@@ -911,8 +926,9 @@ for name, (net, real) in stored.items():
     print(f"{name}: {size / 2**20:.1f} MiB, equal after loading")
 
 # %% [markdown]
-# To ship them, copy those folders to `data/checkpoints/`. In a live notebook, a slider: how many codes are left;
-# elsewhere the stops stand side by side.
+# `generate -o model=FOLDER` paints with one of them; `checkpoint="replace"`, with the network and steps of the recipe,
+# puts them in the place of what ships. In a live notebook, a slider: how many codes are left; elsewhere the stops stand
+# side by side.
 
 # %%
 def with_few_codes(count):

@@ -69,12 +69,14 @@ prompt: str = "a blue fish"  # what to draw in the sections on sampling
 train: bool | None = None  # False measures without training; None: the profile's own, which trains
 steps: int | None = None  # training steps
 num_concepts: int | None = None  # how many concepts of `validation` are judged; 0 is all
+checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-prior
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
-# `quick` trains a smaller network on a part of the drawings while you watch, and samples from the shipped one. Only
-# `full` trains the shipped one, and only `full` writes to `data/checkpoints`.
+# `quick` trains a smaller network on a part of the drawings while you watch, and samples from the shipped one. `full`
+# trains one of that size. What is trained is saved in the run's folder, and `generate -o checkpoint=FOLDER` draws with
+# it; only `checkpoint="replace"`, with the steps of the recipe, puts it in the place of what ships.
 
 # %%
 import math
@@ -107,8 +109,10 @@ from t2ilib.training import (
     DiffusionTraining,
     Every,
     History,
+    checkpoint_home,
     cosine_lr,
     draw_diffusion_batch,
+    keep_previous,
     load_training,
     make_fabric,
     save_training,
@@ -126,6 +130,8 @@ run, cfg, device_, dtype_ = start(
                num_concepts=64),
     full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3,
               test_rows=0, num_concepts=0))
+home = checkpoint_home(run.dir, checkpoint, recipe=dict(network="shipped", steps=8600),
+                       used=dict(network=cfg.network, steps=cfg.steps))
 
 # %% [markdown]
 # ## The idea
@@ -362,8 +368,11 @@ stream = runtime.generator(seed, "prior", "training")
 batches = Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches"))
 history = History()  # the loss and the drafts of all steps, also of those before an interruption
 parts = training.parts() | {"stream": stream, "batches": batches, "history": history}
+settings = dict(seed=seed, data=data.fingerprint(), network=network.config, steps=cfg.steps,
+                batch_size=cfg.batch_size, views=cfg.views, learning_rate=cfg.learning_rate,
+                ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
-first = load_training(folder / "state.pt", **parts) if resume else 0
+first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
 last = cfg.steps if cfg.train else first
 warmup = min(200, cfg.steps // 10)
 looks = (cfg.steps // 16, cfg.steps // 4, cfg.steps)  # after which drafts are drawn
@@ -380,7 +389,7 @@ for step in history.timed(runtime.progress(range(first, last), desc="prior", eve
         z = drafts(ema.model, words, 2, guidance_scale=2.0)
         history.pictures[f"step {step + 1}"] = paint(z)
     if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, **parts)
+        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 if history.curves:
     pace = cfg.batch_size * last / history.seconds
     run.metric(pictures_per_second=pace)
@@ -421,7 +430,8 @@ def make_bank(small, data, latents, text_encoder):
 
 
 # %%
-home = checkpoints_dir() if profile == "full" else run.dir
+if checkpoint == "replace" and cfg.train:
+    keep_previous(home, ["emoji-prior", "emoji-starts"])
 reloaded = {}  # as whoever loads them draws: with rounded weights
 if cfg.train:
     card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"],

@@ -1,11 +1,15 @@
 """Checkpoints: a folder with `model.safetensors` and a `config.json` that can rebuild the network.
 
-Nothing is pickled. Files are written under a temporary name and renamed, so that a checkpoint is whole or absent.
+Nothing is pickled. A checkpoint is whole or absent, also when its writer is killed: the new config waits as
+`config.json.next` until the new weights have their name. Both files are covered by hashes in the config.
 """
 
+import contextlib
 import functools
+import hashlib
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +21,12 @@ from .files import read_json, reason, replacing, sha256_of, write_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+NEXT_CONFIG = "config.json.next"
+FORMAT = 2  # 1 had no hash of the config
 LFS_POINTER = b"version https://git-lfs"
 SCALE = ":scale"  # of an 8-bit tensor, one number for each index of its first dimension; follows the tensor's name
-RESERVED = ("format", "class", "kwargs", "parameters", "dtype", "sha256")  # what the config says of the file itself
+# what the config says of the files themselves
+RESERVED = ("format", "class", "kwargs", "parameters", "dtype", "sha256", "config_sha256")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -41,11 +48,14 @@ def configurable(cls: type[Model]) -> type[Model]:
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, atomically; each is made contiguous and moved to the CPU."""
+    with replacing(path) as temporary:
+        _write_tensors(temporary, tensors)
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(stored, temporary)
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
 def save_model(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, **card: Any) -> Path:
@@ -87,12 +97,27 @@ def save_state(folder: str | Path, state: dict[str, torch.Tensor], *, kind: str,
             too_large.append(name)
     if too_large:
         raise BadParameter(f"{', '.join(too_large[:4])}: values are too large for {dtype}; save without dtype")
-    save_tensors(folder / WEIGHTS, stored)
     parameters = sum(tensor.numel() for tensor in state.values())
     stored_as = str(dtype or "as trained").removeprefix("torch.")
-    write_json(folder / CONFIG, {"format": 1, "class": kind, "kwargs": kwargs, "parameters": parameters,
-                                 "dtype": stored_as, "sha256": sha256_of(folder / WEIGHTS), **card})
+    with replacing(folder / WEIGHTS) as temporary:
+        _write_tensors(temporary, stored)
+        config = {"format": FORMAT, "class": kind, "kwargs": kwargs, "parameters": parameters, "dtype": stored_as,
+                  "sha256": sha256_of(temporary), **card}
+        write_json(folder / NEXT_CONFIG, {**config, "config_sha256": config_digest(config)})
+    _take_next_config(folder)
     return folder
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """Return the SHA-256 of a config's content, its own hash left out."""
+    content = {name: value for name, value in config.items() if name != "config_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _take_next_config(folder: Path) -> None:
+    """Give the waiting config its name, unless somebody else was faster."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder / NEXT_CONFIG, folder / CONFIG)
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
@@ -153,6 +178,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     for name, kind in (("class", str), ("kwargs", dict), ("sha256", str)):
         if not isinstance(config.get(name), kind):
             raise CheckpointMismatch(f"{path} has no {name!r}; restore it with `git checkout`, or train it again")
+    is_as_saved = config.get("format") == 1 or (
+        config.get("format") == FORMAT and config.get("config_sha256") == config_digest(config))
+    if not is_as_saved:
+        raise CheckpointMismatch(f"{path} is not as it was saved; restore it with `git checkout`, or train it again")
     return config
 
 
@@ -168,6 +197,10 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
     if not path.is_file():
         raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout`, or train it again")
     found = sha256_of(path)
+    waiting = Path(folder) / NEXT_CONFIG
+    if found != config["sha256"] and waiting.is_file() and read_json(waiting).get("sha256") == found:
+        _take_next_config(Path(folder))  # who saved it was killed before it could
+        config = read_config(folder)
     if found != config["sha256"]:
         raise CheckpointMismatch(f"{path}: SHA-256 is {found[:12]}..., expected {config['sha256'][:12]}...; "
                                  "the file is damaged or was exchanged, restore it")

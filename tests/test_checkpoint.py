@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_round_trip(tmp_path):
     folder = save_model(tmp_path / "deep" / "net", net, seed=3, metrics={"psnr": 26.1})
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     config = read_config(folder)
-    assert config["class"] == "Net" and config["kwargs"] == net.config and config["format"] == 1
+    assert config["class"] == "Net" and config["kwargs"] == net.config and config["format"] == 2
     assert config["seed"] == 3 and config["metrics"] == {"psnr": 26.1}
     assert config["parameters"] == sum(v.numel() for v in net.state_dict().values())
     assert short_hash(folder) == checkpoint.sha256_of(folder / "model.safetensors")[:12]
@@ -176,3 +177,50 @@ def test_write_json_is_readable_and_replaces(tmp_path):
     checkpoint.write_json(path, {"ä": 2})
     assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 2} and "ä" in path.read_text(encoding="utf-8")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+class _Killed(BaseException):
+    """What SIGKILL does: nothing behind it runs."""
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_a_killed_writer_leaves_the_old_checkpoint_or_the_new_one(tmp_path, monkeypatch, killed_at):
+    old, new = Net(width=2), Net(width=3)
+    save_model(tmp_path / "net", old, seed=1)
+    renames = []
+    original = os.replace
+
+    def replace(source, target):
+        renames.append(target)
+        if len(renames) > killed_at:
+            raise _Killed
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    if killed_at < 3:  # the config that waits, the weights, the config
+        with pytest.raises(_Killed):
+            save_model(tmp_path / "net", new, seed=2)
+    else:
+        save_model(tmp_path / "net", new, seed=2)
+    monkeypatch.undo()
+    saved = new if killed_at >= 2 else old
+    loaded = load_model(Net, tmp_path / "net")
+    assert loaded.config == saved.config and read_config(tmp_path / "net")["seed"] == (2 if saved is new else 1)
+    for name, value in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    save_model(tmp_path / "net", old, seed=3)  # and what was left does not hinder the next one
+    assert load_model(Net, tmp_path / "net").config == old.config
+
+
+def test_every_flipped_bit_of_a_config_is_found(tmp_path):
+    folder = save_model(tmp_path / "net", Net(width=2), seed=1, note="a card")
+    original = (folder / "config.json").read_bytes()
+    for position in range(len(original)):
+        damaged = bytearray(original)
+        damaged[position] ^= 1 << position % 7
+        (folder / "config.json").write_bytes(damaged)
+        try:
+            config = read_config(folder)
+        except CheckpointMismatch:
+            continue
+        assert {**config, "config_sha256": ""} == {**json.loads(original), "config_sha256": ""}

@@ -32,6 +32,8 @@ LATENT_SIZE = 64
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 SIMILARITY_THRESHOLD = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
+CHECKPOINT = Option("checkpoint", "", "a folder with a cascade of your own, such as the `checkpoints` in the folder of "
+                    "a run of notebook 08; empty is the one that ships", "networks")
 RECIPE = "python -m t2ilib run 08 --profile full"
 OPTIONS = (
     Option("variant", "pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN",
@@ -53,6 +55,7 @@ OPTIONS = (
            low=0, low_open=True, high=1),
     Option("mask", None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares",
            "edits", type="str | list[float] | None"),
+    CHECKPOINT,
     Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
     Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine",
            choices=("auto", *runtime.DTYPES)),
@@ -106,7 +109,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     for text in read_prompts(prompt):
         texts += [text] * num_images
         seeds += [seed + j for j in range(num_images)]
-    networks = Networks(str(runtime.pick_device(settings["device"])))
+    networks = Networks(str(runtime.pick_device(settings["device"])), home=settings["checkpoint"] or None)
     began = time.perf_counter()
     cascade = build_cascade(settings["variant"], networks, precision=settings["precision"], chunk=settings["chunk"])
     counter = _StepCounter(callback)
@@ -179,45 +182,58 @@ def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing:
     return cascade.inpaint(pictures, mask[None], texts, **drawing)[-1]
 
 
-def present(variant: str = "pixels") -> list[str]:
-    """Return the names of the variant's checkpoints that are here, in the order in which they draw."""
-    return [name for name in VARIANTS[variant] if (checkpoints_dir() / name).is_dir()]
+def present(variant: str = "pixels", *, home: Path | None = None) -> list[str]:
+    """Return the names of the variant's checkpoints that are in a folder, in the order in which they draw.
+
+    Args:
+        home: the folder; None is that of the checkpoints that ship.
+    """
+    folder = checkpoints_dir() if home is None else home
+    return [name for name in VARIANTS[variant] if (folder / name).is_dir()]
 
 
-def load_cascade(variant: str = "pixels", *, device: str = "cpu", precision: str = "auto", chunk: int = 32) -> Cascade:
-    """Return the cascade of the checkpoints that are here.
+def load_cascade(variant: str = "pixels", *, home: Path | None = None, device: str = "cpu", precision: str = "auto",
+                 chunk: int = 32) -> Cascade:
+    """Return the cascade of the checkpoints that are in a folder.
+
+    Args:
+        home: the folder; None is that of the checkpoints that ship.
 
     Raises:
         MissingAsset: what draws first is not there. CheckpointMismatch: a checkpoint does not say what it was trained
             for, or two were trained with different text encoders.
     """
-    return build_cascade(variant, Networks(device), precision=precision, chunk=chunk)
+    return build_cascade(variant, Networks(device, home=home), precision=precision, chunk=chunk)
 
 
 def build_cascade(variant: str, networks: Networks, *, precision: str, chunk: int) -> Cascade:
     """Return a cascade of networks that a run hands out; raises as `load_cascade` does."""
-    names = present(variant)
+    names = present(variant, home=networks.home)
     first = LATENT_STAGE if variant == "latents" else STAGES[:1]
     absent = [name for name in first if name not in names]
     if absent:
-        raise MissingAsset(f"no checkpoint {absent[0]} in {checkpoints_dir()}; train the cascade with `{RECIPE}`, or "
+        raise MissingAsset(f"no checkpoint {absent[0]} in {networks.home}; train the cascade with `{RECIPE}`, or "
                            "restore it with `git checkout`")
     stages = []
     if variant == "latents":
         stages.append(_latent_stage(networks))
     stages += [_stage(name, networks) for name in names if name in STAGES]
-    return Cascade(stages, networks.text_encoder(_text_encoder_name(names)), precision=precision, chunk=chunk)
+    text_encoder = networks.text_encoder(_text_encoder_name(networks.home, names))
+    return Cascade(stages, text_encoder, precision=precision, chunk=chunk)
 
 
-def _text_encoder_name(names: Sequence[str]) -> str:
-    """Return the one text encoder that all checkpoints were trained with."""
+def _text_encoder_name(home: Path, names: Sequence[str]) -> str:
+    """Return the one text encoder that all checkpoints were trained with, on one set of pictures."""
     encoders = {}
+    sets = {}
     for name in names:
         if name != LATENT_STAGE[1]:  # a VQGAN reads no text
-            encoders[name] = read_config(checkpoints_dir() / name).get("text_encoder", TEXT_ENCODER)
-    if len(set(encoders.values())) > 1:
-        raise CheckpointMismatch(f"the stages of a cascade read one text encoder, these read {encoders}; train them "
-                                 "alike")
+            config = read_config(home / name)
+            encoders[name] = config.get("text_encoder", TEXT_ENCODER)
+            sets[name] = config.get("data", {}).get("name", "emoji")
+    for used, words in ((encoders, "read one text encoder, these read"), (sets, "draw one set, these were trained on")):
+        if len(set(used.values())) > 1:
+            raise CheckpointMismatch(f"the stages of a cascade {words} {used}; train them alike")
     return next(iter(encoders.values()))
 
 
@@ -228,7 +244,7 @@ def _latent_stage(networks: Networks) -> Stage:
 
 
 def _stage(name: str, networks: Networks) -> Stage:
-    folder: Path = checkpoints_dir() / name
+    folder = networks.home / name
     card = read_config(folder).get("stage")
     if not isinstance(card, dict) or card.keys() != Stage.card_names():
         raise CheckpointMismatch(f"{folder} does not say what it was trained for: 'stage' is {card!r}, expected "

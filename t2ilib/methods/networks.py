@@ -83,15 +83,17 @@ class Networks:
     """Hand out the networks of one run, from the cache, and keep the hash of each checkpoint among them.
 
     Args:
-        device: where they are loaded.
+        device: where they are loaded. home: folder of the checkpoints that `checkpoint` loads; None is that of those
+            that ship.
 
     Attributes:
         hashes: name of a shipped checkpoint -> the first digits of its SHA-256, in the order of asking. Weights from
             elsewhere are inputs of the run, whose hashes `generate_with_record` records.
     """
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, *, home: str | Path | None = None):
         self.device = device
+        self.home = checkpoints_dir() if home is None else Path(home).expanduser()
         self.hashes: dict[str, str] = {}
 
     def clip(self, name: str) -> Clip:
@@ -107,9 +109,11 @@ class Networks:
         return self._get("vqgan", name, lambda: load_vqgan(name, device=self.device))
 
     def checkpoint(self, cls: type[nn.Module], name: str, *, device: str | None = None) -> Any:
-        """Return the network of class `cls` in a shipped checkpoint."""
+        """Return the network of class `cls` in a checkpoint of `home`."""
         device = device or self.device
-        return self._get(cls.__name__, name, lambda: load_model(cls, checkpoints_dir() / name, device=device))
+        folder = self.home / name
+        place = name if self.home == checkpoints_dir() else str(folder)
+        return self._get(cls.__name__, place, lambda: load_model(cls, folder, device=device))
 
     def _get(self, kind: str, name: str, load: Callable[[], Network]) -> Network:
         network, version = CACHE.get(kind, name, self.device, load)

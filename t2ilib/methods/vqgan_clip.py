@@ -34,6 +34,8 @@ PRIOR_OPTIONS = (
     Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
            high=1000, slider=(1.0, 8.0)),
     Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
+    Option("checkpoint", "", "a folder with a prior of your own, such as the `checkpoints` in the folder of a run of "
+           "notebook 14; empty is the one that ships", "prior"),
 )
 # `prompt`, `seed` and `num_images` are arguments of every method, and a basis can only be given from Python
 NOT_OPTIONS = ("prompt", "seed", "num_images", "subspace_steps")
@@ -61,7 +63,7 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     model = options.get("model", GuidanceConfig.model)
     defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
-    networks = Networks(str(pick_device(config.device)))
+    networks = Networks(str(pick_device(config.device)), home=prior_options.get("checkpoint") or None)
     vqgan = networks.vqgan(config.model)
     clips = [networks.clip(name) for name in config.clip]
     prior = None
@@ -86,8 +88,11 @@ def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **opti
 
 def _prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:
     """Return the prior of a run, with the options of the method under their names in `DiffusionPrior`."""
-    names = {"guidance_scale": "guidance_scale", "prior_steps": "steps"}
-    return _build_prior(model, networks, {names[name]: value for name, value in options.items()})
+    settings = {}
+    for name, name_of_prior in (("guidance_scale", "guidance_scale"), ("prior_steps", "steps")):
+        if name in options:
+            settings[name_of_prior] = options[name]
+    return _build_prior(model, networks, settings)
 
 
 def _build_prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:

@@ -7,9 +7,11 @@ from .diffusion_step import DiffusionBatch, DiffusionTraining, draw_diffusion_ba
 from .fabric import average_gradients, make_fabric
 from .history import History
 from .schedule import Every, cosine_lr, set_lr
+from .shipping import checkpoint_home, keep_previous
 from .state import load_training, save_training
 from .trackers import make_tracker
 
 __all__ = ["EMA", "Batches", "DiffusionBatch", "DiffusionTraining", "Every", "GanRule", "History", "average_gradients",
-           "cosine_lr", "critic_step", "draw_diffusion_batch", "gan_step", "generator_step", "gradient_norm",
-           "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm", "save_training", "set_lr"]
+           "checkpoint_home", "cosine_lr", "critic_step", "draw_diffusion_batch", "gan_step", "generator_step",
+           "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm",
+           "save_training", "set_lr"]

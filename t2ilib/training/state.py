@@ -1,9 +1,11 @@
 """The state of a training on disk: everything that it needs to go on bit for bit."""
 
+import json
 import os
 import random
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from ..files import replacing
 from ..runtime import rank_zero, warn_fallback
 
 
-def save_training(path: str | Path, *, step: int, **parts: Any) -> None:
+def save_training(path: str | Path, *, step: int, settings: Mapping[str, Any], **parts: Any) -> None:
     """Write everything that a run needs to go on bit for bit: step, parts, and the global random states.
 
     Args:
         path: file; written under a temporary name and renamed. Only rank 0 writes. What was there before stays beside
             it as `<name>.previous`, for `load_training` to fall back on.
         step: number of finished steps.
+        settings: what decides the training (seed, data, network, rates, batch, length), as plain JSON types.
         parts: objects with `state_dict`, or `torch.Generator`s, by name.
     """
     if not rank_zero():
@@ -31,28 +34,32 @@ def save_training(path: str | Path, *, step: int, **parts: Any) -> None:
     for name, part in parts.items():
         states[name] = part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
     with replacing(path) as temporary:
-        torch.save({"step": step, "parts": states, "rng": _random_states()}, temporary)
+        content = {"step": step, "settings": _plain(settings), "parts": states, "rng": _random_states()}
+        torch.save(content, temporary)
         if path.is_file():
             _keep_as(path, _previous(path))
 
 
-def load_training(path: str | Path, *, run: Any = None, **parts: Any) -> int:
+def load_training(path: str | Path, *, settings: Mapping[str, Any], run: Any = None, **parts: Any) -> int:
     """Restore what `save_training` wrote into the same parts, and return the number of finished steps.
 
-    A damaged or truncated file gives way to the one saved before it, with a warning, and is replaced by it.
+    A damaged or truncated file gives way to the one saved before it, with a warning, and is replaced by it. A file of
+    the form before, which keeps no settings, is taken with a warning; the next saving writes them.
 
     Args:
         path: file that `save_training` wrote.
+        settings: of this training; they must be those of the file.
         run: the `Run` whose record says so too.
         parts: as they were saved.
 
     Raises:
-        MissingAsset: no such file. CheckpointMismatch: other parts than were saved, or no readable file.
+        MissingAsset: no such file. CheckpointMismatch: other settings or parts than were saved, or no readable file.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingAsset(f"no training state at {path}; start from step 0, or name the folder of the run to resume")
     saved = _read_with_fallback(path, run)
+    _check_settings(path, saved.get("settings"), _plain(settings))
     if saved["parts"].keys() != parts.keys():
         raise CheckpointMismatch(f"{path} holds {sorted(saved['parts'])}, expected {sorted(parts)}; "
                                  "resume with the notebook that wrote it")
@@ -64,6 +71,26 @@ def load_training(path: str | Path, *, run: Any = None, **parts: Any) -> int:
             part.load_state_dict(state)
     _restore_random_states(saved["rng"])
     return saved["step"]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they come back from JSON: tuples are lists, and what JSON does not know is text."""
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+def _check_settings(path: Path, saved: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+    """Raise CheckpointMismatch if a training would go on with other settings than it began with."""
+    if saved is None:
+        warn_fallback(f"{path.name} is of the form before and does not say with which settings it was trained; it goes "
+                      "on with those of this run")
+        return
+    differences = []
+    for name in sorted(saved.keys() | settings.keys()):
+        if saved.get(name) != settings.get(name):
+            differences.append(f"{name} was {saved.get(name)!r} and is {settings.get(name)!r}")
+    if differences:
+        raise CheckpointMismatch(f"{path} is the state of another training: {'; '.join(differences)}. Go on with the "
+                                 "settings that it was begun with, name another work_dir, or delete it to begin anew")
 
 
 def _previous(path: Path) -> Path:
@@ -107,7 +134,7 @@ def _read_training(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: saved[key] for key in ("step", "parts", "rng")}
+        return {"settings": saved.get("settings"), **{key: saved[key] for key in ("step", "parts", "rng")}}
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointMismatch(f"{path} cannot be read as a training state ({type(error).__name__}); delete it and "
                                  "start from step 0") from error

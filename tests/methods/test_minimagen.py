@@ -12,6 +12,7 @@ from torch import nn
 from t2ilib.cascade import Sampling, Stage
 from t2ilib.checkpoint import save_model, short_hash
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.files import content_hash
 from t2ilib.methods import generate_with_record, minimagen, networks
 from t2ilib.methods.minimagen import METHOD, STAGES
 from t2ilib.models.imagen_unet import ImagenUNet
@@ -161,9 +162,7 @@ def test_bad_options_are_refused(folder, wrong, message):
 
 
 def test_absent_and_silent_checkpoints(folder, tmp_path):
-    config = folder / STAGES[1] / "config.json"
-    card = json.loads(config.read_text())
-    config.write_text(json.dumps({k: v for k, v in card.items() if k != "stage"}))
+    save_model(folder / STAGES[1], tiny(lowres_cond=True))
     with pytest.raises(CheckpointMismatch, match="card"):
         run("a red heart", num_images=1, seed=0, **FAST)
     (folder / STAGES[0]).rename(tmp_path / "gone")
@@ -176,6 +175,23 @@ def test_options_are_those_of_sampling():
     assert known | {"clip_guidance_scale"} < set(DEFAULTS)
     with pytest.raises(UnknownName):
         run("x", num_images=1, seed=0, model="emoji-vqgan")
+
+
+def test_a_cascade_of_ones_own(folder, tmp_path):
+    mine = tmp_path / "mine"
+    options = dict(num_images=1, seed=0, candidates=1, clip_guidance_scale=0, **FAST)
+    torch.manual_seed(7)
+    save_model(mine / STAGES[0], tiny(), stage=Stage(tiny(), 8).card(), data={"name": "my_pictures"})
+    (picture,), record = run("a red heart", checkpoint=str(mine), **options)
+    assert picture.size == (8, 8) and record["checkpoints"] == {}
+    assert record["inputs"] == {"checkpoint": {"mine": content_hash(mine)}}
+    assert run("a red heart", **options)[1]["checkpoints"].keys() == set(STAGES[:2])
+    network = tiny(lowres_cond=True)
+    save_model(mine / STAGES[1], network, stage=Stage(network, 16).card(), data={"name": "other_pictures"})
+    with pytest.raises(CheckpointMismatch, match="draw one set, these were trained on .*my_pictures.*other_pictures"):
+        run("a red heart", checkpoint=str(mine), **options)
+    with pytest.raises(MissingAsset, match="no checkpoint emoji-minimagen-base in .*nothing"):
+        run("a red heart", checkpoint=str(tmp_path / "nothing"), **options)
 
 
 def test_stages_of_different_text_encoders_are_refused(folder):

@@ -12,6 +12,7 @@ import jupytext
 import pytest
 import torch
 
+from t2ilib.errors import CheckpointMismatch
 from t2ilib.paths import notebooks_dir, repo_root
 from t2ilib.training import EMA
 
@@ -88,7 +89,10 @@ class NotebookTraining:
         return [f["weights"] for f in found]
 
     def check_resume(self, state: str, **parameters: Any) -> None:
-        """Assert that a run interrupted in its third step, and resumed from `state`, leaves what a whole one does."""
+        """Assert that a run interrupted in its third step, and resumed from `state`, leaves what a whole one does.
+
+        With another seed it is not resumed.
+        """
         for name, value in self.environment().items():
             self.monkeypatch.setenv(name, value)
         update, done = EMA.update, []
@@ -99,8 +103,8 @@ class NotebookTraining:
             if len(done) == 3:
                 raise KeyboardInterrupt
 
-        def train(out, work):
-            path = self.script(out, first=SAVE_EVERY_STEP, work_dir=str(self.folder / work), **parameters)
+        def train(out, work, **others):
+            path = self.script(out, first=SAVE_EVERY_STEP, work_dir=str(self.folder / work), **parameters, **others)
             exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
             return self.left(out)["weights"]
 
@@ -111,6 +115,8 @@ class NotebookTraining:
                 train("broken", "b")
         assert torch.load(self.folder / "b" / state, weights_only=True)["step"] == 2
         assert train("resumed", "b") == whole
+        with pytest.raises(CheckpointMismatch, match="seed was 0 and is 1"):
+            train("other", "b", seed=1)
 
 
 @pytest.fixture(scope="session")

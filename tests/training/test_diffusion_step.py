@@ -105,13 +105,13 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, fused):
     def train(steps, state=None, save=None):
         training = DiffusionTraining(tiny(), fabric, fused=fused)
         stream = generator(0, "stream")
-        first = load_training(state, **training.parts(), stream=stream) if state else 0
+        first = load_training(state, settings={}, **training.parts(), stream=stream) if state else 0
         for step in range(first, steps):
             x_0 = torch.randn(4, 3, 8, 8, generator=stream)
             batch = draw_diffusion_batch(x_0, torch.arange(4)[:, None], features, stream)
             training.step(batch, 1e-3 * (step + 1))
         if save:
-            save_training(save, step=steps, **training.parts(), stream=stream)
+            save_training(save, step=steps, settings={}, **training.parts(), stream=stream)
         return training
 
     whole = train(4)

@@ -10,7 +10,7 @@ from t2ilib.training.history import History
 def train(steps, path=None, stop=None):
     """A training whose value at each step is its number squared."""
     history = History()
-    first = load_training(path, history=history) if path and path.exists() else 0
+    first = load_training(path, settings={}, history=history) if path and path.exists() else 0
     for step in history.timed(range(first, steps)):
         if step == stop:
             return history
@@ -18,7 +18,7 @@ def train(steps, path=None, stop=None):
         if step % 2 == 0:
             history.pictures[f"step {step}"] = torch.full((1, 3, 2, 2), step / 10)
         if path:
-            save_training(path, step=step + 1, history=history)
+            save_training(path, step=step + 1, settings={}, history=history)
     return history
 
 

@@ -33,6 +33,8 @@ from t2ilib.training import (
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
+SETTINGS = {"seed": 0, "steps": 12}
+
 
 def batches(n=10, size=4, seed=0, **options):
     return Batches(n, size, generator(seed, "batches"), **options)
@@ -179,13 +181,13 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path, stop):
     losses = whole.run(0, 12)
     cut = Job()
     assert cut.run(0, stop) == losses[:stop]
-    save_training(tmp_path / "deep" / "state.pt", step=stop, **cut.parts())
+    save_training(tmp_path / "deep" / "state.pt", step=stop, settings=SETTINGS, **cut.parts())
     cut.run(stop, 12)  # what happens after the save must not leak into it
     resumed = Job()
     torch.manual_seed(77)
     random.seed(77)
     np.random.seed(77)
-    first = load_training(tmp_path / "deep" / "state.pt", **resumed.parts())
+    first = load_training(tmp_path / "deep" / "state.pt", settings=SETTINGS, **resumed.parts())
     assert first == stop and resumed.run(first, 12) == losses[stop:]
     for net, other in ((resumed.model, whole.model), (resumed.ema.model, whole.ema.model)):
         for key, value in other.state_dict().items():
@@ -195,7 +197,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path, stop):
 
 def test_training_state_is_whole_or_absent(tmp_path, monkeypatch):
     job, path = Job(), tmp_path / "state.pt"
-    save_training(path, step=1, **job.parts())
+    save_training(path, step=1, settings=SETTINGS, **job.parts())
     before = path.read_bytes()
 
     def broken(state, file):
@@ -204,9 +206,9 @@ def test_training_state_is_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(OSError, match="disk full"):
-        save_training(path, step=2, **job.parts())
+        save_training(path, step=2, settings=SETTINGS, **job.parts())
     monkeypatch.undo()
-    assert path.read_bytes() == before and load_training(path, **job.parts()) == 1
+    assert path.read_bytes() == before and load_training(path, settings=SETTINGS, **job.parts()) == 1
 
 
 def cut_in_half(data):
@@ -223,29 +225,30 @@ def test_a_damaged_state_gives_way_to_the_one_before_and_says_so(tmp_path, damag
     job, path, run = Job(), tmp_path / "state.pt", FakeRun(tmp_path)
     for step in (1, 2, 3):
         job.run(step - 1, step)
-        save_training(path, step=step, **job.parts())
+        save_training(path, step=step, settings=SETTINGS, **job.parts())
         if step == 2:
             kept = {k: v.clone() for k, v in job.model.state_dict().items()}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt", "state.pt.previous"]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="state.pt is damaged .* going on from the state before it, step 2"):
-        assert load_training(path, run=run, **job.parts()) == 2
+        assert load_training(path, settings=SETTINGS, run=run, **job.parts()) == 2
     assert all(torch.equal(v, kept[k]) for k, v in job.model.state_dict().items())
     assert len(run.said) == 1 and "step 2" in run.said[0]
-    save_training(path, step=4, **job.parts())  # and it goes on from there, with a sound state behind it
-    assert load_training(path, **job.parts()) == 4
+    # and it goes on from there, with a sound state behind it
+    save_training(path, step=4, settings=SETTINGS, **job.parts())
+    assert load_training(path, settings=SETTINGS, **job.parts()) == 4
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="step 2"):
-        assert load_training(path, **job.parts()) == 2
-    save_training(path, step=5, **job.parts())
+        assert load_training(path, settings=SETTINGS, **job.parts()) == 2
+    save_training(path, step=5, settings=SETTINGS, **job.parts())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt", "state.pt.previous"]
     (tmp_path / "state.pt.previous").unlink()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointMismatch, match="state.pt cannot be read as a training state"):
-        load_training(path, **job.parts())
+        load_training(path, settings=SETTINGS, **job.parts())
     (tmp_path / "state.pt.previous").write_bytes(b"")
     with pytest.raises(CheckpointMismatch, match="state.pt.previous cannot be read as a training state"):
-        load_training(path, **job.parts())
+        load_training(path, settings=SETTINGS, **job.parts())
 
 
 def test_the_state_before_is_kept_where_files_have_one_name_only(tmp_path, monkeypatch):
@@ -256,10 +259,10 @@ def test_the_state_before_is_kept_where_files_have_one_name_only(tmp_path, monke
 
     monkeypatch.setattr(os, "link", no_links)
     for step in (1, 2):
-        save_training(path, step=step, **job.parts())
+        save_training(path, step=step, settings=SETTINGS, **job.parts())
     path.write_bytes(b"")
     with pytest.warns(UserWarning, match="step 1"):
-        assert load_training(path, **job.parts()) == 1
+        assert load_training(path, settings=SETTINGS, **job.parts()) == 1
 
 
 KILLED = """
@@ -268,11 +271,11 @@ spec = importlib.util.spec_from_file_location("jobs", sys.argv[1])
 jobs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(jobs)
 state, job = pathlib.Path(sys.argv[2]), jobs.Job()
-first = jobs.load_training(state, **job.parts()) if state.exists() else 0
+first = jobs.load_training(state, settings={}, **job.parts()) if state.exists() else 0
 print("from", first, flush=True)
 for step in range(first, 60):
     job.run(step, step + 1)
-    jobs.save_training(state, step=step + 1, **job.parts())
+    jobs.save_training(state, step=step + 1, settings={}, **job.parts())
     print(step + 1, flush=True)
 pathlib.Path(sys.argv[3]).write_text(json.dumps({k: v.tolist() for k, v in job.model.state_dict().items()}))
 """
@@ -298,22 +301,47 @@ def test_killed_in_the_middle_ends_with_the_same_weights_bit_for_bit(tmp_path):
     assert all(torch.equal(torch.tensor(weights[k]), v) for k, v in whole.model.state_dict().items())
 
 
+def test_a_training_goes_on_with_the_settings_it_was_begun_with(tmp_path):
+    path, job = tmp_path / "state.pt", Job()
+    settings = {"seed": 0, "steps": 6, "size": (8, 8), "data": "abc", "rate": 1e-3}
+    save_training(path, step=1, settings=settings, **job.parts())
+    assert load_training(path, settings=settings, **job.parts()) == 1
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    others = {**settings, "seed": 1, "steps": 2, "extra": None}
+    with pytest.raises(CheckpointMismatch, match="seed was 0 and is 1; steps was 6 and is 2. Go on with .* work_dir"):
+        load_training(path, settings=others, **Job().parts())
+    assert all(torch.equal(value, before[name]) for name, value in job.model.state_dict().items())
+
+
+def test_a_state_of_the_form_before_is_taken_once_with_a_warning(tmp_path):
+    path, job = tmp_path / "state.pt", Job()
+    save_training(path, step=1, settings=SETTINGS, **job.parts())
+    saved = torch.load(path, weights_only=True)
+    del saved["settings"]
+    torch.save(saved, path)
+    with pytest.warns(UserWarning, match="of the form before"):
+        assert load_training(path, settings={"seed": 5}, **job.parts()) == 1
+    save_training(path, step=2, settings={"seed": 5}, **job.parts())
+    with pytest.raises(CheckpointMismatch, match="seed was 5 and is 6"):
+        load_training(path, settings={"seed": 6}, **job.parts())
+
+
 def test_only_rank_zero_saves(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    save_training(tmp_path / "state.pt", step=1, **Job().parts())
+    save_training(tmp_path / "state.pt", step=1, settings=SETTINGS, **Job().parts())
     assert not (tmp_path / "state.pt").exists()
 
 
 def test_wrong_training_states(tmp_path):
     job, path = Job(), tmp_path / "state.pt"
     with pytest.raises(MissingAsset, match="no training state at .*state.pt; start from step 0"):
-        load_training(path, **job.parts())
-    save_training(path, step=1, model=job.model)
+        load_training(path, settings=SETTINGS, **job.parts())
+    save_training(path, step=1, settings=SETTINGS, model=job.model)
     with pytest.raises(CheckpointMismatch, match=r"holds \['model'\], expected \['batches', 'ema'"):
-        load_training(path, **job.parts())
+        load_training(path, settings=SETTINGS, **job.parts())
     path.write_bytes(b"not a state")
     with pytest.raises(CheckpointMismatch, match="cannot be read as a training state"):
-        load_training(path, model=job.model)
+        load_training(path, settings=SETTINGS, model=job.model)
 
 
 # --- trackers ---------------------------------------------------------------------------------------------------------

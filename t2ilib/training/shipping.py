@@ -1,0 +1,54 @@
+"""Where a notebook saves the networks that it trained: never silently over those that ship."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadParameter
+from ..files import check_writable
+from ..paths import checkpoints_dir
+
+REPLACE = "replace"  # the word that lets a training take the place of what ships
+PREVIOUS = ".previous"  # folder that keeps what was replaced
+
+
+def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], used: Mapping[str, Any]) -> Path:
+    """Return the folder for the checkpoints of a training, checked before it begins.
+
+    Args:
+        run_dir: of the run. choice: the notebook's parameter `checkpoint`: "" is `checkpoints` in the run's folder,
+            "replace" the folder of those that ship, anything else a folder to make.
+        recipe: what the checkpoints that ship were trained with, by name. used: what this run trains with; more
+            steps than in the recipe are no difference.
+
+    Raises:
+        BadParameter: "replace", but this training is not the recipe, or the folder cannot be written.
+    """
+    if choice == "":
+        return run_dir / "checkpoints"
+    if choice != REPLACE:
+        folder = Path(choice).expanduser()
+        if folder.resolve().is_relative_to(checkpoints_dir().resolve()):
+            raise BadParameter(f"checkpoint={choice!r} lies among the checkpoints that ship; give another folder, or "
+                               f"{REPLACE!r} to put this training in their place")
+        check_writable(folder / "config.json")
+        return folder
+    differences = []
+    for name, value in recipe.items():
+        fewer = name.endswith("steps") and used[name] < value
+        other = not name.endswith("steps") and used[name] != value
+        if fewer or other:
+            differences.append(f"{name} is {used[name]!r}, in the recipe {value!r}")
+    if differences:
+        raise BadParameter(f"checkpoint={REPLACE!r} is for the recipe of the checkpoints that ship: "
+                           f"{'; '.join(differences)}. Leave it out, and draw with -o checkpoint=FOLDER")
+    return checkpoints_dir()
+
+
+def keep_previous(home: Path, names: Sequence[str]) -> None:
+    """Copy checkpoints that are about to be replaced to the folder `.previous` beside them."""
+    for name in names:
+        if (home / name).is_dir():
+            shutil.rmtree(home / PREVIOUS / name, ignore_errors=True)
+            shutil.copytree(home / name, home / PREVIOUS / name)
