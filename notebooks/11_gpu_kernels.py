@@ -38,6 +38,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -48,7 +49,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"safetensors": "safetensors"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
@@ -62,9 +66,9 @@ sys.path.insert(0, str(root))
 profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu or cuda
-num_vectors: int | None = None  # vectors whose nearest code is looked for; None: the profile's own
-num_codes: int | None = None  # the largest codebook
-seconds: float | None = None  # how long each thing is timed
+num_vectors: Optional[int] = None  # vectors whose nearest code is looked for; None: the profile's own
+num_codes: Optional[int] = None  # the largest codebook
+seconds: Optional[float] = None  # how long each thing is timed
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]

