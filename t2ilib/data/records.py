@@ -1,5 +1,6 @@
 """Where captioned pictures come from: each source is read into a list of records, not yet decoded."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,14 +96,37 @@ def _holds_pictures(kind: Any) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _cell_picture(cell: object, base: Path, where: str) -> object:
-    """Return what a cell holds: encoded bytes, or the path of a file beside the table."""
+def _cell_picture(cell: object, folder: Path | None, where: str) -> object:
+    """Return what a cell holds: encoded bytes, or the path of a file.
+
+    Args:
+        folder: in which the file must lie; None is anywhere, as in the cache of the hub.
+    """
     if isinstance(cell, dict):
         path = cell.get("path")
-        cell = cell.get("bytes") or (base / path if path else None)
+        cell = cell.get("bytes") or None
+        if cell is None and path:
+            cell = Path(path) if folder is None else _inside(folder, path, where)
     if cell is None:
         raise BadParameter(f"{where}: there is no picture in this row.")
     return cell
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """Return the path of a file that a data set names, which lies in the set's own folder.
+
+    Raises:
+        BadParameter: it lies elsewhere (through `..`, an absolute path or a link), and T2I_OUTSIDE does not allow it.
+    """
+    path = folder / name
+    is_allowed = os.environ.get("T2I_OUTSIDE") == "1"
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a circle of links
+        raise BadParameter(f"{where}: {name!r} is no path ({error}).") from error
+    if not is_inside and not is_allowed:
+        raise BadParameter(f"{where}: {name!r} lies outside {folder}; set T2I_OUTSIDE=1 to read pictures from there.")
+    return path
 
 
 def folder_records(folder: Path, split: str, *, text_column: str | None = None,
@@ -147,7 +171,8 @@ def _line_record(path: Path, number: int, row: dict, text_column: str | None) ->
             raise BadParameter(f"{where}: there is no caption; expected 'text', found {others or 'none'}.")
         text_column = found[0]
     columns = {name: value for name, value in row.items() if name != "file_name"}
-    record = _record(f"{where} ({file_name})", path.parent / file_name, columns, text_column)
+    picture = _inside(path.parent, file_name, where)
+    record = _record(f"{where} ({file_name})", picture, columns, text_column)
     record.columns["file_name"] = file_name
     return record
 
@@ -185,7 +210,7 @@ def hub_records(name: str, split: str, *, config: str | None = None, image_colum
     records = []
     for number, row in enumerate(part):
         where = f"hub:{name}, {split}, row {number}"
-        picture = _cell_picture(row.pop(image_column), Path(), where)
+        picture = _cell_picture(row.pop(image_column), None, where)
         records.append(_record(where, picture, row, text_column))
     return _of_split(records, "all", f"hub:{name}", limit)
 
@@ -202,14 +227,19 @@ def coco_records(root: Path, split: str, *, limit: int | None = None) -> list[Re
     pictures, path = _coco_files(root, part)
     notes = read_json(path)
     captions: dict[int, list[str]] = {}
-    for note in notes["annotations"]:
-        captions.setdefault(note["image_id"], []).append(note["caption"].strip())
+    try:
+        for note in notes["annotations"]:
+            captions.setdefault(note["image_id"], []).append(note["caption"].strip())
+        images = sorted(notes["images"], key=lambda image: image["id"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadParameter(f"{path} is no file of COCO captions ({type(error).__name__}: {error})") from error
     records = []
-    for image in sorted(notes["images"], key=lambda image: image["id"])[:limit]:
+    for image in images[:limit]:
         number = image["id"]
         name = image["file_name"]
         row = {"text": captions.get(number, []), "file_name": name, "id": str(number)}
-        records.append(_record(f"{path}, image {number} ({name})", pictures / name, row, "text"))
+        where = f"{path}, image {number} ({name})"
+        records.append(_record(where, _inside(pictures, name, where), row, "text"))
     return _of_split(records, "all", str(path), limit)
 
 
@@ -231,6 +261,8 @@ def _record(where: str, picture: object, row: dict, text_column: str) -> Record:
         text = text[0] if text else None
     if not isinstance(text, str) or not text.strip():
         raise BadParameter(f"{where}: the caption in {text_column!r} is empty or no text: {text!r}.")
+    if not isinstance(row.get("split"), str | None):
+        raise BadParameter(f"{where}: 'split' must be the name of a part, got {row['split']!r}.")
     return Record(where, picture, text, row)
 
 

@@ -2,8 +2,10 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,24 +15,49 @@ from torch import Tensor
 
 from ..errors import BadParameter, MissingAsset
 
+# explicit: PIL knows formats that start other programs (EPS runs Ghostscript) or stand for files elsewhere
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
+MOST_PIXELS = 100_000_000
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in shares of a picture, from its upper left corner
 
 
 def open_rgba(picture: "bytes | str | Path | Image.Image") -> Image.Image:
-    """Return encoded bytes, a file or a PIL image as a PIL image of mode RGBA, upright as its EXIF data say."""
+    """Return encoded bytes, a file or a PIL image as a PIL image of mode RGBA, upright as its EXIF data say.
+
+    Raises:
+        BadParameter: it has more than 100 million pixels. OSError, ValueError, SyntaxError: it is damaged, or of a
+            format that is not in FORMATS.
+    """
     if isinstance(picture, (bytes, bytearray, memoryview)):
         picture = io.BytesIO(picture)
-    image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+    image = picture if isinstance(picture, Image.Image) else _open(picture)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I;16", "I", "F")):
         image = _to_8_bits(image)
     return image.convert("RGBA")
 
 
+def _open(picture: Any) -> Image.Image:
+    """Open a file whose size is known to be bearable before anything of it is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
+            image = Image.open(picture, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadParameter(f"the picture has more than {MOST_PIXELS:,} pixels ({error}); scale it down") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise BadParameter(f"the picture has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read; "
+                           "scale it down")
+    return image
+
+
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a 16-bit or floating-point grey picture to 0..255; PIL's own conversion would clip it."""
+    """Scale a grey picture of whole numbers of 16 bits, or of floats, to 0..255; PIL's own conversion would clip it."""
     values = np.asarray(image).astype(np.float64)
-    top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+    if image.mode.startswith("I"):
+        top = 65535.0
+    else:
+        top = 255.0 if values.max() > 1 else 1.0
     return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
 
 

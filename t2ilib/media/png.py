@@ -37,11 +37,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingAsset(f"no picture at {path}; correct the path")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as image:
             image.load()
             text = getattr(image, "text", {}).get(KEY)
         record = json.loads(text) if text else None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError) as error:
         raise BadParameter(f"{path} cannot be read as a picture ({error})") from error
     if not isinstance(record, dict):
         raise BadParameter(f"{path} does not say how it was made: only PNG files written by this library do, as long "

@@ -33,6 +33,8 @@ _DDCONFIG = (
     "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions",
     "double_z", "dropout", "resamp_with_conv",
 )  # fmt: skip
+_WHOLE = ("embed_dim", "n_embed", "z_channels", "resolution", "in_channels", "out_ch", "ch", "num_res_blocks")
+_LISTS = ("ch_mult", "attn_resolutions")
 _PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _EMA_STATE = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 _FIRST_STAGE = "first_stage_model."
@@ -183,8 +185,27 @@ def read_config(path: str | Path) -> dict[str, Any]:
     check_name("VQGAN class", kind, _KINDS)
     if params.get("remap") is not None:
         raise BadParameter(f"{path}: remapped codes are not supported; use a checkpoint without 'remap'")
-    sizes = {"embed_dim": params["embed_dim"], "n_embed": params["n_embed"], "quantizer": _KINDS[kind]}
-    return {**_read_ddconfig(params["ddconfig"], path), **sizes}
+    sizes = {"quantizer": _KINDS[kind]}
+    for name in ("embed_dim", "n_embed"):
+        if name not in params:
+            raise BadParameter(f"{path} has no model.params.{name}; give the yaml that belongs to the VQGAN checkpoint")
+        sizes[name] = params[name]
+    arguments = {**_read_ddconfig(params["ddconfig"], path), **sizes}
+    for name, value in arguments.items():
+        _check_number(name, value, path)
+    return arguments
+
+
+def _check_number(name: str, value: Any, path: Path) -> None:
+    """Raise BadParameter unless an argument has the kind that it has in every yaml of a VQGAN."""
+    if name in _WHOLE and not _is_whole(value):
+        raise BadParameter(f"{path}: {name} must be a whole number above 0, got {value!r}")
+    if name in _LISTS and not (isinstance(value, list) and all(map(_is_whole, value))):
+        raise BadParameter(f"{path}: {name} must be a list of whole numbers above 0, got {value!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _mapping(value: Any) -> Mapping:

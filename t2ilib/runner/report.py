@@ -4,7 +4,6 @@ import base64
 import csv
 import html
 import io
-import json
 import math
 import os
 import re
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..files import write_text
+from ..errors import BadParameter
+from ..files import read_json, write_text
 from ..paths import repo_root, reports_dir
 
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
@@ -39,16 +39,32 @@ def build_report(folder: Path | None = None, out: Path | None = None) -> Path:
 
 
 def load_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records under `folder`, newest first, each with its folder as `dir`; a broken one counts as failed."""
+    """Return the records under `folder`, newest first, each with its folder as `dir`.
+
+    One that cannot be read, or is of another form, counts as failed and says so.
+    """
     runs = []
     for path in folder.glob("*/*/run.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            record = {"status": "failed", "error": f"run.json cannot be read: {error}"}
         defaults = {"name": path.parent.parent.name, "status": "running", "started": ""}
-        runs.append({**defaults, **record, "dir": path.parent})
+        try:
+            record = {**defaults, **read_json(path)}
+            _check_texts(record)
+        except BadParameter as error:
+            record = _unreadable(path.parent, str(error))
+        runs.append({**record, "dir": path.parent})
     return sorted(runs, key=lambda run: (run["started"] or "", run["dir"].name), reverse=True)
+
+
+def _check_texts(record: dict[str, Any]) -> None:
+    for name in ("name", "status", "started", "profile"):
+        if not isinstance(record.get(name), str | None):
+            raise BadParameter(f"its {name} is {record[name]!r}, no text")
+
+
+def _unreadable(folder: Path, problem: str) -> dict[str, Any]:
+    """Return the record that stands for one that cannot be shown."""
+    return {"name": folder.parent.name, "status": "failed", "started": "", "error": f"unreadable run.json: {problem}",
+            "dir": folder}
 
 
 def render(runs: list[dict[str, Any]], base: Path) -> str:
@@ -57,7 +73,12 @@ def render(runs: list[dict[str, Any]], base: Path) -> str:
     cards = []
     for run in runs:
         key = (run["name"], run.get("profile"))
-        cards.append(_card(run, base, latest=key not in latest))
+        is_latest = key not in latest
+        try:
+            card = _card(run, base, latest=is_latest)
+        except Exception as error:  # noqa: BLE001 - a record of a foreign or older form can fail in any way
+            card = _card(_unreadable(run["dir"], f"{type(error).__name__}: {error}"), base, latest=is_latest)
+        cards.append(card)
         latest.add(key)
     empty = NO_MATCH if runs else NO_RUNS
     older = len(runs) - len(latest)
@@ -210,14 +231,18 @@ def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     if not path.is_file():
         return series
-    with path.open(newline="") as f:
-        for row in csv.DictReader(f):
-            try:
-                point = (float(row["step"]), float(row["value"]))
-            except (TypeError, ValueError, KeyError):
-                continue  # a line cut short by a kill
-            if all(map(math.isfinite, point)):
-                series.setdefault(row["name"], []).append(point)
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        try:
+            rows = list(csv.DictReader(file))
+        except csv.Error:
+            return series
+    for row in rows:
+        try:
+            point = (float(row["step"]), float(row["value"]))
+        except (TypeError, ValueError, KeyError):
+            continue  # a line cut short by a kill
+        if all(map(math.isfinite, point)) and row.get("name"):
+            series.setdefault(row["name"], []).append(point)
     return series
 
 
