@@ -1,3 +1,19 @@
-"""A laboratory for text-to-image generation: models, guidance, kernels and the notebooks that teach them."""
+"""A laboratory for text-to-image generation: models, guidance, kernels and the notebooks that teach them.
+
+Example:
+    import t2ilib
+    t2ilib.generate("a red heart")[0].save("heart.png")
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["generate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "generate":  # imported when it is first asked for
+        from .methods import generate
+
+        return generate
+    raise AttributeError(f"module 't2ilib' has no attribute {name!r}")

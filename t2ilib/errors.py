@@ -21,6 +21,10 @@ class MissingAsset(T2IError, FileNotFoundError):
     """A file, a set of weights or a package is absent; the message names the way to get it."""
 
 
+class MissingInput(MissingAsset, BadParameter):
+    """A file that the caller named as input is absent."""
+
+
 class CheckpointMismatch(T2IError):
     """A checkpoint does not fit the network it is loaded into, or its bytes are not the expected ones."""
 

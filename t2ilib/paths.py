@@ -5,6 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+from .errors import MissingAsset
+
 
 def repo_root() -> Path:
     """Return the folder that holds `t2ilib`, `notebooks` and `data`."""
@@ -17,8 +19,17 @@ def notebooks_dir() -> Path:
 
 
 def embedded_data_dir() -> Path:
-    """Return `data/`: the data set and the checkpoints that ship with the repository."""
-    return repo_root() / "data"
+    """Return the data set and the checkpoints that ship: the folder `T2I_EMBEDDED`, else `data/` of the repository.
+
+    Raises:
+        MissingAsset: it is not here, because only the package was installed.
+    """
+    value = os.environ.get("T2I_EMBEDDED")
+    folder = Path(value).expanduser() if value else repo_root() / "data"
+    if not folder.is_dir():
+        raise MissingAsset(f"the data and checkpoints that ship are not here: {folder} does not exist. A package alone "
+                           "has none; clone the repository, and run there or set T2I_EMBEDDED to its folder data/")
+    return folder
 
 
 def checkpoints_dir() -> Path:

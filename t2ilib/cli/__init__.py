@@ -1,6 +1,7 @@
 """The command line: `python -m t2ilib run | generate | train | bench | models | notebooks | report`.
 
-Exit code 0 only on success; 1 when something failed; 2 for bad input, answered with one line; 130 when interrupted.
+Exit code 0 only on success; 1 when something failed; 2 for bad input, an absent input file among it, answered with one
+line; 130 when interrupted.
 Heavy packages are imported by the command that needs them, so that `--help` is instant.
 
 A command is a file here with HELP, EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`, and a name in
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import BadParameter, T2IError, close_matches, unknown_name
+from ..files import reason
 
 COMMANDS = ("run", "generate", "train", "bench", "models", "notebooks", "report")
 COMING = ("sweep",)
@@ -24,12 +26,19 @@ COMING = ("sweep",)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console that cannot show a character of a path shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = _parse(argv)
         return args.run(args)
     except T2IError as error:
         print(f"t2ilib: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadParameter) else 1
+    except OSError as error:  # a file or folder that nothing else has answered for
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"t2ilib: {name}{reason(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         left = f"; {interrupt}" if str(interrupt) else ""
         print(f"t2ilib: interrupted{left}", file=sys.stderr)
@@ -56,6 +65,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     command = argv[0]
     if command in COMING:
         raise BadParameter(f"the command {command!r} is still to come; there are {', '.join(COMMANDS)}")
+    args_of_program = [option for option in parser._option_string_actions if option.startswith("--")]
+    if command.startswith("-") and command not in parser._option_string_actions:
+        near = close_matches(command, args_of_program)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see: python -m t2ilib --help"
+        raise BadParameter(f"unknown argument {command!r} before the command; {hint}")
     if not command.startswith("-") and command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS)
     args, unknown = parser.parse_known_args(argv)
@@ -73,6 +87,8 @@ def _add_command(subparsers: argparse._SubParsersAction, name: str, command: Mod
 
 def _unknown_argument(command: str, argument: str, parser: argparse.ArgumentParser) -> BadParameter:
     """Build the error for an argument that the command does not have, with the nearest options."""
+    if command == "generate" and not argument.startswith("-"):
+        return BadParameter(f"unknown argument {argument!r}; put the prompt in quotes: generate \"a red heart\"")
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     near = close_matches(argument.split("=")[0], options)
     hint = f"did you mean {' or '.join(near)}?" if near else f"see: python -m t2ilib {command} --help"

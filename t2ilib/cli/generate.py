@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadParameter, MissingAsset, RunFailed, unknown_name
+from ..errors import BadParameter, MissingInput, RunFailed, unknown_name
 from ..files import check_writable, read_lines, reason
 
 HELP = "Make pictures for a prompt."
@@ -152,10 +152,10 @@ def read_prompts_file(path: Path) -> list[str]:
     """Return the prompts of a text file, one a line; empty lines and those that start with # are left out.
 
     Raises:
-        MissingAsset: there is no such file. BadParameter: it holds no prompt.
+        MissingInput: there is no such file. BadParameter: it holds no prompt.
     """
     if not path.is_file():
-        raise MissingAsset(f"no file of prompts at {path}; write one prompt a line")
+        raise MissingInput(f"no file of prompts at {path}; write one prompt a line")
     lines = [line.strip() for line in read_lines(path)]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import BadParameter, MissingAsset, check_name
+from ..errors import BadParameter, MissingInput, check_name
 from ..media import Box, check_box
 from ..runtime import warn_fallback
 
@@ -19,6 +19,7 @@ LARGEST_WEIGHT = 100.0  # what is larger is no weight: "Blade Runner: 2049"
 UNUSUAL_WEIGHT = 10.0  # what is larger is read as a weight, with a warning: "Area: 51"
 CLOCK_TIME = re.compile(r"(^|\D)([01]?\d|2[0-3]):[0-5]\d$")
 NO_STOP = -math.inf
+REGIONS = "a mapping of prompts to boxes, such as {'a star': (0, 0, 0.5, 0.5)}"
 KINDS = ("text", "image", "noise", "vector")
 
 
@@ -225,7 +226,7 @@ def prompts_of_kind(kind: str, specs: Any) -> tuple[Prompt, ...]:
     """Return prompts that are not text from one of them or a list: `path:weight:stop`, `seed:weight` or numbers.
 
     Raises:
-        MissingAsset: a file of an image or a vector does not exist.
+        MissingInput: a file of an image or a vector does not exist.
     """
     if isinstance(specs, (str, int, Prompt, np.ndarray)):
         specs = [specs]
@@ -243,7 +244,7 @@ def _prompt_of_kind(kind: str, spec: Any) -> Prompt:
         return dataclasses.replace(prompt, kind=kind)
     path = Path(prompt.text).expanduser()
     if not path.is_file():
-        raise MissingAsset(f"no file {prompt.text} for an {kind} prompt; correct the path")
+        raise MissingInput(f"no file {prompt.text} for an {kind} prompt; correct the path")
     if kind == "image":
         return dataclasses.replace(prompt, kind=kind)
     numbers = np.load(path, allow_pickle=False).astype(float).ravel()
@@ -253,13 +254,17 @@ def _prompt_of_kind(kind: str, spec: Any) -> Prompt:
 def region_prompts(regions: Mapping | Sequence) -> tuple[Prompt, ...]:
     """Return prompts for parts of the picture, from {prompt: box}, from pairs, or from prompts with a region."""
     pairs = regions.items() if isinstance(regions, Mapping) else regions
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise BadParameter(f"regions must be {REGIONS}, got {regions!r}")
     prompts = []
     for pair in pairs:
         if isinstance(pair, (Prompt, Mapping)):
             prompts.append(parse_prompt(pair))
-        else:
-            prompt, box = pair
-            prompts.append(dataclasses.replace(parse_prompt(prompt), region=box))
+            continue
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise BadParameter(f"regions must be {REGIONS}, got {pair!r} among them")
+        prompt, box = pair
+        prompts.append(dataclasses.replace(parse_prompt(prompt), region=box))
     return tuple(prompts)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import BadParameter, MissingAsset
+from ..errors import BadParameter, MissingInput
 
 # explicit: PIL knows formats that start other programs (EPS runs Ghostscript) or stand for files elsewhere
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
@@ -65,11 +65,11 @@ def load_picture(path: str | Path) -> Tensor:
     """Read a picture file, transparent parts on white: (3, H, W) in [0, 1].
 
     Raises:
-        MissingAsset: there is no such file. BadParameter: it cannot be read as a picture.
+        MissingInput: there is no such file. BadParameter: it cannot be read as a picture.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise MissingAsset(f"no picture at {path}; correct the path")
+        raise MissingInput(f"no picture at {path}; correct the path")
     try:
         image = open_rgba(path)
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files, by format

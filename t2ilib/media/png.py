@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadParameter, MissingAsset
+from ..errors import BadParameter, MissingInput
 from ..files import replacing
 
 KEY = "t2ilib"
@@ -29,13 +29,13 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Return the record inside a PNG that `save_png` wrote.
 
     Raises:
-        MissingAsset: there is no such file. BadParameter: it is no picture, or carries no record.
+        MissingInput: there is no such file. BadParameter: it is no picture, or carries no record.
     """
     from PIL import Image
 
     path = Path(path).expanduser()
     if not path.is_file():
-        raise MissingAsset(f"no picture at {path}; correct the path")
+        raise MissingInput(f"no picture at {path}; correct the path")
     try:
         with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as image:
             image.load()

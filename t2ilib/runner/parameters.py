@@ -2,12 +2,15 @@
 
 import ast
 import io
+import re
 import tokenize
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadParameter, check_name
 from ..options import convert
+
+CHOICES = re.compile(r"[\w-]+(, [\w-]+)* or [\w-]+")  # as a comment lists them
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,28 @@ class Parameter:
     annotation: str
     help: str = ""
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Return the names that the comment lists, as in "auto, cpu, cuda or mps"; none where it says otherwise."""
+        listed = self.help.partition(";")[0].strip()
+        names = tuple(re.split(", | or ", listed))
+        is_list = CHOICES.fullmatch(listed) is not None and self.default in names
+        return names if is_list else ()
+
     def read(self, value: Any) -> Any:
         """Return `value` (text from the command line, or a Python value) as this parameter's type.
 
         Raises:
-            BadParameter: it does not have that type.
+            BadParameter: it does not have that type. UnknownName: it is not one of the choices.
         """
         try:
-            return convert(value, self.annotation, parse=True)
+            value = convert(value, self.annotation, parse=True)
         except (ValueError, SyntaxError):
             raise BadParameter(f"parameter {self.name} must be {self.annotation}, got {value!r}; "
                                f"its default is {self.default!r}") from None
+        if self.choices and isinstance(value, str):
+            check_name(f"value of the parameter {self.name}:", value.partition(":")[0], self.choices)  # "cuda:1"
+        return value
 
 
 def parse_cell(source: str, where: str) -> dict[str, Parameter]:

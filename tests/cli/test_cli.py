@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import t2ilib
 from t2ilib.cli import main
-from t2ilib.errors import MissingAsset
+from t2ilib.data import load_captioned
+from t2ilib.encoders import load_clip
+from t2ilib.errors import MissingAsset, UnknownName
 from t2ilib.methods import METHODS, Method, Option
+from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import repo_root
+from t2ilib.runner.parameters import parse_cell
 
 COMMANDS = ("run", "generate", "train", "models", "notebooks", "report")
 
@@ -141,3 +146,48 @@ def test_models_lists_what_ships(tmp_path, monkeypatch, capsys):
     assert "emoji-vqgan" in out and "5.0 M" in out and "1.0 MiB" in out and "psnr 26.1" in out
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shipped"]["emoji-vqgan"]["mib"] == 1.0
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--verison"], "did you mean --version"),
+    (["--frob", "run"], "before the command"),
+    (["generate", "a", "red", "heart"], 'put the prompt in quotes: generate "a red heart"'),
+    (["generate", "x", "-o", "regions=x"], "regions must be a mapping of prompts to boxes"),
+    (["generate", "x", "-o", "steps=[]"], "steps"),
+    (["generate", "--prompts", "no.txt"], "no file of prompts at no.txt"),
+    (["generate", "--from", "no.png"], "no picture at no.png"),
+    (["run", "02", "-p", "tracker", "tensorbord"], "did you mean tensorboard"),
+    (["run", "02", "-p", "device", "gpu"], "unknown value of the parameter device: 'gpu'"),
+    (["run", "02", "-p", "data", "celebs"], "did you mean celeba"),
+])
+def test_bad_input_is_answered_at_once_in_one_line(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_choices_of_a_parameter_stand_in_its_comment():
+    cell = ('device: str = "auto"  # auto, cpu or cuda; on one machine\nname: str = "x"  # what to draw or not\n'
+            'kind: str = "a"  # b or c\n')
+    known = parse_cell(cell, "90_x")
+    assert known["device"].choices == ("auto", "cpu", "cuda") and known["device"].read("cuda:1") == "cuda:1"
+    assert known["name"].choices == () and known["kind"].choices == ()  # its default is not among them
+    with pytest.raises(UnknownName, match="value of the parameter device"):
+        known["device"].read("tpu")
+
+
+def test_a_package_without_its_data_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2I_EMBEDDED", str(tmp_path / "nothing"))
+    for load in (lambda: load_vqgan("emoji-vqgan"), load_clip, lambda: load_captioned("emoji")):
+        with pytest.raises(MissingAsset, match="clone the repository, and run there or set T2I_EMBEDDED"):
+            load()
+    monkeypatch.setenv("T2I_EMBEDDED", str(repo_root() / "data"))
+    assert load_captioned("emoji", limit=2, image_size=32).images.shape == (2, 4, 32, 32)
+
+
+def test_generate_is_there_at_the_top():
+    code = "import sys, t2ilib; assert 't2ilib.methods' not in sys.modules; t2ilib.generate; print(t2ilib.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root())
+    assert done.returncode == 0, done.stderr
+    assert not hasattr(t2ilib, "generat")
