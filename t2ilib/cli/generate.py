@@ -176,7 +176,7 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
         print(f"{name}: {describe(cost)}", file=sys.stderr, flush=True)
     began = time.monotonic()
     images, record = make(call.prompt, method=name, num_images=call.num_images, seed=call.seed, options=options,
-                          out=args.out, every=args.save_every, film=args.film, restart=args.restart)
+                          out=args.out, every=args.save_every, film=args.film, quiet=args.json, restart=args.restart)
     record = {"method": name, "seed": call.seed, "seconds": round(time.monotonic() - began, 2), **record}
     if args.json and "judge_score" not in record:
         texts = record.get("final_texts") or [prompt for prompt in prompts for _ in range(call.num_images)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
 from ..errors import BadParameter, T2IError
 from ..files import reason
@@ -29,11 +30,15 @@ class Keeper:
 
     Args:
         out: file of the picture or sheet. call: arguments that repeat the run, for the picture's record. every: steps;
-            0 is once a minute. film: writer, or None.
+            0 is once a minute. film: writer, or None. quiet: no progress bar; there is none either where stderr is no
+            terminal.
     """
 
-    def __init__(self, out: Path, *, call: dict[str, Any], every: int = 0, film: FilmWriter | None = None):
+    def __init__(self, out: Path, *, call: dict[str, Any], every: int = 0, film: FilmWriter | None = None,
+                 quiet: bool = False):
         self.path = picture_so_far(out)
+        self.quiet = quiet
+        self.bar: tqdm | None = None
         self.call = call
         self.every = every
         self.film = film
@@ -42,6 +47,7 @@ class Keeper:
 
     def __call__(self, preview: Any) -> None:
         self.preview = preview
+        self._advance(preview)
         if self.film is not None:
             self._add_to_film(preview.images)
         due = (preview.step + 1) % self.every == 0 if self.every else self._minute()
@@ -63,8 +69,10 @@ class Keeper:
             warn_fallback(f"the picture so far could not be written to {self.path.name} ({reason(error)})")
             return None
 
-    def close_film(self) -> Path | None:
-        """Finish the film; return its file, or None where there is none or it fails."""
+    def close(self) -> Path | None:
+        """Take the bar away and finish the film; return its file, or None where there is none or it fails."""
+        if self.bar is not None:
+            self.bar.close()
         if self.film is None:
             return None
         try:
@@ -84,6 +92,13 @@ class Keeper:
             text += "; the same command goes on from there"
         return text
 
+    def _advance(self, preview: Any) -> None:
+        if self.bar is None:
+            disable = True if self.quiet else None  # None: where nobody watches
+            self.bar = tqdm(total=preview.steps, desc=str(self.call.get("method", "")), unit="step", leave=False,
+                            disable=disable)
+        self.bar.update(preview.step + 1 - self.bar.n)
+
     def _add_to_film(self, images: Any) -> None:
         try:
             self.film.add(images)
@@ -93,7 +108,7 @@ class Keeper:
 
 
 def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int, options: dict[str, Any], out: Path,
-         every: int = 0, film: Path | None = None,
+         every: int = 0, film: Path | None = None, quiet: bool = False,
          restart: bool = False) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures as `methods.generate_with_record` does, safe against interruption where the method allows it.
 
@@ -101,7 +116,7 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
 
     Args:
         out: file that will hold the result. every: steps between two pictures so far; 0 is once a minute.
-        film: file of a film of the steps. restart: forget an interrupted run.
+        film: file of a film of the steps. quiet: no progress bar. restart: forget an interrupted run.
 
     Raises:
         KeyboardInterrupt: with what is left of the run as its message.
@@ -115,16 +130,16 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
         if film or every:
             raise BadParameter(f"method {method!r} has no steps to show; leave out --film and --save-every")
         return generate_with_record(**call, **hooks)
-    keeper = Keeper(out, call=call, every=every, film=FilmWriter(film) if film else None)
+    keeper = Keeper(out, call=call, every=every, film=FilmWriter(film) if film else None, quiet=quiet)
     try:
         images, record = generate_with_record(**call, callback=keeper, **hooks)
     except KeyboardInterrupt:
-        keeper.close_film()
+        keeper.close()
         raise KeyboardInterrupt(keeper.interrupted(resumable=chosen.resumable)) from None
     except BaseException:
-        keeper.close_film()
+        keeper.close()
         raise
-    film_file = keeper.close_film()
+    film_file = keeper.close()
     if film_file is not None:
         record["film"] = str(film_file)
     return images, record

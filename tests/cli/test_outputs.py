@@ -1,5 +1,6 @@
 """What `generate` does where files cannot be written: before the work, while it lasts, and at its end."""
 
+import io
 import json
 import os
 
@@ -186,3 +187,18 @@ def test_texts_that_are_no_paths_stay_as_they_are(tmp_path):
     file.write_bytes(b"x")
     assert without_folders([f"{file}:0.5", {"x": str(file)}]) == ["a b.png:0.5", {"x": "a b.png"}]
     assert paths_in({"image": [f"{file}:2:-0.1"], "none": "b.png"}) == [file]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_bar_is_shown_where_somebody_watches(tmp_path, monkeypatch, watched):
+    stream = Terminal() if watched else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    assert generate(tmp_path / "out.png") == 0
+    assert ("plain" in stream.getvalue() and "/3 " in stream.getvalue()) == watched
+    before = stream.getvalue()
+    assert generate(tmp_path / "out.png", "--json") == 0 and stream.getvalue() == before
