@@ -1,5 +1,6 @@
 """Several pictures as one: a contact sheet with captions, drawn by PIL alone."""
 
+import functools
 import importlib.util
 import io
 import math
@@ -13,6 +14,16 @@ from .convert import to_pil
 from ..errors import BadParameter
 from ..files import replacing
 
+LATIN = 0x24F  # the last letter that every font has
+# fonts with Chinese, Japanese and Korean letters, where systems keep them
+SYSTEM_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc", "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc", "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf", "/System/Library/Fonts/PingFang.ttc",
+    "/System/Library/Fonts/Hiragino Sans GB.ttc", "/System/Library/Fonts/AppleSDGothicNeo.ttc",
+    "/Library/Fonts/Arial Unicode.ttf", "C:/Windows/Fonts/msyh.ttc", "C:/Windows/Fonts/meiryo.ttc",
+    "C:/Windows/Fonts/malgun.ttf",
+)
 TITLE_COLOUR = "#1d1d1f"
 CAPTION_COLOUR = "#3d3d3d"
 
@@ -39,8 +50,9 @@ def contact_sheet(images: Any, captions: Sequence[str] | None = None, *, columns
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     gap = max(8, size // 16)
-    caption_font = _font(max(11, size // 16))
-    title_font = _font(max(14, size // 11))
+    texts = [*(captions or ()), title or ""]
+    caption_font = _font(max(11, size // 16), texts)
+    title_font = _font(max(14, size // 11), texts)
     caption_height = int(caption_font.size * 1.7) if captions else 0
     top = int(title_font.size * 2) if title else gap
 
@@ -108,11 +120,35 @@ def png_bytes(picture: Image.Image, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that matplotlib brings along, found without importing matplotlib."""
+def _font(size: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont:
+    """Return the font that matplotlib brings along, or where it lacks letters of the texts one of the system's."""
+    letters = {ord(letter) for text in texts for letter in text if ord(letter) > LATIN and letter.isprintable()}
+    default = _default_font()
+    if not letters:
+        return ImageFont.truetype(default, size)
+    for file in (default, *SYSTEM_FONTS):
+        if Path(file).is_file() and letters <= _letters_of(file):
+            return ImageFont.truetype(file, size)
+    return ImageFont.truetype(default, size)
+
+
+def _default_font() -> str:
+    """Return the path of the font that matplotlib brings along, found without importing matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     folder = Path(next(iter(spec.submodule_search_locations)))
-    return ImageFont.truetype(str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@functools.lru_cache
+def _letters_of(file: str) -> frozenset[int]:
+    """Return the characters that a font can draw."""
+    from fontTools.ttLib import TTFont, TTLibError
+
+    try:
+        with TTFont(file, fontNumber=0, lazy=True) as font:
+            return frozenset(font.getBestCmap())
+    except (TTLibError, OSError):
+        return frozenset()
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
