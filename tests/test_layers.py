@@ -15,7 +15,7 @@ BOXES = [
     {"errors"},
     {"files", "options", "paths"},
     {"assets", "memory", "profiles", "runtime"},
-    {"checkpoint", "media"},
+    {"checkpoint", "media", "state_dicts"},
     {"kernels", "show"},
     {"layers", "record"},
     {"data", "diffusion", "encoders", "lesson", "models"},

@@ -18,6 +18,7 @@ from .torchscript_tensors import is_torchscript, read_torchscript_tensors
 from ..checkpoint import load_strict, read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..files import read_json, sha256_of
+from ..state_dicts import check_numbers, find_state
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -67,13 +68,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # each reader has errors of its own
         raise CheckpointMismatch(f"{path}: cannot be read as weights ({first_line(error)}); expected safetensors, "
                                  "a TorchScript archive, or torch.save of a state dict") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointMismatch(f"{path}: holds no state dict of tensors; save `model.state_dict()` instead")
     weights = {}
-    for name, tensor in state.items():
+    for name, tensor in find_state(state, source=str(path)).items():
         if name.rpartition(".")[2] not in _ARCHIVE_EXTRAS:
-            weights[name.removeprefix("module.")] = tensor
+            weights[name] = tensor
+    check_numbers(weights, source=str(path))
     return weights
 
 
@@ -173,13 +172,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a weight file into a network, strictly: every key and shape must fit."""
     from open_clip.factory import load_checkpoint
 
-    if is_torchscript(path):
-        load_strict(model, read_state(path), source=str(path))
-        return
+    if path.suffix != ".npz":  # the form of big_vision, which only open_clip reads
+        state = read_state(path)
+        try:
+            load_strict(model, state, source=str(path))
+            return
+        except CheckpointMismatch:
+            if is_torchscript(path):
+                raise
     try:  # open_clip's reader knows the layouts of several other projects
         load_checkpoint(model, str(path), strict=True)
     except Exception as error:
-        read_state(path)  # says so if the file itself is the problem
         reason = " ".join(str(error).split())[:400]  # in one line
         raise CheckpointMismatch(f"{path} does not fit {type(model).__name__}: {reason}; name its architecture as "
                                  f"'MODEL:{path}', one of open_clip.list_models()") from error

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..checkpoint import read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
 from ..files import read_text
+from ..state_dicts import check_numbers, find_state
 
 _KINDS = {
     "VQModel": "vq",
@@ -92,7 +93,7 @@ def _restricted_pickle() -> types.SimpleNamespace:
     return types.SimpleNamespace(__name__="restricted_pickle", Unpickler=Unpickler, load=load)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint file by name; nothing in the file is executed.
 
     Where the format allows it (files of torch >= 1.6) the tensors are mapped, not read: of the 4 GB of a transformer
@@ -106,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingAsset(f"no checkpoint file at {path}; download it, or correct the path")
     if path.suffix == ".safetensors":
-        return read_tensors(path)
+        return find_state(read_tensors(path), ema=ema, source=str(path))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
@@ -120,19 +121,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointMismatch(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); download it again"
         ) from error
-    tensors = _tensors_of(content)
-    if not tensors:
-        raise CheckpointMismatch(f"{path} holds no tensors; expected a dictionary with an entry 'state_dict'")
-    return tensors
-
-
-def _tensors_of(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of an unpickled checkpoint, which may lie under 'state_dict'."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        return {}
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return find_state(content, ema=ema, source=str(path))
 
 
 def generator_state(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
@@ -156,6 +145,7 @@ def generator_state(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, 
             f"{source} holds no VQGAN: {', '.join(missing)} missing among {len(tensors)} tensors "
             f"({', '.join(sorted(tensors)[:3])}, ...); give a checkpoint of taming-transformers"
         )
+    check_numbers(state, source=source)
     return state
 
 

@@ -207,7 +207,7 @@ def load_vqgan(name_or_path: str | Path, *, device: torch.device | str = "cpu") 
 
 
 def load_taming_checkpoint(
-    config: str | Path | None, ckpt: str | Path, *, device: torch.device | str = "cpu"
+    config: str | Path | None, ckpt: str | Path, *, device: torch.device | str = "cpu", ema: bool = False
 ) -> VQGAN:
     """Load a checkpoint of taming-transformers, or of latent diffusion's first stage, with strictly checked keys.
 
@@ -217,13 +217,14 @@ def load_taming_checkpoint(
         config: the yaml; with None the arguments are worked out from the tensors' shapes.
         ckpt: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
         device: where to put it.
+        ema: take the running average of the weights that the file has beside the last ones.
 
     Raises:
         MissingAsset: a file is absent.
         BadParameter, UnknownName: the yaml describes something else than a VQGAN.
         CheckpointMismatch: the file is damaged, or yaml and tensors disagree; the message names each difference.
     """
-    state = taming_format.generator_state(taming_format.read_checkpoint(ckpt), source=str(ckpt))
+    state = taming_format.generator_state(taming_format.read_checkpoint(ckpt, ema=ema), source=str(ckpt))
     arguments = taming_format.infer_config(state) if config is None else taming_format.read_config(config)
     return _build(arguments, state, source=str(ckpt), device=device)
 
