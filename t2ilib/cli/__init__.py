@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a console that cannot show a character of a path shows its number
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = _parse(argv)
+        args = parse_arguments(argv)
         return args.run(args)
     except T2IError as error:
         print(f"t2ilib: {error}", file=sys.stderr)
@@ -52,7 +52,8 @@ class _Parser(argparse.ArgumentParser):
         raise BadParameter(message)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Return what a command line asks for; raises BadParameter where it cannot be."""
     parser = _Parser(prog="python -m t2ilib", description="A laboratory for text-to-image generation.",
                      epilog=f"coming: {', '.join(COMING)}", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)

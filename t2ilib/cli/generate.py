@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list_options:
         print(options_page(args.method or DEFAULT_METHOD), end="")
         return 0
-    call = _read_call(args)
+    call = read_call(args)
     names = list(METHODS) if call.method == "all" else [call.method]
     # every option is checked before anything is drawn
     options = {name: {**call.options, **METHODS[name].read(call.option_texts)} for name in names}
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     return _finish(pictures, call, args)
 
 
-def _read_call(args: argparse.Namespace) -> Call:
+def read_call(args: argparse.Namespace) -> Call:
     """Return what the arguments ask for; raises BadParameter where that cannot be."""
     call = Call()
     if args.source:

@@ -1,0 +1,50 @@
+"""Every command and every import that the README shows is understood by the program as it is."""
+
+import ast
+import re
+import shlex
+
+import pytest
+
+from t2ilib.cli import parse_arguments
+from t2ilib.cli.generate import read_call
+from t2ilib.methods import METHODS
+from t2ilib.paths import repo_root
+from t2ilib.runner.plan import plan_run
+
+README = (repo_root() / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if "-m t2ilib" in line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a red heart\n")
+    words = shlex.split(line, comments=True)
+    argv = words[words.index("t2ilib") + 1:]
+    arguments = parse_arguments(argv)
+    if argv[0] == "generate" and "--from" not in argv and not arguments.list_options:
+        call = read_call(arguments)
+        METHODS[call.method].read(call.option_texts)
+    if argv[0] in ("run", "train"):
+        numbers = arguments.names if argv[0] == "run" else [arguments.name]
+        for number in numbers:
+            plan_run(number, dict(arguments.parameters or []), getattr(arguments, "profile", None))
+
+
+def test_there_are_commands_and_python():
+    assert len(COMMANDS) > 15
+    for kind, block in BLOCKS:
+        if kind == "python":
+            ast.parse(block)
+
+
+def test_names_that_the_python_of_the_readme_imports_exist():
+    for kind, block in BLOCKS:
+        if kind != "python":
+            continue
+        for node in ast.parse(block).body:
+            if isinstance(node, ast.ImportFrom):
+                module = __import__(node.module, fromlist=[name.name for name in node.names])
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
