@@ -1,5 +1,6 @@
 """Random, damaged and hostile files, with fixed seeds: a reader answers rightly, or by one of the project's errors."""
 
+import dataclasses
 import io
 import json
 import os
@@ -23,10 +24,11 @@ from t2ilib.cli.generate import read_prompts_file
 from t2ilib.data import load_captioned
 from t2ilib.encoders import load_clip
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, T2IError
+from t2ilib.guidance import GuidanceConfig
 from t2ilib.guidance.prompts import parse_prompts
 from t2ilib.media import load_picture
 from t2ilib.media.png import read_record, save_png
-from t2ilib.methods import METHODS
+from t2ilib.methods import METHODS, generate_with_record
 from t2ilib.models.taming_format import read_checkpoint, read_config
 from t2ilib.runner.report import load_runs, render
 from t2ilib.training import load_training, save_training
@@ -284,3 +286,29 @@ def test_yaml_runs_no_code_and_says_what_is_missing(tmp_path):
     path.write_text(good)
     fuzz(read_config, good.encode(), path, 500)
     assert not victim.exists()
+
+
+def test_configurations_of_vqgan_clip():
+    chance = random.Random(5)
+    names = [field.name for field in dataclasses.fields(GuidanceConfig)]
+    values = (None, True, -1, 0, 3, 10**30, 1.5, float("nan"), float("inf"), "", "a red heart", "x:1:2", [], [1, 2],
+              ["a", "b"], [[0.1, 0.2]], {}, {"a": (0, 0, 1, 1)}, {"a": 3}, (0, 0, 1, 1), object(), b"x", "16:9", (8, 8))
+    for _ in range(6000):
+        changes = {chance.choice(names): chance.choice(values) for _ in range(chance.randrange(1, 4))}
+        prompt = changes.pop("prompt", "a red heart")
+        try:
+            GuidanceConfig.from_options(prompt, **changes)
+        except T2IError as error:
+            assert str(error)
+
+
+def test_calls_are_refused_before_anything_is_drawn(monkeypatch):
+    monkeypatch.setattr("t2ilib.methods.networks.CACHE.get", lambda *_: pytest.fail("a network was loaded"))
+    bad = ({"seed": None}, {"num_images": 0}, {"num_images": 1.5}, {"method": 5}, {"steps": []},
+           {"steps": float("nan")}, {"prompt": []}, {"prompt": ""}, {"prompt": 3}, {"seed": -1},
+           {"num_images": 10**9}, {"nonsense": 1})
+    for change in bad:
+        for method in METHODS:
+            call = {"prompt": "a red heart", "method": method, "num_images": 1, "seed": 0, **change}
+            with pytest.raises(BadParameter):
+                generate_with_record(**call)

@@ -230,6 +230,8 @@ def prompts_of_kind(kind: str, specs: Any) -> tuple[Prompt, ...]:
     """
     if isinstance(specs, (str, int, Prompt, np.ndarray)):
         specs = [specs]
+    if not isinstance(specs, Iterable):
+        raise BadParameter(f"{kind} prompts must be a list, got {specs!r}")
     return tuple(_prompt_of_kind(kind, spec) for spec in specs)
 
 
@@ -237,7 +239,12 @@ def _prompt_of_kind(kind: str, spec: Any) -> Prompt:
     if isinstance(spec, (Prompt, Mapping)):
         return parse_prompt(spec)
     if kind == "vector" and not isinstance(spec, str):
-        return Prompt("vector", kind=kind, vector=tuple(float(v) for v in spec))
+        try:
+            vector = tuple(float(value) for value in spec)
+        except (TypeError, ValueError) as error:
+            raise BadParameter(f"a vector prompt must be a list of numbers or the path of a file, got {spec!r}"
+                               ) from error
+        return Prompt("vector", kind=kind, vector=vector)
     text, numbers = _peel_numbers(str(spec).strip(), is_words=False)
     prompt = Prompt(text, *numbers)
     if kind == "noise":

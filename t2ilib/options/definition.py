@@ -61,6 +61,9 @@ class Option:
             value = convert(value, self.annotation, parse=parse)
         except ValueError:
             raise BadParameter(f"{self.name} must be {self._expected()}, got {value!r}{self._hint()}") from None
+        is_empty = isinstance(value, (list, tuple)) and not value
+        if is_empty and self.low is not None:
+            raise BadParameter(f"{self.name} must be {self._expected()}, got an empty list{self._hint()}")
         for number in _numbers(value):
             too_low = self.low is not None and (number < self.low or (self.low_open and number == self.low))
             too_high = self.high is not None and number > self.high
