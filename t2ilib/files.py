@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and what records say of them."""
 
+import atexit
 import contextlib
 import datetime
 import hashlib
@@ -7,10 +8,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import BadParameter
 
+_held: dict[Path, IO[bytes]] = {}  # locked files, by what they stand for
 NEEDED = 2**20  # bytes that a place must have room for
 
 
@@ -60,6 +62,54 @@ def check_writable(path: str | Path) -> None:
 def reason(error: Exception) -> str:
     """Return what went wrong with a file, without its name: "No space left on device"."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def hold(path: str | Path) -> None:
+    """Keep other processes from writing `path`, until `release` or the end of this process, however it ends.
+
+    Raises:
+        BadParameter: another process holds it.
+    """
+    path = Path(path).absolute()
+    if path in _held:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path.with_name(path.name + ".lock"), "a+b")  # noqa: SIM115 - it stays open: closing it ends the lock
+    try:
+        _lock(file)
+    except OSError as error:
+        file.close()
+        raise BadParameter(f"{path} is in use by another run; wait until that has ended, or name another file"
+                           ) from error
+    _held[path] = file
+
+
+@atexit.register
+def release_all() -> None:
+    """End every lock of this process."""
+    for path in list(_held):
+        release(path)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock a file, or raise OSError at once if another process has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def release(path: str | Path) -> None:
+    """End what `hold` began; nothing where it did not."""
+    path = Path(path).absolute()
+    file = _held.pop(path, None)
+    if file is not None:
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        file.close()
 
 
 def read_text(path: str | Path) -> str:

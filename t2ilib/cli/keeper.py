@@ -1,5 +1,6 @@
 """Keep what a run has so far: the picture on disk now and then, and a film of the steps."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import BadParameter, T2IError
-from ..files import reason
+from ..files import hold, reason, release
 from ..media import contact_sheet, png, save_pictures, to_pil
 from ..media.film import FilmWriter
 from ..methods import METHODS, generate_with_record
@@ -119,23 +120,34 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
         film: file of a film of the steps. quiet: no progress bar. restart: forget an interrupted run.
 
     Raises:
-        KeyboardInterrupt: with what is left of the run as its message.
+        KeyboardInterrupt: with what is left of the run as its message. BadParameter: another process draws to `out`.
     """
     chosen = METHODS.find(method)
     call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **options}
+    if not chosen.previews and (film or every):
+        raise BadParameter(f"method {method!r} has no steps to show; leave out --film and --save-every")
     hooks: dict[str, Any] = {}
-    if chosen.resumable:
-        hooks["state"] = _state_file(out, method, restart)
-    if not chosen.previews:
-        if film or every:
-            raise BadParameter(f"method {method!r} has no steps to show; leave out --film and --save-every")
-        return generate_with_record(**call, **hooks)
+    with contextlib.ExitStack() as held:
+        if chosen.resumable:
+            state = out.with_name(f"{out.name}.{method}.state")
+            hold(state)
+            held.callback(release, state)
+            _begin(state, restart)
+            hooks["state"] = state
+        if not chosen.previews:
+            return generate_with_record(**call, **hooks)
+        return _draw(call, hooks, out, every=every, film=film, quiet=quiet)
+
+
+def _draw(call: dict[str, Any], hooks: dict[str, Any], out: Path, *, every: int, film: Path | None,
+          quiet: bool) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Draw with a method that shows its steps."""
     keeper = Keeper(out, call=call, every=every, film=FilmWriter(film) if film else None, quiet=quiet)
     try:
         images, record = generate_with_record(**call, callback=keeper, **hooks)
     except KeyboardInterrupt:
         keeper.close()
-        raise KeyboardInterrupt(keeper.interrupted(resumable=chosen.resumable)) from None
+        raise KeyboardInterrupt(keeper.interrupted(resumable="state" in hooks)) from None
     except BaseException:
         keeper.close()
         raise
@@ -145,10 +157,9 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
     return images, record
 
 
-def _state_file(out: Path, method: str, restart: bool) -> Path:
-    state = out.with_name(f"{out.name}.{method}.state")
+def _begin(state: Path, restart: bool) -> None:
+    """Forget an interrupted run, or say that it goes on."""
     if restart:
         state.unlink(missing_ok=True)
     elif state.exists():
         warn_fallback(f"going on with the run that was interrupted ({state.name}); --restart begins anew")
-    return state

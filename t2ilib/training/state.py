@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointMismatch, MissingAsset
-from ..files import replacing
+from ..files import hold, replacing
 from ..runtime import rank_zero, warn_fallback
 
 
@@ -22,7 +22,8 @@ def save_training(path: str | Path, *, step: int, settings: Mapping[str, Any], *
 
     Args:
         path: file; written under a temporary name and renamed. Only rank 0 writes. What was there before stays beside
-            it as `<name>.previous`, for `load_training` to fall back on.
+            it as `<name>.previous`, for `load_training` to fall back on. No other process may write it until this one
+            ends.
         step: number of finished steps.
         settings: what decides the training (seed, data, network, rates, batch, length), as plain JSON types.
         parts: objects with `state_dict`, or `torch.Generator`s, by name.
@@ -30,6 +31,7 @@ def save_training(path: str | Path, *, step: int, settings: Mapping[str, Any], *
     if not rank_zero():
         return
     path = Path(path)
+    hold(path)
     states = {}
     for name, part in parts.items():
         states[name] = part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
@@ -58,6 +60,8 @@ def load_training(path: str | Path, *, settings: Mapping[str, Any], run: Any = N
     path = Path(path)
     if not path.is_file():
         raise MissingAsset(f"no training state at {path}; start from step 0, or name the folder of the run to resume")
+    if rank_zero():
+        hold(path)
     saved = _read_with_fallback(path, run)
     _check_settings(path, saved.get("settings"), _plain(settings))
     if saved["parts"].keys() != parts.keys():
