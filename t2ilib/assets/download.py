@@ -102,6 +102,8 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
             _accept(folder, file, part, url)
         except (_Refused, OSError, http.client.HTTPException) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
+            if not part.exists():
+                _notes(part).unlink(missing_ok=True)
             continue
         for left in folder.glob(f"{file.name}.*.part*"):
             left.unlink()
@@ -154,9 +156,15 @@ def _extract(archive: Path, member: str) -> Path:
 
 def _transfer_with_retries(url: str, part: Path, progress: Progress, *, headers: Mapping[str, str],
                            desc: str) -> None:
+    """Try again while there is progress: more bytes than any try before has brought.
+
+    Raises:
+        OSError, http.client.HTTPException: TRIES in a row without progress, or what waiting does not mend.
+        _Refused: the server does not have the file.
+    """
     failures = 0
+    most = _size(part)
     while True:
-        before = part.stat().st_size if part.is_file() else 0
         try:
             return _transfer(url, part, progress, headers=headers, desc=desc)
         except urllib.error.HTTPError as error:
@@ -169,16 +177,26 @@ def _transfer_with_retries(url: str, part: Path, progress: Progress, *, headers:
             if isinstance(getattr(error, "reason", None), socket.gaierror) or getattr(error, "errno", 0) in _HOPELESS:
                 raise
             problem = error
-        failures = failures + 1 if not part.is_file() or part.stat().st_size <= before else 1
+        failures = 1 if _size(part) > most else failures + 1
+        most = max(most, _size(part))
         if failures >= TRIES:
             raise problem
         time.sleep(WAIT * 2 ** (failures - 1))
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _notes(part: Path) -> Path:
+    """Return the file that says which version of a file the bytes of `part` are of, and its length."""
+    return part.with_name(part.name + ".json")
+
+
 def _transfer(url: str, part: Path, progress: Progress, *, headers: Mapping[str, str], desc: str) -> None:
     """Bring `part` to its full length, from where it stands if the server still has the same file."""
-    notes = part.with_name(part.name + ".json")  # which version of the file the bytes are of, and its length
-    have = part.stat().st_size if part.is_file() else 0  # bytes
+    notes = _notes(part)
+    have = _size(part)  # bytes
     known = read_json(notes)
     if have and known.get("total") == have:
         return

@@ -24,9 +24,9 @@ class Page:
     """What the server has under one path; `cuts` are the numbers of bytes after which the next answers break off."""
 
     def __init__(self, data=DATA, *, cuts=(), statuses=(), ranges=True, etag='"one"', kind="application/octet-stream",
-                 length=True):
+                 length=True, shift=0):
         self.data, self.cuts, self.statuses, self.ranges = data, list(cuts), list(statuses), ranges
-        self.etag, self.kind, self.length, self.requests = etag, kind, length, []
+        self.etag, self.kind, self.length, self.shift, self.requests = etag, kind, length, shift, []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         body = page.data[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(page.data) - 1}/{len(page.data)}")
+            self.send_header("Content-Range", f"bytes {start + page.shift}-{len(page.data) - 1}/{len(page.data)}")
         if page.length:
             self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", page.kind)
@@ -151,6 +151,14 @@ def test_bytes_of_two_versions_are_never_joined(server, etag, size):
         assets.fetch(asset)
     page.etag, page.data = etag, b"n" * size
     assert assets.fetch(asset).joinpath("a.ckpt").read_bytes() == b"n" * size
+
+
+def test_a_server_that_answers_ranges_wrongly_is_given_up(server, tmp_path):
+    server.pages["/a"] = page = Page(cuts=[500_000] * 1000, shift=1)
+    with pytest.raises(MissingAsset, match="HTTP|range|file has changed|connection ended"):
+        assets.fetch(asset_at(server, "/a"))
+    assert download.TRIES <= len(page.requests) <= 3 * download.TRIES
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_unknown_length(server):
