@@ -47,6 +47,11 @@ class CascadePreview:
     stage: int
     images: Tensor
 
+    @property
+    def is_picture(self) -> bool:
+        """Return whether it is worth keeping: what the first network believes in on its way is grey mush."""
+        return self.stage > 0 or self.step == self.steps - 1
+
     def finish(self) -> Tensor:
         """Return what the run would end with now."""
         return self.images

@@ -56,8 +56,8 @@ class Keeper:
             self.write()
 
     def write(self) -> Path | None:
-        """Write what the run would end with now; return the file, or None before the first step and where it fails."""
-        if self.preview is None:
+        """Write what the run would end with now; return the file, or None where there is no picture or it fails."""
+        if self.preview is None or not getattr(self.preview, "is_picture", True):
             return None
         images = to_pil(self.preview.finish())
         picture = images[0] if len(images) == 1 else contact_sheet(images)
@@ -86,8 +86,10 @@ class Keeper:
     def interrupted(self, *, resumable: bool) -> str:
         """Return what is left of a run that was stopped, and how to go on."""
         path = self.write()
-        if path is None:
+        if path is None and self.preview is None:
             return "nothing was drawn yet"
+        if path is None:
+            return f"after step {self.preview.step + 1} of {self.preview.steps} there was no picture yet"
         text = f"the picture after step {self.preview.step + 1} of {self.preview.steps} is in {path}"
         if resumable:
             text += "; the same command goes on from there"

@@ -37,7 +37,8 @@ class Method:
             gave, checked, and no others: it has defaults of its own.
         options: all that `run` understands beside prompt, number and seed.
         previews: `run` takes `callback` and calls it after every step with a preview (`.step`, `.steps`, `.images` in
-            [0, 1], `.finish()`); it ends early, keeping what it has, if that returns true.
+            [0, 1], `.finish()`, and `.is_picture`, false while it is not worth keeping); it ends early, keeping what it
+            has, if that returns true.
         resumable: `run` takes `state`, a file that keeps its state, and goes on from there.
         edits: it has the options `init_image` and `mask`.
         estimate: `(number of pictures, given options) -> Estimate`; None makes none.

@@ -210,12 +210,16 @@ class Playground:
 
     def _work(self, call: dict[str, Any], previews: bool) -> None:
         began = time.perf_counter()
-        hooks = {"callback": _Progress(self)} if previews else {}
+        progress = _Progress(self)
+        hooks = {"callback": progress} if previews else {}
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("default")
                 pictures, record = self._draw(**call, **hooks)
                 seconds = time.perf_counter() - began
+                if self._stop.is_set() and not progress.has_picture:
+                    self.status.value = note("stopped before there was a picture; draw again, or let it go on longer")
+                    return
                 drawn = Drawn(call, pictures, record, seconds, stopped=self._stop.is_set())
                 self._show(drawn)  # before measuring: people look first
                 if self._measure:
@@ -336,8 +340,10 @@ class _Progress:
         self.panel = panel
         self.first: float | None = None  # when the first step ended
         self.shown = -math.inf  # when a preview was shown last
+        self.has_picture = True  # whether the last preview is worth keeping
 
     def __call__(self, preview: Any) -> bool:
+        self.has_picture = getattr(preview, "is_picture", True)
         now = time.perf_counter()
         if self.first is None:
             self.first = now

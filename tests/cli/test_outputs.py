@@ -202,3 +202,9 @@ def test_a_bar_is_shown_where_somebody_watches(tmp_path, monkeypatch, watched):
     assert ("plain" in stream.getvalue() and "/3 " in stream.getvalue()) == watched
     before = stream.getvalue()
     assert generate(tmp_path / "out.png", "--json") == 0 and stream.getvalue() == before
+
+
+def test_what_is_no_picture_yet_is_not_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Preview, "is_picture", property(lambda preview: preview.step > 1), raising=False)
+    assert generate(tmp_path / "out.png", "-o", "stop_at=2") == 130
+    assert "after step 2 of 3 there was no picture yet" in capsys.readouterr().err and not files_in(tmp_path)

@@ -109,6 +109,19 @@ def test_stop_keeps_what_is_there(panel, monkeypatch):
     assert panel.history[-1].stopped and len(panel.history) == 1 and "stopped at step 1" in panel.status.value
 
 
+def test_what_was_no_picture_when_it_was_stopped_is_not_kept(panel, monkeypatch):
+    def draw(prompt, *, num_images, callback, **call):
+        panel.stop()
+        callback(SimpleNamespace(step=0, steps=9, images=torch.zeros(num_images, 3, 8, 8), is_picture=False))
+        return [Image.new("RGB", (8, 8))] * num_images, {"steps_done": 1}
+
+    monkeypatch.setattr(panel, "_draw", draw)
+    panel.start()
+    panel.wait(20)
+    assert panel.history == [] and "stopped before there was a picture" in panel.status.value
+    assert not panel.draw_button.disabled and panel.error is None
+
+
 @pytest.mark.parametrize(("prompt", "more", "said"), [
     ("bad", "", "&lt;prompt&gt; is bad; write a good one"), ("  ", "", "the prompt is empty"),
     ("x", "steps", "name=value"), ("worse", "", "ZeroDivisionError: by zero")])
