@@ -103,6 +103,19 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def was_left(path: str | Path) -> bool:
+    """Return whether a process that held `path` has ended without releasing it: it was killed."""
+    lock = Path(path).with_name(Path(path).name + ".lock")
+    if Path(path).absolute() in _held or not lock.is_file():
+        return False
+    with open(lock, "a+b") as file:
+        try:
+            _lock(file)
+        except OSError:
+            return False
+    return True
+
+
 def release(path: str | Path) -> None:
     """End what `hold` began; nothing where it did not."""
     path = Path(path).absolute()

@@ -6,9 +6,12 @@ folder also when the notebook fails. Exit code 0 only if every cell ran.
 
 import json
 import os
+import signal
 import site
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -109,8 +112,18 @@ def scrub(notebook: Any) -> None:
         clean(cell.get("outputs", []))
 
 
+def _end_with(parent: int) -> None:
+    """End this process and its kernel, which are a group of their own, once the process that began them has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    if os.name == "posix":
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
 def main(job_path: str) -> int:
     """Run the job described in the file; the error text goes to the file that the job names."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     error = execute(job)
     if error:

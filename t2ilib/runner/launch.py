@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from .plan import Plan
 from ..errors import BadParameter
-from ..files import utc_now, write_json, write_text
+from ..files import hold, release, utc_now, write_json, write_text
 from ..paths import new_run_dir, repo_root
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
@@ -192,6 +192,7 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
     began = time.monotonic()
     if keeper:
         write_json(record_file, run.record)
+        hold(record_file)  # as long as this process lives; the report sees where it was killed
     try:
         yield run
     except KeyboardInterrupt:
@@ -206,6 +207,7 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
             if run.error:
                 record["error"] = run.error
             write_json(record_file, record)
+            release(record_file)
 
 
 def _environment(run_dir: Path, **extra: str) -> dict[str, str]:

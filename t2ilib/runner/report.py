@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import BadParameter
-from ..files import read_json, write_text
+from ..files import read_json, was_left, write_text
 from ..paths import repo_root, reports_dir
 
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
@@ -49,6 +49,8 @@ def load_runs(folder: Path) -> list[dict[str, Any]]:
         try:
             record = {**defaults, **read_json(path)}
             _check_texts(record)
+            if record["status"] == "running" and was_left(path):
+                record |= {"status": "interrupted", "error": "its process was killed"}
         except BadParameter as error:
             record = _unreadable(path.parent, str(error))
         runs.append({**record, "dir": path.parent})

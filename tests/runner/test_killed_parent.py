@@ -1,0 +1,60 @@
+"""A killed `run` takes its notebook along, and its run is shown as interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from t2ilib.paths import repo_root
+from t2ilib.runner.report import load_runs
+
+RUN = """
+import sys
+from pathlib import Path
+from t2ilib.runner.launch import run_notebook
+from t2ilib.runner.plan import plan_run
+run_notebook(plan_run("90_tiny", folder=Path(sys.argv[1])), progress=lambda *_: None)
+"""
+SLEEP = """
+import os, pathlib, time
+pathlib.Path(os.environ["T2I_RUN_DIR"], "kernel").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
+def test_a_killed_parent_takes_its_notebook_along(tiny, tmp_path):
+    folder = tiny(SLEEP)
+    reports = tmp_path / "reports"
+    environment = {**os.environ, "T2I_REPORTS": str(reports), "PYTHONPATH": str(repo_root())}
+    parent = subprocess.Popen([sys.executable, "-c", RUN, str(folder)], env=environment)
+    try:
+        wait_for(lambda: list(reports.glob("runs/*/*/kernel")))
+        kernel = int(next(reports.glob("runs/*/*/kernel")).read_text())
+        assert load_runs(reports / "runs")[0]["status"] == "running" and is_alive(kernel)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_for(lambda: not is_alive(kernel), seconds=20)
+    run = load_runs(reports / "runs")[0]
+    assert run["status"] == "interrupted" and "killed" in run["error"]
