@@ -62,7 +62,8 @@ class Option:
         except ValueError:
             raise BadParameter(f"{self.name} must be {self._expected()}, got {value!r}{self._hint()}") from None
         is_empty = isinstance(value, (list, tuple)) and not value
-        if is_empty and self.low is not None:
+        may_be_empty = isinstance(self.default, (list, tuple)) and not self.default
+        if is_empty and self.low is not None and not may_be_empty:
             raise BadParameter(f"{self.name} must be {self._expected()}, got an empty list{self._hint()}")
         for number in _numbers(value):
             too_low = self.low is not None and (number < self.low or (self.low_open and number == self.low))
