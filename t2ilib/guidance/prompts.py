@@ -54,6 +54,7 @@ class Prompt:
     def __post_init__(self):
         if not isinstance(self.text, str) or not self.text.strip():
             raise BadParameter(f"a prompt needs text, got {self.text!r}; write for example 'a red heart:0.5'")
+        self._check_types()
         if not math.isfinite(self.weight):
             raise BadParameter(f"weight of prompt {self.text!r} must be finite, got {self.weight}")
         if math.isnan(self.stop) or self.stop == math.inf:
@@ -61,16 +62,28 @@ class Prompt:
         check_name("kind of prompt", self.kind, KINDS)
         if (self.vector is not None) != (self.kind == "vector"):
             raise BadParameter(f"prompt {self.text!r}: kind 'vector' goes with vector=(...), and only that")
-        for name in ("region", "span", "vector"):
-            value = getattr(self, name)
-            if value is not None:  # a list becomes a tuple, in a frozen dataclass
-                object.__setattr__(self, name, tuple(float(v) for v in value))
         if self.region is not None:
             check_box(self.region, f"region of prompt {self.text!r}")
         span_fits = len(self.span) == 2 and 0 <= self.span[0] < self.span[1] <= 1
         if not span_fits or not 0 <= self.fade <= 1:
             raise BadParameter(f"span of prompt {self.text!r} must be (start, end) with 0 <= start < end <= 1 and fade "
                                f"in [0, 1], got {self.span} and {self.fade}")
+
+    def _check_types(self) -> None:
+        """Make tuples of floats of the lists, and refuse what are no numbers."""
+        for name in ("weight", "stop", "fade"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise BadParameter(f"{name} of prompt {self.text!r} must be a number, got {value!r}")
+        for name in ("region", "span", "vector"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            try:
+                numbers = tuple(float(number) for number in value)
+            except (TypeError, ValueError) as error:
+                raise BadParameter(f"{name} of prompt {self.text!r} must be numbers, got {value!r}") from error
+            object.__setattr__(self, name, numbers)  # the dataclass is frozen
 
     def strength(self, progress: float) -> float:
         """Return which part of the weight pulls at a moment of the run, both in [0, 1].
@@ -119,6 +132,8 @@ def parse_prompt(spec: str | Prompt | Mapping) -> Prompt:
         fields = [field.name for field in dataclasses.fields(Prompt)]
         for name in spec:
             check_name("field of a prompt", name, fields)
+        if "text" not in spec:
+            raise BadParameter(f"a prompt needs 'text', got only {', '.join(spec) or 'an empty mapping'}")
         return Prompt(**spec)
     if not isinstance(spec, str):
         raise BadParameter(f"a prompt must be text or a Prompt, got {type(spec).__name__}")
