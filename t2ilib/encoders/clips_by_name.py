@@ -32,7 +32,7 @@ def embedded_clips() -> list[str]:
 def _is_emoji_clip(folder: Path) -> bool:
     try:
         return read_config(folder).get("class") == EmojiClip.__name__
-    except (MissingAsset, ValueError):
+    except (MissingAsset, CheckpointMismatch):
         return False
 
 

@@ -335,3 +335,13 @@ def test_bad_files_and_names(tiny, tmp_path, named):
     torch.save({"model": tiny}, tmp_path / "pickle.pt")
     with pytest.raises(CheckpointMismatch, match="cannot be read as weights"):
         load_clip(str(tmp_path / "pickle.pt"), quick_gelu=True)
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "clip"}', "{", "[]"])
+def test_a_folder_of_another_framework_is_no_embedded_clip(tiny, pictures, tmp_path, config):
+    save_file(tiny.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    model = {"model_cfg": CONFIG | {"quick_gelu": True}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(model))
+    torch.testing.assert_close(load_clip(str(tmp_path)).encode_image(pictures),
+                               openai_image_tower(tiny.state_dict(), pictures))
