@@ -645,8 +645,7 @@ if cfg.steps:
     final = jobs["recipe", 0].ema.model.float()
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())  # what is stored, and nothing finer, is what is compared below
-    if checkpoint == "replace":
-        keep_previous(home, ["emoji-wgan"])
+    keep_previous(home, ["emoji-wgan"])
     saved = save_model(home / f"{data}-wgan", final, dtype=torch.float16, seed=seed,
                        training=vars(cfg), licence="MIT", splits=["train"],
                        data={"name": f"{data} faces", "sha256": faces[SHIPPED_SIZE].fingerprint()},

@@ -565,8 +565,7 @@ if fabric.global_rank:  # the other processes of a training end here; the first 
 # all that follows does, too.
 
 # %%
-if checkpoint == "replace":
-    keep_previous(home, [f"emoji-minimagen-{name}" for name in trained])
+keep_previous(home, [f"emoji-minimagen-{name}" for name in trained])
 rows = {}
 for name, network in trained.items():
     fingerprint = pictures[64].fingerprint()

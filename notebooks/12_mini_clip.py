@@ -941,8 +941,7 @@ card = dict(recipe=recipe, role="judge" if judging else "guide", seed=seed, step
             data={"name": "emoji", "sha256": everything.fingerprint()},
             metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
 stored_as = torch.int8 if recipe == "emoji-clip-b" else torch.float16
-if checkpoint == "replace":
-    keep_previous(home, [recipe])
+keep_previous(home, [recipe])
 saved = save_model(home / recipe, trained, **card, dtype=stored_as)
 run.artefact(saved / "model.safetensors")
 

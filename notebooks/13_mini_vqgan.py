@@ -913,8 +913,7 @@ card = dict(seed=seed, training=vars(cfg), data={"name": "emoji", "sha256": data
             splits=["train"], metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
 stored = {"emoji-vqgan": (ema.model, test[:4]),
           "emoji-vqgan-128": (grown_ema.model, large_test[:4])}
-if checkpoint == "replace":
-    keep_previous(home, list(stored))
+keep_previous(home, list(stored))
 for name, (net, real) in stored.items():
     final = copy.deepcopy(net)
     for tensor in final.state_dict().values():

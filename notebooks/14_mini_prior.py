@@ -434,10 +434,9 @@ def make_bank(small, data, latents, text_encoder):
 
 
 # %%
-if checkpoint == "replace" and cfg.train:
-    keep_previous(home, ["emoji-prior", "emoji-starts"])
 reloaded = {}  # as whoever loads them draws: with rounded weights
 if cfg.train:
+    keep_previous(home, ["emoji-prior", "emoji-starts"])
     card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"],
                 vqgan="emoji-vqgan", training=vars(cfg), commit=runtime.commit())
     saved = save_model(home / "emoji-prior", ema.model, dtype=torch.int8, licence="MIT", **card)

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ def hold(path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path.with_name(path.name + ".lock"), "a+b")  # noqa: SIM115 - it stays open: closing it ends the lock
     try:
-        _lock(file)
+        lock(file)
     except OSError as error:
         file.close()
         raise BadParameter(f"{path} is in use by another run; wait until that has ended, or name another file"
@@ -92,26 +93,35 @@ def release_all() -> None:
         release(path)
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Lock a file, or raise OSError at once if another process has."""
+def lock(file: IO[bytes], *, wait: bool = False) -> None:
+    """Lock a file until it is closed; the system ends the lock with the process, too.
+
+    Args:
+        wait: until another process has ended its lock, instead of raising OSError at once.
+    """
     if sys.platform == "win32":
         import msvcrt
 
+        while wait:
+            file.seek(0)
+            with contextlib.suppress(OSError):  # it gives up after ten seconds
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                return
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def was_left(path: str | Path) -> bool:
     """Return whether a process that held `path` has ended without releasing it: it was killed."""
-    lock = Path(path).with_name(Path(path).name + ".lock")
-    if Path(path).absolute() in _held or not lock.is_file():
+    lock_file = Path(path).with_name(Path(path).name + ".lock")
+    if Path(path).absolute() in _held or not lock_file.is_file():
         return False
-    with open(lock, "a+b") as file:
+    with open(lock_file, "a+b") as file:
         try:
-            _lock(file)
+            lock(file)
         except OSError:
             return False
     return True
@@ -145,27 +155,26 @@ def read_lines(path: str | Path) -> list[str]:
     return read_text(path).split("\n")
 
 
-def read_json(path: str | Path, *, what: str = "JSON") -> dict[str, Any]:
+def read_json(path: str | Path) -> dict[str, Any]:
     """Return the object in a JSON file.
-
-    Args:
-        what: what the file should be, for the message.
 
     Raises:
         BadParameter: it cannot be read, is no JSON, or holds something else than one object.
     """
-    return parse_json(read_text(path), where=str(path), what=what)
+    return parse_json(read_text(path), where=str(path))
 
 
-def parse_json(text: str, *, where: str, what: str = "JSON") -> dict[str, Any]:
+def parse_json(text: str, *, where: str) -> dict[str, Any]:
     """Return the object that a text writes; raises as `read_json` does, naming `where` it stands."""
     try:
         value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
+        may_hold_half = "\\ud" in text or "\\uD" in text  # only an escape can write a lone surrogate
+        if may_hold_half:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise BadParameter(f"{where} holds half a character (a lone surrogate); write it whole") from error
     except (ValueError, RecursionError) as error:
-        raise BadParameter(f"{where} is no valid {what}: {error or 'nested too deeply'}") from error
+        raise BadParameter(f"{where} is no valid JSON: {error or 'nested too deeply'}") from error
     if not isinstance(value, dict):
         raise BadParameter(f"{where} must hold one object in braces, got {type(value).__name__}")
     return value
@@ -192,12 +201,23 @@ def content_hash(path: str | Path) -> str:
     """Return the first 12 digits of the SHA-256 of a file, or of the names and contents of a folder's files."""
     path = Path(path)
     if path.is_file():
-        return sha256_of(path)[:12]
+        return _kept_sha256(path)[:12]
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()} {_kept_sha256(file)}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def _kept_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, read once for each version of it: weights may have gigabytes."""
+    about = path.stat()
+    return _sha256_of_version(path.absolute(), about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of_version(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def paths_in(value: Any) -> list[Path]:

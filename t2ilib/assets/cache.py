@@ -5,15 +5,14 @@ from then on.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .catalogue import Asset, AssetFile, get
-from ..errors import CheckpointMismatch
-from ..files import sha256_of, write_json
+from ..errors import BadParameter, CheckpointMismatch
+from ..files import lock, read_json, sha256_of, write_json
 
 RECORD = "asset.json"
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")  # where one of them is expected, a user's file may be any of them
@@ -40,7 +39,7 @@ def is_present(folder: Path, file: AssetFile) -> bool:
 
 def expected_hash(folder: Path, file: AssetFile) -> str | None:
     """Return the SHA-256 that was published of a file, or else recorded at an earlier download, or None."""
-    return file.sha256 or read_json(folder / RECORD).get(file.name, {}).get("sha256")
+    return file.sha256 or read_notes(folder / RECORD).get(file.name, {}).get("sha256")
 
 
 def verify(folder: Path, file: AssetFile) -> None:
@@ -57,7 +56,7 @@ def verify(folder: Path, file: AssetFile) -> None:
 
 def record_download(folder: Path, file: AssetFile, part: Path, url: str, sha256: str) -> None:
     """Write down where a file came from and its hash, at its first download."""
-    known = read_json(folder / RECORD)
+    known = read_notes(folder / RECORD)
     if file.name in known:
         return
     checked = "the published hash" if file.sha256 else "nothing: recorded at the first download"
@@ -66,29 +65,18 @@ def record_download(folder: Path, file: AssetFile, part: Path, url: str, sha256:
     write_json(folder / RECORD, {**known, file.name: entry})
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_notes(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is none or it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}
+    try:
+        return read_json(path)
+    except BadParameter:
+        return {}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a lock on the folder; the system releases it when the process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as f:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            while True:
-                f.seek(0)
-                with contextlib.suppress(OSError):  # it gives up after ten seconds
-                    msvcrt.locking(f.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-        else:
-            fcntl.flock(f, fcntl.LOCK_EX)
+    with open(folder / ".lock", "a+b") as file:
+        lock(file, wait=True)
         yield

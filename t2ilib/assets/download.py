@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from .cache import RECORD, expected_hash, find, is_present, locked, read_json, record_download, verify
+from .cache import RECORD, expected_hash, find, is_present, locked, read_notes, record_download, verify
 from .catalogue import Asset, AssetFile, get
 from ..errors import MissingAsset
 from ..files import sha256_of, write_json
@@ -197,7 +197,7 @@ def _transfer(url: str, part: Path, progress: Progress, *, headers: Mapping[str,
     """Bring `part` to its full length, from where it stands if the server still has the same file."""
     notes = _notes(part)
     have = _size(part)  # bytes
-    known = read_json(notes)
+    known = read_notes(notes)
     if have and known.get("total") == have:
         return
     headers = {"User-Agent": "t2ilib", "Accept-Encoding": "identity", **headers}

@@ -66,11 +66,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     command = argv[0]
     if command in COMING:
         raise BadParameter(f"the command {command!r} is still to come; there are {', '.join(COMMANDS)}")
-    args_of_program = [option for option in parser._option_string_actions if option.startswith("--")]
     if command.startswith("-") and command not in parser._option_string_actions:
-        near = close_matches(command, args_of_program)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see: python -m t2ilib --help"
-        raise BadParameter(f"unknown argument {command!r} before the command; {hint}")
+        raise BadParameter(f"unknown argument {command!r} before the command; {_hint(command, parser, '--help')}")
     if not command.startswith("-") and command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS)
     args, unknown = parser.parse_known_args(argv)
@@ -90,7 +87,11 @@ def _unknown_argument(command: str, argument: str, parser: argparse.ArgumentPars
     """Build the error for an argument that the command does not have, with the nearest options."""
     if command == "generate" and not argument.startswith("-"):
         return BadParameter(f"unknown argument {argument!r}; put the prompt in quotes: generate \"a red heart\"")
+    return BadParameter(f"unknown argument {argument!r}; {_hint(argument, parser, f'{command} --help')}")
+
+
+def _hint(argument: str, parser: argparse.ArgumentParser, page: str) -> str:
+    """Return the nearest options of a parser in words, or which page lists them."""
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     near = close_matches(argument.split("=")[0], options)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"see: python -m t2ilib {command} --help"
-    return BadParameter(f"unknown argument {argument!r}; {hint}")
+    return f"did you mean {' or '.join(near)}?" if near else f"see: python -m t2ilib {page}"

@@ -8,9 +8,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from .results import Picture, save_one
 from ..errors import BadParameter, T2IError
 from ..files import hold, reason, release
-from ..media import contact_sheet, png, save_pictures, to_pil
+from ..media import contact_sheet, to_pil
 from ..media.film import FilmWriter
 from ..methods import METHODS, generate_with_record
 from ..runtime import warn_fallback
@@ -39,7 +40,7 @@ class Keeper:
                  quiet: bool = False):
         self.path = picture_so_far(out)
         self.quiet = quiet
-        self.bar: tqdm | None = None
+        self.progress_bar: tqdm | None = None
         self.call = call
         self.every = every
         self.film = film
@@ -61,19 +62,17 @@ class Keeper:
             return None
         images = to_pil(self.preview.finish())
         picture = images[0] if len(images) == 1 else contact_sheet(images)
+        record = {"call": self.call, "steps_done": self.preview.step + 1}
         try:
-            if self.path.suffix.lower() == ".png":
-                record = {"call": self.call, "index": None, "steps_done": self.preview.step + 1}
-                return png.save_png(picture, self.path, record)
-            return save_pictures(picture, self.path)
+            return save_one(Picture(picture, "", record, None, ""), self.path)
         except OSError as error:
             warn_fallback(f"the picture so far could not be written to {self.path.name} ({reason(error)})")
             return None
 
     def close(self) -> Path | None:
-        """Take the bar away and finish the film; return its file, or None where there is none or it fails."""
-        if self.bar is not None:
-            self.bar.close()
+        """Take the progress bar away and finish the film; return its file, or None where there is none or it fails."""
+        if self.progress_bar is not None:
+            self.progress_bar.close()
         if self.film is None:
             return None
         try:
@@ -96,11 +95,11 @@ class Keeper:
         return text
 
     def _advance(self, preview: Any) -> None:
-        if self.bar is None:
+        if self.progress_bar is None:
             disable = True if self.quiet else None  # None: where nobody watches
-            self.bar = tqdm(total=preview.steps, desc=str(self.call.get("method", "")), unit="step", leave=False,
-                            disable=disable)
-        self.bar.update(preview.step + 1 - self.bar.n)
+            method = str(self.call.get("method", ""))
+            self.progress_bar = tqdm(total=preview.steps, desc=method, unit="step", leave=False, disable=disable)
+        self.progress_bar.update(preview.step + 1 - self.progress_bar.n)
 
     def _add_to_film(self, images: Any) -> None:
         try:

@@ -12,7 +12,7 @@ from PIL import Image
 from ..checkpoint import short_hash
 from ..encoders import load_judge
 from ..errors import BadParameter
-from ..files import content_hash, paths_in, without_folders
+from ..files import content_hash, paths_in
 from ..media import contact_sheet, png, save_pictures
 from ..paths import checkpoints_dir
 from ..runtime import versions, warn_fallback
@@ -61,16 +61,13 @@ def save_each(pictures: Sequence[Picture], out: Path) -> list[str]:
 
 
 def save_one(picture: Picture, path: Path) -> Path:
-    """Save a picture; a PNG carries the record of its run and, of the codes, its own.
-
-    Files that the run was given are named in it, without their folders.
-    """
+    """Save a picture; a PNG carries the record of its run and, of the codes, its own."""
     if path.suffix.lower() != ".png":
         return save_pictures(picture.image, path)
     record = {name: value for name, value in picture.record.items() if name not in (*NOT_IN_FILES, "codes")}
     if picture.index is not None and "codes" in picture.record:
         record["codes"] = picture.record["codes"][picture.index]
-    return png.save_png(picture.image, path, {**without_folders(record), "index": picture.index})
+    return png.save_png(picture.image, path, {**record, "index": picture.index})
 
 
 def repeat(path: Path) -> tuple[dict[str, Any], int | None]:

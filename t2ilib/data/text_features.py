@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .kept_files import kept_folder
 from .. import runtime
-from ..checkpoint import save_tensors
+from ..checkpoint import read_tensors, save_tensors
 from ..errors import BadParameter
 
 FORMAT = 2
@@ -159,12 +159,10 @@ def pool_texts(text_encoder: Any, texts: Sequence[str], *, cache: str | Path | N
 
     if cache is None:
         return encode()[rows]
-    from safetensors.torch import load_file
-
     key = _key(text_encoder, distinct, ["pooled", str(dtype)])
     folder = Path(cache).expanduser() / f"pooled-{key[:24]}"
     folder = kept_folder(folder, key, lambda scratch: save_tensors(scratch / ROWS, {"pooled": encode()}))
-    return load_file(folder / ROWS)["pooled"][rows]
+    return read_tensors(folder / ROWS)["pooled"][rows]
 
 
 def _check(texts: Sequence[str], batch_size: int, longest: int | None = None) -> None:
@@ -272,10 +270,8 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
 
 
 def _read(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    from safetensors.torch import load_file
-
     tokens = np.load(folder / TOKENS, mmap_mode="c")  # pages come when they are read; nothing is written back
-    return torch.from_numpy(tokens), load_file(folder / ROWS)
+    return torch.from_numpy(tokens), read_tensors(folder / ROWS)
 
 
 def _key(text_encoder: Any, texts: list[str], settings: list[Any]) -> str:

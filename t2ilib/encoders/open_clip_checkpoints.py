@@ -168,12 +168,17 @@ def build(config: dict[str, Any], *, quick_gelu: bool, precision: str) -> nn.Mod
         return kind(**config, cast_dtype=open_clip.get_cast_dtype(precision))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weight file into a network, strictly: every key and shape must fit."""
+def load_weights(model: nn.Module, path: Path, *, state: dict[str, Tensor] | None = None) -> None:
+    """Load a weight file into a network, strictly: every key and shape must fit.
+
+    Args:
+        state: what `read_state` gave of this file, where it was asked before.
+    """
     from open_clip.factory import load_checkpoint
 
     if path.suffix != ".npz":  # the form of big_vision, which only open_clip reads
-        state = read_state(path)
+        if state is None:
+            state = read_state(path)
         try:
             load_strict(model, state, source=str(path))
             return
@@ -272,14 +277,16 @@ def load_file(path: Path, *, model_name: str = "", precision: str, quick_gelu: b
         raise MissingAsset(f"CLIP weights not found at {path}; give 'MODEL:/path/to/file', 'MODEL/TAG' or 'emoji-clip'")
     config, preprocess = _config_beside(path)
     tokenizer_folder = path.parent if config and (path.parent / "tokenizer.json").is_file() else None
+    state = None
     if model_name:
         config = model_config(model_name)
         preprocess = preprocess or _usual_preprocess(model_name)
     elif not config:
-        config = infer_config(read_state(path), source=str(path))
+        state = read_state(path)
+        config = infer_config(state, source=str(path))
     quick = decide_quick_gelu(path, quick_gelu=quick_gelu, config=config, model_name=model_name)
     model = build(config, quick_gelu=quick, precision=precision)
-    load_weights(model, path)
+    load_weights(model, path, state=state)
     _finish(model, precision, preprocess)
     tokenizer = _tokenizer(config, model_name, tokenizer_folder)
     return Loaded(model, tokenizer, config["embed_dim"], model.visual.preprocess_cfg, sha256_of(path))

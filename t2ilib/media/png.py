@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadParameter, MissingInput
-from ..files import replacing
+from ..files import replacing, without_folders
 
 KEY = "t2ilib"
 
@@ -13,13 +13,13 @@ KEY = "t2ilib"
 def save_png(image: Any, path: str | Path, record: dict[str, Any]) -> Path:
     """Write a PIL picture with a record of plain JSON types in a compressed text chunk; folders are made.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Files that the record names stand in it without their folders.
     """
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_text("Software", KEY)
-    info.add_itxt(KEY, json.dumps(record), zip=True)
+    info.add_itxt(KEY, json.dumps(without_folders(record)), zip=True)
     with replacing(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=info)
     return Path(path)

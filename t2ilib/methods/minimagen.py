@@ -32,8 +32,6 @@ LATENT_SIZE = 64
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 SIMILARITY_THRESHOLD = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
-CHECKPOINT = Option("checkpoint", "", "a folder with a cascade of your own, such as the `checkpoints` in the folder of "
-                    "a run of notebook 08; empty is the one that ships", "networks")
 RECIPE = "python -m t2ilib run 08 --profile full"
 OPTIONS = (
     Option("variant", "pixels", "where the first network draws: `pixels`, as Imagen does, or the `latents` of a VQGAN",
@@ -55,7 +53,8 @@ OPTIONS = (
            low=0, low_open=True, high=1),
     Option("mask", None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares",
            "edits", type="str | list[float] | None"),
-    CHECKPOINT,
+    Option("checkpoint", "", "a folder with a cascade of your own, such as the `checkpoints` in the folder of a run of "
+           "notebook 08; empty is the one that ships", "networks"),
     Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
     Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine",
            choices=("auto", *runtime.DTYPES)),

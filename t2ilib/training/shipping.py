@@ -47,7 +47,9 @@ def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], us
 
 
 def keep_previous(home: Path, names: Sequence[str]) -> None:
-    """Copy checkpoints that are about to be replaced to the folder `.previous` beside them."""
+    """Copy what ships and is about to be replaced to the folder `.previous` beside it; nothing in another `home`."""
+    if home != checkpoints_dir():
+        return
     for name in names:
         if (home / name).is_dir():
             shutil.rmtree(home / PREVIOUS / name, ignore_errors=True)

@@ -131,7 +131,7 @@ def test_a_preview_that_cannot_be_written_does_not_stop_the_run(tmp_path, monkey
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keeper.png, "save_png", fail)
+    monkeypatch.setattr(results.png, "save_png", fail)
     kept = keeper.Keeper(tmp_path / "out.png", call={}, every=1)
     with pytest.warns(UserWarning, match="No space left"):
         kept(Preview(0))
@@ -208,3 +208,11 @@ def test_what_is_no_picture_yet_is_not_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Preview, "is_picture", property(lambda preview: preview.step > 1), raising=False)
     assert generate(tmp_path / "out.png", "-o", "stop_at=2") == 130
     assert "after step 2 of 3 there was no picture yet" in capsys.readouterr().err and not files_in(tmp_path)
+
+
+def test_the_picture_so_far_names_its_inputs_without_their_folders(tmp_path):
+    face = tmp_path / "face.png"
+    Image.new("RGB", (8, 8)).save(face)
+    kept = keeper.Keeper(tmp_path / "out.png", call={"init_image": str(face)}, every=1)
+    kept(Preview(0))
+    assert read_record(tmp_path / "out.partial.png")["call"] == {"init_image": "face.png"}
