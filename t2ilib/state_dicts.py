@@ -12,6 +12,7 @@ from .runtime import warn_fallback
 PREFIXES = ("module.", "_orig_mod.", "model.", "generator.")  # of wrappers: DataParallel, compile, Lightning, GANs
 WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "net", "network", "generator", "weights")
 AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema", "g_ema", "shadow")
+FLATTENED = "model_ema."
 DEPTH = 2  # levels below the top that are searched
 
 
@@ -27,6 +28,8 @@ def find_state(content: Any, *, ema: bool = False, source: str) -> dict[str, Ten
         CheckpointMismatch: there are no tensors, or `ema` was asked for and there is no average.
     """
     found = _search(content, AVERAGES if ema else WEIGHTS, DEPTH)
+    if found is None and ema:
+        found = _flattened_average(_search(content, WEIGHTS, DEPTH) or _tensors(content))
     if found is None and ema:
         raise CheckpointMismatch(f"{source} holds no running average (none of {', '.join(AVERAGES)}); leave out ema")
     if found is None:
@@ -56,6 +59,23 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _flattened_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the averages that latent diffusion keeps beside the weights: `model_ema.` and the name without its dots.
+
+    What has no average there (buffers) is taken as it is. None where there are no averages.
+    """
+    if not any(name.startswith(FLATTENED) for name in tensors):
+        return None
+    averages = {}
+    for name, tensor in tensors.items():
+        if name.startswith(FLATTENED):
+            continue
+        in_model = FLATTENED + name.removeprefix("model.").replace(".", "")  # a diffusion's average is of its `model`
+        flattened = FLATTENED + name.replace(".", "")
+        averages[name] = tensors.get(flattened, tensors.get(in_model, tensor))
+    return averages
 
 
 def without_prefixes(state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:

@@ -27,6 +27,17 @@ def test_averages_are_taken_on_request():
         find_state({"model": WEIGHTS}, ema=True, source="x.pt")
 
 
+def test_averages_of_latent_diffusion_are_found_under_their_names_without_dots():
+    weight, buffer, average = torch.zeros(2), torch.ones(1), torch.full((2,), 5.0)
+    first_stage = {"encoder.conv_in.weight": weight, "count": buffer, "model_ema.encoderconv_inweight": average,
+                   "model_ema.decay": torch.tensor(0.9)}
+    found = find_state({"state_dict": first_stage}, ema=True, source="x.ckpt")
+    assert list(found) == ["encoder.conv_in.weight", "count"]
+    assert found["encoder.conv_in.weight"] is average and found["count"] is buffer
+    diffusion = {"model.diffusion_model.out.weight": weight, "model_ema.diffusion_modeloutweight": average}
+    assert list(find_state(diffusion, ema=True, source="x.ckpt").values()) == [average]
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.module.", "generator."])
 def test_prefixes_of_wrappers_are_taken_away_with_a_note(prefix):
     with pytest.warns(UserWarning, match="x.pt: every name begins with"):

@@ -17,7 +17,7 @@ from .hugging_face import quiet_transformers
 from .torchscript_tensors import is_torchscript, read_torchscript_tensors
 from ..checkpoint import load_strict, read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
-from ..files import read_json, sha256_of
+from ..files import check_archive, read_json, sha256_of
 from ..state_dicts import check_numbers, find_state
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,6 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         elif is_torchscript(path):
             state = read_torchscript_tensors(path)
         else:
+            check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader has errors of its own
         raise CheckpointMismatch(f"{path}: cannot be read as weights ({first_line(error)}); expected safetensors, "

@@ -8,7 +8,7 @@ import torch
 
 from .setup import RunSetup
 from ..errors import CheckpointMismatch
-from ..files import replacing
+from ..files import check_archive, replacing
 
 MAY_DIFFER = ("device", "cutout_passes", "checkpoint", "compile")  # when a run goes on: how it is computed
 
@@ -55,11 +55,13 @@ class StateFile:
             return None
         hint = f"delete {self.path} to begin anew"
         try:
+            check_archive(self.path)
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            about = saved["about"]
         except Exception as error:  # a damaged file can fail in any way
             raise CheckpointMismatch(f"{self.path} cannot be read as the state of a run ({type(error).__name__}); "
                                      + hint) from error
-        differences = self._differences(saved["about"])
+        differences = self._differences(about)
         if differences:
             raise CheckpointMismatch(f"{self.path} is the state of another run: {'; '.join(differences)}; {hint}, or "
                                      "repeat the call that was interrupted")

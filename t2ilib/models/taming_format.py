@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..checkpoint import read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name
-from ..files import read_text
+from ..files import check_archive, read_text
 from ..state_dicts import check_numbers, find_state
 
 _KINDS = {
@@ -115,6 +115,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]
     with open(path, "rb") as file:
         mmap = file.read(4) == b"PK\x03\x04"  # older files can only be read as a whole
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=False, mmap=mmap,
                              pickle_module=_restricted_pickle())
     except Exception as error:  # a damaged or hostile pickle can fail in any way

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointMismatch, MissingAsset
-from ..files import hold, replacing
+from ..files import check_archive, hold, replacing
 from ..runtime import rank_zero, warn_fallback
 
 
@@ -133,10 +132,7 @@ def _read_with_fallback(path: Path, run: Any) -> dict[str, Any]:
 
 def _read_training(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not compare the checksums that it writes
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} is wrong")
+        check_archive(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         return {"settings": saved.get("settings"), **{key: saved[key] for key in ("step", "parts", "rng")}}
     except Exception as error:  # a damaged file can fail in any way

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import random
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,25 @@ def test_a_state_is_saved_now_and_then_and_belongs_to_one_run(vqgan, clip, tmp_p
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointMismatch, match="delete"):
         run(vqgan, clip, fixed={"state": path})
+
+
+def test_a_damaged_state_is_refused_or_draws_the_same_picture(vqgan, clip, tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(ZeroDivisionError):
+        run(vqgan, clip, steps=3, fixed={"state": path, "save_every": 0.0, "callback": lambda p: not 1 / (1 - p.step)})
+    original = path.read_bytes()
+    expected = run(vqgan, clip, steps=3).images
+    chance, refused = random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(original)
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert torch.equal(run(vqgan, clip, steps=3, fixed={"state": path}).images, expected)
+        except CheckpointMismatch as error:
+            assert "delete" in str(error)
+            refused += 1
+    assert refused > 10
 
 
 def test_where_memory_runs_out_less_is_done_at_a_time(vqgan, clip, monkeypatch):
