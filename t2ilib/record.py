@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadParameter
-from .files import sha256_of, utc_now, write_json, write_text
+from .files import hashes_of_inputs, sha256_of, utc_now, without_folders, write_json, write_text
 from .paths import new_run_dir
 from .runtime import commit, device_name, in_notebook, peak_memory, rank_zero, versions
 from .show import Table
@@ -28,7 +28,8 @@ class Run:
         resolved: settings after the profile was applied (a dict, or any object with attributes).
         device: the device used; its name is recorded, and its peak memory at the end.
 
-    The folder is the one that the runner prepared (`T2I_RUN_DIR`), else a new one under `reports/runs/`.
+    The folder is the one that the runner prepared (`T2I_RUN_DIR`), else a new one under `reports/runs/`. Of a file that
+    a parameter names, its name and hash are recorded, without the folder that it lies in; of a folder, its name.
     In a process of rank > 0 all methods do nothing.
     """
 
@@ -46,7 +47,8 @@ class Run:
         self.data: dict[str, Any] = {
             "name": name, "status": "running", "started": utc_now(), "finished": None, "seconds": None,
             "profile": profile, "seed": seed, "device": device_name(device),
-            "parameters": {"given": _plain(given), "resolved": _plain(resolved)}, "versions": versions(),
+            "parameters": without_folders({"given": _plain(given), "resolved": _plain(resolved)}),
+            "inputs": hashes_of_inputs(given, folders=False), "versions": versions(),
             "commit": commit(), "peak_memory_mib": None, "metrics": {}, "artefacts": [], "figures": [], "fallbacks": []}
         if self.active:
             (self.dir / "figures").mkdir(parents=True, exist_ok=True)

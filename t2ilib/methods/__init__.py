@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .limits import check_cost
 from .registry import METHODS, Estimate, Method, read_number, read_prompts
 from ..errors import BadParameter
-from ..files import content_hash, paths_in
+from ..files import hashes_of_inputs
 from ..options import Option, is_plain
 
 if TYPE_CHECKING:
@@ -70,19 +70,10 @@ def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_cl
         _need(chosen.resumable, f"method {method!r} cannot go on from a state; leave out state")
         hooks["state"] = state
     check_cost(chosen, num_images * len(prompts), values)
-    inputs = _hashes_of_inputs(values)
+    inputs = hashes_of_inputs(values)
     images, record = chosen.run(prompt, num_images=num_images, seed=seed, **hooks, **values)
     call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **values}
     return images, {**record, "inputs": inputs, "call": call if is_plain(call) else None}
-
-
-def _hashes_of_inputs(values: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return option -> name -> hash of every file and folder that the options name."""
-    inputs: dict[str, dict[str, str]] = {}
-    for option, value in values.items():
-        for path in paths_in(value):
-            inputs.setdefault(option, {})[path.name] = content_hash(path)
-    return inputs
 
 
 def _need(ability: bool, message: str) -> None:

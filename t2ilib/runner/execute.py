@@ -13,9 +13,11 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import paths_in
 from ..paths import repo_root
 
 STARTUP_FAILURES = ("before replying to kernel_info", "didn't respond in", "Address already in use")
@@ -57,7 +59,7 @@ def execute(job: dict[str, Any]) -> str:
             return f"{type(error).__name__}: {error}"
         finally:
             if out.exists():
-                _finish(out, script)
+                _finish(out, script, job["overrides"])
         return ""
     raise AssertionError("unreachable")
 
@@ -71,7 +73,7 @@ def _papermill(notebook: Any, out: Path, cwd: Path, job: dict[str, Any]) -> None
                                execution_timeout=job["timeout"])
 
 
-def _finish(out: Path, script: Path) -> None:
+def _finish(out: Path, script: Path, overrides: dict[str, Any]) -> None:
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -79,19 +81,24 @@ def _finish(out: Path, script: Path) -> None:
     papermill = notebook.metadata.get("papermill", {})
     papermill.update(input_path=script.name, output_path=out.name)
     papermill.pop("parameters", None)  # they stand in the injected cell; here they may repeat a path
-    scrub(notebook)
+    scrub(notebook, inputs=paths_in(overrides))
     nbformat.write(notebook, out)
     notebook.metadata["title"] = script.stem
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
     out.with_suffix(".html").write_text(page, encoding="utf-8")
 
 
-def scrub(notebook: Any) -> None:
-    """Replace the absolute paths of this machine in outputs and metadata, in place: an executed copy may be shared."""
+def scrub(notebook: Any, *, inputs: Sequence[Path] = ()) -> None:
+    """Replace the absolute paths of this machine in outputs and metadata, in place: an executed copy may be shared.
+
+    Args:
+        inputs: files and folders that parameters name; of these the name stays, in the parameters' cell too.
+    """
     known = {site.getsitepackages()[0]: "<packages>", sys.prefix: "<python>", sys.base_prefix: "<python>",
              str(repo_root()): ".", str(Path.home()): "~", tempfile.gettempdir(): "<tmp>",
              os.environ.get("T2I_RUN_DIR", ""): "<run>"}
     known |= {str(Path(path).resolve()): short for path, short in known.items() if path}
+    known |= {str(path): path.name for path in inputs if path.is_absolute()}
     paths = sorted((p for p in known if len(p) > 3), key=len, reverse=True)
 
     def clean(value: Any) -> Any:
@@ -110,6 +117,8 @@ def scrub(notebook: Any) -> None:
     for cell in notebook.cells:
         clean(cell.metadata)
         clean(cell.get("outputs", []))
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = clean(cell.source)
 
 
 def _end_with(parent: int) -> None:

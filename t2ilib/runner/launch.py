@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from .plan import Plan
 from ..errors import BadParameter
-from ..files import hold, release, utc_now, write_json, write_text
+from ..files import hold, release, utc_now, without_folders, write_json, write_text
 from ..paths import new_run_dir, repo_root
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
@@ -169,8 +169,8 @@ class _Running:
         self.error = ""
         self.result: Result
         self.record = {"name": plan.path.stem, "status": "running", "started": utc_now(), "profile": profile,
-                       "seed": seed, "parameters": {"given": plan.values, "resolved": {}}, "metrics": {},
-                       "artefacts": [], "figures": [], "fallbacks": []}
+                       "seed": seed, "parameters": {"given": without_folders(plan.values), "resolved": {}},
+                       "metrics": {}, "artefacts": [], "figures": [], "fallbacks": []}
 
     @property
     def status(self) -> str:
@@ -203,7 +203,8 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
         run.result = Result(plan.path.stem, run.status, seconds, run.dir, run.error)
         if keeper:
             record = json.loads(record_file.read_text(encoding="utf-8"))
-            record.update(status=run.status, finished=utc_now(), seconds=seconds, overrides=plan.overrides)
+            overrides = without_folders(plan.overrides)
+            record.update(status=run.status, finished=utc_now(), seconds=seconds, overrides=overrides)
             if run.error:
                 record["error"] = run.error
             write_json(record_file, record)

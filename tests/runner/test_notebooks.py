@@ -67,18 +67,19 @@ def test_a_run_leaves_record_notebook_and_page(tiny, tmp_path):
                   "print(pathlib.Path.cwd(), flag, words)\nprint(pathlib.__file__)\n"
                   "from t2ilib.paths import repo_root\nprint(repo_root())")
     seen = []
-    work = plan_run("90", {"scale": 3, "flag": "false"}, "smoke", folder)
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    work = plan_run("90", {"scale": 3, "flag": "false", "words": [str(tmp_path / "a.png"), "b"]}, "smoke", folder)
     result = run_notebook(work, run_dir=tmp_path / "run", progress=lambda *cells: seen.append(cells))
     data = record(result)
     assert (result.status, result.error, data["status"]) == ("ok", "", "ok")
-    assert data["metrics"] == {"scale": 3.0} and data["overrides"] == work.overrides
-    assert data["parameters"]["given"] == work.values
+    assert data["metrics"] == {"scale": 3.0} and data["overrides"] == {**work.overrides, "words": ["a.png", "b"]}
+    assert data["parameters"]["given"] == {**work.values, "words": ["a.png", "b"]}
     assert data["finished"] and data["seconds"] == result.seconds > 0 and data["profile"] == "smoke"
     total = seen[-1][1]
     assert seen[-1] == (total, total) and [done for done, _ in seen] == sorted(done for done, _ in seen)
     executed, page = (result.dir / "notebook.ipynb").read_text(), (result.dir / "notebook.html").read_text()
-    assert "False ['a', 'b']" in executed and "scale = 3.0" in executed and "careful" in executed
-    assert "False ['a', 'b']" in page.replace("&#39;", "'")
+    assert "False ['a.png', 'b']" in executed and "scale = 3.0" in executed and "careful" in executed
+    assert "False ['a.png', 'b']" in page.replace("&#39;", "'")
     for text in (executed, page):
         for path in (tmp_path, repo_root(), sys.prefix, sys.base_prefix):
             assert str(path) not in text
