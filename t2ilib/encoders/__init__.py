@@ -1,10 +1,12 @@
-"""Text encoders, CLIP models and the judge, one interface for each."""
+"""Text encoders, CLIP models, the judge, and eyes that have seen photographs: one interface for each."""
 
 from .clip import Clip
 from .clips_by_name import embedded_clips, load_clip, load_judge
 from .conditions import TextCache, TextCondition, TextConditioner, batch_conditions, mix_conditions
+from .efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from .emoji_clip import EmojiClip
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
-__all__ = ["Clip", "EmojiClip", "TextCache", "TextCondition", "TextConditioner", "TextEncoder", "TextFeatures",
-           "batch_conditions", "embedded_clips", "load_clip", "load_judge", "load_text_encoder", "mix_conditions"]
+__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "TextCache", "TextCondition", "TextConditioner", "TextEncoder",
+           "TextFeatures", "batch_conditions", "embedded_clips", "load_clip", "load_efficientnet_lite", "load_judge",
+           "load_text_encoder", "mix_conditions"]

