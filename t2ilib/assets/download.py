@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from .cache import RECORD, expected_hash, find, is_present, locked, read_notes, record_download, verify
 from .catalogue import Asset, AssetFile, get
+from .reach import server_of, unreachable
 from ..errors import MissingAsset
 from ..files import sha256_of, write_json
 
@@ -53,9 +54,10 @@ def fetch(asset: str | Asset, *, progress: Progress | None = None) -> Path:
             raise MissingAsset(_by_hand(asset, "downloads are switched off (T2I_OFFLINE or HF_HUB_OFFLINE)"))
         folder = asset.folders()[-1]
         with locked(folder):  # of several processes one downloads, the others find the files
-            for file in sorted(asset.files, key=lambda f: f.optional):
-                if not is_present(folder, file):
-                    _download(asset, file, folder, progress or (lambda chunks, **_: chunks))
+            absent = [file for file in sorted(asset.files, key=lambda f: f.optional) if not is_present(folder, file)]
+            silent = unreachable(url for file in absent for url in file.urls)
+            for file in absent:
+                _download(asset, file, folder, progress or (lambda chunks, **_: chunks), silent)
     for file in asset.files:
         verify(folder, file)
     return folder
@@ -91,9 +93,16 @@ class _Refused(Exception):
     """A mirror answered, but not with this file: it is no use to ask it again."""
 
 
-def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -> None:
+def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress, silent: Mapping[str, str]) -> None:
+    """Bring a file here from the first mirror that has it.
+
+    Args:
+        silent: server -> what is wrong, for those that gave no answer and are not asked.
+    """
     problems = []
     for url in file.urls:
+        if server_of(url) in silent:
+            continue
         # one partial file for each mirror: bytes of two mirrors are never joined
         part = folder / f"{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
         try:
@@ -108,6 +117,8 @@ def _download(asset: Asset, file: AssetFile, folder: Path, progress: Progress) -
         for left in folder.glob(f"{file.name}.*.part*"):
             left.unlink()
         return
+    servers = {server_of(url) for url in file.urls}
+    problems += [f"{server} cannot be reached: {problem}" for server, problem in silent.items() if server in servers]
     reason = f"{file.name} could not be downloaded ({'; '.join(problems) or 'no address is known'})"
     if not file.optional:
         raise MissingAsset(_by_hand(asset, reason))

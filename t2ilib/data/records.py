@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
+from ..assets import hub_or_cache
 from ..errors import BadParameter, MissingAsset, check_name, unknown_name
 from ..files import parse_json, read_json, read_lines
 
@@ -194,12 +195,15 @@ def hub_records(name: str, split: str, *, config: str | None = None, image_colum
     """
     import datasets
 
-    try:
-        part = datasets.load_dataset(name, config, split=split)
-    except ValueError as error:
-        raise BadParameter(f"hub:{name} cannot give split {split!r}: {error}") from error
-    except Exception as error:  # noqa: BLE001 - the hub raises many kinds for: no network, no such set, no access
-        raise MissingAsset(f"hub:{name} could not be loaded: {error}. Check the name and the network.") from error
+    is_local = Path(name).expanduser().exists()
+    with hub_or_cache(needed=not is_local) as absence:
+        try:
+            part = datasets.load_dataset(name, config, split=split)
+        except ValueError as error:
+            raise BadParameter(f"hub:{name} cannot give split {split!r}: {error}") from error
+        except Exception as error:  # noqa: BLE001 - the hub raises many kinds for: no network, no such set, no access
+            problem = absence or f"{error}; check the name and the network"
+            raise MissingAsset(f"hub:{name} could not be loaded: {problem}") from error
     rows = len(part) if limit is None else min(limit, len(part))
     part = part.select(range(rows))
     pictures = [key for key, feature in part.features.items() if isinstance(feature, datasets.Image)]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ..assets import hub_or_cache
 from ..errors import MissingAsset
 from ..files import sha256_of
 
@@ -90,15 +91,17 @@ def load_hugging_face(name: str, *, local_only: bool) -> HuggingFaceText:
     folder = Path(name).expanduser()
     is_folder = folder.is_dir()
     place = str(folder) if is_folder else _hub_name(name)
-    try:
-        with quiet_transformers():
-            model = AutoModelForTextEncoding.from_pretrained(place, local_files_only=is_folder or local_only)
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=is_folder or local_only)
-    except (OSError, ValueError) as error:
-        raise MissingAsset(
-            f"text encoder {name!r}: not found as a folder, in the Hugging Face cache or on its hub as {place!r} "
-            f"({str(error).splitlines()[0]}); give 'minilm' (needs no download), a name like 't5-small', "
-            "or a folder written by save_pretrained") from error
+    local_only = local_only or is_folder
+    with hub_or_cache(needed=not local_only) as absence, quiet_transformers():
+        try:
+            model = AutoModelForTextEncoding.from_pretrained(place, local_files_only=local_only)
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
+        except (OSError, ValueError) as error:
+            problem = absence or str(error).splitlines()[0]
+            raise MissingAsset(
+                f"text encoder {name!r}: not found as a folder, in the Hugging Face cache or on its hub as {place!r} "
+                f"({problem}); give 'minilm' (needs no download), a name like 't5-small', or a folder written by "
+                "save_pretrained") from error
     positions = getattr(model.config, "max_position_embeddings", None)
     max_length = min(tokenizer.model_max_length, positions or LONGEST, LONGEST)
     stamp = getattr(model.config, "_commit_hash", None) or (_folder_stamp(folder) if is_folder else "")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .hugging_face import quiet_transformers
 from .torchscript_tensors import is_torchscript, read_torchscript_tensors
+from ..assets import hub_or_cache
 from ..checkpoint import load_strict, read_tensors
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, unknown_name
 from ..files import check_archive, read_json, sha256_of
@@ -251,15 +252,18 @@ def load_tag(name: str, tag: str, *, precision: str, quick_gelu: bool | None, ca
     quick = bool(pretrained.get("quick_gelu", False))
     if quick_gelu is not None and quick_gelu != quick:
         raise BadParameter(f"{name}/{tag} was trained with quick_gelu={quick}, got {quick_gelu}; leave it out")
-    try:
-        path = Path(open_clip.download_pretrained(pretrained, cache_dir=cache_dir))
-    except Exception as error:  # every hub and network error there is
-        raise MissingAsset(f"the weights of {name}/{tag} could not be downloaded ({first_line(error)}); check the "
-                           f"network, or give a file that you have as '{name}:/path/to/file'") from error
-    model = build(config, quick_gelu=quick, precision=precision)
+    with hub_or_cache() as absence:
+        try:
+            path = Path(open_clip.download_pretrained(pretrained, cache_dir=cache_dir))
+            model = build(config, quick_gelu=quick, precision=precision)
+            tokenizer = _tokenizer(config, name)
+        except Exception as error:  # every hub and network error there is
+            problem = absence or f"{first_line(error)}; check the network"
+            raise MissingAsset(f"the weights of {name}/{tag} could not be downloaded: {problem}, or give a file that "
+                               f"you have as '{name}:/path/to/file'") from error
     load_weights(model, path)
     _finish(model, precision, pretrained)
-    return Loaded(model, _tokenizer(config, name), config["embed_dim"], model.visual.preprocess_cfg, sha256_of(path))
+    return Loaded(model, tokenizer, config["embed_dim"], model.visual.preprocess_cfg, sha256_of(path))
 
 
 def load_file(path: Path, *, model_name: str = "", precision: str, quick_gelu: bool | None) -> Loaded:
@@ -286,10 +290,17 @@ def load_file(path: Path, *, model_name: str = "", precision: str, quick_gelu: b
         state = read_state(path)
         config = infer_config(state, source=str(path))
     quick = decide_quick_gelu(path, quick_gelu=quick_gelu, config=config, model_name=model_name)
-    model = build(config, quick_gelu=quick, precision=precision)
+    text_config = config["text_cfg"]
+    has_parts_on_hub = "hf_model_name" in text_config or "hf_tokenizer_name" in text_config
+    with hub_or_cache(needed=has_parts_on_hub) as absence:
+        try:
+            model = build(config, quick_gelu=quick, precision=precision)
+            tokenizer = _tokenizer(config, model_name, tokenizer_folder)
+        except OSError as error:
+            problem = absence or first_line(error)
+            raise MissingAsset(f"{path}: its text model or tokenizer could not be loaded: {problem}") from error
     load_weights(model, path, state=state)
     _finish(model, precision, preprocess)
-    tokenizer = _tokenizer(config, model_name, tokenizer_folder)
     return Loaded(model, tokenizer, config["embed_dim"], model.visual.preprocess_cfg, sha256_of(path))
 
 
@@ -315,14 +326,16 @@ def load_hub(name: str, *, precision: str) -> Loaded:
     """Load 'hf-hub:owner/name', an open_clip repository on the Hugging Face hub."""
     import open_clip
 
-    try:
-        model = open_clip.create_model(name, precision=precision, require_pretrained=True)
-        config = open_clip.get_model_config(name)
-    except Exception as error:
-        raise MissingAsset(f"{name}: could not be loaded from the hub ({first_line(error)}); check name and "
-                           "network") from error
+    with hub_or_cache() as absence:
+        try:
+            model = open_clip.create_model(name, precision=precision, require_pretrained=True)
+            config = open_clip.get_model_config(name)
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:
+            problem = absence or f"{first_line(error)}; check name and network"
+            raise MissingAsset(f"{name} could not be loaded from the hub: {problem}") from error
     model.eval().requires_grad_(False)
-    return Loaded(model, open_clip.get_tokenizer(name), config["embed_dim"], model.visual.preprocess_cfg)
+    return Loaded(model, tokenizer, config["embed_dim"], model.visual.preprocess_cfg)
 
 
 def _usual_preprocess(name: str) -> dict[str, Any]:
