@@ -1,11 +1,21 @@
 """Metrics: how close pictures are to other pictures, and to their prompts."""
 
 from .alignment import bootstrap_interval, chance_level, paired_similarity, retrieval_ranks, synonym_mask, top_k
-from .image import frechet_distance, gaussian_frechet, kid, mmd2, nearest_neighbour, psnr, ssim
+from .image import (
+    frechet_distance,
+    gaussian_frechet,
+    kid,
+    mean_kernel,
+    mmd2,
+    nearest_neighbour,
+    precision_recall,
+    psnr,
+    ssim,
+)
 from .modes import class_histogram, duplicate_rate, entropy, kl_to_data, modes_covered, nearest_distances, stacked_modes
 from .panel import PanelTable, panel
 
 __all__ = ["PanelTable", "bootstrap_interval", "chance_level", "class_histogram", "duplicate_rate", "entropy",
-           "frechet_distance", "gaussian_frechet", "kid", "kl_to_data", "mmd2", "modes_covered", "nearest_distances",
-           "nearest_neighbour", "paired_similarity", "panel", "psnr", "retrieval_ranks", "ssim", "stacked_modes",
-           "synonym_mask", "top_k"]
+           "frechet_distance", "gaussian_frechet", "kid", "kl_to_data", "mean_kernel", "mmd2", "modes_covered",
+           "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "precision_recall", "psnr",
+           "retrieval_ranks", "ssim", "stacked_modes", "synonym_mask", "top_k"]

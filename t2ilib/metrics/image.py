@@ -1,9 +1,10 @@
-"""How close pictures are to others: one by one (PSNR, SSIM), as distributions (KID, Fréchet), to the nearest one."""
+"""How close pictures are to others: one by one (PSNR, SSIM), as distributions, to the nearest one."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .modes import nearest_distances
 from ..errors import BadParameter
 
 CHUNK = 32  # pictures worked on at a time, so that a thousand of them need no gigabytes in float64
@@ -82,32 +83,39 @@ def _are_features(real: Tensor, fake: Tensor) -> bool:
     return real.ndim == 2 and fake.ndim == 2 and real.shape[1] == fake.shape[1]
 
 
-def mmd2(x: Tensor, y: Tensor, *, degree: int = 3) -> Tensor:
+def mmd2(x: Tensor, y: Tensor, *, degree: int = 3, within_y: Tensor | None = None) -> Tensor:
     """Return the unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3).
 
     The kernel is that of KID, (x . y / D + 1)^degree. The estimate may be negative when the distributions are equal.
 
+    Args:
+        within_y: `mean_kernel(y)` of a large y that is compared with many x; None computes it.
+
     Shapes:
         x (..., m, D), y (..., n, D) -> (...), float64
     """
-    x = x.double()
-    y = y.double()
-    m, dim = x.shape[-2:]
+    m = x.shape[-2]
     n = y.shape[-2]
     if m < 2 or n < 2:
         raise BadParameter(f"mmd2 compares pairs and needs at least 2 samples on each side, got {m} and {n}")
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.transpose(-1, -2) / dim + 1) ** degree
-
-    def off_diagonal_mean(k: Tensor, count: int) -> Tensor:
-        off_diagonal = k.sum((-1, -2)) - k.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return off_diagonal / (count * (count - 1))
-
-    within_x = off_diagonal_mean(kernel(x, x), m)
-    within_y = off_diagonal_mean(kernel(y, y), n)
-    between = kernel(x, y).mean((-1, -2))
+    within_x = mean_kernel(x, degree=degree)
+    if within_y is None:
+        within_y = mean_kernel(y, degree=degree)
+    between = _kernel(x.double(), y.double(), degree).mean((-1, -2))
     return within_x + within_y - 2 * between
+
+
+def mean_kernel(x: Tensor, *, degree: int = 3) -> Tensor:
+    """Return the mean of the kernel of `mmd2` over all pairs of different samples: (..., m, D) -> (...), float64."""
+    x = x.double()
+    count = x.shape[-2]
+    k = _kernel(x, x, degree)  # (..., m, m)
+    off_diagonal = k.sum((-1, -2)) - k.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return off_diagonal / (count * (count - 1))
+
+
+def _kernel(a: Tensor, b: Tensor, degree: int) -> Tensor:
+    return (a @ b.transpose(-1, -2) / a.shape[-1] + 1) ** degree
 
 
 def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000,
@@ -138,6 +146,42 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
 
     values = torch.stack([mmd2(draw(real), draw(fake)) for _ in range(subsets)])
     return values.mean().item(), values.std(correction=0).item()
+
+
+def precision_recall(real: Tensor, fake: Tensor, *, k: int = 5, real_radii: Tensor | None = None
+                     ) -> tuple[Tensor, Tensor]:
+    """Return which fakes look real and which real ones are reached (Kynkäänniemi et al. 2019, eq. 1 and 2).
+
+    Around each feature lies a ball that reaches to its k-th nearest neighbour of its own side. A fake inside a ball of
+    any real one is precise; a real one inside a ball of any fake is recalled. Precision and recall are the means.
+    Fewer or more scattered fakes have larger balls: compare recall at equal numbers and similar precision only.
+
+    Args:
+        real, fake: features (N, D) and (M, D).
+        real_radii: `nearest_distances(real, k=k)` of a large `real` that is asked often; None computes it.
+
+    Returns:
+        precise (M,) and recalled (N,), of 0 and 1.
+
+    Raises:
+        BadParameter: widths differ, or not more than k features on one side.
+    """
+    if not _are_features(real, fake) or not 1 <= k < min(len(real), len(fake)):
+        raise BadParameter(f"precision_recall needs features (N, D) and (M, D), more than k = {k} (at least 1) on each "
+                           f"side, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    real = real.float()
+    fake = fake.float()
+    if real_radii is None:
+        real_radii = nearest_distances(real, k=k)
+    fake_radii = nearest_distances(fake, k=k)
+    precise = []
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for part, radii in zip(fake.split(CHUNK), fake_radii.split(CHUNK), strict=True):
+        # exact, so that a copy is at distance 0
+        distance = torch.cdist(part, real, compute_mode="donot_use_mm_for_euclid_dist")  # (chunk, N)
+        precise.append((distance <= real_radii).any(dim=1))
+        recalled |= (distance <= radii[:, None]).any(dim=0)
+    return torch.cat(precise).float(), recalled.float()
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:

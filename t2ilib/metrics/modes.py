@@ -61,14 +61,15 @@ def _shares(counts: Tensor) -> Tensor:
     return counts / counts.sum()
 
 
-def nearest_distances(points: Tensor, *, chunk: int = 1024) -> Tensor:
-    """Return the Euclidean distance of each point to the nearest other one: (N, ...) -> (N,).
+def nearest_distances(points: Tensor, *, k: int = 1, chunk: int = 1024) -> Tensor:
+    """Return the Euclidean distance of each point to the k-th nearest other one: (N, ...) -> (N,).
 
     Raises:
-        BadParameter: fewer than 2 points.
+        BadParameter: fewer than k + 1 points.
     """
-    if len(points) < 2:
-        raise BadParameter(f"nearest_distances compares points with one another and needs 2, got {len(points)}")
+    if not 1 <= k < len(points):
+        raise BadParameter(f"nearest_distances compares points with one another and needs {k + 1} for neighbour k = "
+                           f"{k} (at least 1), got {len(points)}")
     points = points.flatten(1).float()
     nearest = []
     for start in range(0, len(points), chunk):
@@ -77,7 +78,7 @@ def nearest_distances(points: Tensor, *, chunk: int = 1024) -> Tensor:
         distance = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")  # (chunk, N)
         row = torch.arange(len(part))
         distance[row, start + row] = torch.inf  # a point is not its own neighbour
-        nearest.append(distance.min(dim=1).values)
+        nearest.append(distance.kthvalue(k, dim=1).values)
     return torch.cat(nearest)
 
 

@@ -6,7 +6,18 @@ import torch
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.metrics import frechet_distance, gaussian_frechet, kid, mmd2, nearest_neighbour, psnr, ssim
+from t2ilib.metrics import (
+    frechet_distance,
+    gaussian_frechet,
+    kid,
+    mean_kernel,
+    mmd2,
+    nearest_distances,
+    nearest_neighbour,
+    precision_recall,
+    psnr,
+    ssim,
+)
 
 
 def rand(*shape, seed=0):
@@ -67,8 +78,39 @@ def mmd2_by_hand(x, y):
 def test_mmd2_equals_the_sums_over_pairs():
     x, y = randn(7, 5).double(), randn(9, 5, seed=1).double() + 0.3
     assert mmd2(x, y).item() == pytest.approx(mmd2_by_hand(x, y), rel=1e-12)
+    assert torch.equal(mmd2(x, y, within_y=mean_kernel(y)), mmd2(x, y))
     with pytest.raises(BadParameter, match="at least 2"):
         mmd2(x[:1], y)
+
+
+def precision_by_hand(real, fake, k):
+    """The share of fakes that lie within some real one's distance to its k-th neighbour, pair by pair."""
+    inside = 0
+    for x in fake:
+        for i, centre in enumerate(real):
+            radius = sorted(float((centre - other).norm()) for j, other in enumerate(real) if j != i)[k - 1]
+            if float((x - centre).norm()) <= radius:
+                inside += 1
+                break
+    return inside / len(fake)
+
+
+def test_precision_and_recall_equal_the_definition():
+    real, fake = randn(60, 3), 1.5 * randn(45, 3, seed=1) + 0.5
+    for k in (1, 5):
+        precise, recalled = precision_recall(real, fake, k=k)
+        assert precise.shape == (45,) and recalled.shape == (60,)
+        assert 0 < precise.mean() < 1 and precise.mean().item() == pytest.approx(precision_by_hand(real, fake, k))
+        assert recalled.mean().item() == pytest.approx(precision_by_hand(fake, real, k))
+        kept = precision_recall(real, fake, k=k, real_radii=nearest_distances(real, k=k))
+        assert torch.equal(kept[0], precise) and torch.equal(kept[1], recalled)
+    precise, recalled = precision_recall(real, real[:20])
+    assert precise.all() and recalled[:20].all()  # copies
+    assert not precision_recall(real, fake + 100)[0].any()
+    with pytest.raises(BadParameter, match="more than k = 5"):
+        precision_recall(real, fake[:5])
+    with pytest.raises(BadParameter, match="features"):
+        precision_recall(real, fake[:, :2])
 
 
 def test_mmd2_is_unbiased_zero_for_equal_distributions():

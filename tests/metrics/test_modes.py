@@ -53,8 +53,12 @@ def test_nearest_distances_equal_brute_force():
     for chunk in (7, 100):
         torch.testing.assert_close(nearest_distances(x, chunk=chunk).double(), torch.tensor(expected).double(),
                                    rtol=1e-5, atol=1e-6)
+    third = [sorted(math.dist(a, b) for j, b in enumerate(flat) if i != j)[2] for i, a in enumerate(flat)]
+    torch.testing.assert_close(nearest_distances(x, k=3).double(), torch.tensor(third).double(), rtol=1e-5, atol=1e-6)
     with pytest.raises(BadParameter, match="got 1"):
         nearest_distances(x[:1])
+    with pytest.raises(BadParameter, match="needs 4 for neighbour k = 3"):
+        nearest_distances(x[:3], k=3)
 
 
 def test_duplicates_are_found_and_the_data_has_as_many_as_asked():

