@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .eyes import eyes_rows
 from .gan_step import gan_step_rows
 from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
@@ -57,7 +58,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "kernels": kernels_rows, "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows,
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
     "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
-    "startup": startup_rows,
+    "startup": startup_rows, "eyes": eyes_rows,
 }
 
 

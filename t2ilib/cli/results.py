@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from ..checkpoint import short_hash
 from ..encoders import load_judge
 from ..errors import BadParameter
 from ..files import content_hash, paths_in
-from ..media import contact_sheet, png, save_pictures
+from ..media import contact_sheet, png, save_pictures, stack_pictures
 from ..paths import checkpoints_dir
 from ..runtime import versions, warn_fallback
 
@@ -122,6 +120,5 @@ def _found_beside(value: Any, folder: Path, names: Collection[str]) -> Any:
 
 def judge_scores(images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
     """Return the cosine of each picture and its text, by the judge that guides nothing."""
-    arrays = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
-    pixels = torch.stack(arrays).movedim(-1, 1) / 255  # (B, 3, H, W)
-    return [round(cosine, 4) for cosine in load_judge().similarity(pixels, list(texts)).tolist()]
+    cosines = load_judge().similarity(stack_pictures(images), list(texts))
+    return [round(cosine, 4) for cosine in cosines.tolist()]

@@ -80,6 +80,12 @@ def load_picture(path: str | Path) -> Tensor:
     return colour * opacity + (1 - opacity)
 
 
+def stack_pictures(images: Sequence[Image.Image]) -> Tensor:
+    """Return PIL pictures of one size as a batch: (B, 3, H, W) in [0, 1]."""
+    arrays = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
+    return torch.stack(arrays).movedim(-1, 1) / 255
+
+
 def fit_picture(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale a picture until it covers the size and cut off what is too much at both ends; nothing is squashed.
 

@@ -4,7 +4,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter, MissingAsset
-from t2ilib.media import box_pixels, crop_box, fit_picture, load_mask, load_picture
+from t2ilib.media import box_pixels, crop_box, fit_picture, load_mask, load_picture, stack_pictures, to_pil
 
 
 def test_a_picture_is_read_on_white_and_turned_upright(tmp_path):
@@ -21,6 +21,13 @@ def test_a_picture_is_read_on_white_and_turned_upright(tmp_path):
         load_picture(tmp_path / "c.png")
     with pytest.raises(MissingAsset, match="no picture at"):
         load_picture(tmp_path / "d.png")
+
+
+def test_stacked_pictures_are_those_that_were_made():
+    x = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5) / 255
+    assert_close(stack_pictures(to_pil(x)), x)
+    grey = stack_pictures([Image.new("L", (5, 4), 51)])
+    assert_close(grey, torch.full((1, 3, 4, 5), 0.2))
 
 
 def test_fitting_cuts_and_never_squashes():
