@@ -13,8 +13,8 @@ from .gan import (
                   wasserstein_critic_loss,
                   zero_centred_penalty,
 )
-from .perceptual import feature_loss
+from .perceptual import feature_loss, lite_distance
 
 __all__ = ["adaptive_weight", "feature_loss", "generator_score_loss", "gradient_penalty", "hinge_critic_loss",
-           "logistic_critic_loss", "nonsaturating_generator_loss", "relativistic_loss", "saturating_generator_loss",
-           "squared_gradients", "wasserstein_critic_loss", "zero_centred_penalty"]
+           "lite_distance", "logistic_critic_loss", "nonsaturating_generator_loss", "relativistic_loss",
+           "saturating_generator_loss", "squared_gradients", "wasserstein_critic_loss", "zero_centred_penalty"]
