@@ -4,10 +4,13 @@ import atexit
 import contextlib
 import datetime
 import functools
+import glob
 import hashlib
 import json
 import os
+import platform
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +20,18 @@ from .errors import BadParameter
 
 _held: dict[Path, IO[bytes]] = {}  # locked files, by what they stand for
 NEEDED = 2**20  # bytes that a place must have room for
+LEFT_SECONDS = 3600.0  # after which a temporary file that nobody wrote to belongs to no process of another machine
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there takes the place of `path` when the block ends.
 
-    Missing folders are made. If the block raises, the temporary file is removed and `path` stays as it was.
+    Missing folders are made. If the block raises, the temporary file is removed and `path` stays as it was. Temporary
+    files that killed processes left are removed, too.
+
+    Raises:
+        OSError: it cannot be written; its `filename` is that of `path`.
 
     Example:
         with replacing("picture.png") as temporary:
@@ -31,13 +39,83 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the number of the process: two of them may write the same file at once
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path)
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        is_about_path = error.filename is None or str(error.filename) == str(temporary)
+        if is_about_path and error.errno is not None:  # without a number the message stands for itself
+            error.filename = str(path)
+            error.filename2 = None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return the name under which this process writes a file; two processes may write the same one at once."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_place()}.tmp")
+
+
+@functools.cache
+def _place() -> str:
+    """Return what tells this machine or container, among whose processes a number is unique, from others."""
+    space = Path("/proc/self/ns/pid")
+    identity = [platform.node(), os.stat(space).st_ino if space.exists() else 0]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:6]
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove the temporary files that killed processes left beside `path`.
+
+    Where it cannot be asked whether the process still runs, they are left when nothing was written for an hour.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*-*.tmp"):
+        number, _, place = left.name.removeprefix(f"{path.name}.").removesuffix(".tmp").partition("-")
+        with contextlib.suppress(OSError):
+            is_old = time.time() - left.stat().st_mtime > LEFT_SECONDS
+            was_killed = os.name == "posix" and place == _place() and number.isdecimal() and not _runs(int(number))
+            if is_old or was_killed:
+                left.unlink()
+
+
+def _runs(number: int) -> bool:
+    """Return whether a process of this number runs on this machine; not for Windows, where asking ends it."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Append lines to a UTF-8 file, all of them or none; a last line that a killed process cut short is ended before.
+
+    Raises:
+        OSError: it cannot be written; what was there before is there still.
+    """
+    path = Path(path)
+    with open(path, "a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            was_cut = file.read(1) != b"\n"
+            text = "\n" + text if was_cut else text
+        data = text.encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError as error:
+            file.truncate(size)
+            error.filename = str(path)
+            raise
 
 
 def check_writable(path: str | Path) -> None:
@@ -47,7 +125,7 @@ def check_writable(path: str | Path) -> None:
         BadParameter: it is a folder, lies below a file, has too long a name, may not be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         is_folder = path.is_dir()
         if not is_folder:
@@ -70,6 +148,8 @@ def reason(error: Exception) -> str:
 def hold(path: str | Path) -> None:
     """Keep other processes from writing `path`, until `release` or the end of this process, however it ends.
 
+    What a killed process left half-written beside it is removed.
+
     Raises:
         BadParameter: another process holds it.
     """
@@ -85,6 +165,7 @@ def hold(path: str | Path) -> None:
         raise BadParameter(f"{path} is in use by another run; wait until that has ended, or name another file"
                            ) from error
     _held[path] = file
+    remove_leftovers(path)
 
 
 @atexit.register
@@ -128,12 +209,17 @@ def was_left(path: str | Path) -> bool:
     return True
 
 
-def release(path: str | Path) -> None:
-    """End what `hold` began; nothing where it did not."""
+def release(path: str | Path, *, finished: bool = True) -> None:
+    """End what `hold` began; nothing where it did not.
+
+    Args:
+        finished: False lets `was_left` say that what was held is not as it should be.
+    """
     path = Path(path).absolute()
     file = _held.pop(path, None)
     if file is not None:
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        if finished:
+            path.with_name(path.name + ".lock").unlink(missing_ok=True)
         file.close()
 
 

@@ -5,6 +5,7 @@ run.json  metrics.csv  figures/*.png  (and notebook.ipynb, notebook.html when th
 """
 
 import csv
+import io
 import math
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadParameter
-from .files import hashes_of_inputs, sha256_of, utc_now, without_folders, write_json, write_text
+from .files import append_text, hashes_of_inputs, replacing, sha256_of, utc_now, without_folders, write_json, write_text
 from .paths import new_run_dir
 from .runtime import commit, device_name, in_notebook, peak_memory, rank_zero, versions
 from .show import Table
@@ -55,27 +56,28 @@ class Run:
             self._write()
 
     def log(self, step: int, **values: float) -> None:
-        """Append values at `step` to metrics.csv (columns step, name, value); flushed, so a kill loses nothing."""
+        """Append values at `step` to metrics.csv (columns step, name, value), at once, so that a kill loses nothing."""
         if not self.active:
             return
         path = self.dir / "metrics.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="") as f:
-            rows = csv.writer(f)
-            if fresh:
-                rows.writerow(["step", "name", "value"])
-            rows.writerows([step, name, f"{float(value):.8g}"] for name, value in values.items())
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        if not path.exists():
+            rows.writerow(["step", "name", "value"])
+        rows.writerows([step, name, f"{float(value):.8g}"] for name, value in values.items())
+        append_text(path, text.getvalue())
 
     def figure(self, name: str, figure: Any, *, thumbnail: bool = False) -> Path:
         """Save a matplotlib figure or a PIL picture as figures/<name>.png; `thumbnail` makes it the run's face."""
         path = self.dir / "figures" / f"{name}.png"
         if self.active:
-            if hasattr(figure, "savefig"):
-                figure.savefig(path, dpi=110, bbox_inches="tight")
-            elif hasattr(figure, "save"):
-                figure.save(path)
-            else:
+            if not (hasattr(figure, "savefig") or hasattr(figure, "save")):
                 raise BadParameter(f"figure {name!r} must be a matplotlib figure or a PIL image, got {type(figure)}")
+            with replacing(path) as temporary:
+                if hasattr(figure, "savefig"):
+                    figure.savefig(temporary, dpi=110, bbox_inches="tight", format="png")
+                else:
+                    figure.save(temporary, format="PNG")
             entry = f"figures/{name}.png"
             if entry not in self.data["figures"]:
                 self.data["figures"].append(entry)

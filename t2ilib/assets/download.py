@@ -86,7 +86,8 @@ def _description(file: AssetFile) -> str:
     return f"its {Path(file.name).suffix}{without} ({file.name}{packed}{size}{source})"
 
 
-_HOPELESS = (errno.ENOSPC, errno.EACCES, errno.EROFS)  # waiting does not help; nor without a network (gaierror)
+# waiting does not help; nor does it without a network (gaierror)
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 class _Refused(Exception):

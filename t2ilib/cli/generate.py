@@ -1,7 +1,9 @@
 """`python -m t2ilib generate`: make pictures for a prompt."""
 
 import argparse
+import contextlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -193,6 +195,22 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
     return pictures
 
 
+def _save_elsewhere(pictures: list[Any], name: str, *, title: str) -> str:
+    """Save pictures where there is room for them, and return in words where that is."""
+    from .results import save
+
+    for parent in (Path(tempfile.gettempdir()), Path.home(), Path.cwd()):
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="t2ilib-", dir=parent))
+            try:
+                files = save(pictures, folder / name, title=title)
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            return f"the picture is in {files[0]}"
+    return "neither could it be written to the folder for temporary files, the home or the working folder: it is lost"
+
+
 def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     """Save the pictures and print the record or the path."""
     from .keeper import picture_so_far
@@ -202,8 +220,8 @@ def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     try:
         files = save(pictures, args.out, title=title)
     except OSError as error:
-        files = save(pictures, Path(tempfile.mkdtemp(prefix="t2ilib-")) / args.out.name, title=title)
-        raise RunFailed(f"{args.out} could not be written ({reason(error)}); the picture is in {files[0]}") from error
+        place = _save_elsewhere(pictures, args.out.name, title=title)
+        raise RunFailed(f"{args.out} could not be written ({reason(error)}); {place}") from error
     picture_so_far(args.out).unlink(missing_ok=True)
     if not args.json:
         print(files[0])

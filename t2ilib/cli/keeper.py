@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .results import Picture, save_one
 from ..errors import BadParameter, T2IError
-from ..files import hold, reason, release
+from ..files import hold, reason, release, remove_leftovers
 from ..media import contact_sheet, to_pil
 from ..media.film import FilmWriter
 from ..methods import METHODS, generate_with_record
@@ -133,6 +133,8 @@ def make(prompt: str | Sequence[str], *, method: str, num_images: int, seed: int
             state = out.with_name(f"{out.name}.{method}.state")
             hold(state)
             held.callback(release, state)
+            for path in (out, picture_so_far(out)):
+                remove_leftovers(path)
             _begin(state, restart)
             hooks["state"] = state
         if not chosen.previews:
@@ -148,7 +150,8 @@ def _draw(call: dict[str, Any], hooks: dict[str, Any], out: Path, *, every: int,
         images, record = generate_with_record(**call, callback=keeper, **hooks)
     except KeyboardInterrupt:
         keeper.close()
-        raise KeyboardInterrupt(keeper.interrupted(resumable="state" in hooks)) from None
+        was_kept = "state" in hooks and hooks["state"].is_file()
+        raise KeyboardInterrupt(keeper.interrupted(resumable=was_kept)) from None
     except BaseException:
         keeper.close()
         raise

@@ -27,7 +27,7 @@ from .emoji_families import SPLITS, families, split_of_families
 from .emoji_sources import ARTISTS, NOTO_FONT, Concept, IconPackage, NotoFlags, read_concepts, read_icons
 from .phrases import plain_name
 from ..errors import BadParameter, MissingAsset
-from ..files import write_text
+from ..files import replacing, write_text
 
 DESCRIBED_AT = 64  # colours and identical drawings are judged at this size, so that every size has the same rows
 SHARD_BYTES = 15 * 2**20
@@ -162,7 +162,8 @@ def write_parquet(path: Path, rows: list[dict], images: list[bytes]) -> None:
     metadata = {"huggingface": json.dumps({"info": {"features": hub_features}})}
     schema = pa.schema(list(types.items()), metadata=metadata)
     table = pa.Table.from_pydict(columns, schema=schema)
-    pq.write_table(table, path, compression="zstd", compression_level=15, row_group_size=1024)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=15, row_group_size=1024)
 
 
 def write_size(out: Path, size: int, drawings: list[Drawing], rows: list[dict], threads: int) -> dict:
@@ -176,14 +177,16 @@ def write_size(out: Path, size: int, drawings: list[Drawing], rows: list[dict], 
         images = list(pool.map(encode, pixels))
     count = math.ceil(sum(map(len, images)) / SHARD_BYTES)
     edges = [round(i * len(rows) / count) for i in range(count + 1)]
-    for old in out.glob(f"emoji_{size}*.parquet"):
-        old.unlink()
     files = []
     for i in range(count):
         name = f"emoji_{size}.parquet" if count == 1 else f"emoji_{size}-{i:05d}-of-{count:05d}.parquet"
         part = slice(edges[i], edges[i + 1])
         write_parquet(out / name, rows[part], images[part])
         files.append({"name": name, "bytes": (out / name).stat().st_size, "rows": edges[i + 1] - edges[i]})
+    names = [file["name"] for file in files]
+    for old in out.glob(f"emoji_{size}*.parquet"):
+        if old.name not in names:
+            old.unlink()
     return {"files": files, "bytes": sum(file["bytes"] for file in files), "sha256": content_hash(rows, pixels)}
 
 

@@ -1,8 +1,11 @@
 """Folders of computed files: written once, whole or absent, found by a key, and checked when they are read."""
 
+import contextlib
+import glob
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from ..files import sha256_of, write_json
 from ..runtime import warn_fallback
 
 INFO = "info.json"
+LEFT_SECONDS = 3600.0  # after which an unfinished folder belongs to a process that was killed
 
 
 def kept_folder(folder: Path, key: str, write: Callable[[Path], None]) -> Path:
@@ -34,6 +38,7 @@ def kept_folder(folder: Path, key: str, write: Callable[[Path], None]) -> Path:
             else:
                 folder.unlink()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
     try:
         write(scratch)
@@ -43,6 +48,15 @@ def kept_folder(folder: Path, key: str, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of it: unfinished folders to which nothing was written for an hour."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.????????"):
+        with contextlib.suppress(OSError):
+            last = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+            if time.time() - last > LEFT_SECONDS:
+                shutil.rmtree(left)
 
 
 def _rename(scratch: Path, folder: Path) -> None:

@@ -25,6 +25,7 @@ from .state import StateFile
 from .views import Views
 from .. import runtime
 from ..errors import RunFailed
+from ..files import reason
 from ..layers.quantize import vector_quantize
 
 Cutouts = CutoutParameters | Views | Callable[[int], CutoutParameters | Views] | None
@@ -151,7 +152,12 @@ def _make_steps(search: Search, chosen: Tensor, state: StateFile, *, cutouts: Cu
                 progress: bool) -> None:
     """Make the steps that are left, saving now and then, and at an interruption."""
     def save() -> None:
-        state.save({"search": search.state_dict(), "chosen": chosen})
+        content = {"search": search.state_dict(), "chosen": chosen}
+        try:
+            state.save(content)
+        except (OSError, RuntimeError) as error:  # the latter is what torch raises where a disk is full
+            runtime.warn_fallback(f"the state of the run could not be saved to {state.path} ({reason(error)}); the run "
+                                  "goes on without")
 
     def finish() -> Tensor:
         return search.run.painter.finish(search.z())

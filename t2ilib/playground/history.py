@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..files import write_json
+from ..media import save_pictures
 from ..paths import repo_root
 
 SHOWN_SIDE = 256  # pixels at least: browsers scale small pictures up badly
@@ -46,7 +47,7 @@ def save_drawn(drawn: Drawn, index: int, folder: Path) -> list[Path]:
     while path.exists():
         path = folder / f"{stem}_{number}.png"
         number += 1
-    drawn.pictures[index].save(path)
+    save_pictures(drawn.pictures[index], path)
     scores = drawn.scores[index] if drawn.scores else {}
     record = {**drawn.record, "asked": drawn.call, "picture": index, "seconds": round(drawn.seconds, 2),
               "stopped": drawn.stopped, "scores": scores}

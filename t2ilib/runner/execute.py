@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import paths_in
+from ..files import paths_in, replacing, write_text
 from ..paths import repo_root
 
 STARTUP_FAILURES = ("before replying to kernel_info", "didn't respond in", "Address already in use")
@@ -82,10 +82,11 @@ def _finish(out: Path, script: Path, overrides: dict[str, Any]) -> None:
     papermill.update(input_path=script.name, output_path=out.name)
     papermill.pop("parameters", None)  # they stand in the injected cell; here they may repeat a path
     scrub(notebook, inputs=paths_in(overrides))
-    nbformat.write(notebook, out)
+    with replacing(out) as temporary:
+        nbformat.write(notebook, temporary)
     notebook.metadata["title"] = script.stem
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
-    out.with_suffix(".html").write_text(page, encoding="utf-8")
+    write_text(out.with_suffix(".html"), page)
 
 
 def scrub(notebook: Any, *, inputs: Sequence[Path] = ()) -> None:

@@ -191,8 +191,8 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
     record_file = run.dir / "run.json"
     began = time.monotonic()
     if keeper:
-        write_json(record_file, run.record)
         hold(record_file)  # as long as this process lives; the report sees where it was killed
+        write_json(record_file, run.record)
     try:
         yield run
     except KeyboardInterrupt:
@@ -207,8 +207,12 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
             record.update(status=run.status, finished=utc_now(), seconds=seconds, overrides=overrides)
             if run.error:
                 record["error"] = run.error
-            write_json(record_file, record)
-            release(record_file)
+            is_written = False
+            try:
+                write_json(record_file, record)
+                is_written = True
+            finally:
+                release(record_file, finished=is_written)
 
 
 def _environment(run_dir: Path, **extra: str) -> dict[str, str]:

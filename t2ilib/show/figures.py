@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import BadParameter, MissingAsset, check_name
+from ..files import replacing
 from ..media import picture_list, save_pictures
 
 STYLE = {
@@ -42,8 +43,9 @@ def save(images: Any, path: str | Path, **options: Any) -> Path:
     if not hasattr(images, "savefig"):
         return save_pictures(images, path, **options)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images.savefig(path, bbox_inches="tight", **options)
+    options.setdefault("format", path.suffix.lstrip(".") or "png")
+    with replacing(path) as temporary:
+        images.savefig(temporary, bbox_inches="tight", **options)
     return path
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checkpoint import write_archive
 from ..errors import CheckpointMismatch, MissingAsset
 from ..files import check_archive, hold, replacing
 from ..runtime import rank_zero, warn_fallback
@@ -34,9 +35,9 @@ def save_training(path: str | Path, *, step: int, settings: Mapping[str, Any], *
     states = {}
     for name, part in parts.items():
         states[name] = part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+    content = {"step": step, "settings": _plain(settings), "parts": states, "rng": _random_states()}
     with replacing(path) as temporary:
-        content = {"step": step, "settings": _plain(settings), "parts": states, "rng": _random_states()}
-        torch.save(content, temporary)
+        write_archive(temporary, content)
         if path.is_file():
             _keep_as(path, _previous(path))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingAsset, check_name
+from ..files import write_text
 from ..runtime import rank_zero
 
 TRACKERS = ("csv", "tensorboard", "wandb", "wandb-offline")
@@ -73,6 +74,5 @@ def _wandb_id(folder: str | Path | None) -> str:
         return secrets.token_hex(4)
     path = Path(folder) / "wandb_id.txt"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+        write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()

@@ -201,7 +201,7 @@ def test_training_state_is_whole_or_absent(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def broken(state, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", broken)
