@@ -1,9 +1,11 @@
 """Do pictures look drawn? KID, precision and recall on features that know photographs, against the training drawings.
 
 The judge asks whether a picture shows its prompt; it forgives mush. EfficientNet-Lite2 has seen photographs at every
-scale, and what is soft or grainy lies far from the drawings in its features. It measures, and does nothing else: no
-gradient, filter or choice of any method comes from it. It is of one family with EfficientNet-Lite0, which may guide and
-train; say so beside the figures of a method that Lite0 guided or trained.
+scale, and what is soft or grainy lies far from the drawings in its features. It sees more than a person does: a noise
+of one grey level on validation drawings has KID 0.31 and precision 0.47 (n = 64).
+
+It measures, and does nothing else: no gradient, filter or choice of any method comes from it. It is of one family with
+EfficientNet-Lite0, which may guide and train; say so beside the figures of a method that Lite0 guided or trained.
 """
 
 import hashlib

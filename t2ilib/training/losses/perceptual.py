@@ -53,6 +53,11 @@ def lite_distance(network: Any, images: Tensor, target: Tensor) -> Tensor:
     and no weights that were fitted to what people see. Instead each stage is divided by its mean distance between
     unrelated drawings, so that 0 is an equal picture and 1 an unrelated one. It is calibrated at 128 px.
 
+    What damage to drawings comes to (mean over 64 validation drawings): 0.05 moved by a pixel, 0.06 halved and enlarged
+    again, 0.08 a noise of one grey level, 0.14 through `emoji-vqgan-128`, 0.27 a noise of five grey levels, 0.39 a blur
+    with sigma 4. So it sees a grain on plain ground that nobody sees, and hardly minds a small shift, unlike pixels:
+    weigh it beside a loss on pixels.
+
     Args:
         network: `load_efficientnet_lite()`; no gradient goes into its weights.
         images: gradients reach them. target: no gradient reaches it.
