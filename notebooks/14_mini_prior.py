@@ -61,10 +61,12 @@ if "google.colab" in sys.modules:  # torch, torchvision and numpy stay as Colab 
         install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
         subprocess.run([*install, *missing], check=True)
 if root is None:
-    raise FileNotFoundError(f"start this notebook inside the repository: git clone {REPOSITORY}")
+    raise FileNotFoundError(f"{here} is outside the repository: start Jupyter inside it, or give "
+                            "papermill --cwd PATH_OF_THE_REPOSITORY; to get one: "
+                            f"git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
 
-# %% tags=["parameters"] nbmake={"mock": {"profile": "smoke"}}
+# %% nbmake={"mock": {"profile": "smoke"}} tags=["parameters"]
 profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps

@@ -41,7 +41,7 @@ REPOSITORY = "https://github.com/OWNER/REPO"
 if "google.colab" in sys.modules:
     print("git clone", REPOSITORY)
 
-# %% tags=["parameters"] nbmake={{"mock": {{"profile": "smoke"}}}}
+# %% nbmake={{"mock": {{"profile": "smoke"}}}} tags=["parameters"]
 profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 scale: float = 2.0  # how much

@@ -1,13 +1,18 @@
 """What holds for every notebook of the repository; nbmake runs them in profile smoke beside these tests."""
 
 import ast
+import os
 import re
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import jupytext
+import nbformat
 import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from t2ilib.errors import BadParameter
 from t2ilib.paths import notebooks_dir, repo_root
@@ -28,6 +33,21 @@ def test_pair(path):
     assert pair_problems(path) == []
 
 
+@pytest.mark.parametrize("newer", [".py", ".ipynb"])
+@each
+def test_jupytext_leaves_a_pair_in_step_as_it_is(path, newer, tmp_path):
+    from jupytext.cli import jupytext as command
+
+    shutil.copy(path.with_name("jupytext.toml"), tmp_path)
+    pair = [shutil.copy(path.with_suffix(suffix), tmp_path / f"{path.stem}{suffix}") for suffix in (".py", ".ipynb")]
+    before = [copy.read_bytes() for copy in pair]
+    for copy in pair:
+        age = 0 if copy.suffix == newer else 60
+        os.utime(copy, (time.time() - age, time.time() - age))
+    command(["--quiet", "--sync", str(pair[1])])
+    assert [copy.read_bytes() for copy in pair] == before
+
+
 @each
 def test_parameters_cell(path):
     known = read_parameters(path)
@@ -46,6 +66,25 @@ def test_papermill_reads_every_parameter(path):
     assert {name: parameter["default"] for name, parameter in inspected.items()}.keys() == own.keys()
     for name, parameter in own.items():
         assert ast.literal_eval(inspected[name]["default"]) == parameter.default
+
+
+def test_a_notebook_finds_the_repository_or_names_cwd(tmp_path):
+    """Papermill starts a kernel in the current folder, and a notebook does not know where its file lies."""
+    source = nbformat.read(NOTEBOOKS[0].with_suffix(".ipynb"), as_version=4)
+    source.cells = [cell for cell in source.cells if "setup" in cell.metadata.get("tags", [])]
+    source.cells.append(nbformat.v4.new_code_cell("import t2ilib\nprint(t2ilib.__file__)"))
+    path = tmp_path / "setup.ipynb"
+    nbformat.write(source, path)
+    with pytest.raises(PapermillExecutionError, match="papermill --cwd"):
+        papermill.execute_notebook(path, tmp_path / "out.ipynb", cwd=tmp_path, progress_bar=False)
+    executed = papermill.execute_notebook(path, tmp_path / "out.ipynb", cwd=repo_root(), progress_bar=False)
+    assert executed.cells[-1].outputs[0].text.strip() == str(repo_root() / "t2ilib" / "__init__.py")
+
+
+@each
+def test_every_setup_cell_names_cwd(path):
+    setup = [cell.source for cell in jupytext.read(path).cells if "setup" in cell.metadata.get("tags", [])]
+    assert len(setup) == 1 and "papermill --cwd" in setup[0]
 
 
 def test_public_address():
