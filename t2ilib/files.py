@@ -78,13 +78,15 @@ def remove_leftovers(path: str | Path) -> None:
         number, _, place = left.name.removeprefix(f"{path.name}.").removesuffix(".tmp").partition("-")
         with contextlib.suppress(OSError):
             is_old = time.time() - left.stat().st_mtime > LEFT_SECONDS
-            was_killed = os.name == "posix" and place == _place() and number.isdecimal() and not _runs(int(number))
+            was_killed = place == _place() and number.isdecimal() and not process_runs(int(number))
             if is_old or was_killed:
                 left.unlink()
 
 
-def _runs(number: int) -> bool:
-    """Return whether a process of this number runs on this machine; not for Windows, where asking ends it."""
+def process_runs(number: int) -> bool:
+    """Return whether a process of this number runs on this machine; on Windows, where asking would end it, always."""
+    if os.name != "posix":
+        return True
     try:
         os.kill(number, 0)
     except ProcessLookupError:

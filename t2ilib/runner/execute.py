@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import paths_in, replacing, write_text
+from ..files import paths_in, process_runs, replacing, write_text
 from ..paths import repo_root
 
 STARTUP_FAILURES = ("before replying to kernel_info", "didn't respond in", "Address already in use")
@@ -122,9 +122,13 @@ def scrub(notebook: Any, *, inputs: Sequence[Path] = ()) -> None:
             cell.source = clean(cell.source)
 
 
-def _end_with(parent: int) -> None:
-    """End this process and its kernel, which are a group of their own, once the process that began them has ended."""
-    while os.getppid() == parent:
+def end_with(parent: int, launcher: int) -> None:
+    """End this process and its kernel, which are a group of their own, once the process that began them has ended.
+
+    Args:
+        parent: the number of this process's parent. launcher: of the command behind it, often the same.
+    """
+    while os.getppid() == parent and process_runs(launcher):
         time.sleep(1)
     if os.name == "posix":
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -133,7 +137,7 @@ def _end_with(parent: int) -> None:
 
 def main(job_path: str) -> int:
     """Run the job described in the file; the error text goes to the file that the job names."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(), os.getppid()), daemon=True).start()
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     error = execute(job)
     if error:

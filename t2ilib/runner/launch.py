@@ -21,6 +21,7 @@ from ..paths import new_run_dir, repo_root
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
 ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b")
+SCRIPT = "t2ilib.runner.script"  # module that runs one
 KEPT_LINES = 40  # of a script's output, in which its error is looked for
 
 
@@ -96,7 +97,8 @@ def run_script(plan: Plan, *, devices: int = 1, num_nodes: int = 1, node_rank: i
         suffix = f"_node{node_rank}" if node_rank else ""
         script = run.dir / f"script{suffix}.py"
         write_text(script, _script_source(plan))
-        env = _environment(run.dir, PYTHONUNBUFFERED="1", MPLBACKEND=os.environ.get("MPLBACKEND", "Agg"))
+        env = _environment(run.dir, PYTHONUNBUFFERED="1", MPLBACKEND=os.environ.get("MPLBACKEND", "Agg"),
+                           T2I_LAUNCHER=str(os.getpid()))
         tail: list[str] = []
         with (open(run.dir / f"log{suffix}.txt", "a", encoding="utf-8") as log,
               _process([*command, str(script)], env=env, cwd=plan.path.parent, stdout=subprocess.PIPE,
@@ -117,14 +119,14 @@ def _script_command(devices: int, num_nodes: int, node_rank: int, rendezvous: st
         raise BadParameter("devices and num_nodes must be at least 1 and node_rank below num_nodes, got "
                            f"devices {devices}, num_nodes {num_nodes}, node_rank {node_rank}")
     if devices * num_nodes == 1:
-        return [sys.executable]
+        return [sys.executable, "-m", SCRIPT]
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", f"--nnodes={num_nodes}"]
     if num_nodes == 1:
-        return [*torchrun, "--standalone"]
+        return [*torchrun, "--standalone", "-m", SCRIPT]
     host, _, port = rendezvous.rpartition(":")
     if not (host and port.isdecimal()):
         raise BadParameter(f"several machines need --rendezvous HOST:PORT of machine 0, got {rendezvous!r}")
-    return [*torchrun, f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
+    return [*torchrun, f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}", "-m", SCRIPT]
 
 
 def _script_source(plan: Plan) -> str:

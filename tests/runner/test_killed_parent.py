@@ -18,6 +18,13 @@ from t2ilib.runner.launch import run_notebook
 from t2ilib.runner.plan import plan_run
 run_notebook(plan_run("90_tiny", folder=Path(sys.argv[1])), progress=lambda *_: None)
 """
+TRAIN = """
+import sys
+from pathlib import Path
+from t2ilib.runner.launch import run_script
+from t2ilib.runner.plan import plan_run
+run_script(plan_run("90_tiny", folder=Path(sys.argv[1])), devices=int(sys.argv[2]))
+"""
 SLEEP = """
 import os, pathlib, time
 pathlib.Path(os.environ["T2I_RUN_DIR"], "kernel").write_text(str(os.getpid()))
@@ -43,11 +50,12 @@ def is_alive(pid):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.slow
-def test_a_killed_parent_takes_its_notebook_along(tiny, tmp_path):
+@pytest.mark.parametrize("code, devices", [(RUN, 1), (TRAIN, 1), (TRAIN, 2)], ids=["notebook", "script", "torchrun"])
+def test_a_killed_parent_takes_its_notebook_along(tiny, tmp_path, code, devices):
     folder = tiny(SLEEP)
     reports = tmp_path / "reports"
     environment = {**os.environ, "T2I_REPORTS": str(reports), "PYTHONPATH": str(repo_root())}
-    parent = subprocess.Popen([sys.executable, "-c", RUN, str(folder)], env=environment)
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder), str(devices)], env=environment)
     try:
         wait_for(lambda: list(reports.glob("runs/*/*/kernel")))
         kernel = int(next(reports.glob("runs/*/*/kernel")).read_text())
