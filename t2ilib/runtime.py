@@ -187,7 +187,8 @@ def device_name(device: torch.device | str) -> str:
         return torch.cuda.get_device_name(device)
     if torch.device(device).type == "mps":
         return "Apple MPS"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_memory(device: torch.device | str) -> float:

@@ -140,6 +140,12 @@ def test_progress_is_silent_for_quick_loops_and_other_ranks(capsys, monkeypatch)
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("threads, words", [(1, "CPU, 1 thread"), (2, "CPU, 2 threads")])
+def test_threads_are_counted_in_good_english(threads, words, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert runtime.device_name("cpu") == words
+
+
 def test_describe_versions_and_memory():
     line = runtime.describe(torch.device("cpu"), torch.bfloat16, "quick", 3)
     assert "\n" not in line and line.startswith("device CPU, ")

@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import json
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 from ..errors import BadParameter
 from ..files import read_json, was_left, write_text
-from ..paths import repo_root, reports_dir
+from ..paths import notebooks_dir, repo_root, reports_dir
 
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
 NO_RUNS = '<p class="empty">No runs yet. Start with <code>python -m t2ilib run 03 --profile quick</code>.</p>'
@@ -71,25 +72,40 @@ def _unreadable(folder: Path, problem: str) -> dict[str, Any]:
 
 def render(runs: list[dict[str, Any]], base: Path) -> str:
     """Return the HTML page for `runs`; `base` is the folder that links start from."""
-    latest: set[tuple] = set()  # name and profile of the runs that have a newest one on the page already
+    latest = find_latest(runs)
     cards = []
-    for run in runs:
-        key = (run["name"], run.get("profile"))
-        is_latest = key not in latest
+    for run, is_latest in zip(runs, latest, strict=True):
         try:
             card = _card(run, base, latest=is_latest)
         except Exception as error:  # noqa: BLE001 - a record of a foreign or older form can fail in any way
             card = _card(_unreadable(run["dir"], f"{type(error).__name__}: {error}"), base, latest=is_latest)
         cards.append(card)
-        latest.add(key)
     empty = NO_MATCH if runs else NO_RUNS
-    older = len(runs) - len(latest)
+    older = latest.count(False)
     values = {"cards": "\n".join(cards), "chips": _chips(runs), "empty": empty, "older": older,
               "older_hidden": "" if older else "hidden", "count": f"{len(runs)} run{'s' * (len(runs) != 1)}",
               "made": datetime.now().strftime("%d %B %Y, %H:%M")}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     # one pass, so that text from a run is never taken for a placeholder
     return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), template)
+
+
+def find_latest(runs: list[dict[str, Any]]) -> list[bool]:
+    """Return for each run, newest first, whether the page shows it without being asked for earlier ones.
+
+    That is the newest run of each notebook and profile, and a failed one as long as its command was not run again.
+    """
+    shown: set[tuple] = set()  # name and profile of the runs that have a newer one
+    repeated: set[tuple] = set()  # the same with the parameters that were given
+    latest = []
+    for run in runs:
+        key = (run["name"], run.get("profile"))
+        command = (*key, json.dumps(run.get("overrides"), sort_keys=True, default=str))
+        has_failed = run["status"] not in STATUSES or run["status"] == "failed"
+        latest.append(key not in shown or (has_failed and command not in repeated))
+        shown.add(key)
+        repeated.add(command)
+    return latest
 
 
 def _chips(runs: list[dict[str, Any]]) -> str:
@@ -195,9 +211,22 @@ def _command(run: dict[str, Any]) -> str:
 
 
 def _links(run: dict[str, Any], base: Path) -> str:
-    files = {"notebook": "notebook.html", "metrics": "metrics.csv", "log": "log.txt", "folder": "."}
-    links = {label: _href(run["dir"] / name, base) for label, name in files.items()}
-    return "".join(f"<a href={href!r}>{label}</a>" for label, href in links.items() if href)
+    files = {"metrics": "metrics.csv", "log": "log.txt", "folder": "."}
+    links = [_notebook_link(run, base)]
+    links += [(label, _href(run["dir"] / name, base)) for label, name in files.items()]
+    return "".join(f"<a href={href!r}>{label}</a>" for label, href in links if href)
+
+
+def _notebook_link(run: dict[str, Any], base: Path) -> tuple[str, str]:
+    """Return label and link of what was run: the executed copy; a script's text; the notebook as it stands now."""
+    source = notebooks_dir() / f"{Path(run['name']).name}.ipynb"
+    places = {"notebook": run["dir"] / "notebook.html", "notebook file": run["dir"] / "notebook.ipynb",
+              "script": run["dir"] / "script.py", "notebook source": source}
+    for label, path in places.items():
+        href = _href(path, base)
+        if href:
+            return label, href
+    return "", ""
 
 
 def _href(path: Path, base: Path) -> str:

@@ -54,6 +54,33 @@ def test_newest_first_and_only_the_newest_counts_as_latest(tmp_path):
     assert re.findall(r'data-latest="(\d)"', page) == ["1", "0", "0", "1"] and "2 earlier" in page
 
 
+def test_a_failed_run_stays_until_its_command_was_run_again(tmp_path):
+    runs = tmp_path / "runs"
+    fake_run(runs, when="08", status="failed")  # repeated at 10
+    fake_run(runs, when="09", status="failed", overrides={"steps": 7})  # not repeated
+    fake_run(runs, when="10")
+    fake_run(runs, when="11", overrides={"seed": 1})
+    fake_run(runs, when="12", overrides={"seed": 2})
+    found = report.load_runs(runs)
+    shown = [run["started"][11:13] for run, latest in zip(found, report.find_latest(found), strict=True) if latest]
+    assert shown == ["12", "09"]
+    assert "3 earlier" in report.render(found, tmp_path)
+
+
+@pytest.mark.parametrize(("files", "label", "target"), [
+    (["notebook.html", "script.py"], "notebook", "notebook.html"),
+    (["notebook.ipynb"], "notebook file", "notebook.ipynb"),
+    (["script.py"], "script", "script.py"), ([], "notebook source", "notebooks/03_vqgan_clip.ipynb")])
+def test_every_run_links_to_what_was_run(tmp_path, files, label, target):
+    run = fake_run(tmp_path / "runs")
+    (run / "notebook.html").unlink()
+    for name in files:
+        (run / name).write_text("x")
+    page = report.build_report(tmp_path / "runs", tmp_path / "index.html").read_text()
+    link, = re.findall(f"<a href='([^']*)'>{label}</a>", page)
+    assert unquote(link).endswith(target) and (tmp_path / unquote(link)).resolve().is_file()
+
+
 @pytest.mark.parametrize("text", ["{", "", '{"status": "odd", "started": null, "metrics": {}}'])
 def test_a_broken_record_does_not_break_the_page(tmp_path, text):
     fake_run(tmp_path / "runs")
@@ -71,17 +98,22 @@ def test_no_runs(tmp_path):
 def test_the_page_works_in_a_browser(tmp_path, browser):
     fake_run(tmp_path / "runs", overrides={"prompt": "a red heart"})
     fake_run(tmp_path / "runs", when="12")
-    fake_run(tmp_path / "runs", name="01_gan_basics", status="failed", error="ValueError: x")
+    fake_run(tmp_path / "runs", name="01_gan_basics", when="09", status="failed", error="ValueError: x")
+    fake_run(tmp_path / "runs", name="01_gan_basics", when="11")
     path = report.build_report(tmp_path / "runs", tmp_path / "index.html")
     for width, scheme in ((1280, "light"), (390, "dark")):
         page, errors = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme), []
         page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
         page.goto(path.as_uri())
         assert page.locator(".card:visible").count() == 2
+        page.click(".chip.failed")  # the earlier one, too
+        assert page.locator(".card:visible .pill").inner_text() == "failed"
+        page.click(".chip.failed")
+        assert page.locator(".card:visible").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         page.check("#older")
-        assert page.locator(".card:visible").count() == 3
+        assert page.locator(".card:visible").count() == 4
         page.fill("#find", "prompt")
         assert page.locator(".card:visible").count() == 1
         page.fill("#find", "")
