@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_METHOD = "vqgan_clip"
+MOST_NAMES = 6  # of files of earlier runs that are told
 LONG_CALL = 120.0  # seconds, from which on the estimate is said before
 
 
@@ -214,7 +215,7 @@ def _save_elsewhere(pictures: list[Any], name: str, *, title: str) -> str:
 def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     """Save the pictures and print the record or the path."""
     from .keeper import picture_so_far
-    from .results import save
+    from .results import older_files, save
 
     title = call.prompt if isinstance(call.prompt, str) else " | ".join(call.prompt)
     try:
@@ -223,6 +224,10 @@ def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
         place = _save_elsewhere(pictures, args.out.name, title=title)
         raise RunFailed(f"{args.out} could not be written ({reason(error)}); {place}") from error
     picture_so_far(args.out).unlink(missing_ok=True)
+    older = older_files(args.out, files)
+    if older:
+        names = ", ".join(path.name for path in older[:MOST_NAMES]) + (", ..." if len(older) > MOST_NAMES else "")
+        print(f"beside it, not of this run: {names}", file=sys.stderr, flush=True)
     if not args.json:
         print(files[0])
         return 0

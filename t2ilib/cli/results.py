@@ -1,5 +1,6 @@
 """What a run of `generate` leaves: pictures with captions and records, as files that can repeat it."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..encoders import load_judge
 from ..errors import BadParameter
 from ..files import content_hash, paths_in
 from ..media import contact_sheet, png, save_pictures, stack_pictures
+from ..methods import METHODS
 from ..paths import checkpoints_dir
 from ..runtime import versions, warn_fallback
 
@@ -56,6 +58,21 @@ def save_each(pictures: Sequence[Picture], out: Path) -> list[str]:
         path = out.with_name(f"{out.stem}_{picture.name}{out.suffix}")
         files.append(str(save_one(picture, path)))
     return files
+
+
+def older_files(out: Path, files: Collection[str]) -> list[Path]:
+    """Return files beside `out` that are named like pictures of a run, and are none of this run's `files`.
+
+    A run with fewer pictures, or with one method, leaves those of an earlier run: they may be mistaken for its own.
+    """
+    methods = "|".join(map(re.escape, METHODS))
+    name = re.compile(rf"{re.escape(out.stem)}_(({methods})_)?([0-9]+){re.escape(out.suffix)}")
+    numbered = []
+    for path in out.parent.iterdir():
+        match = name.fullmatch(path.name)
+        if match and str(path) not in files:
+            numbered.append((match[1] or "", int(match[3]), path))
+    return [path for _, _, path in sorted(numbered)]
 
 
 def save_one(picture: Picture, path: Path) -> Path:

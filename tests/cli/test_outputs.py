@@ -116,6 +116,22 @@ def test_what_one_method_has_finished_outlives_the_stop_of_the_next(tmp_path, mo
     assert files_in(tmp_path) == ["out_plain_1.png"] and "out_plain_1.png" in capsys.readouterr().err
 
 
+def test_pictures_of_an_earlier_run_are_told_apart_and_stay(tmp_path, monkeypatch, capsys):
+    assert generate(tmp_path / "out.png", "--num-images", 12) == 0 and "not of this run" not in capsys.readouterr().err
+    for name in ("out_mine_1.png", "outer_1.png", "out_1.jpg", "out_1b.png"):
+        (tmp_path / name).write_text("a file of the user's")
+    before = files_in(tmp_path)
+    assert generate(tmp_path / "out.png", "--num-images", 9) == 0
+    assert capsys.readouterr().err == "beside it, not of this run: out_10.png, out_11.png, out_12.png\n"
+    (tmp_path / "out_plain_1.png").write_text("of one method")
+    monkeypatch.chdir(tmp_path)
+    assert generate("out.png") == 0
+    names = ", ".join(f"out_{number}.png" for number in range(1, 7))
+    assert capsys.readouterr().err == f"beside it, not of this run: {names}, ...\n"
+    assert files_in(tmp_path) == sorted([*before, "out_plain_1.png"])
+    assert [path.name for path in results.older_files(tmp_path / "out.png", [])][-1] == "out_plain_1.png"
+
+
 @pytest.mark.parametrize("fails_in", ["write", "finish"])
 def test_a_film_that_fails_costs_the_film_only(tmp_path, monkeypatch, fails_in):
     def fail(*_):
