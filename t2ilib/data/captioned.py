@@ -26,7 +26,7 @@ from .records import (
 from ..errors import BadParameter, unknown_name
 from ..media import to_signed
 
-KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl", "a .parquet file")
+KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl or .csv", "a .parquet file")
 
 
 class CaptionedImages:
@@ -231,7 +231,8 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
             "emoji": the set that ships with the repository, RGBA;
             "hub:owner/name": a set of the Hugging Face hub (or "hub:" and a local folder), through `datasets`;
             "coco:FOLDER": COCO captions (`annotations/captions_train2017.json`, `train2017/`);
-            a folder with `metadata.jsonl`, whose lines have `file_name` and `text`; or a `.parquet` file.
+            a folder with `metadata.jsonl` (or `.csv`, `.parquet`), whose rows have `file_name` and `text`; or a
+            `.parquet` file that holds the pictures.
         split: "train", "validation", "held_out" or "all" for the emoji set. Elsewhere the rows whose `split` says so;
             rows without a `split` count as "train". For the hub, whatever the set calls its parts.
         image_size: Edge length in pixels. The emoji set takes the stored size, or shrinks the next larger one;

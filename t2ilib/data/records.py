@@ -1,5 +1,7 @@
 """Where captioned pictures come from: each source is read into a list of records, not yet decoded."""
 
+import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +11,11 @@ from typing import Any
 from .. import paths
 from ..assets import hub_or_cache
 from ..errors import BadParameter, MissingAsset, check_name, unknown_name
-from ..files import parse_json, read_json, read_lines
+from ..files import parse_json, read_json, read_lines, read_text
 
 EMOJI_SPLITS = ("train", "validation", "held_out", "all")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "description", "sentence", "sentences")
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the first that a folder has is read
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -65,17 +67,11 @@ def parquet_records(files: Iterable[Path], split: str, *, image_column: str | No
         MissingAsset: If a file is missing.
         BadParameter: If a file, column or row is bad.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     records: list[Record] = []
     for path in files:
         if not path.exists():
             raise MissingAsset(f"no such file: {path}")
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise BadParameter(f"{path} is no readable parquet file: {error}") from error
+        table = _read_parquet(path)
         names = table.column_names
         pictures = [field.name for field in table.schema if _holds_pictures(field.type)]
         texts = [name for name in TEXT_NAMES if name in names]
@@ -86,6 +82,17 @@ def parquet_records(files: Iterable[Path], split: str, *, image_column: str | No
             picture = _cell_picture(row.pop(picture_name), path.parent, where)
             records.append(_record(where, picture, row, text_name))
     return _of_split(records, split, str(path), limit)
+
+
+def _read_parquet(path: Path) -> Any:
+    """Return the pyarrow table in a file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadParameter(f"{path} is no readable parquet file: {error}") from error
 
 
 def _holds_pictures(kind: Any) -> bool:
@@ -132,15 +139,15 @@ def _inside(folder: Path, name: str, where: str) -> Path:
 
 def folder_records(folder: Path, split: str, *, text_column: str | None = None,
                    limit: int | None = None) -> list[Record]:
-    """Read a folder with `metadata.jsonl`, or with one sub-folder for each split that has its own.
+    """Read a folder with `metadata.jsonl`, `.csv` or `.parquet`, or with a sub-folder for each split that has its own.
 
     Raises:
         MissingAsset: If the folder is empty or has no captions.
-        BadParameter: If a line is no JSON object, or lacks `file_name` or the caption.
+        BadParameter: If the metadata cannot be read, or a row lacks `file_name` or the caption.
     """
-    path = folder / METADATA
-    if path.exists():
-        records = [_line_record(path, number, row, text_column) for number, row in _json_lines(path)]
+    path = _metadata_file(folder)
+    if path is not None:
+        records = [_row_record(path, where, row, text_column) for where, row in _metadata_rows(path)]
         return _of_split(records, split, str(path), limit)
     records = []
     for part in _parts(folder, split):
@@ -148,20 +155,38 @@ def folder_records(folder: Path, split: str, *, text_column: str | None = None,
     if not records:
         pictures = sum(1 for file in folder.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS)
         content = f"{pictures} pictures but no captions" if pictures else "no pictures"
-        raise MissingAsset(f"{folder} holds {content}; expected {METADATA} with one line for each picture, such as "
-                           '{"file_name": "heart.png", "text": "a red heart"}')
+        raise MissingAsset(f"{folder} holds {content}; expected {METADATA[0]} with one line for each picture, such as "
+                           '{"file_name": "heart.png", "text": "a red heart"}, or metadata.csv with these columns')
     return records[:limit]
 
 
 def _parts(folder: Path, split: str) -> list[Path]:
     """Return the sub-folders of a split, or of all, that have captions of their own."""
     parts = [folder / split] if split != "all" else sorted(folder.iterdir())
-    return [part for part in parts if (part / METADATA).exists()]
+    return [part for part in parts if _metadata_file(part) is not None]
 
 
-def _line_record(path: Path, number: int, row: dict, text_column: str | None) -> Record:
-    """Return the record of one line of `metadata.jsonl`."""
-    where = f"{path}, line {number}"
+def _metadata_file(folder: Path) -> Path | None:
+    """Return the file that says what the pictures of a folder show, or None."""
+    for name in METADATA:
+        if (folder / name).exists():
+            return folder / name
+    return None
+
+
+def _metadata_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield where a row of metadata stands, for messages, and what it says."""
+    if path.suffix == ".csv":
+        yield from _csv_rows(path)
+    elif path.suffix == ".parquet":
+        for number, row in enumerate(_read_parquet(path).to_pylist()):
+            yield f"{path}, row {number}", row
+    else:
+        yield from _json_lines(path)
+
+
+def _row_record(path: Path, where: str, row: dict, text_column: str | None) -> Record:
+    """Return the record of one row of metadata."""
     file_name = row.get("file_name")
     if not isinstance(file_name, str):
         raise BadParameter(f"{where}: there is no 'file_name'; columns here: {sorted(row)}.")
@@ -178,11 +203,26 @@ def _line_record(path: Path, number: int, row: dict, text_column: str | None) ->
     return record
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield the number and the object of each line that is not empty."""
+def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield the place and the object of each line that is not empty."""
     for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path}, line {number}"
         if line.strip():
-            yield number, parse_json(line, where=f"{path}, line {number}")
+            yield where, parse_json(line, where=where)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield the place and the values of each row below the header; a value that is not there is None."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row:  # under this name stand values that have no column
+                raise BadParameter(f"{where}: more values than the header has columns; put a text with a comma in "
+                                   'quotes: "a heart, red"')
+            yield where, {name: value or None for name, value in row.items()}
+    except csv.Error as error:
+        raise BadParameter(f"{path}, line {reader.line_num} is no valid CSV: {error}") from error
 
 
 def hub_records(name: str, split: str, *, config: str | None = None, image_column: str | None = None,

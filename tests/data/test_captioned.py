@@ -183,6 +183,34 @@ def test_bad_lines_name_file_and_line(folder, line, message):
     assert "metadata.jsonl" in str(caught.value)
 
 
+def test_folder_with_a_table(folder):
+    (folder / "metadata.jsonl").unlink()
+    table = {"file_name": ["a.png", "sub/b.jpg"], "caption": ["a red square", "green"], "split": ["train", None]}
+    pq.write_table(pa.table(table), folder / "metadata.parquet")
+    assert load_captioned(folder, image_size=16).captions == ["a red square", "green"]
+    text = '\ufefffile_name,text,kind,split\r\na.png,"a heart, ""red""\nor so",x,\r\n\r\nsub/b.jpg,grün,,validation\r\n'
+    (folder / "metadata.csv").write_text(text, encoding="utf-8", newline="")
+    data = load_captioned(folder, image_size=16, split="all")
+    assert data.captions == ['a heart, "red"\nor so', "grün"] and data.columns["kind"] == ["x", None]
+    assert load_captioned(folder, image_size=16).captions == data.captions[:1]
+    assert load_captioned(folder, image_size=16, split="validation").captions == ["grün"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("file_name,text\na.png,a heart, red\n", 'line 2: more values than the header.*in quotes: "a heart, red"'),
+    ("file_name,text\na.png,\n", "line 2.*empty"), ("file_name,text\na.png\n", "line 2.*empty"),
+    ("file;text\na.png;x\n", "line 2: there is no 'file_name'; columns here: .'file;text'"),
+    ("file_name,label\na.png,x\n", "line 2: there is no caption.*label"),
+    ('file_name,text\na.png,"x\n', "no valid CSV"), ("file_name,text\n../a.png,x\n", "lies outside"),
+    ("file_name,text\ngone.png,x\n", r"line 2 \(gone.png\).*no such file")])
+def test_bad_rows_of_a_csv_name_file_and_line(folder, text, message):
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text(text)
+    with pytest.raises(BadParameter, match=message) as caught:
+        load_captioned(folder, image_size=16)
+    assert "metadata.csv" in str(caught.value)
+
+
 def test_truncated_picture_names_row(folder):
     whole = (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(whole[: len(whole) // 2])
