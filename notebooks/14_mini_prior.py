@@ -65,6 +65,7 @@ if root is None:
                             "papermill --cwd PATH_OF_THE_REPOSITORY; to get one: "
                             f"git clone {REPOSITORY}")
 sys.path.insert(0, str(root))
+importlib.import_module("t2ilib")  # before torch: it chooses how threads wait
 
 # %% nbmake={"mock": {"profile": "smoke"}} tags=["parameters"]
 profile: str = "quick"  # smoke, quick or full

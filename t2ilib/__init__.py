@@ -7,8 +7,12 @@ Example:
 
 from typing import Any
 
+from .waiting import choose_waiting
+
 __version__ = "0.1.0"
 __all__ = ["generate"]
+
+choose_waiting()  # before anything imports torch
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from ..files import content_hash, paths_in
 from ..media import contact_sheet, png, save_pictures, stack_pictures
 from ..methods import METHODS
 from ..paths import checkpoints_dir
-from ..runtime import versions, warn_fallback
+from ..runtime import device_name, pick_device, versions, warn_fallback
 
 NOT_IN_FILES = ("seconds", "judge_score")  # differ between runs that draw the same: those have files of equal bytes
 
@@ -89,7 +89,7 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
     """Return what repeats the run that made a PNG, and which of its pictures that is (None: the sheet of all).
 
     Files that the run was given are looked for where its record names them, and beside the PNG. It warns where a file,
-    a checkpoint or a version is not the one that was used.
+    a checkpoint, a version, the device or the number of threads is not the one that was used.
 
     Raises:
         MissingAsset, BadParameter: there is no such file, or it does not say how it was made.
@@ -112,14 +112,37 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
             present = present_files.get(name, f"absent (give it with -o {option}=PATH)")
             if present != used:
                 differences.append(f"{name} {used}, here it is {present}")
+    differences += _other_machine(record, call)
+    for difference in differences:
+        warn_fallback(f"{path} was made with {difference}: expect another picture")
+    return call, record.get("index")
+
+
+def _other_machine(record: dict[str, Any], call: dict[str, Any]) -> list[str]:
+    """Return in words where the device, its threads or the versions are not those of a record."""
+    differences = []
+    used_device = record.get("device")
+    present_device = _device_here(call)
+    if used_device is not None and used_device.replace(" 1 threads", " 1 thread") != present_device:
+        differences.append(f"the device {used_device}, here it is {present_device}")
     here = versions()
     for package, used in record.get("versions", {}).items():
         present = here.get(package, "absent")
         if present != used:
             differences.append(f"{package} {used}, here it is {present}")
-    for difference in differences:
-        warn_fallback(f"{path} was made with {difference}: expect another picture")
-    return call, record.get("index")
+    return differences
+
+
+def _device_here(call: dict[str, Any]) -> str:
+    """Return the name of the device that a call would run on, with its threads: their number decides the last digits.
+
+    A device that is not here gives its name in the call.
+    """
+    asked = call.get("device", "auto")
+    try:
+        return device_name(pick_device(asked))
+    except BadParameter:
+        return str(asked)
 
 
 def _found_beside(value: Any, folder: Path, names: Collection[str]) -> Any:

@@ -63,6 +63,7 @@ class Playground:
         self._widgets = ipywidgets
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._clock: _Clock
         self._build(prompt, method, min(num_images, MOST_PICTURES), seed)
 
     def _ipython_display_(self) -> None:
@@ -127,8 +128,7 @@ class Playground:
     def _options_fold(self) -> Any:
         w = self._widgets
         self.options = w.GridBox(layout=w.Layout(grid_template_columns="repeat(auto-fit, minmax(300px, 1fr))"))
-        self.more = w.Text(placeholder="name=value, name=value", description="others", layout=w.Layout(width="98%"),
-                           style={"description_width": "110px"})
+        self.more = w.Text(placeholder="name=value, name=value", description="others", layout=w.Layout(width="98%"))
         hint = w.HTML(note("<small>Rest the pointer on a name to read what it does.</small>"))
         fold = w.VBox([self.options, self.more, hint])
         return w.Accordion([fold], titles=("options",), selected_index=None)
@@ -146,7 +146,10 @@ class Playground:
             self.sliders[option.name] = kind(
                 (moved or {}).get(option.name, rest), min=min(low, rest), max=max(high, rest), step=slider_step(option),
                 description=option.name.replace("_", " "), tooltip=option.meaning, continuous_update=False,
-                style={"description_width": "110px"}, layout=w.Layout(width="98%"))
+                layout=w.Layout(width="98%"))
+        longest = max(map(len, [*self.sliders, self.more.description]))
+        for field in (*self.sliders.values(), self.more):
+            field.style.description_width = f"{longest}ch"  # no name is cut short, and all end at one line
         self.options.children = list(self.sliders.values())
 
     def _rest(self, option: Option) -> Any:
@@ -193,7 +196,8 @@ class Playground:
             text, buttons = cell.children[1].children
             text.value = ""
             buttons.children = []
-        self.status.value = note("Starting" if self.history else "Loading the networks; later drawings start sooner")
+        self.bar.add_class("t2i-busy")
+        self._clock = _Clock(self, "Preparing" if self.history else "Loading the networks; later drawings start sooner")
         self._thread = threading.Thread(target=self._work, args=(call, previews), daemon=True)
         self._thread.start()
 
@@ -218,23 +222,31 @@ class Playground:
                 pictures, record = self._draw(**call, **hooks)
                 seconds = time.perf_counter() - began
                 if self._stop.is_set() and not progress.has_picture:
+                    self._clock.stop()
                     self.status.value = note("stopped before there was a picture; draw again, or let it go on longer")
                     return
                 drawn = Drawn(call, pictures, record, seconds, stopped=self._stop.is_set())
                 self._show(drawn)  # before measuring: people look first
                 if self._measure:
-                    self.status.value = note("Measuring")
+                    self._clock.stop()
+                    self.bar.add_class("t2i-busy")
+                    self._clock = _Clock(self, "Measuring" if self.history else "Loading the judge, and measuring")
                     drawn.scores = self._measure(pictures, call["prompt"], record)
+            self._clock.stop()
             self._finish(drawn, [str(warning.message) for warning in caught if "t2ilib" in warning.filename])
         except Exception as error:  # whatever happens in this thread must reach the person, not a log
+            self._clock.stop()
             self._fail(error)
         finally:
+            self.bar.remove_class("t2i-busy")
             self.draw_button.disabled = False
             self.stop_button.disabled = True
             self.bar.layout.display = "none"
 
     def show_progress(self, preview: Any, seconds_left: float | None) -> None:
         """Show the step a drawing is in, and its picture so far."""
+        self._clock.stop()
+        self.bar.remove_class("t2i-busy")
         self.bar.max = preview.steps
         self.bar.value = preview.step + 1
         if not self._stop.is_set():
@@ -331,6 +343,34 @@ class Playground:
         for file in files:
             self._run.artefact(file)
         return short_path(files[0])
+
+
+class _Clock:
+    """Says every second what is being done and for how long, where no steps can be counted, until `stop`."""
+
+    def __init__(self, panel: Playground, words: str):
+        self.panel = panel
+        self.words = words
+        self.began = time.perf_counter()
+        self._stopped = threading.Event()
+        self._show()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say no more; what is written into the panel after this stays."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(1):
+            self._show()
+
+    def _show(self) -> None:
+        if not self.panel.stopping:
+            seconds = time.perf_counter() - self.began
+            elapsed = f" ({seconds:.0f} s)" if seconds >= 1 else ""
+            self.panel.status.value = note(self.words + elapsed)
 
 
 class _Progress:

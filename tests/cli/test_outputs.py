@@ -196,6 +196,22 @@ def test_other_versions_are_told(tmp_path):
         results.repeat(path)
 
 
+def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch, recwarn):
+    call = {"prompt": "x", "method": "plain", "num_images": 1, "seed": 0, "device": "cpu"}
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    for device in ("CPU, 1 thread", "CPU, 1 threads"):
+        results.repeat(save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": device}))
+    assert not recwarn.list
+    for device in ("CPU, 2 threads", "NVIDIA H200"):
+        path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": device})
+        with pytest.warns(UserWarning, match=f"the device {device}, here it is CPU, 1 thread: expect another picture"):
+            results.repeat(path)
+    call["device"] = "cuda:99"
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": "NVIDIA H200"})
+    with pytest.warns(UserWarning, match="here it is cuda:99"):
+        results.repeat(path)
+
+
 def test_texts_that_are_no_paths_stay_as_they_are(tmp_path):
     values = {"prompt": "/imagine a castle", "long": "x." * 5000, "zero": "a.\0b", "list": ["a:0.5", 3, None, "."]}
     assert without_folders(values) == values

@@ -1,7 +1,9 @@
 """The panel without a browser: what it asks for, shows, keeps and says when something goes wrong."""
 
 import json
+import re
 import threading
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -81,6 +83,46 @@ def test_only_moved_sliders_and_typed_options_are_sent(panel):
     assert panel.sliders == {} and panel.options.children == ()
     panel.restore(drawn)
     assert panel.call() == drawn.call and panel.sliders["rate"].value == 0.8 and panel.sliders["steps"].value == 2
+
+
+def test_it_says_what_it_does_while_no_step_can_be_counted(panel, monkeypatch):
+    drawing, measuring, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(prompt, *, callback, **call):
+        drawing.set()
+        assert go_on.wait(20)
+        callback(SimpleNamespace(step=0, steps=1, images=torch.zeros(2, 3, 8, 8)))
+        assert "t2i-busy" not in panel.bar._dom_classes and "step 1 of 1" in panel.status.value
+        return [Image.new("RGB", (8, 8))] * 2, {}
+
+    def measure(pictures, prompt, record):
+        measuring.set()
+        assert "Loading the judge" in panel.status.value and "t2i-busy" in panel.bar._dom_classes
+        return [{}, {}]
+
+    monkeypatch.setattr(panel, "_draw", slow)
+    monkeypatch.setattr(panel, "_measure", measure)
+    panel.start()
+    assert drawing.wait(20) and "t2i-busy" in panel.bar._dom_classes and panel.bar.layout.display is None
+    assert "Loading the networks" in panel.status.value
+    deadline = time.monotonic() + 20
+    while "sooner (1 s)" not in panel.status.value and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert re.search(r"sooner \(\d+ s\)", panel.status.value)
+    go_on.set()
+    panel.wait(20)
+    assert panel.error is None and measuring.is_set() and "2 pictures in" in panel.status.value
+    assert "t2i-busy" not in panel.bar._dom_classes
+
+
+def test_no_name_of_a_slider_is_cut_short(panel):
+    options = (Option("clip_guidance_scale", 0.5, "how much", low=0, high=1, slider=(0.0, 1.0)), *OPTIONS)
+    panel._methods = {**METHODS, "live": Method("live", "Live", live, options, previews=True)}
+    panel.method.value = "plain"
+    assert panel.more.style.description_width == f"{len('others')}ch"
+    panel.method.value = "live"
+    widths = {field.style.description_width for field in (*panel.sliders.values(), panel.more)}
+    assert widths == {f"{len('clip guidance scale')}ch"}
 
 
 def test_a_method_without_callback_has_no_live_preview_and_no_stop(panel):
