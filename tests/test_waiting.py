@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from t2ilib import waiting
-from t2ilib.paths import repo_root
+from t2ilib.paths import notebooks_dir, repo_root
 
 
 @pytest.mark.parametrize("cores, others, quota, free", [
@@ -49,3 +49,9 @@ def test_it_is_chosen_before_torch_is_there():
         environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "passive"]
+
+
+@pytest.mark.parametrize("path", sorted(notebooks_dir().glob("[0-9]*.py")), ids=lambda path: path.stem)
+def test_notebooks_choose_before_they_import_torch(path):
+    text = path.read_text(encoding="utf-8")
+    assert 0 < text.index('importlib.import_module("t2ilib")') < text.index("import torch")
