@@ -8,6 +8,7 @@ data.captions[0], data.columns["artist"][0]
 import hashlib
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,10 +24,11 @@ from .records import (
     hub_records,
     parquet_records,
 )
+from .shape_scenes import shape_records
 from ..errors import BadParameter, unknown_name
 from ..media import to_signed
 
-KINDS = ("emoji", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl or .csv", "a .parquet file")
+KINDS = ("emoji", "shapes", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl or .csv", "a .parquet file")
 
 
 class CaptionedImages:
@@ -229,14 +231,16 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
     Args:
         name_or_path: One of
             "emoji": the set that ships with the repository, RGBA;
+            "shapes": coloured shapes on white, drawn by a program, whose pictures a program can read;
             "hub:owner/name": a set of the Hugging Face hub (or "hub:" and a local folder), through `datasets`;
             "coco:FOLDER": COCO captions (`annotations/captions_train2017.json`, `train2017/`);
             a folder with `metadata.jsonl` (or `.csv`, `.parquet`), whose rows have `file_name` and `text`; or a
             `.parquet` file that holds the pictures.
-        split: "train", "validation", "held_out" or "all" for the emoji set. Elsewhere the rows whose `split` says so;
-            rows without a `split` count as "train". For the hub, whatever the set calls its parts.
-        image_size: Edge length in pixels. The emoji set takes the stored size, or shrinks the next larger one;
-            other pictures are shrunk or enlarged to the short side and cropped in the middle.
+        split: "train", "validation", "held_out" or "all" for the emoji set and the shapes. Elsewhere the rows
+            whose `split` says so; rows without a `split` count as "train". For the hub, whatever the set calls its
+            parts.
+        image_size: Edge length in pixels. The emoji set takes the stored size, or shrinks the next larger one; shapes
+            are drawn at any size; other pictures are shrunk or enlarged to the short side and cropped in the middle.
         limit: At most so many rows, from the beginning.
         image_column: Name of the column with pictures (hub and parquet), found by itself if there is only one.
         text_column: Name of the column with captions; "text" or "caption" and their like are found by themselves.
@@ -269,6 +273,8 @@ def _records(name: str, split: str, image_size: int, limit: int | None, image_co
              text_column: str | None, config: str | None) -> list[Record]:
     if name == "emoji":
         return emoji_records(split, image_size, limit=limit)
+    if name == "shapes":
+        return list(islice(shape_records(split), limit))
     if name.startswith("hub:"):
         return hub_records(name[4:], split, config=config, image_column=image_column, text_column=text_column,
                            limit=limit)

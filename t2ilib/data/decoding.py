@@ -26,7 +26,7 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
     """Decode one picture to a square.
 
     Args:
-        picture: Encoded bytes, a path, or a PIL image.
+        picture: Encoded bytes, a path, a PIL image, or a function that draws (S, S, 3) uint8 at a given edge length S.
         image_size: Edge length. A picture of another size is resized to the short side and cropped in the middle;
             resampling weighs colours by their opacity.
 
@@ -35,6 +35,8 @@ def decode(picture: "bytes | str | Path | object", image_size: int) -> np.ndarra
     """
     from PIL import Image
 
+    if callable(picture):
+        picture = Image.fromarray(picture(image_size))
     image = open_rgba(picture)
     if image.size != (image_size, image_size):
         short = min(image.size)

@@ -25,7 +25,7 @@ class Record:
 
     Attributes:
         where: File and row, for error messages.
-        picture: Encoded bytes, a path, or a PIL image.
+        picture: Encoded bytes, a path, a PIL image, or a function that draws it at an edge length.
         text: The default caption.
         columns: All other columns.
     """
