@@ -17,6 +17,7 @@ from .measure import Contest, Row, noise, precision, short_name, write_rows
 from .memory import Work
 from .minimagen import minimagen_rows
 from .profile import profile_rows
+from .shapes import shapes_rows
 from .startup import startup_rows
 from ..errors import check_name
 from ..models.sizes import VQGAN as VQGAN_SIZES
@@ -58,7 +59,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "kernels": kernels_rows, "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows,
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
     "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
-    "startup": startup_rows, "eyes": eyes_rows,
+    "startup": startup_rows, "eyes": eyes_rows, "shapes": shapes_rows,
 }
 
 

@@ -1,6 +1,7 @@
 """Metrics: how close pictures are to other pictures, and to their prompts."""
 
 from .alignment import bootstrap_interval, chance_level, paired_similarity, retrieval_ranks, synonym_mask, top_k
+from .composition import composition, is_shown
 from .image import (
     frechet_distance,
     gaussian_frechet,
@@ -14,8 +15,9 @@ from .image import (
 )
 from .modes import class_histogram, duplicate_rate, entropy, kl_to_data, modes_covered, nearest_distances, stacked_modes
 from .panel import PanelTable, panel
+from .shape_parser import parse_shapes
 
-__all__ = ["PanelTable", "bootstrap_interval", "chance_level", "class_histogram", "duplicate_rate", "entropy",
-           "frechet_distance", "gaussian_frechet", "kid", "kl_to_data", "mean_kernel", "mmd2", "modes_covered",
-           "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "precision_recall", "psnr",
-           "retrieval_ranks", "ssim", "stacked_modes", "synonym_mask", "top_k"]
+__all__ = ["PanelTable", "bootstrap_interval", "chance_level", "class_histogram", "composition", "duplicate_rate",
+           "entropy", "frechet_distance", "gaussian_frechet", "is_shown", "kid", "kl_to_data", "mean_kernel", "mmd2",
+           "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "parse_shapes",
+           "precision_recall", "psnr", "retrieval_ranks", "ssim", "stacked_modes", "synonym_mask", "top_k"]
