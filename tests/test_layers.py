@@ -19,7 +19,7 @@ BOXES = [
     {"kernels", "show"},
     {"layers", "record"},
     {"data", "diffusion", "encoders", "lesson", "models"},
-    {"cascade", "guidance", "metrics", "training"},
+    {"cascade", "guidance", "metrics", "sampling", "training"},
     {"methods"},
     {"bench", "playground", "runner"},
     {"cli"},
@@ -30,7 +30,7 @@ ALLOWED: set[tuple[str, str]] = set()
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}
 # What such alternatives have in common.
-SHARED = {("methods", "limits"), ("methods", "networks"), ("methods", "registry")}
+SHARED = {("methods", "drawing"), ("methods", "limits"), ("methods", "networks"), ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.vqgan_growth", "models.vqgan"),  # makes a larger one from a smaller one

@@ -58,7 +58,7 @@ def startup_rows(device: torch.device, seconds: float, *, before: str | Path | N
     with tempfile.TemporaryDirectory() as scratch:
         out = str(Path(scratch) / "out.png")
         groups = [[Run(name, "import", "nothing drawn", ("-c", code), here) for name, code in IMPORTS.items()]]
-        for method in methods or METHODS:
+        for method in methods or [name for name, method in METHODS.items() if not method.missing()]:
             draw = ("generate", "a red heart", "--method", method, "--out", out)
             runs = [Run("with open_clip and transformers", "a picture", method, ("-c", HEAVY + PICTURE, *draw), here),
                     Run("ours", "a picture", method, ("-c", PICTURE, *draw), here)]

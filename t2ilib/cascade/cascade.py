@@ -24,6 +24,7 @@ from ..diffusion import (
     with_guidance,
 )
 from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_conditions
+from ..encoders.choosing import best_candidates
 from ..errors import BadParameter
 from ..media import to_unit
 
@@ -226,7 +227,7 @@ class Cascade:
             pictures = self._draw_stage(k, stage_texts, streams[k], sampling, progress, inputs, steps=steps[k],
                                         drafts=drafts[k])
             if drafts[k] > 1:
-                pictures = _best(pictures, score(to_unit(pictures), stage_texts), drafts[k])
+                pictures = best_candidates(pictures, score(to_unit(pictures), stage_texts), drafts[k])
             results.append(pictures)
             inputs = replace(inputs, lowres=pictures, init=None, strength=1.0)
         return results
@@ -341,10 +342,3 @@ def _stage_streams(generators: Sequence[torch.Generator], stages: int, candidate
         for k in range(1, stages):
             streams[k].append(parts[k - 1])
     return streams
-
-
-def _best(pictures: Tensor, scores: Tensor, candidates: int) -> Tensor:
-    """Return of each text the picture with the highest score: (B * candidates, ...), (B * candidates,) -> (B, ...)."""
-    scores = scores.view(-1, candidates).to(pictures.device)  # (B, candidates)
-    first_rows = candidates * torch.arange(len(scores), device=pictures.device)
-    return pictures[first_rows + scores.argmax(1)]

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         print(options_page(args.method or DEFAULT_METHOD), end="")
         return 0
     call = read_call(args)
-    names = list(METHODS) if call.method == "all" else [call.method]
+    names = _methods_that_are_here() if call.method == "all" else [call.method]
     # every option is checked before anything is drawn
     options = {name: {**call.options, **METHODS[name].read(call.option_texts)} for name in names}
     pictures: list[Any] = []
@@ -91,6 +91,20 @@ def run(args: argparse.Namespace) -> int:
         finished = " and ".join(save_each(pictures, args.out))
         raise KeyboardInterrupt(f"{interrupt}; finished before: {finished}") from None
     return _finish(pictures, call, args)
+
+
+def _methods_that_are_here() -> list[str]:
+    """Return the names of all methods that can draw; say of the others what is missing."""
+    from ..methods import METHODS
+
+    names = []
+    for name, method in METHODS.items():
+        missing = method.missing()
+        if missing:
+            print(f"{name} is left out: {missing}", file=sys.stderr, flush=True)
+        else:
+            names.append(name)
+    return names
 
 
 def read_call(args: argparse.Namespace) -> Call:

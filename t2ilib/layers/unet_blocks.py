@@ -90,13 +90,22 @@ class CrossAttention(nn.Module):
         self.out = zero_(nn.Linear(inner, dim))
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        q = self.to_q(self.norm(x))  # (B, N, heads * d)
-        null_kv = self.null_kv.flatten().expand(len(x), 1, -1).to(q)
-        kv = torch.cat([null_kv, self.to_kv(context)], dim=1)  # (B, 1 + T, 2 * heads * d)
+        return self.answer(x, self.keys_values(context), keep)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a text and of "none of it": (B, T, E) -> (B, heads, 1 + T, d) each."""
+        kv = self.to_kv(context)  # (B, T, 2 * heads * d)
+        null_kv = self.null_kv.flatten().expand(len(context), 1, -1).to(kv)
+        kv = torch.cat([null_kv, kv], dim=1)  # (B, 1 + T, 2 * heads * d)
         k, v = kv.chunk(2, dim=-1)
+        return split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def answer(self, x: Tensor, keys_values: tuple[Tensor, Tensor], keep: Tensor) -> Tensor:
+        """Return what places x (B, N, C) read in a text whose keys and values are known, (B, N, C)."""
+        q = split_heads(self.to_q(self.norm(x)), self.heads)  # (B, heads, N, d)
+        k, v = keys_values
         keep = F.pad(keep, (1, 0), value=True)[:, None, None]  # (B, 1, 1, 1 + T)
-        y = self.attend(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), keep)
-        return self.out(merge_heads(y))
+        return self.out(merge_heads(self.attend(q, k, v, keep)))
 
 
 class SelfAttention(nn.Module):

@@ -12,15 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .drawing import (
+    StepCounter,
+    choosing_guides,
+    drawing_record,
+    guide_names,
+    pictures_to_edit,
+    plain_settings,
+    texts_and_seeds,
+)
 from .limits import cpu_seconds
 from .networks import Networks
-from .registry import Estimate, Method, read_prompts
+from .registry import Estimate, Method
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
 from ..checkpoint import read_config
-from ..encoders import Clip
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
-from ..media import fit_picture, load_mask, load_picture, picture_list, to_signed, to_unit
+from ..media import load_mask, picture_list, to_unit
 from ..models.imagen_unet import ImagenUNet
 from ..models.latent_prior import LatentPrior
 from ..options import Option, options_of
@@ -66,65 +74,22 @@ ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_s
 SAMPLING_OPTIONS = tuple(option.name for option in options_of(Sampling))
 
 
-class _StepCounter:
-    """A callback that counts the steps, and hands each preview on."""
-
-    def __init__(self, callback: Callable[[CascadePreview], bool | None] | None):
-        self.callback = callback
-        self.steps = 0
-
-    def __call__(self, preview: CascadePreview) -> bool | None:
-        self.steps += 1
-        return None if self.callback is None else self.callback(preview)
-
-
-class _GuideScore:
-    """The mean similarity of pictures to their texts by several guides, by which candidates are chosen.
-
-    Attributes:
-        scores: (M,) of the M pictures that were asked for last, on the CPU; empty before.
-    """
-
-    def __init__(self, guides: Sequence[Clip], batch_size: int):
-        self.guides = guides
-        self.batch_size = batch_size
-        self.scores = torch.zeros(0)
-
-    def __call__(self, pictures: Tensor, texts: list[Any]) -> Tensor:
-        similarities = []
-        for guide in self.guides:
-            similarities.append(guide.similarity(pictures, texts, batch_size=self.batch_size).cpu())
-        self.scores = torch.stack(similarities).mean(0)
-        return self.scores
-
-
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         callback: Callable[[CascadePreview], bool | None] | None = None,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Make pictures with the cascade whose checkpoints are here; arguments as `Method.run` describes them."""
     settings = _settings(options)
-    texts: list[str] = []
-    seeds: list[int] = []
-    for text in read_prompts(prompt):
-        texts += [text] * num_images
-        seeds += [seed + j for j in range(num_images)]
+    texts, seeds = texts_and_seeds(prompt, num_images, seed)
     networks = Networks(str(runtime.pick_device(settings["device"])), home=settings["checkpoint"] or None)
     began = time.perf_counter()
     cascade = build_cascade(settings["variant"], networks, precision=settings["precision"], chunk=settings["chunk"])
-    counter = _StepCounter(callback)
+    counter = StepCounter(callback)
     generators = [runtime.generator(s, "minimagen") for s in seeds]
     pictures, scores = _draw(cascade, texts, settings, networks, generators, counter)
-    height, width = pictures.shape[-2:]
-    record = {
-        "config": settings, "prompts": texts, "final_texts": texts, "seeds": seeds, "height": height, "width": width,
-        "steps_done": counter.steps, "seconds": round(time.perf_counter() - began, 3),
-        "stages": [stage.card() for stage in cascade.stages], "text_encoder": cascade.text_encoder.name,
-        "device": runtime.device_name(cascade.device), "dtype": str(cascade.dtype).removeprefix("torch."),
-        "versions": runtime.versions(), "checkpoints": networks.hashes,
-    }
-    if scores is not None:
-        record["candidate_chosen"] = scores.argmax(1).tolist()
-        record["guide_similarity"] = scores.tolist()
+    record = drawing_record(settings, texts, seeds, pictures, steps_done=counter.steps, began=began,
+                            device=cascade.device, dtype=cascade.dtype, networks=networks, scores=scores)
+    record["stages"] = [stage.card() for stage in cascade.stages]
+    record["text_encoder"] = cascade.text_encoder.name
     return picture_list(to_unit(pictures.cpu())), record
 
 
@@ -138,24 +103,20 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     settings.update(options)
     if settings["candidates"] != 1 and settings["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
-    if settings["mask"] is not None and not settings["init_image"]:
-        raise BadParameter("a mask needs init_image=..., the picture into which to draw")
     if settings["clip_guidance_scale"] and settings["variant"] == "latents":
         raise BadParameter("clip_guidance_scale must be 0 with the variant `latents`; got "
                            f"{settings['clip_guidance_scale']}")
-    if not settings["clip"]:
-        raise BadParameter("clip must name a guide or a list of guides; got an empty list")
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return plain_settings(settings)
 
 
 def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks: Networks,
-          generators: list[torch.Generator], callback: _StepCounter) -> tuple[Tensor, Tensor | None]:
+          generators: list[torch.Generator], callback: StepCounter) -> tuple[Tensor, Tensor | None]:
     """Draw a picture for each text, from nothing, over a picture or into one.
 
     Returns:
         pictures (B, 3, H, W) in [-1, 1], and what the guides said of the candidates (B, candidates) if they chose.
     """
-    names = [settings["clip"]] if isinstance(settings["clip"], str) else settings["clip"]
+    names = guide_names(settings["clip"])
     drawing = {name: settings[name] for name in SAMPLING_OPTIONS}
     drawing |= {"generators": generators, "callback": callback}
     if settings["clip_guidance_scale"]:
@@ -165,7 +126,7 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
         return _edit(cascade, texts, settings, drawing), None
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
-    guides = _GuideScore([networks.clip(name) for name in names], settings["chunk"])
+    guides = choosing_guides(networks, names, settings["chunk"])
     pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
     return pictures, guides.scores.view(len(texts), -1)
 
@@ -173,8 +134,7 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
 def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing: dict[str, Any]) -> Tensor:
     """Return `init_image` drawn anew for each text, or where the mask is."""
     side = cascade.stages[-1].size
-    picture = fit_picture(load_picture(settings["init_image"]), (side, side))
-    pictures = to_signed(picture.expand(len(texts), -1, -1, -1))
+    pictures = pictures_to_edit(settings["init_image"], (side, side), len(texts))
     if settings["mask"] is None:
         return cascade.edit(pictures, texts, strength=settings["strength"], **drawing)[-1]
     mask = load_mask(settings["mask"], (side, side))

@@ -44,6 +44,8 @@ class Method:
         estimate: `(number of pictures, given options) -> Estimate`; None makes none.
         aliases: names that other tools use for options -> the name here.
         notes: more Markdown for the page of options, made when the page is.
+        absent: returns what is missing before the method can draw with its defaults, in one sentence, or "" where
+            nothing is; None is nothing.
     """
 
     name: str
@@ -56,6 +58,11 @@ class Method:
     estimate: Callable[[int, Mapping[str, Any]], Estimate] | None = None
     aliases: Mapping[str, str] | None = None
     notes: Callable[[], str] | None = None
+    absent: Callable[[], str] | None = None
+
+    def missing(self) -> str:
+        """Return what is missing before it can draw with its defaults, "" where nothing is."""
+        return "" if self.absent is None else self.absent()
 
     def option(self, name: str) -> Option:
         """Return the option called `name`.
@@ -124,6 +131,7 @@ class Registry(Mapping[str, Method]):
 METHODS = Registry({
     "vqgan_clip": "t2ilib.methods.vqgan_clip",
     "minimagen": "t2ilib.methods.minimagen",
+    "text_transformer": "t2ilib.methods.text_transformer",
 })
 
 

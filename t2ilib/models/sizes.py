@@ -47,6 +47,12 @@ PRIOR: Sizes = {
     "small": dict(channels=32, channel_mults=[1, 2, 2], num_res_blocks=1, attention=[False, True, True]),
 }
 
+# `models.text_transformer.TextTransformer`, which also takes `causal`, the text's form and the codebook's size
+TEXT_TRANSFORMER: Sizes = {
+    "shipped": dict(dim=256, depth=6, heads=8),
+    "small": dict(dim=128, depth=4, heads=4),
+}
+
 # `models.vqgan.VQGAN`
 VQGAN: Sizes = {
     "shipped": dict(embed_dim=8, n_embed=2048, z_channels=8, resolution=64, ch=16, ch_mult=[1, 3, 8],

@@ -4,6 +4,7 @@ Encoder, decoder and quantisers are our own, made to be fast, with the parameter
 its checkpoints fit. Checked against: taming.modules.diffusionmodules.model and taming.modules.vqvae.quantize.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,12 @@ def load_taming_checkpoint(
     state = taming_format.generator_state(taming_format.read_checkpoint(ckpt, ema=ema), source=str(ckpt))
     arguments = taming_format.infer_config(state) if config is None else taming_format.read_config(config)
     return _build(arguments, state, source=str(ckpt), device=device)
+
+
+def codebook_digest(codebook: Tensor) -> str:
+    """Return a SHA-256 of a table of code vectors (K, D), by which a network knows the codes that it was trained on."""
+    table = codebook.detach().float().cpu().contiguous()
+    return hashlib.sha256(table.numpy().tobytes()).hexdigest()
 
 
 def convert_vqgan(name_or_path: str | Path, folder: str | Path) -> Path:

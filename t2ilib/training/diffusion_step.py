@@ -9,16 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .averaging import EMA
-from .schedule import set_lr
+from .network_training import NetworkTraining
 from ..data.text_features import EncodedTexts
 from ..diffusion import COSINE, Schedule, diffusion_loss, stratified_times
 from ..errors import BadParameter
-from ..runtime import autocast
-
-BETAS = (0.9, 0.99)
-WEIGHT_DECAY = 0.01
-MAX_NORM = 1.0  # of all gradients together
 
 
 @dataclass(frozen=True)
@@ -83,64 +77,28 @@ def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, gen
     return batch.to(device)
 
 
-class DiffusionTraining:
-    """A network in training: AdamW, gradients clipped to length 1, and an average of the weights.
+class DiffusionTraining(NetworkTraining):
+    """A diffusion network in training; see `NetworkTraining`.
 
     Args:
         network: `(x_t, t, tokens, mask, pooled, *low) -> prediction`, with `without_text`; moved in place.
-        fabric: from `make_fabric`: precision, and the mean over processes.
-        dtype: of autocast inside a fabric of float32. A fabric of lower precision autocasts by itself, and rounds what
-            the network is given (x_t, times, tokens) as well.
-        learning_rate: of the first step. ema_decay: of the average.
         target, weighting, schedule: see `diffusion.diffusion_loss`.
-        fused: AdamW in one kernel; None leaves it to torch.
-
-    Attributes:
-        ema: the averaged network, which is drawn with.
+        training: further arguments of `NetworkTraining`.
     """
 
-    def __init__(self, network: nn.Module, fabric: Any, *, dtype: torch.dtype = torch.float32,
-                 learning_rate: float = 1e-3, ema_decay: float = 0.999, target: str = "v", weighting: str = "none",
-                 schedule: Schedule = COSINE, fused: bool | None = None):
-        self.network = network
-        self.fabric = fabric
-        self.dtype = dtype
+    def __init__(self, network: nn.Module, fabric: Any, *, target: str = "v", weighting: str = "none",
+                 schedule: Schedule = COSINE, **training: Any):
+        super().__init__(network, fabric, **training)
         self.target = target
         self.weighting = weighting
         self.schedule = schedule
-        self.ema = EMA(network, ema_decay)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=BETAS,
-                                           weight_decay=WEIGHT_DECAY, fused=fused)
-        # the state of a training belongs to the bare optimiser: the wrapped one is how this process moves it
-        self._forward, self._wrapped_optimizer = fabric.setup(network, self.optimizer)
-
-    def parts(self) -> dict[str, Any]:
-        """Return what `save_training` and `load_training` keep of it, by name."""
-        return {"net": self.network, "ema": self.ema, "optimizer": self.optimizer}
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
         """Return the mean squared error of the prediction, with gradient."""
         tokens, mask, pooled = self.network.without_text(*batch.text, batch.drop)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            with autocast(x_t.device, self.dtype):
-                return self._forward(x_t, t, tokens, mask, pooled, *batch.low)
+            return self.forward(x_t, t, tokens, mask, pooled, *batch.low)
 
         return diffusion_loss(predict, batch.x_0, batch.t, batch.eps, target=self.target, weighting=self.weighting,
                               schedule=self.schedule)
-
-    def step(self, batch: DiffusionBatch, learning_rate: float | None = None) -> Tensor:
-        """Make one step, and return the loss before it, of this process's part of the batch, without gradient.
-
-        Args:
-            learning_rate: from this step on; None leaves it as it is.
-        """
-        if learning_rate is not None:
-            set_lr(self.optimizer, learning_rate)
-        loss = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._forward, self._wrapped_optimizer, max_norm=MAX_NORM)
-        self._wrapped_optimizer.step()
-        self.ema.update(self.network)
-        return loss.detach()

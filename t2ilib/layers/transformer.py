@@ -1,0 +1,211 @@
+"""Transformers over a grid of codes: pre-norm blocks, positions in two dimensions, a cache for one code at a time.
+
+Vaswani et al. 2017, "Attention is all you need", with the norm in front of each branch (Xiong et al. 2020).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .attention import attend, merge_heads, split_heads
+from .unet_blocks import CrossAttention, zero_
+from ..errors import BadParameter
+
+BASE = 100.0  # of rotary frequencies; 10,000 as for texts would hardly turn within a grid
+INIT_STD = 0.02
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (N, d / 2) each
+KeysValues = tuple[Tensor, Tensor]  # (B, heads, M, d) each
+
+
+def rotary_grid(height: int, width: int, dim_head: int, *, base: float = BASE) -> Tensor:
+    """Return the angles by which rotary positions turn the places of a grid (Su et al. 2021, in two dimensions).
+
+    Half of the pairs of a head turn with the row, the other half with the column.
+
+    Shapes:
+        result: (height * width, dim_head / 2), in raster order
+
+    Raises:
+        BadParameter: dim_head is no multiple of 4.
+    """
+    if dim_head % 4:
+        raise BadParameter(f"rotary positions need heads of a multiple of 4 numbers, got {dim_head}; change heads")
+    quarter = dim_head // 4
+    frequencies = base ** (-torch.arange(quarter) / quarter)
+    rows = torch.arange(height)[:, None] * frequencies  # (height, d / 4)
+    columns = torch.arange(width)[:, None] * frequencies  # (width, d / 4)
+    by_row = rows[:, None].expand(height, width, quarter)
+    by_column = columns[None].expand(height, width, quarter)
+    return torch.cat([by_row, by_column], dim=-1).flatten(0, 1)  # (H W, d / 2)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair of numbers of queries or keys by its angle: (B, heads, N, d) -> (B, heads, N, d)."""
+    cos, sin = rotation
+    a, b = x.float().chunk(2, dim=-1)  # (B, heads, N, d / 2) each
+    turned = torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return turned.to(x.dtype)
+
+
+class KVCache:
+    """Keys and values that a layer of self-attention has computed so far.
+
+    Args:
+        capacity: most positions that it holds.
+
+    Attributes:
+        length: positions so far.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> KeysValues:
+        """Keep those of n further positions, (B, heads, n, d); return those of all positions so far.
+
+        Raises:
+            BadParameter: more positions than it can hold.
+        """
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise BadParameter(f"this cache holds {self.capacity} positions, got {end}; start decoding anew")
+        if self._keys is None:
+            batch, heads, _, dim_head = k.shape
+            self._keys = k.new_empty(batch, heads, self.capacity, dim_head)
+            self._values = v.new_empty(batch, heads, self.capacity, dim_head)
+        self._keys[:, :, self.length:end] = k
+        self._values[:, :, self.length:end] = v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+class RotarySelfAttention(nn.Module):
+    """Multi-head self-attention, with rotary positions and a cache where they are given.
+
+    Shapes:
+        x: (B, N, dim), rotation: of these N places, keep: bool, broadcast to (B, heads, N, M) -> (B, N, dim)
+    """
+
+    def __init__(self, *, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = zero_(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor, *, rotation: Rotation | None = None, keep: Tensor | None = None,
+                cache: KVCache | None = None) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)  # (B, N, dim) each
+        q = split_heads(q, self.heads)  # (B, heads, N, d)
+        k = split_heads(k, self.heads)
+        v = split_heads(v, self.heads)
+        if rotation is not None:
+            q = rotate(q, rotation)
+            k = rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # (B, heads, M, d)
+        return self.out(merge_heads(attend(q, k, v, keep)))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to a text where there is one, and a feed-forward layer, each added to its input.
+
+    Args:
+        context: attend to a text of the same width.
+
+    Shapes:
+        x: (B, N, dim) -> (B, N, dim)
+    """
+
+    def __init__(self, *, dim: int, heads: int, ff_mult: float = 4.0, context: bool = False, dropout: float = 0.0):
+        super().__init__()
+        hidden = int(ff_mult * dim)
+        self.attention = RotarySelfAttention(dim=dim, heads=heads)
+        self.cross_attention = None
+        if context:
+            self.cross_attention = CrossAttention(dim=dim, context_dim=dim, heads=heads, dim_head=dim // heads)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            zero_(nn.Linear(hidden, dim)),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *, rotation: Rotation | None = None, keep: Tensor | None = None,
+                cache: KVCache | None = None, context: KeysValues | None = None,
+                context_keep: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(x, rotation=rotation, keep=keep, cache=cache))
+        if self.cross_attention is not None:
+            x = x + self.dropout(self.cross_attention.answer(x, context, context_keep))
+        return x + self.dropout(self.feed_forward(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, causal or not, which reads a text by cross-attention if it has `context`.
+
+    Args:
+        dim: width. depth: blocks. heads: of every attention; dim must be a multiple of it.
+        ff_mult: width of the feed-forward layers over dim. causal: no place sees a later one.
+
+    Shapes:
+        x: (B, N, dim), rotation: of these N places, key_keep: (B, M) bool, True at places that count -> (B, N, dim)
+
+    Raises:
+        BadParameter: widths that do not fit.
+    """
+
+    def __init__(self, *, dim: int, depth: int, heads: int, ff_mult: float = 4.0, context: bool = False,
+                 causal: bool = False, dropout: float = 0.0):
+        super().__init__()
+        if depth < 1 or heads < 1 or dim % heads:
+            raise BadParameter(f"need depth >= 1 and dim a multiple of heads, got depth={depth}, dim={dim}, "
+                               f"heads={heads}")
+        self.causal = causal
+        blocks = []
+        for _ in range(depth):
+            blocks.append(TransformerBlock(dim=dim, heads=heads, ff_mult=ff_mult, context=context, dropout=dropout))
+        self.blocks = nn.ModuleList(blocks)
+
+    def caches(self, capacity: int) -> list[KVCache]:
+        """Return an empty cache for each block."""
+        return [KVCache(capacity) for _ in self.blocks]
+
+    def read_context(self, context: Tensor) -> list[KeysValues]:
+        """Return each block's keys and values of a text (B, T, dim), which stay the same for every code."""
+        return [block.cross_attention.keys_values(context) for block in self.blocks]
+
+    def forward(self, x: Tensor, *, rotation: Rotation | None = None, prefix: int = 0, key_keep: Tensor | None = None,
+                caches: list[KVCache] | None = None, context: list[KeysValues] | None = None,
+                context_keep: Tensor | None = None) -> Tensor:
+        """Return the features of places that follow those in the caches.
+
+        Args:
+            prefix: the first so many of all M places see one another, and all others see them, causal or not.
+            caches: from `caches`; None means that there are no places before.
+            context: from `read_context`. context_keep: (B, T) bool, True at real tokens.
+        """
+        past = caches[0].length if caches else 0
+        keep = self._visible(x, past, prefix, key_keep)
+        for i, block in enumerate(self.blocks):
+            cache = caches[i] if caches else None
+            keys_values = context[i] if context else None
+            x = block(x, rotation=rotation, keep=keep, cache=cache, context=keys_values, context_keep=context_keep)
+        return x
+
+    def _visible(self, x: Tensor, past: int, prefix: int, key_keep: Tensor | None) -> Tensor | None:
+        """Return which of M = past + N keys each of N queries sees, broadcast to (B, heads, N, M); None is all."""
+        n = x.shape[1]
+        keep = None
+        if key_keep is not None:
+            keep = key_keep[:, None, None]  # (B, 1, 1, M)
+        sees_all = not self.causal or n == 1
+        if sees_all:
+            return keep
+        keys = torch.arange(past + n, device=x.device)
+        queries = keys[past:, None]  # (N, 1)
+        order = (keys <= queries) | (keys < prefix)  # (N, M)
+        return order if keep is None else order & keep

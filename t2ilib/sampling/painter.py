@@ -1,0 +1,319 @@
+"""From words to pictures: a network draws codes, a VQGAN paints them, guides choose among candidates."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .decoders import PASSES, CodesSoFar, sample_autoregressive, sample_masked
+from .logits import LogitSampling
+from .. import runtime
+from ..diffusion import null_condition, split_generator
+from ..diffusion.text_guidance import Condition
+from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_conditions
+from ..encoders.choosing import best_candidates
+from ..errors import BadParameter
+from ..media import to_unit
+from ..models.text_transformer import TextTransformer
+from ..models.vqgan import VQGAN
+
+Text = str | TextCondition
+Score = Callable[[Tensor, list[Text]], Tensor]  # (pictures (M, 3, H, W) in [0, 1], their M texts) -> (M,)
+
+
+@dataclass(frozen=True)
+class CodesPreview:
+    """What a callback gets after each pass, or after each row of codes that are drawn one after another.
+
+    Shapes:
+        images (B, 3, H, W) in [0, 1]; of several candidates the first. What is not drawn yet is white.
+    """
+
+    step: int
+    steps: int
+    images: Tensor
+
+    @property
+    def is_picture(self) -> bool:
+        """Return whether it is worth keeping: what is half drawn is not."""
+        return self.step == self.steps - 1
+
+    def finish(self) -> Tensor:
+        """Return what the run would end with now."""
+        return self.images
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What was drawn for B texts: the codes (B, h, w), and their pictures (B, 3, H, W) in [-1, 1]."""
+
+    codes: Tensor
+    pictures: Tensor
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is kept: codes (B, N), where (B, N) bool, and pixels of pictures (B, 3, H, W) where drawn (B, 1, H, W) is 0.
+
+    Pixels are None where the kept codes are to be painted like the others.
+    """
+
+    codes: Tensor
+    keep: Tensor
+    pictures: Tensor | None = None
+    drawn: Tensor | None = None
+
+
+class CodePainter:
+    """A network that predicts codes from words, with the VQGAN that paints them.
+
+    In all its methods, `generators` holds a stream for each picture, on which alone it depends, not on its neighbours;
+    `settings` are those of `LogitSampling`; `callback` gets a `CodesPreview` after each step, and ends the run, which
+    keeps what it has, by returning true. Texts may be given as conditions from `encode`.
+
+    Args:
+        network: causal or not. vqgan: with the codebook that the network was trained on. Both on one device.
+        text_encoder: the frozen one that the network was trained with.
+        chunk: pictures drawn in one batch. precision: see `runtime.pick_dtype`; "auto" on a CPU draws one code after
+            another in float32, where less would cost more than it saves.
+
+    Raises:
+        BadParameter: a chunk below 1, or a codebook of another size.
+    """
+
+    def __init__(self, network: TextTransformer, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
+                 precision: str = "auto"):
+        if chunk < 1:
+            raise BadParameter(f"chunk must be at least 1, got {chunk}")
+        if len(vqgan.codebook) != network.codes:
+            raise BadParameter(f"the network draws from {network.codes} codes, and this VQGAN has "
+                               f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
+        self.network = network.eval()
+        self.vqgan = vqgan.eval()
+        self.text_encoder = text_encoder
+        self.chunk = chunk
+        self.device = vqgan.codebook.device
+        if precision == "auto" and network.causal and self.device.type == "cpu":
+            precision = "float32"
+        self.dtype = runtime.pick_dtype(self.device, precision)
+        self._conditioner = TextConditioner(text_encoder, self.device)
+        self._blank: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the pictures."""
+        height, width = self.network.grid
+        return height * self.vqgan.factor, width * self.vqgan.factor
+
+    def encode(self, texts: Sequence[Text]) -> list[TextCondition]:
+        """Return what the network reads of each text; each distinct one is encoded once in the painter's life."""
+        return self._conditioner(texts)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return pictures (B, 3, H, W) in [-1, 1] of codes (B, N), a chunk at a time."""
+        pictures = []
+        for part in codes.split(self.chunk):
+            pictures.append(self.vqgan.decode_codes(part.unflatten(1, self.network.grid)).float().clamp(-1, 1))
+        return torch.cat(pictures)
+
+    # --- what it can draw ---------------------------------------------------------------------------------------------
+
+    def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
+        """Draw a picture for each text.
+
+        Args:
+            drawing: `steps`, `candidates`, `score`, `negative`, `callback` as in `_run`, and settings.
+        """
+        return self._run(texts, generators, None, **drawing)
+
+    def edit(self, pictures: Tensor, texts: Sequence[Text], *, strength: float,
+             generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
+        """Draw a share of the codes of pictures (B, 3, H, W) in [-1, 1] anew.
+
+        Args:
+            strength: the share in (0, 1]. A causal network keeps the upper codes, another one codes here and there.
+        """
+        self._check_pictures(pictures, texts)
+        if not 0 < strength <= 1:
+            raise BadParameter(f"strength must be in (0, 1], got {strength}")
+        codes = self._encode_pictures(pictures)
+        kept = round((1 - strength) * self.network.places)
+        if self.network.causal:
+            order = torch.arange(self.network.places).expand(codes.shape)
+        else:
+            noise = torch.stack([torch.rand(codes.shape[1], generator=g) for g in generators])
+            order = noise.argsort(dim=1).argsort(dim=1)
+        keep = (order < kept).to(self.device)  # (B, N)
+        return self._run(texts, generators, _Known(codes, keep), **drawing)
+
+    def inpaint(self, pictures: Tensor, mask: Tensor, texts: Sequence[Text], *,
+                generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
+        """Draw the part of pictures where the mask is 1, so that it fits the rest, whose pixels are kept.
+
+        Args:
+            pictures: (B, 3, H, W) in [-1, 1]. mask: (1, 1, H, W), 1 where to draw. A causal network needs a mask that
+                leaves whole rows of codes at the top, since it sees nothing else.
+        """
+        self._check_pictures(pictures, texts)
+        if tuple(mask.shape) != (1, 1, *self.size):
+            raise BadParameter(f"need a mask of {self.size[0]} x {self.size[1]} pixels, got {tuple(mask.shape)}")
+        mask = mask.to(self.device).float()
+        # a code is drawn where any of its pixels is to be drawn
+        cells = F.adaptive_max_pool2d(mask, self.network.grid) > 0  # (1, 1, h, w)
+        codes = self._encode_pictures(pictures)
+        keep = ~cells.flatten(1).expand(codes.shape)  # (B, N)
+        known = _Known(codes, keep, pictures.to(self.device), mask.expand(len(pictures), -1, -1, -1))
+        return self._run(texts, generators, known, **drawing)
+
+    # --- how it draws -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], known: _Known | None, *,
+             steps: int = PASSES, candidates: int = 1, score: Score | None = None, negative: str | None = None,
+             callback: Callable[[CodesPreview], bool | None] | None = None, **settings: Any) -> Painted:
+        """Draw candidates of all texts, a chunk at a time, and return the best of each.
+
+        Args:
+            steps: passes of masked decoding; a causal network has as many as there are codes.
+            candidates: pictures drawn of each text, of which `score` chooses one.
+            negative: a text to be guided away from, in the place of no text.
+        """
+        if isinstance(texts, str) or not texts or len(texts) != len(generators):
+            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
+        if candidates < 1 or (candidates > 1 and score is None):
+            raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses; got "
+                               f"{candidates}")
+        sampling = LogitSampling.of(settings)
+        streams = [stream for generator in generators for stream in split_generator(generator, candidates)]
+        conditions = self.encode(texts)
+        rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
+        drafts = _Drafts(self, len(rows), candidates, steps, known, callback)
+        for part in torch.arange(len(rows)).split(self.chunk):
+            if drafts.stopped:
+                break
+            condition, unconditional = self._conditions([conditions[i] for i in rows[part]], sampling, negative)
+            of_part = None if known is None else _Known(known.codes[rows[part]], known.keep[rows[part]])
+            with runtime.autocast(self.device, self.dtype):
+                codes = self._decode(condition, unconditional, [streams[i] for i in part], sampling, steps, of_part,
+                                     lambda so_far, part=part: drafts.tell(part, so_far))
+            drafts.finish(part, codes)
+        pictures = drafts.pictures()
+        codes = drafts.codes
+        if candidates > 1:
+            scores = score(to_unit(pictures), [texts[i] for i in rows])
+            codes = best_candidates(codes, scores, candidates)
+            pictures = best_candidates(pictures, scores, candidates)
+        return Painted(codes.unflatten(1, self.network.grid), pictures)
+
+    def _decode(self, condition: Condition, unconditional: Condition | None, generators: list[torch.Generator],
+                sampling: LogitSampling, steps: int, known: _Known | None,
+                callback: Callable[[CodesSoFar], bool | None]) -> Tensor:
+        """Return the codes of some drafts, (B, N)."""
+        if self.network.causal:
+            first = None if known is None else _first_codes(known)
+            return sample_autoregressive(self.network, condition, unconditional, generators=generators,
+                                         sampling=sampling, known=first, callback=callback)
+        codes = None if known is None else known.codes
+        keep = None if known is None else known.keep
+        return sample_masked(self.network, condition, unconditional, generators=generators, passes=steps,
+                             sampling=sampling, known=codes, keep=keep, callback=callback)
+
+    def _conditions(self, conditions: list[TextCondition], sampling: LogitSampling,
+                    negative: str | None) -> tuple[Condition, Condition | None]:
+        """Return what the network reads with the texts and without them; None where there is no guidance."""
+        count = len(conditions)
+        if sampling.guidance_scale == 1:
+            return batch_conditions(conditions), None
+        if negative:
+            both = batch_conditions([*conditions, *self.encode([negative])])  # in one batch, which pads them alike
+            condition = {name: x[:count] for name, x in both.items()}
+            return condition, {name: x[count:].expand_as(condition[name]) for name, x in both.items()}
+        condition = batch_conditions(conditions)
+        return condition, null_condition(self.network, condition)
+
+    @torch.no_grad()
+    def _encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Return the codes (B, N) of pictures."""
+        return self.vqgan.encode_codes(pictures.to(self.device)).flatten(1)
+
+    def blank_codes(self) -> Tensor:
+        """Return the codes (N,) of a white picture, which stand for what is not drawn yet."""
+        if self._blank is None:
+            self._blank = self._encode_pictures(torch.ones(1, 3, *self.size))[0]
+        return self._blank
+
+    def _check_pictures(self, pictures: Tensor, texts: Sequence[Text]) -> None:
+        if tuple(pictures.shape) != (len(texts), 3, *self.size):
+            raise BadParameter(f"need {len(texts)} pictures of {self.size[0]} x {self.size[1]} pixels, got "
+                               f"{tuple(pictures.shape)}")
+
+
+class _Drafts:
+    """All drafts of a run: their codes so far, and what the callback sees of them."""
+
+    def __init__(self, painter: CodePainter, count: int, candidates: int, passes: int, known: _Known | None,
+                 callback: Callable[[CodesPreview], bool | None] | None):
+        self.painter = painter
+        self.candidates = candidates
+        self.known = known
+        self.callback = callback
+        self.width = painter.network.grid[1]
+        self.causal = painter.network.causal
+        steps = painter.network.grid[0] if self.causal else passes
+        self.steps = steps * math.ceil(count / painter.chunk)
+        self.codes = painter.blank_codes().expand(count, -1).clone()  # (count, N)
+        self.chunks_done = 0
+        self.steps_of_chunk = steps
+        self.stopped = False
+
+    def tell(self, part: Tensor, so_far: CodesSoFar) -> bool:
+        """Show what there is to the callback; return whether to stop."""
+        ends_row = (so_far.step + 1) % self.width == 0
+        if self.callback is None or (self.causal and not ends_row):
+            return False
+        step = so_far.step // self.width if self.causal else so_far.step
+        self._keep(part, so_far)
+        images = to_unit(self.pictures(every=self.candidates))
+        step += self.chunks_done * self.steps_of_chunk
+        self.stopped = bool(self.callback(CodesPreview(step, self.steps, images)))
+        return self.stopped
+
+    def _keep(self, part: Tensor, so_far: CodesSoFar) -> None:
+        codes = so_far.codes
+        if self.causal:
+            codes = torch.where(so_far.decided, codes, self.painter.blank_codes())
+        self.codes[part] = codes
+
+    def finish(self, part: Tensor, codes: Tensor) -> None:
+        """Keep the codes of a chunk that is drawn."""
+        if not self.stopped:
+            self.codes[part] = codes
+        self.chunks_done += 1
+
+    def pictures(self, every: int = 1) -> Tensor:
+        """Return the pictures of every so-manieth draft, with the pixels that are kept."""
+        pictures = self.painter.decode(self.codes[::every])
+        if self.known is None or self.known.pictures is None:
+            return pictures
+        repeats = self.candidates // every
+        original = self.known.pictures.repeat_interleave(repeats, 0)
+        return torch.lerp(original, pictures, self.known.drawn.repeat_interleave(repeats, 0))
+
+
+def _first_codes(known: _Known) -> Tensor:
+    """Return the codes (B, n) that are kept, if they are the first ones of every picture.
+
+    Raises:
+        BadParameter: others are kept, which a causal network would not see.
+    """
+    count = int(known.keep[0].sum())
+    first = torch.arange(known.keep.shape[1], device=known.keep.device) < count
+    if not torch.equal(known.keep, first.expand_as(known.keep)):
+        raise BadParameter("a network that draws one code after another completes only what lies below whole rows; "
+                           "give a mask such as [0, 0.5, 1, 1], or take a masked network")
+    return known.codes[:, :count]

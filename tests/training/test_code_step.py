@@ -1,0 +1,165 @@
+"""A step of training on codes is its formula, draws the same for one process and two, and goes on where it stopped."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from t2ilib.data.text_features import EncodedTexts
+from t2ilib.errors import BadParameter
+from t2ilib.models.text_transformer import MEAN_MASK_RATIO, TextTransformer
+from t2ilib.runtime import generator
+from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, load_training, make_fabric, save_training
+from t2ilib.training.code_step import code_cross_entropy, draw_mask, expected_code_error
+
+SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
+
+
+def tiny(causal=False, seed=0):
+    net = TextTransformer(**SMALL, causal=causal)
+    g = torch.Generator().manual_seed(seed)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=g)
+    return net
+
+
+def texts(count=6):
+    lengths = torch.arange(1, count + 1)
+    tokens = torch.randn(int(lengths.sum()), 6).half()
+    return EncodedTexts(tokens, lengths.cumsum(0) - lengths, lengths, torch.randn(count, 6), torch.arange(count))
+
+
+def draw(net, features, *, n=4, seed=0, **options):
+    codes = torch.randint(20, (n, 12), generator=generator(seed, "codes"))
+    captions = torch.arange(6).view(2, 3)[torch.arange(n) % 2]
+    return draw_code_batch(codes, captions, features, generator(seed, "batch"), network=net, **options)
+
+
+def test_what_a_batch_holds():
+    features = texts()
+    batch = draw(tiny(), features, n=64, drop_text=0.25, exchange=0.2)
+    masked = batch.inputs == 20
+    assert torch.equal(masked, batch.predicted)
+    assert masked.float().mean().item() == pytest.approx(MEAN_MASK_RATIO, abs=0.06) and masked.any(1).all()
+    assert 0.1 < (batch.inputs != batch.codes)[~masked].float().mean() < 0.3
+    assert 4 < batch.drop.sum() < 30
+    causal = draw(tiny(causal=True), features, n=64, drop_text=0.25, exchange=0.2)
+    assert causal.predicted.all() and (causal.inputs < 20).all()
+    assert torch.equal(causal.drop, batch.drop) and torch.equal(causal.text[2], batch.text[2])
+    assert torch.equal(causal.inputs[~masked], batch.inputs[~masked])
+    assert torch.equal(draw(tiny(causal=True), features).inputs, draw(tiny(), features).codes)
+    with pytest.raises(BadParameter, match="row for each of the 4"):
+        draw_code_batch(torch.zeros(4, 12).long(), torch.zeros(3, 2).long(), features, generator(0), network=tiny())
+
+
+def test_a_mask_has_its_share():
+    masked = draw_mask(torch.tensor([0.0, 0.1, 0.5, 1.0]), 12, generator(0))
+    assert masked.sum(1).tolist() == [1, 2, 6, 12]
+
+
+def test_processes_together_draw_what_one_would():
+    features, net = texts(), tiny()
+    whole = draw(net, features, exchange=0.3)
+    parts = [draw(net, features, exchange=0.3, rank=rank, world_size=2) for rank in range(2)]
+    for name in ("codes", "inputs", "predicted", "drop"):
+        interleaved = torch.stack([getattr(part, name) for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(interleaved, getattr(whole, name))
+    losses = [CodeTraining(copy.deepcopy(net), make_fabric()).loss(batch) for batch in (whole, *parts)]
+    assert_close(sum(losses[1:]) / 2, losses[0])
+
+
+@pytest.mark.parametrize("kind", ["masked", "autoregressive", "regression"])
+def test_a_step_is_its_formula(kind):
+    net = tiny(causal=kind == "autoregressive")
+    other = copy.deepcopy(net)
+    codebook = torch.randn(20, 5) if kind == "regression" else None
+    smoothing = 0.1 if kind == "masked" else 0.0
+    batch = draw(net, texts(), drop_text=0.5)
+    training = CodeTraining(net, make_fabric(), label_smoothing=smoothing, codebook=codebook)
+    loss = training.step(batch, 1e-3)
+
+    total = 0.0
+    logits = other(batch.inputs, *other.without_text(*batch.text, batch.drop))
+    for i, place in batch.predicted.nonzero().tolist():
+        code = batch.codes[i, place]
+        log_p = logits[i, place].log_softmax(-1)
+        if kind == "regression":
+            total = total + ((log_p.exp() @ codebook - codebook[code]) ** 2).mean()
+        else:
+            total = total - (1 - smoothing) * log_p[code] - smoothing * log_p.mean()
+    expected = total / (4 * 12) / (1 if kind == "autoregressive" else MEAN_MASK_RATIO)
+    assert_close(loss, expected.detach())
+    expected.backward()
+    nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+    torch.optim.AdamW(other.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01).step()
+    for found, formula in zip(net.parameters(), other.parameters(), strict=True):
+        assert_close(found, formula)
+
+
+def test_the_best_regression_is_the_mean_of_codes():
+    """Two codes are equally likely: cross entropy wants half of each, and the regression accepts anything between."""
+    codebook = torch.tensor([[-1.0], [1.0], [0.0]])
+    codes, predicted = torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool)
+    between = torch.tensor([-9.0, -9.0, 9.0]).expand(1, 2, 3)
+    halves = torch.tensor([9.0, 9.0, -9.0]).expand(1, 2, 3)
+    errors = [expected_code_error(logits, codes, predicted, codebook) for logits in (between, halves)]
+    assert_close(errors[0], errors[1], atol=1e-5, rtol=0)
+    losses = [code_cross_entropy(logits, codes, predicted) for logits in (between, halves)]
+    assert losses[0] > 10 and losses[1].item() == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_it_learns(causal):
+    torch.manual_seed(0)
+    net = TextTransformer(**SMALL, causal=causal)
+    features = texts()
+    training = CodeTraining(net, make_fabric(), learning_rate=1e-2, ema_decay=0.9)
+    stream = generator(0, "stream")
+    codes = torch.randint(20, (6, 12), generator=stream)  # another picture for each text
+    captions = torch.arange(6)[:, None]
+    for _ in range(150):
+        training.step(draw_code_batch(codes, captions, features, stream, network=net))
+    text = features.batch(range(6))
+    right = bits_per_code(training.ema.model, codes, text, generator(1))
+    wrong = bits_per_code(training.ema.model, codes, tuple(part.roll(3, 0) for part in text), generator(1))
+    assert right.shape == (6,) and right.mean() < 1 < 3 < wrong.mean()
+
+
+def test_bits_of_a_network_that_knows_nothing():
+    for causal in (True, False):
+        net = TextTransformer(**SMALL, causal=causal).eval()
+        nn.init.zeros_(net.code_embedding.weight)
+        codes, text = torch.randint(20, (3, 12)), texts().batch(range(3))
+        assert_close(bits_per_code(net, codes, text, generator(0)), torch.full((3,), math.log2(20)))
+
+
+def test_bits_of_a_causal_network_are_its_cross_entropy():
+    net = tiny(causal=True).eval()
+    codes, text = torch.randint(20, (3, 12)), texts().batch(range(3))
+    expected = F.cross_entropy(net(codes, *text).transpose(1, 2), codes, reduction="none").mean(1) / math.log(2)
+    assert_close(bits_per_code(net, codes, text, generator(0)), expected.detach())
+
+
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
+    features, fabric = texts(), make_fabric()
+
+    def train(steps, state=None, save=None):
+        training = CodeTraining(tiny(), fabric)
+        stream = generator(0, "stream")
+        first = load_training(state, settings={}, **training.parts(), stream=stream) if state else 0
+        for _ in range(first, steps):
+            codes = torch.randint(20, (4, 12), generator=stream)
+            training.step(draw_code_batch(codes, torch.arange(4)[:, None], features, stream, network=training.network))
+        if save:
+            save_training(save, step=steps, settings={}, **training.parts(), stream=stream)
+        return training
+
+    whole = train(4)
+    train(2, save=tmp_path / "state.pt")
+    resumed = train(4, state=tmp_path / "state.pt")
+    for a, b in ((whole.network, resumed.network), (whole.ema.model, resumed.ema.model)):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
