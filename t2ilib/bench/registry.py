@@ -19,6 +19,7 @@ from .minimagen import minimagen_rows
 from .profile import profile_rows
 from .shapes import shapes_rows
 from .startup import startup_rows
+from .text_transformer import text_transformer_rows
 from ..errors import check_name
 from ..models.sizes import VQGAN as VQGAN_SIZES
 from ..models.vqgan import VQGAN
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
     "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
     "startup": startup_rows, "eyes": eyes_rows, "shapes": shapes_rows,
+    "text_transformer": text_transformer_rows,
 }
 
 

@@ -41,6 +41,14 @@ def methods(monkeypatch):
     return calls
 
 
+def test_all_leaves_out_what_cannot_draw_yet(methods, monkeypatch, tmp_path, capsys):
+    absent = Method("absent", "Absent", lambda *_, **__: pytest.fail("it cannot draw"), absent=lambda: "train it first")
+    METHODS.add("absent", absent)
+    assert main(["generate", "x", "--method", "all", "--out", str(tmp_path / "out.png")]) == 0
+    assert [name for _, name, *_ in methods] == ["vqgan_clip", "generator"]
+    assert "absent is left out: train it first" in capsys.readouterr().err
+
+
 @pytest.fixture
 def tiny_cli(tiny, monkeypatch):
     folder = tiny()

@@ -97,7 +97,7 @@ def test_a_step_is_its_formula(kind):
     nn.utils.clip_grad_norm_(other.parameters(), 1.0)
     torch.optim.AdamW(other.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01).step()
     for found, formula in zip(net.parameters(), other.parameters(), strict=True):
-        assert_close(found, formula)
+        assert_close(found, formula, atol=1e-4, rtol=0)  # of steps of 1e-3; Adam divides by small gradients
 
 
 def test_the_best_regression_is_the_mean_of_codes():

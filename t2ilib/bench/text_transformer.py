@@ -1,0 +1,134 @@
+"""Drawing codes: with a cache and reading everything anew, growth with the number of codes, and masked passes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .measure import Contest, Row, noise, precision, short_name
+from .memory import Work
+from ..models.sizes import TEXT_TRANSFORMER
+from ..models.text_transformer import TextTransformer
+from ..runtime import autocast, generator, pick_dtype
+from ..sampling import sample_autoregressive, sample_masked
+from ..sampling.decoders import PASSES
+
+TEXT_TOKENS = 8  # as captions of the emoji set have
+SIDES = (8, 16, 32)  # of grids of 64, 256 and 1024 codes
+BATCHES = (1, 8)
+COLUMNS_TIMED = 8  # places at which reading everything anew is timed
+UNCACHED = "uncached"
+
+
+@dataclass(frozen=True)
+class Material:
+    """A causal network and another one of the same size, and texts, on a device.
+
+    Attributes:
+        condition: tokens, mask and pooled by name, of `batch` texts. places: number of codes of a picture.
+    """
+
+    causal: TextTransformer
+    masked: TextTransformer
+    condition: dict[str, Tensor]
+    batch: int
+    device: torch.device
+
+    @property
+    def places(self) -> int:
+        return self.causal.places
+
+    def streams(self) -> list[torch.Generator]:
+        """Return a stream for each picture, from its beginning."""
+        return [generator(0, "bench", "codes", i) for i in range(self.batch)]
+
+
+def make_material(side: int, batch: int, device: torch.device, *, size: str = "shipped") -> Material:
+    """Return networks of a size in `TEXT_TRANSFORMER` with random weights, for grids of side x side codes."""
+    networks = []
+    for causal in (True, False):
+        network = TextTransformer(**TEXT_TRANSFORMER[size], height=side, width=side, causal=causal)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.05, generator=generator(0, "bench", "weights"))
+        networks.append(network.to(device).eval().requires_grad_(False))
+    width = networks[0].null_token.shape[0]
+    condition = {
+        "tokens": noise(batch, TEXT_TOKENS, width, device=device, name="tokens"),
+        "mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool, device=device),
+        "pooled": noise(batch, width, device=device, name="pooled"),
+    }
+    return Material(*networks, condition, batch, device)
+
+
+def cached(material: Material) -> Work:
+    """Return a function that draws all codes, each for one column of work."""
+    return lambda: sample_autoregressive(material.causal, material.condition, generators=material.streams())
+
+
+def uncached(material: Material, columns: int) -> tuple[Work, float]:
+    """Return a function that draws some codes by reading all before them anew, and by how much to scale its time.
+
+    Drawing a code costs more the more stand before it; the columns are spread evenly, in the middle of equal parts.
+    """
+    places = material.places
+    columns = min(columns, places)
+    ends = [int((i + 0.5) * places / columns) + 1 for i in range(columns)]
+    codes = torch.zeros(material.batch, places, dtype=torch.long, device=material.device)
+
+    @torch.no_grad()
+    def work() -> None:
+        for end in ends:
+            material.causal(codes[:, :end], **material.condition)[:, -1].argmax(-1)
+
+    return work, places / columns
+
+
+def masked(material: Material, dtype: torch.dtype) -> Work:
+    """Return a function that draws all codes in a few passes."""
+    def work() -> None:
+        with autocast(material.device, dtype):
+            sample_masked(material.masked, material.condition, generators=material.streams(), passes=PASSES)
+
+    return work
+
+
+def text_transformer_rows(device: torch.device, seconds: float, *, sides: Sequence[int] = SIDES,
+                          batches: Sequence[int] = BATCHES, size: str = "shipped", columns: int = COLUMNS_TIMED,
+                          least: int | None = None) -> Iterator[Row]:
+    """Seconds a picture, without guidance, at several numbers of codes.
+
+    Args:
+        sides: of the grids. batches: pictures drawn at once. size: of the network, a name in `TEXT_TRANSFORMER`.
+        columns: codes of a picture that are timed where everything is read anew; the time is scaled to all of them.
+        least: timed calls of each provider.
+    """
+    least = least or (5 if device.type == "cuda" else 3)
+    fast = pick_dtype(device)
+    for side in sides:
+        for batch in batches:
+            material = make_material(side, batch, device, size=size)
+            contest = Contest("text_transformer", f"{material.places} codes, batch {batch}", device, baseline=UNCACHED)
+            slow, scale = uncached(material, columns)
+            contest.add(UNCACHED, slow, dtype=precision(torch.float32, device))
+            contest.add("cached", cached(material), dtype=precision(torch.float32, device))
+            for dtype in dict.fromkeys([torch.float32, fast]):
+                name = f"masked, {PASSES} passes"
+                if dtype != torch.float32:
+                    name = f"{name}, {short_name(dtype)}"
+                contest.add(name, masked(material, dtype), dtype=precision(dtype, device))
+            yield from _per_picture(contest.time_rows("sampling", seconds, least), scale, batch, columns)
+
+
+def _per_picture(rows: Sequence[Row], scale: float, batch: int, columns: int) -> Iterator[Row]:
+    """Yield rows of milliseconds a call as seconds a picture, those of the baseline scaled to all codes."""
+    base = next(row.p50 for row in rows if row.provider == UNCACHED) * scale
+    for row in rows:
+        factor = 1.0
+        mode = row.mode
+        if row.provider == UNCACHED:
+            factor = scale
+            mode = f"{row.mode}, scaled from {columns} codes"
+        p50, p20, p80 = (round(ms * factor / batch / 1e3, 5) for ms in (row.p50, row.p20, row.p80))
+        ratio = round(base / (factor * row.p50), 3)
+        yield replace(row, mode=mode, metric="s a picture", p50=p50, p20=p20, p80=p80, ratio=ratio)
