@@ -20,7 +20,8 @@ COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.spl
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompts.txt").write_text("a red heart\n")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "prompts.txt").write_text("a red heart\n")
     words = shlex.split(line, comments=True)
     argv = words[words.index("t2ilib") + 1:]
     arguments = parse_arguments(argv)

@@ -42,7 +42,9 @@ class Sampling:
         (0.0, 1.0), "drawing", "times between which there is guidance; 1 is noise, 0 the picture", type="list[float]",
         low=0, high=1)
     negative: str | None = option(
-        None, "drawing", "a text to be guided away from, in the place of no text", type="str | None")
+        None, "drawing", "a text to be guided away from, in the place of no text: a thing as captions name it, such as "
+        "`a red circle`; a bare `red` is nearly no text to the shipped networks, and changes little",
+        type="str | None")
     clip_guidance: Any = None
 
     def __post_init__(self):

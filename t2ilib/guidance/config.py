@@ -53,8 +53,8 @@ class GuidanceConfig:
         (), "prompts", "points in CLIP's space that guide: lists of numbers, or paths of `.npy` files, `path:weight`",
         type="Any")
     regions: Mapping | Sequence = option(
-        (), "prompts", "prompts for a part of the picture: `{'a star': (x0, y0, x1, y1)}`, in shares of its sides",
-        type="Any")
+        (), "prompts", "prompts for a part of the picture: `{'a star': (x0, y0, x1, y1)}`, in shares of its sides; the "
+        "shipped networks follow with colours, rarely with a second thing", type="Any")
     cross_fade: float = option(
         0.0, "prompts", "share of a scene of a story that blends with the next", low=0, high=1)
     long_prompts: str = option(

@@ -5,8 +5,11 @@ import torch
 from torchvision.transforms.functional import to_tensor
 
 from t2ilib.data import load_captioned
+from t2ilib.diffusion.text_guidance import null_condition
 from t2ilib.encoders import load_judge
+from t2ilib.encoders.conditions import batch_conditions
 from t2ilib.methods import generate, generate_with_record
+from t2ilib.methods.minimagen import load_cascade
 from t2ilib.metrics.judging import Judgement
 
 ASKED = ["red heart", "grinning face", "Christmas tree", "teddy bear", "fire", "pizza"]
@@ -33,3 +36,20 @@ def test_words_decide_and_seeds_vary_it():
     again, _ = generate("a red heart", seed=1, **call)
     other, _ = generate("a blue fish", seed=1, **call)
     assert again.tobytes() == a.tobytes() != b.tobytes() and other.tobytes() != a.tobytes()
+
+
+def test_a_bare_word_of_a_colour_is_nearly_no_text_and_its_thing_is_not():
+    """Why `negative=red` changes little, as the option says, and `negative=a red circle` much."""
+    cascade = load_cascade()
+    stage = cascade.stages[0]
+    texts = batch_conditions(cascade.encode(["red", "a red circle", "a heart"]))
+    no_text = null_condition(stage.network, texts)
+    t = torch.full((3,), 0.9)
+    differences = []
+    for _ in range(4):
+        x_t = torch.randn(1, 3, stage.size, stage.size).expand(3, -1, -1, -1)
+        with torch.no_grad():
+            difference = stage.network(x_t, t, **texts) - stage.network(x_t, t, **no_text)
+        differences.append(difference.pow(2).mean((1, 2, 3)).sqrt())  # (3,)
+    word, circle, heart = torch.stack(differences).mean(0).tolist()
+    assert word < 0.35 * heart and circle > 1.5 * word, (word, circle, heart)
