@@ -12,7 +12,7 @@ from t2ilib.methods import METHODS
 from t2ilib.paths import repo_root
 from t2ilib.runner.plan import plan_run
 
-README = (repo_root() / "README.md").read_text(encoding="utf-8")
+README = (repo_root() / "README.md").read_text(encoding="utf-8").replace("\\\n", "")  # long lines joined
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if "-m t2ilib" in line]
 

@@ -12,7 +12,7 @@ from t2ilib.cli import main
 from t2ilib.methods.minimagen import STAGES
 from t2ilib.paths import checkpoints_dir, repo_root
 
-README = (repo_root() / "README.md").read_text(encoding="utf-8")
+README = (repo_root() / "README.md").read_text(encoding="utf-8").replace("\\\n", "")  # long lines joined
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 OUTSIDE = "# Needs "  # begins a block of Python that downloads, or reads files of the reader's
 TRAINED = "outputs/mine"  # what a training of hours would leave there
