@@ -78,7 +78,7 @@ prompt: str = "a blue fish"  # what to draw
 stages: str = ""  # what to train, such as "base" or "base,sr64,sr128"; "" is the profile's choice, "none" nothing
 steps: Optional[int] = None  # training steps of each of them
 batch_size: Optional[int] = None
-data: str = "emoji"  # what to train on: emoji, hub:name or a folder with metadata.jsonl
+data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
 num_concepts: Optional[int] = None  # how many concepts of each split are judged; 0 is all
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
@@ -127,6 +127,7 @@ from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
+from t2ilib.metrics import composition
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import IMAGEN
@@ -240,7 +241,9 @@ pictures = {}
 for size in {64} | {SIZES[name] for name in to_train}:
     if size != 32:  # those are averages of 64 pixels
         pictures[size] = load_captioned(data, image_size=size).spread(cfg.rows)
-validation = load_captioned("emoji", split="validation", image_size=64).spread(cfg.test_rows)
+has_validation = data in ("emoji", "shapes")  # other pictures are compared with emoji
+validation = load_captioned(data if has_validation else "emoji", split="validation",
+                            image_size=64).spread(cfg.test_rows)
 
 # %%
 encoder = load_text_encoder(text_encoder, device=device_)
@@ -472,6 +475,8 @@ def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
 fabric = make_fabric(device_, dtype_)
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-minimagen"
 asked = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
+if data == "shapes":
+    asked = validation.captions[:4]
 
 
 def draw(cascade, texts, num=1, first=0, **settings):
@@ -637,6 +642,34 @@ for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps):
     size = x.shape[-1]
     rows[f"{size} pixels"] = F.interpolate(to_unit(x.cpu()), size=128, mode="nearest")
 run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
+
+# %% [markdown]
+# ## Does it put together what it never saw together?
+# With `-p data shapes` the pictures are coloured shapes on white, and a program reads exactly which shapes a picture
+# shows, in which colours, and where. It is asked the questions of GenEval (Ghosh et al. 2023). Captions of `train` are
+# new scenes of what was trained; those of `validation` name a colour of a shape, a number, a pair or a relation that no
+# training picture shows. *Exact* pictures show nothing else. *Shuffled* has the captions of a category handed round.
+# What follows this section asks about emoji, and says nothing of a network that was trained on shapes.
+
+# %%
+def composed(split):
+    """The table of a split: how many pictures show what their captions say, by category."""
+    asked_of = load_captioned("shapes", split=split, image_size=64).spread(6 * cfg.num_concepts)
+    drawn = [draw(cascade, asked_of.captions[i:i + 32]) for i in range(0, len(asked_of), 32)]
+    drawn = torch.cat(drawn)
+    run.keep(f"composition_{split}", show.grid(drawn[:6], asked_of.captions[:6], scale=1.6))
+    return composition(asked_of.captions, drawn)
+
+
+if data == "shapes":
+    table = {}
+    for split in ("train", "validation", "held_out") if profile == "full" else ("train", "validation"):
+        for category, row in composed(split).items():
+            table[f"{split}: {category}"] = row
+    note = f"one picture of each caption, seed {seed}; 95 % intervals over captions"
+    run.keep("composition", show.Table(
+        table, columns=("n", "shown", "exact", "shuffled"), note=note, digits=2,
+        intervals={"shown": ("low", "high"), "exact": ("exact_low", "exact_high")}))
 
 # %% [markdown]
 # ## How much guidance
@@ -1108,6 +1141,8 @@ show.slider(guided, [float(scale) for scale in cfg.scales], label="scale")
 # - Ho, Jain and Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv:2006.11239
 # - Ho et al. 2022, *Cascaded diffusion models for high fidelity image generation*, arXiv:2106.15282
 # - Ho and Salimans 2022, *Classifier-free diffusion guidance*, arXiv:2207.12598
+# - Ghosh, Hajishirzi and Schmidt 2023, *GenEval: an object-focused framework for evaluating text-to-image alignment*,
+#   arXiv:2310.11513
 # - Saharia et al. 2022, *Photorealistic text-to-image diffusion models with deep language understanding*,
 #   arXiv:2205.11487
 # - Salimans and Ho 2022, *Progressive distillation for fast sampling of diffusion models*, arXiv:2202.00512
