@@ -663,7 +663,10 @@ def composed(split):
 
 if data == "shapes":
     table = {}
-    for split in ("train", "validation", "held_out") if profile == "full" else ("train", "validation"):
+    splits = ["train", "validation"]
+    if profile == "full":
+        splits.append("held_out")
+    for split in splits:
         for category, row in composed(split).items():
             table[f"{split}: {category}"] = row
     note = f"one picture of each caption, seed {seed}; 95 % intervals over captions"

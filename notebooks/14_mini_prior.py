@@ -75,6 +75,7 @@ dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a blue fish"  # what to draw in the sections on sampling
 train: Optional[bool] = None  # False measures without training; None: the profile's own, which trains
 steps: Optional[int] = None  # training steps
+data: str = "emoji"  # what to train on: emoji or shapes
 num_concepts: Optional[int] = None  # how many concepts of `validation` are judged; 0 is all
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/emoji-prior
@@ -128,7 +129,7 @@ from t2ilib.training import (
 # %%
 run, cfg, device_, dtype_ = start(
     "14_mini_prior", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    prompt=prompt, train=train, steps=steps, num_concepts=num_concepts,
+    prompt=prompt, train=train, steps=steps, data=data, num_concepts=num_concepts,
     smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
                sampling_steps=2, step_counts=(1, 2), exact_steps=3, num_concepts=4),
     quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
@@ -137,8 +138,9 @@ run, cfg, device_, dtype_ = start(
                num_concepts=64),
     full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3,
               test_rows=0, num_concepts=0))
-home = checkpoint_home(run.dir, checkpoint, recipe=dict(network="shipped", steps=8600),
-                       used=dict(network=cfg.network, steps=cfg.steps))
+RECIPE = dict(data="emoji", network="shipped", steps=8600)
+home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
+                       used=dict(data=data, network=cfg.network, steps=cfg.steps))
 
 # %% [markdown]
 # ## The idea
@@ -236,23 +238,24 @@ def encode_views(small, pictures, views):
 
 # %%
 everything = load_captioned("emoji", split="all", image_size=64)
-data = everything.where(split="train").spread(cfg.rows)
-validation = everything.where(split="validation").spread(cfg.test_rows)
+chosen = everything if data == "emoji" else load_captioned(data, split="all", image_size=64)
+drawings = chosen.where(split="train").spread(cfg.rows)
+validation = chosen.where(split="validation").spread(cfg.test_rows)
 small = load_vqgan("emoji-vqgan", device=device_)
 painter = load_vqgan("emoji-vqgan-128", device=device_)
-latents = encode_views(small, data, cfg.views)  # (N, views, D, h, w)
+latents = encode_views(small, drawings, cfg.views)  # (N, views, D, h, w)
 test_latents = encode_views(small, validation, 1)[:, 0]  # (n, D, h, w)
 mean = latents[:, 0].mean((0, 2, 3)).view(-1, 1, 1)  # (D, 1, 1)
 std = latents[:, 0].std((0, 2, 3)).view(-1, 1, 1)  # (D, 1, 1)
 standard = (latents[:, 0] - mean) / std
-print(f"{len(data)} training drawings in {cfg.views} versions, "
+print(f"{len(drawings)} training drawings in {cfg.views} versions, "
       f"{len(validation)} of other concepts to test with")
 neighbours = (standard[..., 1:] * standard[..., :-1]).mean()
 channels = [f"channel {i}" for i in range(len(mean))]
 rows = {"mean": dict(zip(channels, mean.flatten().tolist())),
         "std": dict(zip(channels, std.flatten().tolist()))}
-note = (f"n = {len(data)} latents of training drawings; correlation of the standardised ones with "
-        f"the neighbour to the right: {neighbours:.2f}")
+note = (f"n = {len(drawings)} latents of training drawings; correlation of the standardised ones "
+        f"with the neighbour to the right: {neighbours:.2f}")
 run.keep("latents", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
@@ -306,15 +309,15 @@ run.keep("copier", show.compare(rows, scale=1.1))
 
 # %%
 text_encoder = load_text_encoder("minilm", device=device_)
-captions, where = caption_table(data)  # where: (N, 8), which captions belong to a drawing
+captions, where = caption_table(drawings)  # where: (N, 8), which captions belong to a drawing
 texts = None
 if cfg.train:
     cache = cache_dir() / "texts" if profile == "full" else None
     texts = encode_texts(text_encoder, captions, longest=20, dtype=dtype_, progress="captions",
                          cache=cache)
-example = [captions[i] for i in where[len(data) // 2]]
+example = [captions[i] for i in where[len(drawings) // 2]]
 features = text_encoder.encode(example)
-print(f"{len(captions)} different captions of {len(data)} drawings; "
+print(f"{len(captions)} different captions of {len(drawings)} drawings; "
       f"tokens {tuple(features.tokens.shape)}, mask {tuple(features.mask.shape)}, "
       f"pooled {tuple(features.pooled.shape)}; the eight captions of one drawing:")
 for text, mask in zip(example, features.mask):
@@ -370,12 +373,14 @@ def drafts(network, words, num=1, **options):
 
 # %%
 words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
+if data == "shapes":
+    words = validation.captions[:4]
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
 stream = runtime.generator(seed, "prior", "training")
-batches = Batches(len(data), cfg.batch_size, runtime.generator(seed, "prior", "batches"))
+batches = Batches(len(drawings), cfg.batch_size, runtime.generator(seed, "prior", "batches"))
 history = History()  # the loss and the drafts of all steps, also of those before an interruption
 parts = training.parts() | {"stream": stream, "batches": batches, "history": history}
-settings = dict(seed=seed, data=data.fingerprint(), network=network.config, steps=cfg.steps,
+settings = dict(seed=seed, data=drawings.fingerprint(), network=network.config, steps=cfg.steps,
                 batch_size=cfg.batch_size, views=cfg.views, learning_rate=cfg.learning_rate,
                 ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
 resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
@@ -425,9 +430,9 @@ if cfg.train:
 # names, a second place to start from. Both are stored in half precision.
 
 # %%
-def make_bank(small, data, latents, text_encoder):
+def make_bank(small, drawings, latents, text_encoder):
     """The drawings as codes, and the text features of their names."""
-    drawn = [plain_name(name) for name in data.columns["name"]]
+    drawn = [plain_name(name) for name in drawings.columns["name"]]
     names = sorted(set(drawn))
     owner = torch.tensor([names.index(name) for name in drawn])
     codes = [small.snap(z.to(device_))[1].cpu() for z in latents[:, 0].split(256)]
@@ -440,12 +445,12 @@ def make_bank(small, data, latents, text_encoder):
 reloaded = {}  # as whoever loads them draws: with rounded weights
 if cfg.train:
     keep_previous(home, ["emoji-prior", "emoji-starts"])
-    card = dict(seed=seed, data={"name": "emoji", "sha256": data.fingerprint()}, splits=["train"],
+    card = dict(seed=seed, data={"name": data, "sha256": drawings.fingerprint()}, splits=["train"],
                 vqgan="emoji-vqgan", training=vars(cfg), commit=runtime.commit())
     saved = save_model(home / "emoji-prior", ema.model, dtype=torch.int8, licence="MIT", **card)
     run.artefact(saved / "model.safetensors")
     reloaded["emoji-prior"] = load_model(LatentPrior, saved, device=device_)
-    bank = make_bank(small, data, latents, text_encoder)
+    bank = make_bank(small, drawings, latents, text_encoder)
     saved = save_model(home / "emoji-starts", bank, dtype=torch.float16,
                        licence="see data/README.md", **card)
     run.artefact(saved / "model.safetensors")
@@ -466,6 +471,19 @@ by_shipped = paint(drafts(shipped, words, 2, guidance_scale=2.0))
 rows = history.pictures | {"emoji-prior": by_shipped}
 titles = [text for text in words for _ in range(2)]
 run.keep("while_learning", show.compare(rows, titles=titles, scale=1.1))
+
+# %% [markdown]
+# With `-p data shapes` a program reads what the pictures show (notebook 08 tells more). Validation captions name what
+# no training picture shows.
+
+# %%
+if data == "shapes":
+    few_asked = validation.spread(6 * cfg.num_concepts).captions
+    table = metrics.composition(few_asked, paint(drafts(trained, few_asked)))
+    note = f"one picture of each validation caption, seed {seed}; 95 % intervals over captions"
+    run.keep("composition", show.Table(
+        table, columns=("n", "shown", "exact", "shuffled"), note=note, digits=2,
+        intervals={"shown": ("low", "high"), "exact": ("exact_low", "exact_high")}))
 
 # %% [markdown]
 # ## What training buys, what the caption buys
@@ -514,9 +532,9 @@ def v_errors(network, latents, text):
 # Each network is asked on validation concepts, and on as many drawings of concepts that were trained on.
 
 # %%
-some = torch.linspace(0, len(data) - 1, len(validation)).long()
+some = torch.linspace(0, len(drawings) - 1, len(validation)).long()
 sets = {"": (test_latents, validation),
-        ", trained concepts": (latents[some, 0], data.select(some))}
+        ", trained concepts": (latents[some, 0], drawings.select(some))}
 errors = {"predict 0": torch.ones(len(LEVELS), 1)}
 for kind, (z, drawings) in sets.items():
     names = [plain_name(name) for name in drawings.columns["name"]]
