@@ -6,14 +6,14 @@ Vaswani et al. 2017, "Attention is all you need", with the norm in front of each
 import torch
 from torch import Tensor, nn
 
-from .attention import attend, merge_heads, split_heads
+from .attention import attend, merge_heads
 from .unet_blocks import CrossAttention, zero_
 from ..errors import BadParameter
 
 BASE = 100.0  # of rotary frequencies; 10,000 as for texts would hardly turn within a grid
 INIT_STD = 0.02
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, (N, d / 2) each
+Rotation = tuple[Tensor, Tensor]  # from `rotation_by`, (N, d) each
 KeysValues = tuple[Tensor, Tensor]  # (B, heads, M, d) each
 
 
@@ -39,12 +39,21 @@ def rotary_grid(height: int, width: int, dim_head: int, *, base: float = BASE) -
     return torch.cat([by_row, by_column], dim=-1).flatten(0, 1)  # (H W, d / 2)
 
 
+def rotation_by(angles: Tensor) -> Rotation:
+    """Return what `rotate` takes, for angles (N, d / 2): cosines, and sines with the sign of each half, (N, d) each."""
+    cos = torch.cat([angles.cos(), angles.cos()], dim=-1)
+    sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
+    return cos, sin
+
+
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair of numbers of queries or keys by its angle: (B, heads, N, d) -> (B, heads, N, d)."""
+    """Turn each pair of numbers of queries or keys by its angle: (..., N, d) -> (..., N, d).
+
+    A pair is a number of the first half and the one that stands as far in the second half.
+    """
     cos, sin = rotation
-    a, b = x.float().chunk(2, dim=-1)  # (B, heads, N, d / 2) each
-    turned = torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-    return turned.to(x.dtype)
+    partners = x.roll(x.shape[-1] // 2, dims=-1)
+    return (x * cos + partners * sin).to(x.dtype)
 
 
 class KVCache:
@@ -98,13 +107,10 @@ class RotarySelfAttention(nn.Module):
 
     def forward(self, x: Tensor, *, rotation: Rotation | None = None, keep: Tensor | None = None,
                 cache: KVCache | None = None) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)  # (B, N, dim) each
-        q = split_heads(q, self.heads)  # (B, heads, N, d)
-        k = split_heads(k, self.heads)
-        v = split_heads(v, self.heads)
-        if rotation is not None:
-            q = rotate(q, rotation)
-            k = rotate(k, rotation)
+        qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
+        q, k = qkv[:2] if rotation is None else rotate(qkv[:2], rotation)  # (B, heads, N, d) each
+        v = qkv[2]
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, heads, M, d)
         return self.out(merge_heads(attend(q, k, v, keep)))
@@ -186,8 +192,10 @@ class Transformer(nn.Module):
         Args:
             prefix: the first so many of all M places see one another, and all others see them, causal or not.
             caches: from `caches`; None means that there are no places before.
-            context: from `read_context`. context_keep: (B, T) bool, True at real tokens.
+            context: from `read_context`. context_keep: (B, T) bool, True at real tokens; None if all are.
         """
+        if context_keep is not None:
+            context_keep = CrossAttention.keep_with_null(context_keep)  # (B, 1, 1, 1 + T)
         past = caches[0].length if caches else 0
         keep = self._visible(x, past, prefix, key_keep)
         for i, block in enumerate(self.blocks):

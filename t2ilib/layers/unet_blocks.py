@@ -90,7 +90,12 @@ class CrossAttention(nn.Module):
         self.out = zero_(nn.Linear(inner, dim))
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        return self.answer(x, self.keys_values(context), keep)
+        return self.answer(x, self.keys_values(context), self.keep_with_null(keep))
+
+    @staticmethod
+    def keep_with_null(keep: Tensor) -> Tensor:
+        """Return the mask of the keys that `keys_values` returns: keep (B, T) -> (B, 1, 1, 1 + T)."""
+        return F.pad(keep, (1, 0), value=True)[:, None, None]
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of a text and of "none of it": (B, T, E) -> (B, heads, 1 + T, d) each."""
@@ -100,11 +105,14 @@ class CrossAttention(nn.Module):
         k, v = kv.chunk(2, dim=-1)
         return split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def answer(self, x: Tensor, keys_values: tuple[Tensor, Tensor], keep: Tensor) -> Tensor:
-        """Return what places x (B, N, C) read in a text whose keys and values are known, (B, N, C)."""
+    def answer(self, x: Tensor, keys_values: tuple[Tensor, Tensor], keep: Tensor | None) -> Tensor:
+        """Return what places x (B, N, C) read in a text whose keys and values are known, (B, N, C).
+
+        Args:
+            keep: from `keep_with_null`; None if all tokens are real.
+        """
         q = split_heads(self.to_q(self.norm(x)), self.heads)  # (B, heads, N, d)
         k, v = keys_values
-        keep = F.pad(keep, (1, 0), value=True)[:, None, None]  # (B, 1, 1, 1 + T)
         return self.out(merge_heads(self.attend(q, k, v, keep)))
 
 

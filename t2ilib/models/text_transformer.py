@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..checkpoint import configurable
 from ..errors import BadParameter, check_name
-from ..layers.transformer import INIT_STD, KeysValues, KVCache, Rotation, Transformer, rotary_grid
+from ..layers.transformer import INIT_STD, KeysValues, KVCache, Rotation, Transformer, rotary_grid, rotation_by
 from ..layers.unet_blocks import DropsText
 
 TEXT_FORMS = ("cross_attention", "prefix")
@@ -34,13 +34,14 @@ class _Text:
     """The text as the blocks read it.
 
     Attributes:
-        pooled: (B, 1, dim), added to every code. tokens: (B, T, dim). keep: (B, T) bool, True at real tokens.
+        pooled: (B, 1, dim), added to every code. tokens: (B, T, dim).
+        keep: (B, T) bool, True at real tokens; None if all are.
         keys_values: of the tokens, for each block, with cross-attention.
     """
 
     pooled: Tensor
     tokens: Tensor
-    keep: Tensor
+    keep: Tensor | None
     keys_values: list[KeysValues] | None = None
 
 
@@ -113,10 +114,11 @@ class TextTransformer(DropsText, nn.Module):
         self.norm_out = nn.LayerNorm(dim)
         self.bias_out = nn.Parameter(torch.zeros(codes))
         nn.init.normal_(self.code_embedding.weight, std=INIT_STD)
-        angles = torch.zeros(height * width, 0)
-        if positions == "rotary":
-            angles = rotary_grid(height, width, dim // heads)
-        self.register_buffer("angles", angles, persistent=False)
+        self.is_rotary = positions == "rotary"
+        if self.is_rotary:
+            cos, sin = rotation_by(rotary_grid(height, width, dim // heads))  # (N, d) each
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
 
     @property
     def places(self) -> int:
@@ -154,6 +156,8 @@ class TextTransformer(DropsText, nn.Module):
         if not self.causal:
             raise BadParameter("only a causal network decodes one code after another; use sample_masked for this one")
         text = self._read(tokens, mask, pooled)
+        if bool(mask.all()):
+            text.keep = None  # attention without a mask is faster
         length = text.tokens.shape[1]
         prefix = length if self.has_prefix else 0
         decoding = Decoding(text, self.transformer.caches(prefix + self.places))
@@ -178,7 +182,8 @@ class TextTransformer(DropsText, nn.Module):
         prefix = 0
         if self.has_prefix:
             prefix = text.tokens.shape[1]
-            key_keep = F.pad(text.keep, (0, first + inputs.shape[1]), value=True)  # (B, T + places so far)
+            if text.keep is not None:
+                key_keep = F.pad(text.keep, (0, first + inputs.shape[1]), value=True)  # (B, T + places so far)
         h = self.transformer(x, rotation=self._rotation(first, inputs.shape[1]), prefix=prefix, key_keep=key_keep,
                              caches=decoding.caches, context=text.keys_values, context_keep=text.keep)
         decoding.places = first + inputs.shape[1]
@@ -210,11 +215,13 @@ class TextTransformer(DropsText, nn.Module):
         return self.code_embedding(codes) + positions + text.pooled
 
     def _rotation(self, first: int, count: int, prefix: int = 0) -> Rotation | None:
-        """Return cosines and sines of `count` places from `first` on, behind a prefix that does not turn."""
-        if not self.angles.shape[1]:
+        """Return the rotation of `count` places from `first` on, behind a prefix that does not turn."""
+        if not self.is_rotary:
             return None
-        angles = F.pad(self.angles[first:first + count], (0, 0, prefix, 0))  # (prefix + count, d / 2)
-        return angles.cos(), angles.sin()
+        last = first + count
+        cos = F.pad(self.cos[first:last], (0, 0, prefix, 0), value=1)  # (prefix + count, d)
+        sin = F.pad(self.sin[first:last], (0, 0, prefix, 0))
+        return cos, sin
 
     def _logits(self, h: Tensor) -> Tensor:
         """Return logits by the embeddings that codes are read with: (..., dim) -> (..., K)."""

@@ -110,7 +110,7 @@ def code_cross_entropy(logits: Tensor, codes: Tensor, predicted: Tensor, *, mean
     Shapes:
         logits: (B, N, K), codes: (B, N)
     """
-    losses = F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none", label_smoothing=label_smoothing)
+    losses = _cross_entropy(logits, codes, label_smoothing)  # (B, N)
     return (losses * predicted).mean() / mean_share
 
 
@@ -172,17 +172,19 @@ def bits_per_code(network: TextTransformer, codes: Tensor, text: tuple[Tensor, T
         codes: (B, N), text: tokens (B, T, E), mask (B, T), pooled (B, E) -> (B,)
     """
     if network.causal:
-        return _nats(network(codes, *text), codes).mean(1) / math.log(2)
+        return _cross_entropy(network(codes, *text), codes).mean(1) / math.log(2)
     n, places = codes.shape
     total = torch.zeros(n, device=codes.device)
     for _ in range(draws):
         masked = draw_mask(1 - stratified_times(n, generator), places, generator).to(codes.device)
         logits = network(codes.masked_fill(masked, network.mask_token), *text)
-        nats = _nats(logits, codes)
+        nats = _cross_entropy(logits, codes)
         total += (nats * masked).sum(1) / masked.sum(1)
     return total / draws / math.log(2)
 
 
-def _nats(logits: Tensor, codes: Tensor) -> Tensor:
-    """Return the cross entropy of each code: (B, N, K), (B, N) -> (B, N)."""
-    return F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none")
+def _cross_entropy(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of each code in nats: (B, N, K), (B, N) -> (B, N)."""
+    flat = logits.float().flatten(0, 1)  # (B N, K): the codes last, where the memory runs on
+    losses = F.cross_entropy(flat, codes.flatten(), reduction="none", label_smoothing=label_smoothing)
+    return losses.view_as(codes)

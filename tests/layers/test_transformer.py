@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
-from t2ilib.layers.transformer import KVCache, RotarySelfAttention, Transformer, rotary_grid, rotate
+from t2ilib.layers.transformer import KVCache, RotarySelfAttention, Transformer, rotary_grid, rotate, rotation_by
 
 
 def awake(module, seed=0):
@@ -18,9 +18,8 @@ def awake(module, seed=0):
     return module.eval()
 
 
-def rotation(n=12, dim_head=4):
-    angles = rotary_grid(3, 4, dim_head)[:n]
-    return angles.cos(), angles.sin()
+def rotation():
+    return rotation_by(rotary_grid(3, 4, 4))
 
 
 def test_rotary_positions_turn_with_row_and_column():
@@ -31,12 +30,19 @@ def test_rotary_positions_turn_with_row_and_column():
         rotary_grid(3, 4, 6)
 
 
+def test_a_rotation_turns_pairs():
+    x, angle = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.3, 1.1]])
+    a, b = x[:, :2], x[:, 2:]
+    expected = torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], 1)
+    assert_close(rotate(x, rotation_by(angle)), expected)
+
+
 def test_rotation_keeps_lengths_and_makes_products_relative():
     q, k = torch.randn(2, 1, 1, 1, 8)
     angles = rotary_grid(6, 6, 8)
 
     def product(i, j):
-        a, b = (rotate(x, (angles[[p]].cos(), angles[[p]].sin())) for x, p in ((q, i), (k, j)))
+        a, b = (rotate(x, rotation_by(angles[[p]])) for x, p in ((q, i), (k, j)))
         assert_close(a.norm(), q.norm())
         return (a * b).sum()
 
