@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .latents import LatentSpace
 from ..diffusion import Schedule
+from ..errors import CheckpointMismatch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Stage:
     target: str = "v"
     level: float = 0.1
     space: LatentSpace | None = None
+
+    def __post_init__(self):
+        predicts_residual = getattr(self.network, "residual_std", 0)
+        if predicts_residual and self.network.schedule != self.noising:
+            raise CheckpointMismatch(f"the network predicts around the smaller picture with the schedule "
+                                     f"{self.network.schedule}, the stage has {self.noising}; give both the same")
 
     @property
     def shape(self) -> tuple[int, int, int]:

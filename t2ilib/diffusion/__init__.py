@@ -13,12 +13,14 @@ from .formulas import (
                        diffusion_loss,
                        loss_weight,
                        posterior,
+                       pseudo_huber,
                        q_sample,
                        stratified_times,
                        threshold_x0,
                        to_x0_eps,
                        training_target,
                        upper_quantile,
+                       v_of_residual,
 )
 from .noise import check_generators, noise_for, split_generator
 from .samplers import SAMPLERS, get_sampler, keep_known, sample_ancestral, sample_ddim, sample_dpm_solver
@@ -36,6 +38,7 @@ from .text_guidance import Denoiser, null_condition, with_guidance
 
 __all__ = ["COSINE", "SAMPLERS", "SCHEDULES", "TARGETS", "THRESHOLDS", "WEIGHTINGS", "Denoiser", "Schedule",
            "alpha_sigma", "check_generators", "cosine_log_snr", "diffusion_loss", "get_sampler", "keep_known",
-           "linear_log_snr", "loss_weight", "noise_for", "null_condition", "per_picture", "posterior", "q_sample",
-           "resolution_shift", "sample_ancestral", "sample_ddim", "sample_dpm_solver", "split_generator",
-           "stratified_times", "threshold_x0", "to_x0_eps", "training_target", "upper_quantile", "with_guidance"]
+           "linear_log_snr", "loss_weight", "noise_for", "null_condition", "per_picture", "posterior",
+           "pseudo_huber", "q_sample", "resolution_shift", "sample_ancestral", "sample_ddim", "sample_dpm_solver",
+           "split_generator", "stratified_times", "threshold_x0", "to_x0_eps", "training_target", "upper_quantile",
+           "v_of_residual", "with_guidance"]

@@ -13,7 +13,7 @@ from ..errors import BadParameter, check_name
 
 TARGETS = ("v", "eps", "x0")
 THRESHOLDS = ("none", "static", "dynamic")
-WEIGHTINGS = ("none", "min_snr")
+WEIGHTINGS = ("none", "min_snr", "x0")
 
 
 def q_sample(x_0: Tensor, t: Tensor, eps: Tensor, *, schedule: Schedule = COSINE) -> Tensor:
@@ -65,7 +65,7 @@ def loss_weight(t: Tensor, *, weighting: str = "min_snr", target: str = "v", gam
 
     "min_snr" trusts no noise level with more than gamma times the weight of pure noise (Hang et al. 2023,
     "Min-SNR weighting strategy", eq. 8): min(SNR, gamma) for x_0, divided by SNR for eps, by SNR + 1 for v. The three
-    ask for the same error of x_0. "none" is 1.
+    ask for the same error of x_0. "x0" makes of any target's squared error that of x_0: sigma^2 for v. "none" is 1.
 
     Raises:
         UnknownName: not one of WEIGHTINGS or TARGETS. BadParameter: gamma is not positive.
@@ -77,11 +77,32 @@ def loss_weight(t: Tensor, *, weighting: str = "min_snr", target: str = "v", gam
     if weighting == "none":
         return torch.ones_like(t)
     snr = schedule.log_snr(t).exp()
+    if weighting == "x0":
+        return {"v": 1 / (snr + 1), "eps": 1 / snr, "x0": torch.ones_like(t)}[target]
     if target == "eps":
         return (gamma / snr).clamp(max=1)
     if target == "v":
         return snr.clamp(max=gamma) / (snr + 1)
     return snr.clamp(max=gamma)
+
+
+def v_of_residual(residual: Tensor, x_t: Tensor, t: Tensor, guess: Tensor, *, std: float,
+                  schedule: Schedule = COSINE) -> Tensor:
+    """Return the v of a network that predicts what is missing between a guess and the picture.
+
+    x_0 is taken as `guess` + c_skip (x_t / alpha - guess) + c_out residual, with the factors of Karras et al. 2022
+    ("EDM", table 1) for data of standard deviation `std` around the guess. Where there is little noise the answer is
+    x_t itself and the residual hardly counts: what the network gets wrong there leaves no grain.
+
+    Args:
+        residual: (B, C, H, W), of about standard deviation 1. guess: (B, C, H, W), such as an enlarged picture.
+        std: standard deviation of x_0 around the guess, above 0.
+    """
+    alpha, sigma = alpha_sigma(t, x_t.ndim, schedule=schedule)
+    variance = (alpha * std) ** 2 + sigma**2  # of x_t around alpha guess
+    # (alpha x_t - x_0) / sigma with sigma cancelled, so that it is exact where sigma is small
+    kept = alpha * sigma * (1 - std**2) / variance * (x_t - alpha * guess)
+    return kept - sigma * guess - std / variance.sqrt() * residual
 
 
 def posterior(x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, *, schedule: Schedule = COSINE) -> tuple[Tensor, Tensor]:
@@ -142,19 +163,33 @@ def stratified_times(n: int, generator: torch.Generator) -> Tensor:
     return t[torch.randperm(n, generator=generator)]
 
 
+def pseudo_huber(squared: Tensor, c: float) -> Tensor:
+    """Return 2 c (sqrt(e^2 + c^2) - c) for squared errors e^2: e^2 where e is well below c, 2 c |e| well above.
+
+    Song and Dhariwal 2023, "Improved techniques for training consistency models", eq. 8, for each value by itself.
+    """
+    return 2 * c * ((squared + c**2).sqrt() - c)
+
+
 def diffusion_loss(predict: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, t: Tensor, eps: Tensor, *,
-                   target: str = "v", weighting: str = "none", schedule: Schedule = COSINE) -> Tensor:
+                   target: str = "v", weighting: str = "none", huber: float = 0.0,
+                   schedule: Schedule = COSINE) -> Tensor:
     """Return the training loss of a diffusion network: the mean squared error of its prediction (Ho et al. 2020).
 
     Args:
         predict: (x_t (B, ...), t (B,)) -> the predicted target (B, ...). x_0: data (B, ...). t: times (B,).
         eps: noise of the shape of x_0. target, weighting, schedule: see `training_target` and `loss_weight`.
+        huber: c of `pseudo_huber`, so that edges, which are never quite right, do not outweigh plain grounds; 0: none.
 
     Raises:
-        UnknownName: not one of TARGETS or WEIGHTINGS.
+        UnknownName: not one of TARGETS or WEIGHTINGS. BadParameter: huber is negative.
     """
+    if huber < 0:
+        raise BadParameter(f"huber must be at least 0, got {huber}; 0 is the squared error")
     x_t = q_sample(x_0, t, eps, schedule=schedule)
     error = predict(x_t, t).float() - training_target(x_0, t, eps, target=target, schedule=schedule)
-    error = error.square().mean(dim=tuple(range(1, x_0.ndim)))  # (B,)
     weight = loss_weight(t, weighting=weighting, target=target, schedule=schedule)
-    return (weight * error).mean()
+    squared = per_picture(weight, x_0.ndim) * error.square()
+    if huber:
+        squared = pseudo_huber(squared, huber)
+    return squared.mean(dim=tuple(range(1, x_0.ndim))).mean()

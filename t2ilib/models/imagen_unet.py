@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import configurable
+from ..diffusion import Schedule, alpha_sigma, v_of_residual
 from ..errors import BadParameter, unknown_name
 from ..files import read_json
 from ..layers.conv_blocks import norm_silu
@@ -32,6 +33,7 @@ from ..layers.unet_blocks import (
 
 TIME_TOKENS = 2
 SKIP_SCALE = 2**-0.5
+BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 
 
 class Level(nn.Module):
@@ -71,6 +73,9 @@ class ImagenUNet(DropsText, nn.Module):
         attend_at_middle: self-attention at the narrowest place.
         init_kernels: sizes of the first convolution's kernels. final_resnet_block: one more block at full size.
         dropout: in each block. checkpointing: compute each block's inside again in the backward pass.
+        residual_std: for super-resolution that predicts v around the smaller picture (`diffusion.v_of_residual`): the
+            standard deviation of the larger ones around it, such as 0.12. 0 predicts v from nothing.
+        schedule_shift: of the schedule that it is trained with; needed with `residual_std` alone.
 
     Shapes:
         x_t: (B, C, H, W), t: (B,) in [0, 1], tokens: (B, T, E), mask: (B, T) bool, pooled: (B, E),
@@ -87,7 +92,8 @@ class ImagenUNet(DropsText, nn.Module):
                  layer_cross_attns: bool | Sequence[bool] = True, attn_heads: int = 8, attn_dim_head: int = 64,
                  ff_mult: float = 2.0, lowres_cond: bool = False, memory_efficient: bool = False,
                  attend_at_middle: bool = False, init_kernels: Sequence[int] = (3, 7, 15),
-                 final_resnet_block: bool = True, dropout: float = 0.0, checkpointing: bool = False):
+                 final_resnet_block: bool = True, dropout: float = 0.0, checkpointing: bool = False,
+                 residual_std: float = 0.0, schedule_shift: float = 0.0):
         super().__init__()
         levels = len(dim_mults)
         num_resnet_blocks = _per_level("num_resnet_blocks", num_resnet_blocks, levels)
@@ -97,6 +103,8 @@ class ImagenUNet(DropsText, nn.Module):
         if not levels or dim % 2 or any(width % GROUPS for width in widths):
             raise BadParameter(f"dim and dim times each of dim_mults must be multiples of {GROUPS}, got dim={dim} and "
                                f"dim_mults={list(dim_mults)}")
+        if residual_std < 0 or (residual_std and not lowres_cond):
+            raise BadParameter(f"residual_std must be 0, or above 0 with lowres_cond; got {residual_std}")
         self.dim = dim
         self.lowres_cond = lowres_cond
         self.checkpointing = checkpointing
@@ -126,6 +134,10 @@ class ImagenUNet(DropsText, nn.Module):
         self.final = TextResnetBlock(in_channels=dim, out_channels=dim, **block) if final_resnet_block else None
         self.norm_out = nn.GroupNorm(GROUPS, dim)
         self.conv_out = zero_(nn.Conv2d(dim, channels_out or channels, 3, padding=1))
+        self.residual_std = residual_std
+        self.schedule = Schedule("cosine", schedule_shift)
+        if residual_std:
+            self.smoothing = nn.Parameter(BINOMIAL[:, None] * BINOMIAL)  # bilinear enlargement leaves a grid
 
     def _add_conditioning(self, dim: int, width: int, cond_dim: int, text_embed_dim: int) -> None:
         """Make the layers that turn times and text into a condition (B, width) and a context (B, T, cond_dim)."""
@@ -172,16 +184,17 @@ class ImagenUNet(DropsText, nn.Module):
                 low_t: Tensor | None = None) -> Tensor:
         self._check(x_t, low, low_t)
         condition = self.time(timestep_embedding(t, self.dim))  # (B, width)
+        pictures = x_t
         if low is not None:
             condition = condition + self.low_time(timestep_embedding(low_t, self.dim))
-            x_t = torch.cat([x_t, low], dim=1)  # (B, 2 C, H, W)
+            pictures = torch.cat([x_t, low], dim=1)  # (B, 2 C, H, W)
         moments = self.time_tokens(condition).unflatten(1, (TIME_TOKENS, -1))  # (B, TIME_TOKENS, D)
         context = self.context_norm(torch.cat([moments, self.text(tokens)], dim=1))  # (B, TIME_TOKENS + T, D)
         condition = F.silu(condition + self.pooled(pooled))
         keep = F.pad(mask, (TIME_TOKENS, 0), value=True)  # (B, TIME_TOKENS + T)
         text = (condition, context, keep)
 
-        stem = self.conv_in(x_t)
+        stem = self.conv_in(pictures)
         h = stem
         skips = []
         for downsample, level in zip(self.downsamples, self.down, strict=True):
@@ -205,7 +218,19 @@ class ImagenUNet(DropsText, nn.Module):
         h = self.join(torch.cat([h, stem * SKIP_SCALE], dim=1))
         if self.final is not None:
             h = self._run(self.final, h, *text)
-        return self.conv_out(norm_silu(self.norm_out, h))
+        prediction = self.conv_out(norm_silu(self.norm_out, h))
+        if not self.residual_std:
+            return prediction
+        guess = self._smooth(low, low_t)
+        return v_of_residual(prediction.float(), x_t, t, guess, std=self.residual_std, schedule=self.schedule)
+
+    def _smooth(self, low: Tensor, low_t: Tensor) -> Tensor:
+        """Return the smaller picture as it was before its noise was added (but for that noise), smoothed."""
+        alpha, _ = alpha_sigma(low_t, low.ndim)
+        margin = (len(BINOMIAL) // 2,) * 4
+        padded = F.pad(low / alpha, margin, mode="replicate")
+        kernels = self.smoothing.expand(low.shape[1], 1, -1, -1)
+        return F.conv2d(padded, kernels, groups=low.shape[1])
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

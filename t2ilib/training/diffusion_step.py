@@ -82,15 +82,16 @@ class DiffusionTraining(NetworkTraining):
 
     Args:
         network: `(x_t, t, tokens, mask, pooled, *low) -> prediction`, with `without_text`; moved in place.
-        target, weighting, schedule: see `diffusion.diffusion_loss`.
+        target, weighting, huber, schedule: see `diffusion.diffusion_loss`.
         training: further arguments of `NetworkTraining`.
     """
 
     def __init__(self, network: nn.Module, fabric: Any, *, target: str = "v", weighting: str = "none",
-                 schedule: Schedule = COSINE, **training: Any):
+                 huber: float = 0.0, schedule: Schedule = COSINE, **training: Any):
         super().__init__(network, fabric, **training)
         self.target = target
         self.weighting = weighting
+        self.huber = huber
         self.schedule = schedule
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
@@ -101,4 +102,4 @@ class DiffusionTraining(NetworkTraining):
             return self.forward(x_t, t, tokens, mask, pooled, *batch.low)
 
         return diffusion_loss(predict, batch.x_0, batch.t, batch.eps, target=self.target, weighting=self.weighting,
-                              schedule=self.schedule)
+                              huber=self.huber, schedule=self.schedule)

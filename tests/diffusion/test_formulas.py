@@ -10,10 +10,12 @@ from t2ilib.diffusion import (
     Schedule,
     alpha_sigma,
     cosine_log_snr,
+    diffusion_loss,
     linear_log_snr,
     loss_weight,
     noise_for,
     posterior,
+    pseudo_huber,
     q_sample,
     resolution_shift,
     stratified_times,
@@ -21,6 +23,7 @@ from t2ilib.diffusion import (
     to_x0_eps,
     training_target,
     upper_quantile,
+    v_of_residual,
     with_guidance,
 )
 from t2ilib.errors import BadParameter, UnknownName
@@ -134,6 +137,45 @@ def test_min_snr_weights_ask_for_the_same_error_of_x_0(schedule):
     for options, match in (({"gamma": 0.0}, "gamma must be positive"), ({"weighting": "snr"}, "did you mean min_snr")):
         with pytest.raises(BadParameter, match=match):
             loss_weight(t, **options)
+
+
+def test_weights_for_the_error_of_x_0():
+    t = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64)
+    alpha, sigma = alpha_sigma(t, 1)
+    for target, weight in {"x0": torch.ones_like(t), "v": sigma**2, "eps": (sigma / alpha) ** 2}.items():
+        torch.testing.assert_close(loss_weight(t, weighting="x0", target=target), weight)
+
+
+def test_the_v_of_a_residual_is_edm_around_the_guess():
+    x_0, eps, guess, residual = (randn(3, 2, 4, 4, seed=seed) for seed in range(4))
+    t, std, schedule = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64), 0.12, Schedule("cosine", -1.4)
+    x_t = q_sample(x_0, t, eps, schedule=schedule)
+    alpha, sigma = alpha_sigma(t, schedule=schedule)
+    noise = sigma / alpha  # of Karras et al. 2022, whose pictures are not shrunk
+    c_skip = std**2 / (noise**2 + std**2)
+    c_out = noise * std / (noise**2 + std**2).sqrt()
+    denoised = guess + c_skip * (x_t / alpha - guess) + c_out * residual
+    v = v_of_residual(residual, x_t, t, guess, std=std, schedule=schedule)
+    torch.testing.assert_close(to_x0_eps(x_t, t, v, schedule=schedule)[0], denoised)
+    # float32 keeps it where there is hardly any noise
+    t = torch.full((3,), 1e-3)
+    parts = [part.float() for part in (residual, x_t, guess)]
+    exact = v_of_residual(residual, x_t, t.double(), guess, std=std, schedule=schedule)
+    found = v_of_residual(parts[0], parts[1], t, parts[2], std=std, schedule=schedule)
+    torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_pseudo_huber_is_squared_then_straight():
+    small, large = torch.tensor([1e-4, 50.0], dtype=torch.float64)
+    torch.testing.assert_close(pseudo_huber(small**2, 0.1), small**2, rtol=1e-4, atol=0)
+    torch.testing.assert_close(pseudo_huber(large**2, 0.1), 2 * 0.1 * (large - 0.1), rtol=1e-4, atol=0)
+    x_0, eps, t = randn(2, 3, 4, 4), randn(2, 3, 4, 4, seed=1), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    loss = diffusion_loss(lambda x_t, t: x_t, x_0, t, eps, weighting="x0", huber=0.1)
+    error = q_sample(x_0, t, eps) - training_target(x_0, t, eps)
+    _, sigma = alpha_sigma(t)
+    torch.testing.assert_close(loss.double(), pseudo_huber((sigma * error).square(), 0.1).mean(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(BadParameter, match="huber must be at least 0"):
+        diffusion_loss(lambda x_t, t: x_t, x_0, t, eps, huber=-1)
 
 
 def test_posterior_is_that_of_the_discrete_chain():

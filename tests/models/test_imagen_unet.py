@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from t2ilib import diffusion
 from t2ilib.checkpoint import load_model, load_state, save_model, save_state
 from t2ilib.errors import BadParameter, UnknownName
 from t2ilib.models.imagen_unet import ImagenUNet
@@ -47,6 +48,25 @@ def test_shapes(efficient, low, size):
 
 def test_predicts_nothing_at_first():
     assert not ImagenUNet(**TINY)(*inputs()).any()
+
+
+def test_a_residual_network_begins_with_the_smaller_picture():
+    network = ImagenUNet(**TINY, lowres_cond=True, residual_std=0.1, schedule_shift=-1.4)
+    schedule = diffusion.Schedule("cosine", -1.4)
+    _, _, tokens, mask, pooled, _, _ = inputs(low=True)
+    plain = torch.tensor([-0.5, 0.2, 0.9])[:, None, None, None].expand(3, 3, 8, 8)  # smoothing changes nothing
+    eps = torch.randn(plain.shape, generator=torch.Generator().manual_seed(1))
+    low = diffusion.q_sample(plain, torch.full((3,), 0.3), torch.zeros_like(plain))
+    for t, tolerance in ((torch.full((3,), 0.999), 1e-4), (torch.full((3,), 1e-4), 1e-2)):
+        x_t = diffusion.q_sample(plain, t, eps, schedule=schedule)
+        v = network(x_t, t, tokens, mask, pooled, low, torch.full((3,), 0.3))
+        x_0, _ = diffusion.to_x0_eps(x_t, t, v, schedule=schedule)
+        torch.testing.assert_close(x_0, plain, atol=tolerance, rtol=0)
+    half = torch.full((3,), 0.5)
+    x_t = diffusion.q_sample(plain, half, eps, schedule=schedule)
+    v = awake(network)(x_t, half, tokens, mask, pooled, low, torch.full((3,), 0.3))
+    x_0, _ = diffusion.to_x0_eps(x_t, half, v, schedule=schedule)
+    assert (x_0 - plain).abs().max() > 0.01  # what the network adds
 
 
 @pytest.mark.parametrize("change", [dict(final_resnet_block=False), dict(init_kernels=[3]), dict(cond_dim=8),
@@ -108,6 +128,7 @@ def test_configuration_of_the_public_package(tmp_path):
     file.write_text(json.dumps({**PACKAGE, "attn_head": 8}))
     with pytest.raises(UnknownName, match="attn_heads"):
         ImagenUNet.from_json(file)
+    file.write_text(json.dumps(PACKAGE))
     with pytest.raises(UnknownName, match="dim_mults"):
         ImagenUNet.from_json(file, dim_mult=[1])
     file.write_text("[1, 2]")
@@ -164,6 +185,7 @@ def test_bad_input():
     with pytest.raises(BadParameter, match="enlarged"):
         enlarge(*arguments, arguments[0][..., :4, :4], arguments[1])
     for wrong, match in ((dict(dim=12), "multiples of 8"), (dict(layer_attns=[True]), "2 levels"),
-                         (dict(dim_mults=[]), "dim_mults"), (dict(init_kernels=[4]), "odd")):
+                         (dict(dim_mults=[]), "dim_mults"), (dict(init_kernels=[4]), "odd"),
+                         (dict(residual_std=0.1), "with lowres_cond"), (dict(residual_std=-0.1), "with lowres_cond")):
         with pytest.raises(BadParameter, match=match):
             ImagenUNet(**{**TINY, **wrong})
