@@ -7,6 +7,7 @@ from .code_step import CodeBatch, CodeTraining, bits_per_code, draw_code_batch
 from .diffusion_step import DiffusionBatch, DiffusionTraining, draw_diffusion_batch
 from .fabric import average_gradients, make_fabric
 from .history import History
+from .loop import TrainingLoop
 from .network_training import NetworkTraining
 from .schedule import Every, cosine_lr, set_lr
 from .shipping import checkpoint_home, keep_previous
@@ -14,7 +15,7 @@ from .state import load_training, save_training
 from .trackers import make_tracker
 
 __all__ = ["EMA", "Batches", "CodeBatch", "CodeTraining", "DiffusionBatch", "DiffusionTraining", "Every", "GanRule",
-           "History", "NetworkTraining", "average_gradients", "bits_per_code", "checkpoint_home", "cosine_lr",
-           "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step", "generator_step", "gradient_norm",
-           "keep_previous", "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm", "save_training",
-           "set_lr"]
+           "History", "NetworkTraining", "TrainingLoop", "average_gradients", "bits_per_code", "checkpoint_home",
+           "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step", "generator_step",
+           "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm",
+           "save_training", "set_lr"]
