@@ -77,6 +77,8 @@ dtype: str = "auto"  # auto, float32, bfloat16 or float16
 prompt: str = "a blue fish"  # what to draw
 stages: str = ""  # what to train, such as "base" or "base,sr64,sr128"; "" is the profile's choice, "none" nothing
 steps: Optional[int] = None  # training steps of each of them
+minutes: Optional[float] = None  # or how long each trains, over all interruptions
+start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 batch_size: Optional[int] = None
 data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
@@ -136,20 +138,20 @@ from t2ilib.training import (
     Batches,
     DiffusionBatch,
     DiffusionTraining,
-    Every,
+    TrainingLoop,
     checkpoint_home,
     cosine_lr,
     draw_diffusion_batch,
     keep_previous,
-    load_training,
     make_fabric,
-    save_training,
+    take_weights,
 )
 
 # %%
 run, cfg, device_, dtype_ = start(
     "08_minimagen", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    prompt=prompt, stages=stages, steps=steps, batch_size=batch_size, data=data,
+    prompt=prompt, stages=stages, steps=steps, minutes=minutes, start_from=start_from,
+    batch_size=batch_size, data=data,
     text_encoder=text_encoder, num_concepts=num_concepts,
     smoke=dict(default_stages="base,sr64,sr128", rows=40, steps=2, variant_steps=1, batch_size=4,
                looks=2, samples=1, candidates=2, draw_steps=2, scales=(0, 1, 3), seeds=1,
@@ -168,7 +170,8 @@ run, cfg, device_, dtype_ = start(
 # %%
 RECIPE = dict(data="emoji", text_encoder="minilm", steps=8000)  # of the checkpoints that ship
 used = dict(data=data, text_encoder=text_encoder, steps=cfg.steps)
-home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=used)
+home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=used, start_from=start_from,
+                       minutes=minutes)
 
 # %% [markdown]
 # ## The idea
@@ -347,6 +350,49 @@ run.keep("low", show.Table(rows, digits=2, note=f"values of {cfg.looks} noised s
 run.keep("low", show.compare(noised, scale=1.2))
 
 # %% [markdown]
+# ## Plain grounds
+# Who enlarges knows most of the picture already. Yet a network that predicts $v$ has to copy all of the noise through
+# its few channels, and what it gets wrong stays: a faint grain on plain grounds, which an eye that knows photographs
+# sees at once. So an enlarging network here predicts only the residual $r$ between the smaller picture $P$, enlarged,
+# and the picture (Karras et al. 2022, with $s$ the spread of pictures around $P$):
+#
+# $$\hat x_0 = P + c_{skip} \left(\frac{x_t}{\alpha_t} - P\right) + c_{out}\, r, \qquad
+#   c_{skip} = \frac{\alpha_t^2 s^2}{\alpha_t^2 s^2 + \sigma_t^2}, \qquad
+#   c_{out} = \frac{s\, \sigma_t}{\sqrt{\alpha_t^2 s^2 + \sigma_t^2}} .$$
+#
+# **Check** the library's function, which says it as a $v$, so that every sampler and loss stays as it is. Then: let an
+# answer be wrong by 0.05, a twentieth of its spread. How wrong is the picture?
+
+# %% tags=["look"]
+std = IMAGEN["sr128"]["residual_std"]
+rng = runtime.generator(seed, "check", "residual")
+x_t, guess, residual = torch.randn(3, 5, 3, 8, 8, generator=rng)  # (5, 3, 8, 8) each
+times = torch.tensor([0.02, 0.1, 0.3, 0.6, 0.9])
+alpha, sigma = diffusion.alpha_sigma(times, schedule=schedules["sr128"])  # (5, 1, 1, 1) each
+spread_t = (alpha**2 * std**2 + sigma**2).sqrt()
+c_skip = alpha**2 * std**2 / spread_t**2
+c_out = std * sigma / spread_t
+naive = guess + c_skip * (x_t / alpha - guess) + c_out * residual
+v = diffusion.v_of_residual(residual, x_t, times, guess, std=std, schedule=schedules["sr128"])
+x_0, _ = diffusion.to_x0_eps(x_t, times, v, schedule=schedules["sr128"])
+torch.testing.assert_close(x_0, naive, rtol=1e-3, atol=1e-3)
+
+# %% tags=["look"]
+rows = {"predicts v": {}, "predicts the residual": {}}
+for i, t in enumerate(times.tolist()):
+    rows["predicts v"][f"t = {t:g}"] = 0.05 * sigma[i].item()
+    rows["predicts the residual"][f"t = {t:g}"] = 0.05 * c_out[i].item()
+run.keep("residual", show.Table(
+    rows, digits=4, note=f"error of x_0 where the network's answer is wrong by 0.05; s = {std:g}"))
+
+# %% [markdown]
+# Its loss is the error of $x_0$, and errors much larger than 0.02 count by their size, not by its square (pseudo-Huber):
+# edges, of which several are right, do not outweigh the grounds.
+
+# %%
+ENLARGING = dict(weighting="x0", huber=0.02)
+
+# %% [markdown]
 # ## Training
 # One step: noise a batch at times spread evenly, drop one caption in ten (so that the network also learns to do
 # without), predict $v$. Then AdamW, with all gradients clipped to length 1, and a running average of the weights (EMA),
@@ -429,13 +475,15 @@ def draw_batch(name, rows, stream):
                                 device=fabric.device)
 
 # %%
-def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
+def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
+          start_from="scratch", **objective):
     """Train a stage: its averaged network, and the last one.
 
     `state` is a file: training goes on where it ended. `look` is called at three of the steps.
     """
     runtime.seed_everything(seed)  # the first weights do not depend on what was drawn before
     network = ImagenUNet(text_embed_dim=encoder.dim, **kwargs).to(fabric.device)
+    take_weights(network, start_from, f"emoji-minimagen-{name}")
     fused = fabric.device.type != "mps" and dtype_ != torch.float16
     training = DiffusionTraining(network, fabric, ema_decay=cfg.ema_decay, fused=fused, **objective)
     stream = runtime.generator(seed, name, "training")
@@ -446,23 +494,22 @@ def train(name, kwargs, steps, *, label, state=None, look=None, **objective):
                     network=network.config, objective=objective, steps=steps,
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
                     ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
-    resume = state is not None and state.exists()
-    first = load_training(state, settings=settings, run=run, **parts) if resume else 0
+    if start_from != "scratch":
+        settings["start_from"] = start_from
+    loop = TrainingLoop(steps=steps, minutes=minutes, state=state, settings=settings, parts=parts,
+                        run=run, desc=label, fabric=fabric)
     warmup = min(200, steps // 10)
     looks = (steps // 16, steps // 4, steps)
-    save_due = Every(120)
-    began = time.perf_counter()
-    for step in runtime.progress(range(first, steps), desc=label, every=60):
-        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+    already = loop.seconds
+    for step in loop:
+        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
         loss = training.step(draw_batch(name, batches.next(), stream), rate)
         loss = fabric.all_reduce(loss, reduce_op="mean")
         run.log(step, **{f"{label}_loss": loss.item()})
-        if state and save_due(force=step + 1 == steps):
-            save_training(state, step=step + 1, settings=settings, **parts)
-        if look and step + 1 in looks:
+        if look and loop.passes(looks):
             look(step + 1, training.ema.model)
-    if first < steps:
-        pace = cfg.batch_size * (steps - first) / (time.perf_counter() - began)
+    if loop.seconds > already:
+        pace = cfg.batch_size * (step + 1 - loop.first) / (loop.seconds - already)
         run.metric(**{f"{label}_pictures_per_second": pace})
     return training.ema.model, network
 
@@ -560,8 +607,10 @@ trained = {}
 for name in to_train:
     is_base = name == "base"
     size_name = "live" if cfg.live and is_base else name
+    objective = {} if is_base else ENLARGING
     trained[name], _ = train(name, IMAGEN[size_name], cfg.steps, label=name, state=state_of(name),
-                             look=look if is_base else None, schedule=schedules[name])
+                             look=look if is_base else None, minutes=minutes,
+                             start_from=start_from, schedule=schedules[name], **objective)
 
 # %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training end here; the first goes on alone

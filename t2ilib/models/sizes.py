@@ -8,6 +8,8 @@ Notebooks train these and benchmarks time these. What a checkpoint was trained w
 
 from typing import Any
 
+from ..diffusion import resolution_shift
+
 Sizes = dict[str, dict[str, Any]]
 
 _SMALL_IMAGEN = dict(memory_efficient=True, attn_heads=4, attn_dim_head=32, init_kernels=[3], final_resnet_block=False)
@@ -21,8 +23,9 @@ _LIVE = _BASE | dict(dim=32, dim_mults=[1, 2, 3])
 IMAGEN: Sizes = {
     # of the checkpoints emoji-minimagen-*: from words to 32 pixels, from 32 to 64, from 64 to 128
     "base": _BASE,
-    "sr64": _SUPER_RESOLUTION | dict(layer_attns=[False, False, True]),
-    "sr128": _SUPER_RESOLUTION | dict(layer_attns=False),
+    "sr64": _SUPER_RESOLUTION | dict(layer_attns=[False, False, True], residual_std=0.16,
+                                     schedule_shift=resolution_shift(64, 32)),
+    "sr128": _SUPER_RESOLUTION | dict(layer_attns=False, residual_std=0.12, schedule_shift=resolution_shift(128, 32)),
     # from 64 to 256 pixels, for pictures of one's own; wants a GPU
     "sr256": dict(dim=64, dim_mults=[1, 2, 4, 4], layer_attns=[False, False, False, True], num_resnet_blocks=2,
                   layer_cross_attns=[False, False, True, True], memory_efficient=True, lowres_cond=True),

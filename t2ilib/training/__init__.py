@@ -10,7 +10,7 @@ from .history import History
 from .loop import TrainingLoop
 from .network_training import NetworkTraining
 from .schedule import Every, cosine_lr, set_lr
-from .shipping import checkpoint_home, keep_previous
+from .shipping import checkpoint_home, keep_previous, take_weights
 from .state import load_training, save_training
 from .trackers import make_tracker
 
@@ -18,4 +18,4 @@ __all__ = ["EMA", "Batches", "CodeBatch", "CodeTraining", "DiffusionBatch", "Dif
            "History", "NetworkTraining", "TrainingLoop", "average_gradients", "bits_per_code", "checkpoint_home",
            "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step", "generator_step",
            "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm",
-           "save_training", "set_lr"]
+           "save_training", "set_lr", "take_weights"]

@@ -5,15 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadParameter
+from torch import nn
+
+from ..checkpoint import load_state, load_strict
+from ..errors import BadParameter, check_name
 from ..files import check_writable
 from ..paths import checkpoints_dir
 
 REPLACE = "replace"  # the word that lets a training take the place of what ships
 PREVIOUS = ".previous"  # folder that keeps what was replaced
+SCRATCH = "scratch"
+SHIPPED = "shipped"
+STARTS = (SCRATCH, SHIPPED)
 
 
-def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], used: Mapping[str, Any]) -> Path:
+def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], used: Mapping[str, Any],
+                    start_from: str = SCRATCH, minutes: float | None = None) -> Path:
     """Return the folder for the checkpoints of a training, checked before it begins.
 
     Args:
@@ -21,10 +28,14 @@ def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], us
             "replace" the folder of those that ship, anything else a folder to make.
         recipe: what the checkpoints that ship were trained with, by name. used: what this run trains with; more
             steps than in the recipe are no difference.
+        start_from: "scratch", or "shipped" for a training that goes on from what ships, as long as it likes.
+        minutes: of a training that ends by time, or None.
 
     Raises:
+        UnknownName: not one of STARTS.
         BadParameter: "replace", but this training is not the recipe, or the folder cannot be written.
     """
+    check_name("start_from", start_from, STARTS)
     if choice == "":
         return run_dir / "checkpoints"
     if choice != REPLACE:
@@ -34,9 +45,12 @@ def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], us
                                f"{REPLACE!r} to put this training in their place")
         check_writable(folder / "config.json")
         return folder
+    goes_on = start_from == SHIPPED
     differences = []
+    if minutes is not None and not goes_on:
+        differences.append("it begins from scratch and ends by minutes")
     for name, value in recipe.items():
-        fewer = name.endswith("steps") and used[name] < value
+        fewer = name.endswith("steps") and used[name] < value and not goes_on
         other = not name.endswith("steps") and used[name] != value
         if fewer or other:
             differences.append(f"{name} is {used[name]!r}, in the recipe {value!r}")
@@ -54,3 +68,17 @@ def keep_previous(home: Path, names: Sequence[str]) -> None:
         if (home / name).is_dir():
             shutil.rmtree(home / PREVIOUS / name, ignore_errors=True)
             shutil.copytree(home / name, home / PREVIOUS / name)
+
+
+def take_weights(network: nn.Module, start_from: str, name: str) -> None:
+    """Give a network the weights of the checkpoint `name` that ships, if `start_from` says "shipped".
+
+    Raises:
+        UnknownName: not one of STARTS. MissingAsset: there is no such checkpoint.
+        CheckpointMismatch: the checkpoint is of a network of another class or size.
+    """
+    check_name("start_from", start_from, STARTS)
+    if start_from == SHIPPED:
+        folder = checkpoints_dir() / name
+        state, _ = load_state(folder, kind=type(network).__name__)
+        load_strict(network, state, source=str(folder))
