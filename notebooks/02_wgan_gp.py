@@ -75,6 +75,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32, bfloat16 (outside the penalty), or float64 to compare runs
 data: str = "emoji"  # emoji or celeba
 steps: Optional[int] = None  # generator steps of the recipe; 0 leaves it out
+minutes: Optional[float] = None  # or how long the recipe trains, over all interruptions
 live_steps: Optional[int] = None  # generator steps of each training that is compared
 batch_size: Optional[int] = None  # of all processes together
 n_critic: Optional[int] = None  # critic steps for each step of the generator
@@ -113,19 +114,17 @@ from t2ilib.paths import checkpoints_dir, reports_dir
 from t2ilib.training import (
     EMA,
     Batches,
-    Every,
     GanRule,
+    TrainingLoop,
     checkpoint_home,
     cosine_lr,
     critic_step,
     generator_step,
     gradient_norm,
     keep_previous,
-    load_training,
     losses,
     make_fabric,
     make_tracker,
-    save_training,
     set_lr,
 )
 from t2ilib.training.history import History
@@ -135,8 +134,8 @@ from t2ilib.training.history import History
 DTYPES = ("auto", "float32", "bfloat16", "float64")
 run, cfg, device_, dtype_ = start(
     "02_wgan_gp", profile=profile, seed=seed, device=device, dtype=dtype, dtypes=DTYPES,
-    threads=threads, data=data, steps=steps, live_steps=live_steps, batch_size=batch_size,
-    n_critic=n_critic, penalty_every=penalty_every, tracker=tracker, work_dir=work_dir,
+    threads=threads, data=data, steps=steps, minutes=minutes, live_steps=live_steps,
+    batch_size=batch_size, n_critic=n_critic, penalty_every=penalty_every, tracker=tracker, work_dir=work_dir,
     smoke=dict(steps=2, live_steps=3, batch_size=4, looks=4, samples=24, frames=3, timed=1,
                log_every=1),
     quick=dict(steps=0, live_steps=350, batch_size=32, n_critic=2, penalty_every=4,
@@ -145,7 +144,7 @@ run, cfg, device_, dtype_ = start(
     full=dict(steps=5000, live_steps=2000, learning_rate=5e-4, critic_lr=5e-4, seeds=3,
               samples=1024, ema_decay=0.999, frames=48, timed=10, log_every=20))
 home = checkpoint_home(run.dir, checkpoint, recipe=dict(data="emoji", steps=5000),
-                       used=dict(data=data, steps=cfg.steps))
+                       used=dict(data=data, steps=cfg.steps), minutes=minutes)
 
 # %%
 SHIPPED = WGAN["shipped"]  # sizes of generator and critic
@@ -584,7 +583,7 @@ def keep_values(job, label, step, values):
 # steps, those before an interruption too.
 
 # %%
-def train(label, kind, networks, steps, seed, state=None):
+def train(label, kind, networks, steps, seed, state=None, minutes=None):
     job = new_job(kind, networks, seed)
     parts = parts_of(job)
     settings = dict(seed=seed, kind=kind, data=faces[job.size].fingerprint(), networks=networks,
@@ -592,22 +591,18 @@ def train(label, kind, networks, steps, seed, state=None):
                     penalty_every=cfg.penalty_every, penalty_weight=cfg.penalty_weight,
                     learning_rate=cfg.learning_rate, critic_lr=cfg.critic_lr,
                     ema_decay=cfg.ema_decay)
-    resume = state is not None and state.exists()
-    first = load_training(state, settings=settings, run=run, **parts) if resume else 0
-    save_due = Every(120)
+    loop = TrainingLoop(steps=steps, minutes=minutes, state=state, settings=settings, parts=parts,
+                        run=run, desc=label, fabric=fabric)
     look_after = (1, steps // 16, steps // 4, steps)
-    remaining = runtime.progress(range(first, steps), desc=label, every=60)
-    for step in job.history.timed(remaining):
-        last = step + 1 == steps
-        values = train_step(job, step, cosine_lr(step, steps, peak=1.0, floor=0.05))
-        if step % cfg.log_every == 0 or last:
+    step = loop.first - 1
+    for step in job.history.timed(loop):
+        values = train_step(job, step, cosine_lr(loop.position, steps, peak=1.0, floor=0.05))
+        if step % cfg.log_every == 0 or loop.is_last:
             keep_values(job, label, step, values)
-        if step + 1 in look_after:
+        if loop.passes(look_after):
             job.history.pictures[f"step {step + 1}"] = draw(job.ema.model, watched)
-        if state and save_due(force=last):
-            save_training(state, step=step + 1, settings=settings, **parts)
-    if steps:
-        real_count = cfg.batch_size * job.n_critic * steps
+    if job.history.seconds:
+        real_count = cfg.batch_size * job.n_critic * (step + 1)
         run.metric(**{f"{label} real pictures per second": real_count / job.history.seconds})
     return job
 
@@ -632,7 +627,7 @@ for number, kind in itertools.product(range(cfg.seeds), KINDS):
                                state=state_of(label))
 if cfg.steps:
     jobs["recipe", 0] = train("recipe", "wgan-gp", SHIPPED, cfg.steps, seed,
-                              state=state_of("recipe"))
+                              state=state_of("recipe"), minutes=minutes)
 
 # %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training are done here; the first goes on alone

@@ -386,7 +386,7 @@ run.keep("residual", show.Table(
     rows, digits=4, note=f"error of x_0 where the network's answer is wrong by 0.05; s = {std:g}"))
 
 # %% [markdown]
-# Its loss is the error of $x_0$, and errors much larger than 0.02 count by their size, not by its square (pseudo-Huber):
+# Its loss is the error of $x_0$, and errors much larger than 0.02 count by their size, not their square (pseudo-Huber):
 # edges, of which several are right, do not outweigh the grounds.
 
 # %%
@@ -494,10 +494,8 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
                     network=network.config, objective=objective, steps=steps,
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
                     ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
-    if start_from != "scratch":
-        settings["start_from"] = start_from
     loop = TrainingLoop(steps=steps, minutes=minutes, state=state, settings=settings, parts=parts,
-                        run=run, desc=label, fabric=fabric)
+                        run=run, start_from=start_from, desc=label, fabric=fabric)
     warmup = min(200, steps // 10)
     looks = (steps // 16, steps // 4, steps)
     already = loop.seconds

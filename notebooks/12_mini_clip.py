@@ -78,6 +78,8 @@ device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 recipe: str = "emoji-clip"  # emoji-clip, emoji-clip-b or emoji-judge
 steps: Optional[int] = None  # None: the profile's own
+minutes: Optional[float] = None  # or how long to train, over all interruptions
+start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 batch_size: Optional[int] = None
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training state, to go on; "" is reports/training/<recipe>
@@ -122,13 +124,13 @@ from t2ilib.training import (
     Batches,
     Every,
     History,
+    TrainingLoop,
     checkpoint_home,
     cosine_lr,
     keep_previous,
-    load_training,
     recalibrate_batch_norm,
-    save_training,
     set_lr,
+    take_weights,
 )
 
 # %%
@@ -149,14 +151,15 @@ judging = recipe == "emoji-judge"
 # %%
 run, cfg, device_, dtype_ = start(
     "12_mini_clip", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    recipe=recipe, steps=steps, batch_size=batch_size,
+    recipe=recipe, steps=steps, minutes=minutes, start_from=start_from, batch_size=batch_size,
     smoke=dict(rows=600, captions=2, steps=4, batch_size=16, probe_steps=5, probe_seeds=1,
                ascent_steps=3),
     quick=dict(rows=0, captions=3, steps=150, batch_size=64, learning_rate=2e-3, ema_decay=0.998,
                probe_steps=100, probe_seeds=3, ascent_steps=40),
     full=dict(captions=8, steps=chosen["steps"], batch_size=128))
 home = checkpoint_home(run.dir, checkpoint, recipe=dict(batch_size=128, steps=chosen["steps"]),
-                       used=dict(batch_size=cfg.batch_size, steps=cfg.steps))
+                       used=dict(batch_size=cfg.batch_size, steps=cfg.steps),
+                       start_from=start_from, minutes=minutes)
 
 # %% [markdown]
 # ## The idea
@@ -504,6 +507,7 @@ def draw_batch(index, stream):
 # %%
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
 model = EmojiClip(**chosen["kwargs"]).to(device_, memory_format=torch.channels_last)
+take_weights(model, start_from, recipe)
 ema = EMA(model, cfg.ema_decay)
 decay = [p for p in model.parameters() if p.ndim > 1]
 plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -631,22 +635,22 @@ folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / re
 history = History()  # curves and pictures of all steps, also of those before an interruption
 parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches,
              history=history)
-resume = profile == "full" and (folder / "state.pt").exists()
 settings = dict(seed=seed, recipe=recipe, data=everything.fingerprint(), network=model.config,
                 steps=cfg.steps, batch_size=cfg.batch_size, captions=cfg.captions,
                 learning_rate=cfg.learning_rate, ema_decay=cfg.ema_decay)
-first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
-save_due = Every(120)
+loop = TrainingLoop(steps=cfg.steps, minutes=minutes, start_from=start_from, settings=settings,
+                    parts=parts, run=run, desc=recipe,
+                    state=folder / "state.pt" if profile == "full" else None)
 look_due = Every(300)
-looks_at = {0, cfg.steps // 10, cfg.steps // 3, cfg.steps - 1}
+looks_after = {1, cfg.steps // 10 + 1, cfg.steps // 3 + 1, cfg.steps}
 
 # %%
-for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
-    loss = train_step(step)
+for step in loop:
+    loss = train_step(loop.position)
     values = dict(loss=loss, scale=model.logit_scale.exp().item())
     history.add(step, **values)
     run.log(step, **values)
-    if step in looks_at or (profile == "full" and look_due()):
+    if loop.passes(looks_after) or (profile == "full" and look_due()):
         numbers = evaluate(ema.model)
         run.log(step, **numbers)
         described = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
@@ -654,8 +658,6 @@ for step in runtime.progress(range(first, cfg.steps), desc=recipe, every=60):
         pictures = encode_rows(ema.model, pool)
         best = best_pictures(ema.model, search_features, pictures, 1)[:, 0]
         history.pictures[f"step {step + 1}"] = white(best)
-    if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 
 # %% [markdown]
 # ## Look

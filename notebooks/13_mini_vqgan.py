@@ -75,6 +75,8 @@ device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 steps: Optional[int] = None  # None: the profile's own
 grow_steps: Optional[int] = None  # of the network for 128 pixels; 0 leaves it out
+minutes: Optional[float] = None  # or how long to train each of the two, over all interruptions
+start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 batch_size: Optional[int] = None
 perceptual_weight: Optional[float] = None  # of the distance in emoji-clip's features
 gan_weight: Optional[float] = None  # of the critic, relative to the reconstruction's own pull
@@ -117,21 +119,21 @@ from t2ilib.training import (
     Every,
     GanRule,
     History,
+    TrainingLoop,
     checkpoint_home,
     cosine_lr,
     critic_step,
     keep_previous,
-    load_training,
     losses,
-    save_training,
     set_lr,
+    take_weights,
 )
 
 # %%
 run, cfg, device_, dtype_ = start(
     "13_mini_vqgan", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    steps=steps, grow_steps=grow_steps, batch_size=batch_size,
-    perceptual_weight=perceptual_weight, gan_weight=gan_weight,
+    steps=steps, grow_steps=grow_steps, minutes=minutes, start_from=start_from,
+    batch_size=batch_size, perceptual_weight=perceptual_weight, gan_weight=gan_weight,
     smoke=dict(rows=120, steps=8, batch_size=4, test_rows=12, ablation_steps=1, palette_steps=3,
                grow_steps=2),
     quick=dict(rows=0, network="small", steps=200, batch_size=16, learning_rate=8e-4,
@@ -142,7 +144,8 @@ run, cfg, device_, dtype_ = start(
     full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060))
 RECIPE = dict(network="shipped", steps=4475, grow_steps=3060)  # of the checkpoints that ship
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
-                       used={name: vars(cfg)[name] for name in RECIPE})
+                       used={name: vars(cfg)[name] for name in RECIPE},
+                       start_from=start_from, minutes=minutes)
 # what decides a training, besides seed, data and network: with other values a state does not go on
 DECISIVE = ("steps", "batch_size", "learning_rate", "ema_decay", "mse_weight", "commitment",
             "perceptual_weight", "gan_weight", "polish_start", "polish_lr", "critic_lr",
@@ -326,6 +329,7 @@ def reconstruct(net, real):
 
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
 model = VQGAN(**sizes.VQGAN[cfg.network]).to(device_)
+take_weights(model, start_from, "emoji-vqgan")
 with torch.no_grad():
     fake, z_e, quantized = reconstruct(model, data.batch([0, 1]).to(device_))
 tensors = {"picture": fake, "z_e": z_e, "codes": quantized.codes, "codebook": model.codebook}
@@ -486,26 +490,24 @@ folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "e
 history = History()  # curves and pictures of all steps, also of those before an interruption
 parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic,
              critic_adam=critic_adam, stream=stream, batches=batches, history=history)
-resume = profile == "full" and (folder / "state.pt").exists()
 settings = dict(seed=seed, data=data.fingerprint(), network=model.config,
                 **{name: value for name, value in vars(cfg).items() if name in DECISIVE})
-first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
-save_due = Every(120)
+loop = TrainingLoop(steps=cfg.steps, minutes=minutes, start_from=start_from, settings=settings,
+                    parts=parts, run=run, desc="vqgan",
+                    state=folder / "state.pt" if profile == "full" else None)
 look_due = Every(300)
 looks_after = {1, cfg.steps // 8, cfg.steps // 2, cfg.steps}
 
 # %%
-for step in runtime.progress(range(first, cfg.steps), desc="vqgan", every=60):
-    values = train_step(step)
+for step in loop:
+    values = train_step(loop.position)
     history.add(step, **values)
     run.log(step, **values)
-    if step + 1 in looks_after or (profile == "full" and look_due()):
+    if loop.passes(looks_after) or (profile == "full" and look_due()):
         history.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
         numbers = evaluate(ema.model, watched)
         described = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         print(f"step {step + 1}: {described}", flush=True)
-    if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 
 # %% [markdown]
 # ## Look
@@ -795,6 +797,7 @@ big = {split: load_captioned("emoji", split=split, image_size=128, limit=cfg.row
        for split in ("train", "held_out")}
 small = ema.model if profile == "full" else shipped
 grown = grow(small).to(device_).train()
+take_weights(grown, start_from, "emoji-vqgan-128")
 grown.quantize.requires_grad_(False)
 grown_ema = EMA(grown, 0.998)
 grown_stream = runtime.generator(seed, "growing")
@@ -858,13 +861,12 @@ def grow_step(step):
 # %%
 parts = dict(model=grown, ema=grown_ema, optimizer=grown_adam, critic=big_critic,
              critic_adam=big_critic_adam, stream=grown_stream, batches=big_batches)
-resume = profile == "full" and (folder / "state_128.pt").exists()
 settings = settings | dict(network=grown.config)
-first = load_training(folder / "state_128.pt", settings=settings, run=run, **parts) if resume else 0
-for step in runtime.progress(range(first, cfg.grow_steps), desc="growing", every=60):
-    run.log(step, grow_loss=grow_step(step))
-    if profile == "full" and save_due(force=step + 1 == cfg.grow_steps):
-        save_training(folder / "state_128.pt", step=step + 1, settings=settings, **parts)
+loop = TrainingLoop(steps=cfg.grow_steps, minutes=minutes, start_from=start_from,
+                    settings=settings, parts=parts, run=run, desc="growing",
+                    state=folder / "state_128.pt" if profile == "full" else None)
+for step in loop:
+    run.log(step, grow_loss=grow_step(loop.position))
 
 # %% [markdown]
 # The small network's pictures, enlarged, against what this run and the shipped `emoji-vqgan-128` paint from codes. PSNR

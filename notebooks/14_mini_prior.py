@@ -75,6 +75,8 @@ dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a blue fish"  # what to draw in the sections on sampling
 train: Optional[bool] = None  # False measures without training; None: the profile's own, which trains
 steps: Optional[int] = None  # training steps
+minutes: Optional[float] = None  # or how long to train, over all interruptions
+start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 data: str = "emoji"  # what to train on: emoji or shapes
 num_concepts: Optional[int] = None  # how many concepts of `validation` are judged; 0 is all
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
@@ -115,21 +117,21 @@ from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.training import (
     Batches,
     DiffusionTraining,
-    Every,
     History,
+    TrainingLoop,
     checkpoint_home,
     cosine_lr,
     draw_diffusion_batch,
     keep_previous,
-    load_training,
     make_fabric,
-    save_training,
+    take_weights,
 )
 
 # %%
 run, cfg, device_, dtype_ = start(
     "14_mini_prior", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    prompt=prompt, train=train, steps=steps, data=data, num_concepts=num_concepts,
+    prompt=prompt, train=train, steps=steps, minutes=minutes, start_from=start_from, data=data,
+    num_concepts=num_concepts,
     smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
                sampling_steps=2, step_counts=(1, 2), exact_steps=3, num_concepts=4),
     quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
@@ -140,7 +142,8 @@ run, cfg, device_, dtype_ = start(
               test_rows=0, num_concepts=0))
 RECIPE = dict(data="emoji", network="shipped", steps=8600)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
-                       used=dict(data=data, network=cfg.network, steps=cfg.steps))
+                       used=dict(data=data, network=cfg.network, steps=cfg.steps),
+                       start_from=start_from, minutes=minutes)
 
 # %% [markdown]
 # ## The idea
@@ -333,6 +336,7 @@ for text, mask in zip(example, features.mask):
 runtime.seed_everything(seed)  # the first weights do not depend on the probes above
 network = LatentPrior(latent_channels=len(mean), latent_mean=mean.flatten().tolist(),
                       latent_std=std.flatten().tolist(), **PRIOR[cfg.network]).to(device_)
+take_weights(network, start_from, "emoji-prior")
 parts = {"down": network.down, "middle": network.middle, "up": network.up, "all": network}
 rows = {}
 for name, part in parts.items():
@@ -383,29 +387,28 @@ parts = training.parts() | {"stream": stream, "batches": batches, "history": his
 settings = dict(seed=seed, data=drawings.fingerprint(), network=network.config, steps=cfg.steps,
                 batch_size=cfg.batch_size, views=cfg.views, learning_rate=cfg.learning_rate,
                 ema_decay=cfg.ema_decay, drop_text=cfg.drop_text)
-resume = profile == "full" and cfg.train and (folder / "state.pt").exists()
-first = load_training(folder / "state.pt", settings=settings, run=run, **parts) if resume else 0
-last = cfg.steps if cfg.train else first
+keeps_state = profile == "full" and cfg.train
+loop = TrainingLoop(steps=cfg.steps if cfg.train else 0, minutes=minutes if cfg.train else None,
+                    start_from=start_from, settings=settings, parts=parts, run=run, desc="prior",
+                    state=folder / "state.pt" if keeps_state else None)
 warmup = min(200, cfg.steps // 10)
 looks = (cfg.steps // 16, cfg.steps // 4, cfg.steps)  # after which drafts are drawn
-save_due = Every(120)
 ema = training.ema
 
 # %%
-for step in history.timed(runtime.progress(range(first, last), desc="prior", every=60)):
-    rate = cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+for step in history.timed(loop):
+    rate = cosine_lr(loop.position, cfg.steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
     loss = training.step(draw_batch(batches.next(), stream), rate).item()
     history.add(step, **{"v-loss": loss})
     run.log(step, prior_loss=loss)
-    if step + 1 in looks:
+    if loop.passes(looks):
         z = drafts(ema.model, words, 2, guidance_scale=2.0)
         history.pictures[f"step {step + 1}"] = paint(z)
-    if profile == "full" and save_due(force=step + 1 == cfg.steps):
-        save_training(folder / "state.pt", step=step + 1, settings=settings, **parts)
 if history.curves:
-    pace = cfg.batch_size * last / history.seconds
+    made = len(history.curves["v-loss"][0])
+    pace = cfg.batch_size * made / history.seconds
     run.metric(pictures_per_second=pace)
-    print(f"{last} steps, {pace:.0f} pictures a second")
+    print(f"{made} steps, {pace:.0f} pictures a second")
     smooth = max(1, cfg.steps // 20)
     run.keep("loss", show.curves(history.curves, smooth=smooth, size=(5.0, 2.4)))
 

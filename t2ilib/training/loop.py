@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .schedule import Every
+from .shipping import SCRATCH
 from .state import load_training, save_training
 from ..errors import BadParameter
 from ..runtime import progress
@@ -30,7 +31,8 @@ class TrainingLoop:
     Args:
         steps: how many; with `minutes`, the length of the schedules. minutes: of training, or None.
         state: file that keeps the training; None keeps none. settings, parts: of `save_training`.
-        run: the `Run` whose record says what was done otherwise. desc: of the progress bar.
+        run: the `Run` whose record says what was done otherwise. start_from: see `take_weights`; one of the settings.
+        desc: of the progress bar.
         fabric: of a training in several processes, which all follow the clock of the first.
 
     Attributes:
@@ -49,7 +51,7 @@ class TrainingLoop:
 
     def __init__(self, *, steps: int, minutes: float | None = None, state: Path | None = None,
                  settings: Mapping[str, Any] | None = None, parts: Mapping[str, Any] | None = None, run: Any = None,
-                 desc: str = "", fabric: Any = None):
+                 start_from: str = SCRATCH, desc: str = "", fabric: Any = None):
         if minutes is not None and not minutes > 0:
             raise BadParameter(f"minutes must be above 0, got {minutes}; leave them out to train by steps")
         self.steps = steps
@@ -63,6 +65,8 @@ class TrainingLoop:
         self._parts = dict(parts or {})
         self._several = fabric if fabric is not None and fabric.world_size > 1 else None
         self._asked_to_stop = False
+        if start_from != SCRATCH:
+            self._settings["start_from"] = start_from
         if minutes is not None:
             self._settings["timed"] = True
             self._parts["loop"] = self

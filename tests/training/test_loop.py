@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from t2ilib.errors import BadParameter, CheckpointMismatch
-from t2ilib.training import TrainingLoop, cosine_lr, loop as loop_module
+from t2ilib.training import TrainingLoop, cosine_lr
+from t2ilib.training import loop as loop_module
 
 SETTINGS = {"seed": 0}
 

@@ -1,11 +1,15 @@
 import json
 
 import pytest
+import torch
 
-from t2ilib.errors import BadParameter
-from t2ilib.training import checkpoint_home, keep_previous
+from t2ilib.checkpoint import save_model
+from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
+from t2ilib.models.latent_prior import LatentPrior
+from t2ilib.training import checkpoint_home, keep_previous, take_weights
 from t2ilib.training.shipping import PREVIOUS
 
+SMALL = dict(channels=16, channel_mults=[1], num_res_blocks=1, attention=[False])
 RECIPE = {"data": "emoji", "text_encoder": "minilm", "steps": 8000}
 
 
@@ -34,6 +38,33 @@ def test_only_the_recipe_replaces_what_ships(tmp_path, shipped):
     for name, value in (("data", "my_pictures"), ("text_encoder", "t5-small"), ("steps", 7999)):
         with pytest.raises(BadParameter, match=f"{name} is {value!r}, in the recipe .*-o checkpoint=FOLDER"):
             checkpoint_home(tmp_path, "replace", recipe=RECIPE, used={**RECIPE, name: value})
+
+
+def test_a_training_that_goes_on_from_what_ships_may_be_short(tmp_path, shipped):
+    short = {**RECIPE, "steps": 10}
+    assert checkpoint_home(tmp_path, "replace", recipe=RECIPE, used=short, start_from="shipped") == shipped
+    assert checkpoint_home(tmp_path, "replace", recipe=RECIPE, used=short, start_from="shipped", minutes=5) == shipped
+    with pytest.raises(BadParameter, match="it begins from scratch and ends by minutes"):
+        checkpoint_home(tmp_path, "replace", recipe=RECIPE, used=RECIPE, minutes=600)
+    with pytest.raises(BadParameter, match="data is 'mine'"):
+        checkpoint_home(tmp_path, "replace", recipe=RECIPE, used={**RECIPE, "data": "mine"}, start_from="shipped")
+    with pytest.raises(UnknownName, match="did you mean shipped"):
+        checkpoint_home(tmp_path, "", recipe=RECIPE, used=RECIPE, start_from="shiped")
+
+
+def test_a_network_takes_the_weights_that_ship(shipped):
+    torch.manual_seed(0)
+    made, other = LatentPrior(**SMALL), LatentPrior(**SMALL)
+    save_model(shipped / "emoji-x", made)
+    before = [p.clone() for p in other.parameters()]
+    take_weights(other, "scratch", "emoji-x")
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+    take_weights(other, "shipped", "emoji-x")
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), other.parameters(), strict=True))
+    with pytest.raises(CheckpointMismatch, match="holds a LatentPrior, not a Linear"):
+        take_weights(torch.nn.Linear(2, 2), "shipped", "emoji-x")
+    with pytest.raises(MissingAsset, match="no checkpoint at .*emoji-y"):
+        take_weights(other, "shipped", "emoji-y")
 
 
 def test_what_is_replaced_is_kept_beside_it(shipped):
