@@ -594,7 +594,6 @@ def train(label, kind, networks, steps, seed, state=None, minutes=None):
     loop = TrainingLoop(steps=steps, minutes=minutes, state=state, settings=settings, parts=parts,
                         run=run, desc=label, fabric=fabric)
     look_after = (1, steps // 16, steps // 4, steps)
-    step = loop.first - 1
     for step in job.history.timed(loop):
         values = train_step(job, step, cosine_lr(loop.position, steps, peak=1.0, floor=0.05))
         if step % cfg.log_every == 0 or loop.is_last:
@@ -602,7 +601,7 @@ def train(label, kind, networks, steps, seed, state=None, minutes=None):
         if loop.passes(look_after):
             job.history.pictures[f"step {step + 1}"] = draw(job.ema.model, watched)
     if job.history.seconds:
-        real_count = cfg.batch_size * job.n_critic * (step + 1)
+        real_count = cfg.batch_size * job.n_critic * loop.done
         run.metric(**{f"{label} real pictures per second": real_count / job.history.seconds})
     return job
 

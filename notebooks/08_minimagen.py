@@ -83,6 +83,7 @@ batch_size: Optional[int] = None
 data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 text_encoder: str = "minilm"  # or a Hugging Face name, such as t5-small
 num_concepts: Optional[int] = None  # how many concepts of each split are judged; 0 is all
+measure: bool = True  # False ends when what was trained is saved
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
@@ -144,6 +145,7 @@ from t2ilib.training import (
     draw_diffusion_batch,
     keep_previous,
     make_fabric,
+    seen_before,
     take_weights,
 )
 
@@ -152,7 +154,7 @@ run, cfg, device_, dtype_ = start(
     "08_minimagen", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, stages=stages, steps=steps, minutes=minutes, start_from=start_from,
     batch_size=batch_size, data=data,
-    text_encoder=text_encoder, num_concepts=num_concepts,
+    text_encoder=text_encoder, num_concepts=num_concepts, measure=measure,
     smoke=dict(default_stages="base,sr64,sr128", rows=40, steps=2, variant_steps=1, batch_size=4,
                looks=2, samples=1, candidates=2, draw_steps=2, scales=(0, 1, 3), seeds=1,
                step_rows=(("ancestral", 3), ("dpm_solver", 2)), num_concepts=2, test_rows=8),
@@ -477,7 +479,7 @@ def draw_batch(name, rows, stream):
 # %%
 def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
           start_from="scratch", **objective):
-    """Train a stage: its averaged network, and the last one.
+    """Train a stage: its averaged network, the last one, and how many pictures they have seen.
 
     `state` is a file: training goes on where it ended. `look` is called at three of the steps.
     """
@@ -507,9 +509,9 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
         if look and loop.passes(looks):
             look(step + 1, training.ema.model)
     if loop.seconds > already:
-        pace = cfg.batch_size * (step + 1 - loop.first) / (loop.seconds - already)
+        pace = cfg.batch_size * (loop.done - loop.first) / (loop.seconds - already)
         run.metric(**{f"{label}_pictures_per_second": pace})
-    return training.ema.model, network
+    return training.ema.model, network, loop.done * cfg.batch_size
 
 # %% [markdown]
 # `quick` trains a base network of a third of the size for two minutes. In `full` the whole state is saved every two
@@ -602,13 +604,16 @@ def look(step, network):
 
 
 trained = {}
+seen = {}  # pictures
 for name in to_train:
     is_base = name == "base"
     size_name = "live" if cfg.live and is_base else name
     objective = {} if is_base else ENLARGING
-    trained[name], _ = train(name, IMAGEN[size_name], cfg.steps, label=name, state=state_of(name),
-                             look=look if is_base else None, minutes=minutes,
-                             start_from=start_from, schedule=schedules[name], **objective)
+    trained[name], _, seen[name] = train(
+        name, IMAGEN[size_name], cfg.steps, label=name, state=state_of(name),
+        look=look if is_base else None, minutes=minutes, start_from=start_from,
+        schedule=schedules[name], **objective)
+    seen[name] += seen_before(start_from, f"emoji-minimagen-{name}")
 
 # %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
@@ -626,7 +631,7 @@ for name, network in trained.items():
     fingerprint = pictures[64].fingerprint()
     card = dict(seed=seed, data={"name": data, "sha256": fingerprint}, splits=["train"],
                 text_encoder=text_encoder, training=vars(cfg), commit=runtime.commit(),
-                stage=stage_of(name).card())
+                stage=stage_of(name).card(), pictures_seen=seen[name])
     saved = save_model(home / f"emoji-minimagen-{name}", network, dtype=torch.int8, licence="MIT",
                        **card)
     weights_file = saved / "model.safetensors"
@@ -641,6 +646,8 @@ if rows:
     run.keep("saved", show.Table(rows, units={"file": "MiB", "moved": "%"}, digits=2,
                                  note="moved: how far rounding moves all weights together"))
     print(f"draw with them: python -m t2ilib generate --method minimagen -o checkpoint={home}")
+if not measure:
+    raise SystemExit
 
 # %% [markdown]
 # Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that
@@ -898,8 +905,8 @@ def train_variant(label):
     objective = OBJECTIVE | VARIANTS[label]
     weighting = objective.pop("weighting")
     noising = diffusion.Schedule(objective["schedule"], objective["shift"])
-    networks = train(name, kwargs, steps, label=label, state=state_of(label), schedule=noising,
-                     target=objective["target"], weighting=weighting)
+    *networks, _ = train(name, kwargs, steps, label=label, state=state_of(label), schedule=noising,
+                         target=objective["target"], weighting=weighting)
     averaged, last = [base_alone(network.eval(), SIZES[name], **objective) for network in networks]
     return {label: averaged, f"{label}, without EMA": last}
 

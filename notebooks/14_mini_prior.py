@@ -405,10 +405,9 @@ for step in history.timed(loop):
         z = drafts(ema.model, words, 2, guidance_scale=2.0)
         history.pictures[f"step {step + 1}"] = paint(z)
 if history.curves:
-    made = len(history.curves["v-loss"][0])
-    pace = cfg.batch_size * made / history.seconds
+    pace = cfg.batch_size * loop.done / history.seconds
     run.metric(pictures_per_second=pace)
-    print(f"{made} steps, {pace:.0f} pictures a second")
+    print(f"{loop.done} steps, {pace:.0f} pictures a second")
     smooth = max(1, cfg.steps // 20)
     run.keep("loss", show.curves(history.curves, smooth=smooth, size=(5.0, 2.4)))
 

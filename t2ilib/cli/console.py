@@ -68,8 +68,10 @@ def print_summary(results: Sequence[Any]) -> None:
     print()
     for result in results:
         print(f"{result.name:<{width}}  {result.status:<11}  {result.seconds:8.1f} s  {relative(result.dir)}")
-    failed = sum(result.status != "ok" for result in results)
-    print(f"{len(results) - failed} ok, {failed} failed")
+    statuses = [result.status for result in results]
+    interrupted = statuses.count("interrupted")
+    also = f", {interrupted} interrupted" if interrupted else ""
+    print(f"{statuses.count('ok')} ok, {statuses.count('failed')} failed{also}")
 
 
 def relative(path: Path) -> str:

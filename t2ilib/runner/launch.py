@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def run_notebook(plan: Plan, *, run_dir: Path | None = None, timeout: int | None
 
 
 def run_script(plan: Plan, *, devices: int = 1, num_nodes: int = 1, node_rank: int = 0, rendezvous: str = "",
-               run_dir: Path | None = None, echo: TextIO | None = None) -> Result:
+               run_dir: Path | None = None, echo: TextIO | None = None, limit: float | None = None) -> Result:
     """Run a notebook as a plain script, under torchrun where there is more than one process.
 
     The script, with the overrides as a section below the parameters, lies in the run folder as `script.py`; what it
@@ -86,6 +87,7 @@ def run_script(plan: Plan, *, devices: int = 1, num_nodes: int = 1, node_rank: i
         rendezvous: "host:port" of machine 0; needed for more than one machine.
         run_dir: folder to use or to continue in; None makes a new one.
         echo: where to show the output as well, such as `sys.stdout`.
+        limit: seconds after which it is interrupted, as by Ctrl-C; None lets it end by itself.
 
     Raises:
         BadParameter: impossible counts, or several machines without `rendezvous` and `run_dir`.
@@ -102,7 +104,8 @@ def run_script(plan: Plan, *, devices: int = 1, num_nodes: int = 1, node_rank: i
         tail: list[str] = []
         with (open(run.dir / f"log{suffix}.txt", "a", encoding="utf-8") as log,
               _process([*command, str(script)], env=env, cwd=plan.path.parent, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as child):
+                       stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as child,
+              _interrupted_after(limit, child)):
             for line in child.stdout:
                 tail = [*tail[1 - KEPT_LINES:], line]
                 for stream in (log, echo):
@@ -220,6 +223,21 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
 def _environment(run_dir: Path, **extra: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(repo_root()), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "T2I_RUN_DIR": str(run_dir), "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **extra}
+
+
+@contextlib.contextmanager
+def _interrupted_after(seconds: float | None, child: subprocess.Popen) -> Iterator[None]:
+    """Interrupt a child after some seconds, unless the block has ended before."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, child.send_signal, [signal.SIGINT])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ from .history import History
 from .loop import TrainingLoop
 from .network_training import NetworkTraining
 from .schedule import Every, cosine_lr, set_lr
-from .shipping import checkpoint_home, keep_previous, take_weights
+from .shipping import checkpoint_home, keep_previous, pictures_seen, seen_before, take_weights
 from .state import load_training, save_training
 from .trackers import make_tracker
 
 __all__ = ["EMA", "Batches", "CodeBatch", "CodeTraining", "DiffusionBatch", "DiffusionTraining", "Every", "GanRule",
            "History", "NetworkTraining", "TrainingLoop", "average_gradients", "bits_per_code", "checkpoint_home",
            "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step", "generator_step",
-           "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "recalibrate_batch_norm",
-           "save_training", "set_lr", "take_weights"]
+           "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "pictures_seen",
+           "recalibrate_batch_norm", "save_training", "seen_before", "set_lr", "take_weights"]

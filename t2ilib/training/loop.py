@@ -36,7 +36,8 @@ class TrainingLoop:
         fabric: of a training in several processes, which all follow the clock of the first.
 
     Attributes:
-        first: step that it begins with. position: see above. is_last: whether this step ends the training.
+        first: step that it begins with. done: steps that are finished, in all. position: see above.
+        is_last: whether this step ends the training.
         seconds: spent in steps that count.
 
     Raises:
@@ -73,6 +74,7 @@ class TrainingLoop:
         self.first = 0
         if state is not None and state.exists():
             self.first = load_training(state, settings=self._settings, run=run, **self._parts)
+        self.done = self.first
         self._marked = self._position_at(self.first)
 
     def __iter__(self) -> Iterator[int]:
@@ -95,22 +97,21 @@ class TrainingLoop:
 
     def _counted(self) -> Iterator[int]:
         save_due = Every(SAVE_SECONDS)
-        step = self.first
         took = 0.0
-        ended = self._position_at(step) >= self.steps
+        ended = self._position_at(self.done) >= self.steps
         while not ended:
-            self.position = self._position_at(step)
-            self.is_last = self._ends_with(step, took)
+            self.position = self._position_at(self.done)
+            self.is_last = self._ends_with(self.done, took)
             began = time.perf_counter()
-            yield step
+            yield self.done
             took = self._agree(time.perf_counter() - began)
             self.seconds += took
-            step += 1
+            self.done += 1
             ended = self.is_last
             if self._state is not None and save_due(force=ended or self._asked_to_stop):
-                save_training(self._state, step=step, settings=self._settings, **self._parts)
+                save_training(self._state, step=self.done, settings=self._settings, **self._parts)
             if self._asked_to_stop and not ended:
-                raise KeyboardInterrupt(f"stopped after step {step}, which is saved in {self._state}")
+                raise KeyboardInterrupt(f"stopped after step {self.done}, which is saved in {self._state}")
 
     def _position_at(self, step: int) -> float:
         return step if self.minutes is None else self.steps * self.seconds / (60 * self.minutes)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint import load_state, load_strict
+from ..checkpoint import load_state, load_strict, read_config
 from ..errors import BadParameter, check_name
 from ..files import check_writable
 from ..paths import checkpoints_dir
@@ -82,3 +82,22 @@ def take_weights(network: nn.Module, start_from: str, name: str) -> None:
         folder = checkpoints_dir() / name
         state, _ = load_state(folder, kind=type(network).__name__)
         load_strict(network, state, source=str(folder))
+
+
+def pictures_seen(config: Mapping[str, Any]) -> int | None:
+    """Return how many pictures a checkpoint's training has seen, by its card; None if that does not say."""
+    if "pictures_seen" in config:
+        return config["pictures_seen"]
+    training = config.get("training") or {}
+    steps = None
+    for name in ("prior_steps", "steps", "grow_steps"):  # the names that cards have had
+        steps = steps or training.get(name)
+    batch_size = training.get("batch_size")
+    return steps * batch_size if steps and batch_size else None
+
+
+def seen_before(start_from: str, name: str) -> int:
+    """Return how many pictures the weights that a training begins with have seen; 0 from scratch."""
+    if start_from == SCRATCH:
+        return 0
+    return pictures_seen(read_config(checkpoints_dir() / name)) or 0

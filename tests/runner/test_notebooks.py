@@ -134,6 +134,14 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tiny, tmp_path):
         pytest.fail("the kernel is still alive")
 
 
+@pytest.mark.slow
+def test_a_script_is_interrupted_when_its_time_is_up(tiny, tmp_path):
+    folder = tiny("import time\ntime.sleep(60)")
+    began = time.monotonic()
+    result = run_script(plan_run("90", {}, "smoke", folder), run_dir=tmp_path / "run", limit=1.0)
+    assert result.status == "interrupted" and time.monotonic() - began < 30
+
+
 def test_a_script_runs_with_its_overrides_and_can_continue(tiny, tmp_path):
     folder = tiny(RECORD + "import pathlib\nprint(scale, profile, pathlib.Path.cwd().name)")
     work, echo = plan_run("90", {"scale": "7"}, "smoke", folder), io.StringIO()
