@@ -241,10 +241,25 @@ def _interrupted_after(seconds: float | None, child: subprocess.Popen) -> Iterat
 
 
 @contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a child that begins here take interrupts: where a shell's background job ignores them, it would, too."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
     """Run a child that gets an interrupt when we do, then ten seconds to close its kernel or ranks in order."""
     posix = os.name == "posix"
-    child = subprocess.Popen(command, start_new_session=posix, **options)
+    with _interruptible():
+        child = subprocess.Popen(command, start_new_session=posix, **options)
     try:
         yield child
         child.wait()

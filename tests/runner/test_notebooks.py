@@ -134,11 +134,17 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tiny, tmp_path):
         pytest.fail("the kernel is still alive")
 
 
-@pytest.mark.slow
-def test_a_script_is_interrupted_when_its_time_is_up(tiny, tmp_path):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_script_is_interrupted_when_its_time_is_up(tiny, tmp_path, in_background):
+    handler = signal.getsignal(signal.SIGINT)
+    if in_background:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell begins what stands before "&"
     folder = tiny("import time\ntime.sleep(60)")
     began = time.monotonic()
-    result = run_script(plan_run("90", {}, "smoke", folder), run_dir=tmp_path / "run", limit=1.0)
+    try:
+        result = run_script(plan_run("90", {}, "smoke", folder), run_dir=tmp_path / "run", limit=2.0)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert result.status == "interrupted" and time.monotonic() - began < 30
 
 
