@@ -6,6 +6,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= quick
+MINUTES ?= 9
 JOBS    ?= 2
 NB      ?=
 ARGS    ?=
@@ -27,7 +28,7 @@ sum = $(shell cat $(1) | cksum | tr -s ' \t' '--')
 STAMP := $(VENV)/.installed-$(call sum,requirements.txt constraints.txt)
 DEV   := $(VENV)/.tests-$(call sum,requirements.txt requirements-dev.txt constraints.txt)
 
-.PHONY: help run test check lint types format image lab bench clean
+.PHONY: help run test check lint types format image lab bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +40,7 @@ help:
 	@echo "make check                        before a commit: ruff, types and the quick tests, in about two minutes"
 	@echo "make lint, types, format          one of them; format also pairs the notebooks"
 	@echo "make bench                        benchmarks; CSV in reports/benchmarks"
+	@echo "make gpu MINUTES=9                 all that only a GPU can tell, and training there; a later call goes on"
 	@echo "make clean                        removes $(VENV)"
 	@echo "The first call makes $(VENV) (some minutes). More: $(PY) -m t2ilib --help"
 
@@ -50,6 +52,9 @@ image: $(STAMP)
 
 lab: $(STAMP)
 	$(PY) -m jupyterlab --notebook-dir=. $(ARGS)
+
+gpu: $(STAMP)
+	$(PY) -m t2ilib gpu --minutes $(MINUTES) $(ARGS)
 
 bench: $(STAMP)
 	$(PY) -m t2ilib bench $(ARGS)

@@ -191,6 +191,21 @@ def device_name(device: torch.device | str) -> str:
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def limit_gpu_memory(device: str, gib: float) -> None:
+    """Let this process allocate no more than so many GiB of a GPU, as if it had no more.
+
+    Raises:
+        BadParameter: the device is no CUDA device, or has not so much.
+    """
+    chosen = pick_device(device)
+    if chosen.type != "cuda":
+        raise BadParameter(f"memory can be limited on a CUDA device, got {chosen}")
+    total = torch.cuda.get_device_properties(chosen).total_memory / 2**30
+    if not 0 < gib <= total:
+        raise BadParameter(f"this GPU has {total:.1f} GiB, cannot be limited to {gib:g}")
+    torch.cuda.set_per_process_memory_fraction(gib / total, chosen)
+
+
 def peak_memory(device: torch.device | str) -> float:
     """Return the peak memory so far in MiB: allocated by torch on CUDA, resident of this process elsewhere."""
     if torch.device(device).type == "cuda":

@@ -75,5 +75,12 @@ def run_benchmark(name: str, *, device: str = "auto", seconds: float = 2.0, fold
         options: further arguments of the benchmark's function.
     """
     check_name("benchmark", name, BENCHMARKS)
-    rows = list(BENCHMARKS[name](pick_device(device), seconds, **options))
-    return rows, write_rows((folder or reports_dir() / "benchmarks") / f"{name}.csv", rows)
+    path = (folder or reports_dir() / "benchmarks") / f"{name}.csv"
+    unfinished = path.with_suffix(".unfinished.csv")  # what there is, should the time not suffice
+    rows: list[Row] = []
+    for row in BENCHMARKS[name](pick_device(device), seconds, **options):
+        rows.append(row)
+        write_rows(unfinished, rows)
+    write_rows(path, rows)
+    unfinished.unlink(missing_ok=True)
+    return rows, path
