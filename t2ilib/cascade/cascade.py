@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .pictures import downsample, enlarge, low_resolution_condition, predict_with_margin
+from .pictures import core_details, downsample, enlarge, low_resolution_condition, predict_with_margin
 from .sampling import Sampling
 from .stage import Stage
 from .. import runtime
@@ -253,19 +253,31 @@ class Cascade:
                 if progress.callback is not None:
                     # only the first draft of each text is shown: nothing is decoded of the others
                     shown = list(range(-rows.start % drafts, len(x_0), drafts))
-                    pictures[[rows.start + i for i in shown]] = stage.decode(x_0[shown]).to(pictures)
+                    places = [rows.start + i for i in shown]
+                    pictures[places] = self._finished(k, x_0[shown], inputs, places, sampling)
                     progress.tell(k, pictures[::drafts])
                 progress.done += 1
                 if progress.stopped:
-                    pictures[rows] = stage.decode(x_0).to(pictures)
+                    pictures[rows] = self._finished(k, x_0, inputs, rows, sampling)
                     raise _Stopped
 
             try:
                 x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, steps, after_step)
             except _Stopped:
                 break
-            pictures[rows] = stage.decode(x)
+            pictures[rows] = self._finished(k, x, inputs, rows, sampling)
         return pictures
+
+    def _finished(self, k: int, x: Tensor, inputs: _Inputs, rows: slice | list[int], sampling: Sampling) -> Tensor:
+        """Return the pictures of what stage k has drawn of these rows, without the grain that enlarging leaves."""
+        pictures = self.stages[k].decode(x).float()
+        if inputs.lowres is None:
+            return pictures
+        cored = core_details(pictures, inputs.lowres[rows].float(), sampling.coring)
+        if inputs.known is None:
+            return cored
+        _, kept = inputs.known[k]
+        return torch.where(kept[rows], pictures, cored)
 
     def _sample_chunk(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
                       inputs: _Inputs, rows: slice, steps: int, callback: Callable[[int, Tensor], None]) -> Tensor:

@@ -60,6 +60,26 @@ def low_resolution_condition(low: Tensor, size: int, level: float | Tensor, eps:
     return q_sample(enlarge(low, size), level, eps, schedule=Schedule(schedule))
 
 
+def core_details(pictures: Tensor, smaller: Tensor, faintest: float) -> Tensor:
+    """Take away what enlarging has added to the smaller pictures where it is faint: there it is grain, not detail.
+
+    Coring, as for noise in wavelet coefficients (Simoncelli and Adelson 1996), of the difference to the smaller picture
+    enlarged: with e its mean square among the neighbours of a pixel, (e / (e + faintest^2))^2 of it stays.
+
+    Args:
+        pictures: (B, 3, H, W) in [-1, 1]. smaller: (B, 3, h, w) in [-1, 1].
+        faintest: difference of which a quarter stays, in units of the pictures; 0 keeps everything.
+    """
+    if faintest == 0:
+        return pictures
+    enlarged = F.interpolate(smaller, pictures.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
+    detail = pictures - enlarged
+    square = detail.square().mean(1, keepdim=True)  # (B, 1, H, W)
+    strength = F.avg_pool2d(F.pad(square, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    kept = strength / (strength + faintest**2)
+    return (enlarged + kept**2 * detail).clamp(-1, 1)
+
+
 def predict_with_margin(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, margin: int, *, low: Tensor,
                         **condition: Tensor) -> Tensor:
     """Return what a super-resolution network predicts if pictures go on in their mirror image around the edges.

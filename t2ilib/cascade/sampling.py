@@ -45,6 +45,9 @@ class Sampling:
         None, "drawing", "a text to be guided away from, in the place of no text: a thing as captions name it, such as "
         "`a red circle`; a bare `red` is nearly no text to the shipped networks, and changes little",
         type="str | None")
+    coring: float = option(
+        0.04, "drawing", "what is fainter than this, on a scale of 2, is taken from the details that the enlarging "
+        "networks add: grain on plain grounds; 0 takes nothing", low=0, high=2)
     clip_guidance: Any = None
 
     def __post_init__(self):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from t2ilib import diffusion
 from t2ilib.cascade import downsample, enlarge, low_resolution_condition, random_crop_pairs
-from t2ilib.cascade.pictures import predict_with_margin
+from t2ilib.cascade.pictures import core_details, predict_with_margin
 from t2ilib.errors import BadParameter, UnknownName
 
 
@@ -92,6 +92,22 @@ def test_crops_are_aligned(factor):
     assert len(places) == 15  # of 5 x 3, all
     whole = random_crop_pairs(high[..., :4 * factor, :], low[..., :4, :], 4 * factor, g)
     assert torch.equal(whole[1], low[..., :4, :])
+
+
+def test_faint_details_go_and_strong_ones_stay():
+    smaller = torch.zeros(1, 3, 8, 8)
+    grain = 0.02 * torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    edge = torch.zeros(1, 3, 16, 16)
+    edge[..., 8:] = 0.8
+    made = edge + grain
+    cored = core_details(made, smaller, 0.04)
+    plain, far = cored[..., :6], (made - cored)[..., 10:]
+    assert plain.square().mean() < 0.1 * grain[..., :6].square().mean() and far.abs().max() < 0.01
+    assert core_details(made, smaller, 0.0) is made
+    even = torch.full((1, 3, 16, 16), 0.04)  # of exactly this difference a quarter stays
+    torch.testing.assert_close(core_details(even, smaller, 0.04), 0.25 * even)
+    white = torch.ones(1, 3, 8, 8)  # a plain ground stays what it is
+    torch.testing.assert_close(core_details(torch.ones(1, 3, 16, 16), white, 0.04), torch.ones(1, 3, 16, 16))
 
 
 def test_crops_follow_the_generator_alone():
