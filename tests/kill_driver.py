@@ -179,7 +179,7 @@ def attempt(work, folder, *, operation=None, state=None, after=None):
                 code = 0
             except BaseException:
                 traceback.print_exc()
-        from t2ilib.files import release_all
+        from t2ilib.locks import release_all
 
         release_all()  # os._exit skips what runs at an ordinary end
         os._exit(code)

@@ -8,11 +8,11 @@ import torch
 
 from t2ilib.cli.keeper import make
 from t2ilib.errors import BadParameter
-from t2ilib.files import hold, release
+from t2ilib.locks import hold, release
 from t2ilib.paths import repo_root
 from t2ilib.training import load_training, save_training
 
-HOLD = "import sys, time; from t2ilib.files import hold; hold(sys.argv[1]); print('held', flush=True); time.sleep(600)"
+HOLD = "import sys, time; from t2ilib.locks import hold; hold(sys.argv[1]); print('held', flush=True); time.sleep(600)"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ ROOT = repo_root() / "t2ilib"
 BOXES = [
     {"errors"},
     {"files", "options", "paths", "waiting"},
+    {"locks"},
     {"assets", "memory", "profiles", "runtime"},
     {"checkpoint", "media", "state_dicts"},
     {"kernels", "show"},

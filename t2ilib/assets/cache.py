@@ -12,7 +12,8 @@ from typing import Any
 
 from .catalogue import Asset, AssetFile, get
 from ..errors import BadParameter, CheckpointMismatch
-from ..files import lock, read_json, sha256_of, write_json
+from ..files import read_json, sha256_of, write_json
+from ..locks import lock
 
 RECORD = "asset.json"
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")  # where one of them is expected, a user's file may be any of them

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from .results import Picture, save_one
 from ..errors import BadParameter, T2IError
-from ..files import hold, reason, release, remove_leftovers
+from ..files import reason, remove_leftovers
+from ..locks import hold, release
 from ..media import contact_sheet, to_pil
 from ..media.film import FilmWriter
 from ..methods import METHODS, generate_with_record

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .setup import RunSetup
+from ..checkpoint import write_archive
 from ..errors import CheckpointMismatch
 from ..files import check_archive, replacing
 
@@ -42,7 +43,7 @@ class StateFile:
         if self.path is None:
             return
         with replacing(self.path) as temporary:
-            torch.save({"about": self._identity, **content}, temporary)
+            write_archive(temporary, {"about": self._identity, **content})
         self._last_saving = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from typing import Any, TextIO
 
 from .plan import Plan
 from ..errors import BadParameter
-from ..files import hold, release, utc_now, without_folders, write_json, write_text
+from ..files import utc_now, without_folders, write_json, write_text
+from ..locks import hold, release
 from ..paths import new_run_dir, repo_root
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import BadParameter
-from ..files import read_json, was_left, write_text
+from ..files import read_json, write_text
+from ..locks import was_left
 from ..paths import notebooks_dir, repo_root, reports_dir
 
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}

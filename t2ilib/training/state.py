@@ -13,7 +13,8 @@ import torch
 
 from ..checkpoint import write_archive
 from ..errors import CheckpointMismatch, MissingAsset
-from ..files import check_archive, hold, replacing
+from ..files import check_archive, replacing
+from ..locks import hold
 from ..runtime import rank_zero, warn_fallback
 
 
