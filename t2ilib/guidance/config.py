@@ -54,7 +54,7 @@ class GuidanceConfig:
         type="Any")
     regions: Mapping | Sequence = option(
         (), "prompts", "prompts for a part of the picture: `{'a star': (x0, y0, x1, y1)}`, in shares of its sides; the "
-        "shipped networks follow with colours, rarely with a second thing", type="Any")
+        "shipped networks answer with its colour at most, not with a second thing", type="Any")
     cross_fade: float = option(
         0.0, "prompts", "share of a scene of a story that blends with the next", low=0, high=1)
     long_prompts: str = option(
