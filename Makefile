@@ -28,7 +28,7 @@ sum = $(shell cat $(1) | cksum | tr -s ' \t' '--')
 STAMP := $(VENV)/.installed-$(call sum,requirements.txt constraints.txt)
 DEV   := $(VENV)/.tests-$(call sum,requirements.txt requirements-dev.txt constraints.txt)
 
-.PHONY: help run test check lint types format image lab bench gpu clean
+.PHONY: help run test test-long check lint types format image lab bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make run NB=\"03\" PROFILE=smoke     some notebooks, another profile; ARGS=\"-p name value\" sets a parameter"
 	@echo "make lab                          JupyterLab"
 	@echo "make test                         unit, parity and notebook tests; JOBS=4 for four processes"
+	@echo "make test-long                    what takes minutes each: kills, the README's pictures, a dry run for a GPU"
 	@echo "make check                        before a commit: ruff, types and the quick tests, in about two minutes"
 	@echo "make lint, types, format          one of them; format also pairs the notebooks"
 	@echo "make bench                        benchmarks; CSV in reports/benchmarks"
@@ -61,7 +62,7 @@ bench: $(STAMP)
 
 # What a change should pass before it is committed: everything that takes little time.
 check: lint types
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest tests -q -m "not slow and not notebook" \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest tests -q -m "not slow and not notebook and not long" \
 	  -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(DEV)
@@ -77,8 +78,12 @@ format: $(DEV)
 # One pytest run: nbmake collects the .ipynb of notebooks/ (profile smoke) beside the tests. Each process gets one thread;
 # more would only fight over the cores.
 test: $(DEV)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest notebooks tests --nbmake --nbmake-timeout=600 \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest notebooks tests --nbmake --nbmake-timeout=600 -m "not long" \
 	  -n $(JOBS) --dist worksteal $(ARGS)
+
+# What takes minutes each: kills of the command line, the README's pictures, a dry run of what a GPU would do.
+test-long: $(DEV)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest tests -m long $(ARGS)
 
 $(STAMP):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

@@ -60,7 +60,7 @@ def kill_again_and_again(command, reports, seconds, check):
     finish(start(command, reports))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_generate(tmp_path):
     draw = [sys.executable, "-c", GENERATE, "generate", "a red heart", "-o", "steps=12", "-o", "num_cutouts=4", "--out"]
@@ -77,11 +77,11 @@ def test_generate(tmp_path):
     assert out.read_bytes() == picture and [path.name for path in out.parent.iterdir()] == ["out.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_train(tmp_path):
     train = [sys.executable, "-m", "t2ilib", "train", "08", "--profile", "smoke", "-p", "stages", "base,sr64", "-p",
-             "steps", "3", "-p", "num_concepts", "2", "-p", "work_dir"]
+             "steps", "3", "-p", "measure", "false", "-p", "work_dir"]
     began = time.monotonic()
     finish(start([*train, str(tmp_path / "whole")], tmp_path / "reports"))
     seconds = time.monotonic() - began
@@ -109,8 +109,7 @@ def assert_equal(one, other):
         assert one == other
 
 
-@pytest.mark.slow
-@pytest.mark.notebook
+@pytest.mark.long
 def test_two_runs_at_once_share_a_folder_of_reports(tmp_path):
     command = [sys.executable, "-m", "t2ilib", "run", "11", "--profile", "smoke"]
     processes = [start(command, tmp_path) for _ in range(2)]

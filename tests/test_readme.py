@@ -11,6 +11,7 @@ from t2ilib.cli.generate import read_call
 from t2ilib.methods import METHODS
 from t2ilib.paths import repo_root
 from t2ilib.runner.plan import plan_run
+from t2ilib.runner.recipes import RECIPES, find_recipes, is_queue
 
 README = (repo_root() / "README.md").read_text(encoding="utf-8").replace("\\\n", "")  # long lines joined
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -28,10 +29,21 @@ def test_a_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
     if argv[0] == "generate" and "--from" not in argv and not arguments.list_options:
         call = read_call(arguments)
         METHODS[call.method].read(call.option_texts)
-    if argv[0] in ("run", "train"):
-        numbers = arguments.names if argv[0] == "run" else [arguments.name]
-        for number in numbers:
-            plan_run(number, dict(arguments.parameters or []), getattr(arguments, "profile", None))
+    for number, parameters in runs_of(arguments, argv[0]):
+        plan_run(number, parameters, getattr(arguments, "profile", None))
+
+
+def runs_of(arguments, command):
+    """Return the notebooks that a command runs, with their parameters."""
+    parameters = dict(getattr(arguments, "parameters", []))
+    if command == "run":
+        return [(name, parameters) for name in arguments.names]
+    if command != "train" or arguments.list:
+        return []
+    if not is_queue(arguments.name):
+        return [(arguments.name, parameters)]
+    recipes = [RECIPES[name] for name in find_recipes(arguments.name)]
+    return [(recipe.notebook, recipe.parameters | parameters) for recipe in recipes]
 
 
 def test_there_are_commands_and_python():

@@ -51,7 +51,7 @@ def test_examples_read_what_an_earlier_one_has_written():
         assert re.search(r"(--out |> |Path\(\"|checkpoint )$", before), f"{name} is read before it is written"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_example_draws_and_git_sees_nothing_new(tmp_path, monkeypatch):
     for name in (".gitignore", "outputs/.gitignore"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -96,7 +97,8 @@ def test_the_guide_may_steer(folder):
     assert record["config"]["clip_guidance_scale"] == 0.3
     assert list(record["checkpoints"]) == [*STAGES[:2], DEFAULTS["clip"][0]]  # with one draft nobody chooses
     (content,), _ = run("a red heart", num_images=1, seed=0, clip_guidance_threshold=-1.0, **how)
-    assert content.tobytes() == plain.tobytes()
+    difference = np.asarray(content, dtype=int) - np.asarray(plain, dtype=int)
+    assert abs(difference).max() <= 1  # but for rounding: the guide's gradient is asked, and is not followed
     for wrong in (dict(clip_guidance_scale=-1.0), dict(clip_guidance_scale=0.3, variant="latents")):
         with pytest.raises(BadParameter, match="clip_guidance_scale must be"):
             run("a red heart", num_images=1, seed=0, **wrong)
