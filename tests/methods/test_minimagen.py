@@ -9,15 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
-from t2ilib.cascade import Sampling, Stage
+from t2ilib.cascade import Sampling, Stage, downsample
 from t2ilib.checkpoint import save_model, short_hash
+from t2ilib.data import load_captioned
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.files import content_hash
 from t2ilib.methods import generate_with_record, minimagen, networks
-from t2ilib.methods.minimagen import METHOD, STAGES
+from t2ilib.methods.minimagen import METHOD, STAGES, load_cascade
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.paths import checkpoints_dir
+from t2ilib.runtime import generator
 
 DEFAULTS = METHOD.defaults()
 FAST = dict(steps=2, device="cpu", precision="float32")
@@ -201,3 +204,16 @@ def test_stages_of_different_text_encoders_are_refused(folder):
     save_model(folder / STAGES[1], network, stage=Stage(network, 16).card(), text_encoder="t5-small")
     with pytest.raises(CheckpointMismatch, match="t5-small"):
         run("a red heart", num_images=1, seed=0, **FAST)
+
+
+@pytest.mark.slow
+def test_the_shipped_enlargers_leave_plain_grounds_plain():
+    data = load_captioned("emoji", split="validation", image_size=128).spread(6)
+    true = data.batch(torch.arange(6))  # (6, 3, 128, 128) in [-1, 1]
+    streams = [generator(0, "ground", i) for i in range(6)]
+    made = load_cascade().sample(list(data.captions), generators=streams, low=downsample(true, 32))[-1]
+    white = (true == 1).all(1, keepdim=True).float()
+    far_from_edges = 1 - F.max_pool2d(1 - white, 17, stride=1, padding=8)  # (6, 1, 128, 128)
+    ground = made[far_from_edges.bool().expand_as(made)]
+    assert len(ground) > 10_000
+    assert (ground - 1).square().mean().sqrt() < 0.001  # a grey level is 0.008
