@@ -35,7 +35,6 @@ from ..sampling.decoders import PASSES
 CHECKPOINT = "emoji-text-transformer"
 VQGAN_NAME = "emoji-vqgan-128"
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
-RECIPE = "python -m t2ilib run 09 --profile full"
 ARMS = ("auto", "masked", "autoregressive")
 CANDIDATES = 8
 OPTIONS = (
@@ -172,14 +171,13 @@ def _arm_of(network: TextTransformer) -> str:
 
 
 def _absent(home: Path) -> str:
-    return (f"no checkpoint {CHECKPOINT} in {home}; train it with `{RECIPE}`, or name a folder that holds one: "
-            "checkpoint=FOLDER")
+    return f"no checkpoint {CHECKPOINT} in {home}, none ships yet; name a folder that holds one: checkpoint=FOLDER"
 
 
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
     home = checkpoints_dir()
-    return "" if (home / CHECKPOINT).is_dir() else _absent(home)
+    return "" if (home / CHECKPOINT).is_dir() else "its checkpoint does not ship yet"
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

@@ -175,7 +175,7 @@ class ImagenUNet(DropsText, nn.Module):
 
     @staticmethod
     def current_key(key: str) -> str:
-        """Return the name that a tensor of an older checkpoint has now; shipped files still say `enter` and `leave`."""
+        """Return the name that a tensor of an older checkpoint has now; the shipped base says `enter` and `leave`."""
         list_name, dot, rest = key.partition(".")
         renamed = {"enter": "downsamples", "leave": "upsamples"}
         return renamed.get(list_name, list_name) + dot + rest
