@@ -64,9 +64,8 @@ def train(folder):
         History,
         cosine_lr,
         draw_diffusion_batch,
-        load_training,
+        loop,
         make_fabric,
-        save_training,
     )
 
     os.environ["T2I_RUN_DIR"] = str(folder)
@@ -84,14 +83,14 @@ def train(folder):
     parts = training.parts() | {"stream": stream, "batches": batches, "history": history}
     settings = {"seed": SEED, "steps": STEPS}
     state = folder / "state.pt"
-    first = load_training(state, settings=settings, run=run, **parts) if state.exists() else 0
-    for step in range(first, STEPS):
+    loop.SAVE_SECONDS = 0.0  # after every step
+    steps = loop.TrainingLoop(steps=STEPS, state=state, settings=settings, parts=parts, run=run)
+    for step in steps:
         rows = batches.next()
         batch = draw_diffusion_batch(pictures[rows] + 0.01 * torch.randn(4, 3, 8, 8), captions[rows], texts, stream)
-        loss = training.step(batch, cosine_lr(step, STEPS, peak=1e-2))
+        loss = training.step(batch, cosine_lr(steps.position, STEPS, peak=1e-2))
         history.add(step, loss=float(loss))
         run.log(step, loss=float(loss))
-        save_training(state, step=step + 1, settings=settings, **parts)
     save_model(folder / "net", training.ema.model, curve=history.curves["loss"][1])
     run.finish()
 

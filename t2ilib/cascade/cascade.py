@@ -18,12 +18,11 @@ from ..diffusion import (
     get_sampler,
     keep_known,
     noise_for,
-    null_condition,
     q_sample,
     split_generator,
     with_guidance,
 )
-from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_conditions
+from ..encoders import TextCondition, TextConditioner, TextEncoder
 from ..encoders.choosing import best_candidates
 from ..errors import BadParameter
 from ..media import to_unit
@@ -319,15 +318,7 @@ class Cascade:
             smaller: what a super-resolution network gets of the smaller picture, by argument name; else empty.
         """
         stage = self.stages[k]
-        count = len(conditions)
-        if sampling.negative:
-            negative = self.encode([sampling.negative])
-            both = batch_conditions([*conditions, *negative])  # in one batch, so that both are padded alike
-            condition = {name: x[:count] for name, x in both.items()}
-            unconditional = {name: x[count:].expand_as(condition[name]) for name, x in both.items()}
-        else:
-            condition = batch_conditions(conditions)
-            unconditional = null_condition(stage.network, condition)
+        condition, unconditional = self._conditioner.with_and_without(conditions, stage.network, sampling.negative)
         margin = 0
         if smaller and stage.size >= 8 * MARGIN:
             margin = max(MARGIN, getattr(stage.network, "factor", 1) // 2)

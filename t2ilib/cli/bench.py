@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 
 from .console import relative
 from ..errors import MissingAsset, check_name
@@ -21,12 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmarks and print their rows."""
-    try:
-        from .. import bench
-    except ModuleNotFoundError as error:
-        if error.name != "t2ilib.bench":
-            raise
-        raise MissingAsset("an installed package has no benchmarks; run them in a checkout") from error
+    bench = load_benchmarks()
     for name in args.names:
         check_name("benchmark", name, bench.BENCHMARKS)
     if args.memory is not None:
@@ -40,3 +36,14 @@ def run(args: argparse.Namespace) -> int:
                   f"{row.p50:.2f} {row.metric}, x{row.ratio:.2f}", flush=True)
         print(relative(path))
     return 0
+
+
+def load_benchmarks() -> ModuleType:
+    """Return the package of benchmarks, which an installed library does not have."""
+    try:
+        from .. import bench
+    except ModuleNotFoundError as error:
+        if error.name != "t2ilib.bench":
+            raise
+        raise MissingAsset("an installed package has no benchmarks; run them in a checkout") from error
+    return bench

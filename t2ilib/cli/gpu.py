@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .bench import load_benchmarks
 from .console import relative
-from ..errors import MissingAsset
 from ..paths import reports_dir
 
 HELP = "Measure and train all that needs a GPU, in the minutes that there are; a later call goes on."
@@ -21,12 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is missing, and name the page that says what was done."""
-    try:
-        from ..bench import on_a_gpu
-    except ModuleNotFoundError as error:
-        if error.name != "t2ilib.bench":
-            raise
-        raise MissingAsset("an installed package has no benchmarks; run this in a checkout") from error
+    load_benchmarks()
+    from ..bench import on_a_gpu
+
     out = args.out or reports_dir() / "gpu"
     device = "cpu" if args.dry_run else "cuda"
     on_a_gpu.run_parts(out, minutes=args.minutes, device=device, parts=on_a_gpu.find_parts(args.names))

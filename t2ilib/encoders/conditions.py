@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .text import TextEncoder
+from ..diffusion.text_guidance import Condition, TextConditional, null_condition
 from ..errors import BadParameter
 
 Encoded = TypeVar("Encoded")
@@ -62,6 +63,23 @@ class TextConditioner:
         for text in texts:
             conditions.append(condition_of[text] if isinstance(text, str) else text)
         return conditions
+
+    def with_and_without(self, texts: Sequence[str | TextCondition], network: TextConditional,
+                         negative: str | None = None) -> tuple[Condition, Condition]:
+        """Return what a network reads of texts, and what it reads without them, for classifier-free guidance.
+
+        Args:
+            network: knows what stands for no text. negative: a text to be guided away from, in the place of no text.
+        """
+        conditions = self(texts)
+        if not negative:
+            condition = batch_conditions(conditions)
+            return condition, null_condition(network, condition)
+        both = batch_conditions([*conditions, *self([negative])])  # in one batch, so that both are padded alike
+        count = len(conditions)
+        condition = {name: x[:count] for name, x in both.items()}
+        unconditional = {name: x[count:].expand_as(condition[name]) for name, x in both.items()}
+        return condition, unconditional
 
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> list[TextCondition]:

@@ -13,6 +13,13 @@ from .. import runtime
 from ..encoders.choosing import GuideScore
 from ..errors import BadParameter
 from ..media import fit_picture, load_picture, to_signed
+from ..options import Option
+
+MACHINE_OPTIONS = (
+    Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
+    Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine", choices=("auto", *runtime.DTYPES)),
+    Option("chunk", 32, "pictures in a batch", "machine", low=1, high=4096),
+)
 
 
 class StepCounter:

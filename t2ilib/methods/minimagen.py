@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .drawing import (
+    MACHINE_OPTIONS,
     StepCounter,
     choosing_guides,
     drawing_record,
@@ -63,10 +64,7 @@ OPTIONS = (
            "edits", type="str | list[float] | None"),
     Option("checkpoint", "", "a folder with a cascade of your own, such as the `checkpoints` in the folder of a run of "
            "notebook 08; empty is the one that ships", "networks"),
-    Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
-    Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine",
-           choices=("auto", *runtime.DTYPES)),
-    Option("chunk", 32, "pictures in a batch", "machine", low=1, high=4096),
+    *MACHINE_OPTIONS,
 )
 ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
            "num_steps": "steps", "timesteps": "steps", "best_of": "candidates", "clip_model": "clip",

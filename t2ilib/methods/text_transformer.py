@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .drawing import (
+    MACHINE_OPTIONS,
     StepCounter,
     choosing_guides,
     drawing_record,
@@ -57,9 +58,7 @@ OPTIONS = (
            "networks"),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, such as the `checkpoints` in "
            "the folder of a run of notebook 09; empty is the one that ships", "networks"),
-    Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
-    Option("precision", "auto", "`float32`, `bfloat16`, `float16`", "machine", choices=("auto", *runtime.DTYPES)),
-    Option("chunk", 32, "pictures in a batch", "machine", low=1, high=4096),
+    *MACHINE_OPTIONS,
 )
 ALIASES = {"passes": "steps", "num_steps": "steps", "timesteps": "steps", "negative_prompt": "negative",
            "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale", "best_of": "candidates", "clip_model": "clip",

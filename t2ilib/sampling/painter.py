@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .decoders import PASSES, CodesSoFar, sample_autoregressive, sample_masked
 from .logits import LogitSampling
 from .. import runtime
-from ..diffusion import null_condition, split_generator
+from ..diffusion import split_generator
 from ..diffusion.text_guidance import Condition
 from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_conditions
 from ..encoders.choosing import best_candidates
@@ -226,15 +226,9 @@ class CodePainter:
     def _conditions(self, conditions: list[TextCondition], sampling: LogitSampling,
                     negative: str | None) -> tuple[Condition, Condition | None]:
         """Return what the network reads with the texts and without them; None where there is no guidance."""
-        count = len(conditions)
         if sampling.guidance_scale == 1:
             return batch_conditions(conditions), None
-        if negative:
-            both = batch_conditions([*conditions, *self.encode([negative])])  # in one batch, which pads them alike
-            condition = {name: x[:count] for name, x in both.items()}
-            return condition, {name: x[count:].expand_as(condition[name]) for name, x in both.items()}
-        condition = batch_conditions(conditions)
-        return condition, null_condition(self.network, condition)
+        return self._conditioner.with_and_without(conditions, self.network, negative)
 
     @torch.no_grad()
     def _encode_pictures(self, pictures: Tensor) -> Tensor:

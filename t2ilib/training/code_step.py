@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .network_training import NetworkTraining
+from .network_training import NetworkTraining, draw_captions
 from ..data.text_features import EncodedTexts
 from ..diffusion import stratified_times
-from ..errors import BadParameter
 from ..models.text_transformer import MEAN_MASK_RATIO, TextTransformer, mask_ratio
 
 
@@ -64,13 +63,8 @@ def draw_code_batch(codes: Tensor, captions: Tensor, texts: EncodedTexts, genera
         BadParameter: not a row of captions for each picture.
     """
     n, places = codes.shape
-    if captions.ndim != 2 or len(captions) != n:
-        raise BadParameter(f"captions must be (B, n) with a row for each of the {n} pictures, got "
-                           f"{tuple(captions.shape)}")
     # in this order: a training that goes on from its state must draw the same again
-    picked = torch.randint(captions.shape[1], (n,), generator=generator)
-    caption = captions[torch.arange(n), picked]  # (B,)
-    drop = torch.rand(n, generator=generator) < drop_text
+    caption, drop = draw_captions(captions, n, generator, drop_text)
     masked = draw_mask(mask_ratio(stratified_times(n, generator)), places, generator)
     is_exchanged = torch.rand((n, places), generator=generator) < exchange
     others = torch.randint(network.codes, (n, places), generator=generator)

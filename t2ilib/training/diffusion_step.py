@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .network_training import NetworkTraining
+from .network_training import NetworkTraining, draw_captions
 from ..data.text_features import EncodedTexts
 from ..diffusion import COSINE, Schedule, diffusion_loss, stratified_times
-from ..errors import BadParameter
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,8 @@ def draw_diffusion_batch(x_0: Tensor, captions: Tensor, texts: EncodedTexts, gen
         BadParameter: not a row of captions for each picture.
     """
     n = len(x_0)
-    if captions.ndim != 2 or len(captions) != n:
-        raise BadParameter(f"captions must be (B, n) with a row for each of the {n} pictures, got "
-                           f"{tuple(captions.shape)}")
     # in this order: a training that goes on from its state must draw the same again
-    picked = torch.randint(captions.shape[1], (n,), generator=generator)
-    caption = captions[torch.arange(n), picked]  # (B,)
-    drop = torch.rand(n, generator=generator) < drop_text
+    caption, drop = draw_captions(captions, n, generator, drop_text)
     t = stratified_times(n, generator)
     eps = torch.randn(x_0.shape, generator=generator)
 

@@ -84,7 +84,7 @@ class TrainingLoop:
 
     def passes(self, marks: Collection[float]) -> bool:
         """Return whether this step reaches one of the positions, such as steps // 2; ask once in each step."""
-        reached = self.steps if self.is_last else self._reached()
+        reached = self.steps if self.is_last else self._position_at(self.done + 1)
         passed = any(self._marked < mark <= reached for mark in marks)
         self._marked = reached
         return passed
@@ -121,10 +121,6 @@ class TrainingLoop:
         if self.minutes is None:
             return step + 1 == self.steps
         return self.seconds + took >= 60 * self.minutes
-
-    def _reached(self) -> float:
-        """Return the position that counts as reached in the middle of a step."""
-        return self.position + 1 if self.minutes is None else self.position
 
     def _agree(self, seconds: float) -> float:
         """Return the seconds of the first process: all must do the same."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .averaging import EMA
 from .schedule import set_lr
+from ..errors import BadParameter
 from ..runtime import autocast
 
 BETAS = (0.9, 0.99)
@@ -70,3 +71,25 @@ class NetworkTraining:
         self._wrapped_optimizer.step()
         self.ema.update(self.network)
         return loss.detach()
+
+
+def draw_captions(captions: Tensor, count: int, generator: torch.Generator, drop_text: float) -> tuple[Tensor, Tensor]:
+    """Draw one caption of each picture, and whose text is dropped, for classifier-free guidance.
+
+    Args:
+        captions: (B, n), where the captions of each of `count` pictures stand. generator: on the CPU.
+        drop_text: share of pictures whose text is dropped.
+
+    Shapes:
+        result: (B,) of the captions that were drawn, (B,) bool
+
+    Raises:
+        BadParameter: not a row of captions for each picture.
+    """
+    if captions.ndim != 2 or len(captions) != count:
+        raise BadParameter(f"captions must be (B, n) with a row for each of the {count} pictures, got "
+                           f"{tuple(captions.shape)}")
+    picked = torch.randint(captions.shape[1], (count,), generator=generator)
+    caption = captions[torch.arange(count), picked]
+    drop = torch.rand(count, generator=generator) < drop_text
+    return caption, drop

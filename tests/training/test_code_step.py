@@ -13,7 +13,7 @@ from t2ilib.data.text_features import EncodedTexts
 from t2ilib.errors import BadParameter
 from t2ilib.models.text_transformer import MEAN_MASK_RATIO, TextTransformer
 from t2ilib.runtime import generator
-from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, load_training, make_fabric, save_training
+from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, make_fabric
 from t2ilib.training.code_step import code_cross_entropy, draw_mask, expected_code_error
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
@@ -144,22 +144,11 @@ def test_bits_of_a_causal_network_are_its_cross_entropy():
     assert_close(bits_per_code(net, codes, text, generator(0)), expected.detach())
 
 
-def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
+def test_a_restored_training_goes_on_bit_for_bit(resumed_training):
     features, fabric = texts(), make_fabric()
 
-    def train(steps, state=None, save=None):
-        training = CodeTraining(tiny(), fabric)
-        stream = generator(0, "stream")
-        first = load_training(state, settings={}, **training.parts(), stream=stream) if state else 0
-        for _ in range(first, steps):
-            codes = torch.randint(20, (4, 12), generator=stream)
-            training.step(draw_code_batch(codes, torch.arange(4)[:, None], features, stream, network=training.network))
-        if save:
-            save_training(save, step=steps, settings={}, **training.parts(), stream=stream)
-        return training
+    def step(training, number, stream):
+        codes = torch.randint(20, (4, 12), generator=stream)
+        training.step(draw_code_batch(codes, torch.arange(4)[:, None], features, stream, network=training.network))
 
-    whole = train(4)
-    train(2, save=tmp_path / "state.pt")
-    resumed = train(4, state=tmp_path / "state.pt")
-    for a, b in ((whole.network, resumed.network), (whole.ema.model, resumed.ema.model)):
-        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    resumed_training(lambda: CodeTraining(tiny(), fabric), step)
