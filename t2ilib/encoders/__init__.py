@@ -5,8 +5,10 @@ from .clips_by_name import embedded_clips, load_clip, load_judge
 from .conditions import TextCache, TextCondition, TextConditioner, batch_conditions, mix_conditions
 from .efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from .emoji_clip import EmojiClip
+from .perceptual import PerceptualNetwork, load_perceptual, perceptual_networks
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
-__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "TextCache", "TextCondition", "TextConditioner", "TextEncoder",
-           "TextFeatures", "batch_conditions", "embedded_clips", "load_clip", "load_efficientnet_lite", "load_judge",
-           "load_text_encoder", "mix_conditions"]
+__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "PerceptualNetwork", "TextCache", "TextCondition",
+           "TextConditioner", "TextEncoder", "TextFeatures", "batch_conditions", "embedded_clips", "load_clip",
+           "load_efficientnet_lite", "load_judge", "load_perceptual", "load_text_encoder", "mix_conditions",
+           "perceptual_networks"]
