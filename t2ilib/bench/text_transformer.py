@@ -23,7 +23,7 @@ UNCACHED = "uncached"
 
 @dataclass(frozen=True)
 class Material:
-    """A causal network and another one of the same size, and texts, on a device.
+    """A causal network, another one of the same size, a third with squares of codes, and texts, on a device.
 
     Attributes:
         condition: tokens, mask and pooled by name, of `batch` texts. places: number of codes of a picture.
@@ -31,6 +31,7 @@ class Material:
 
     causal: TextTransformer
     masked: TextTransformer
+    squares: TextTransformer
     condition: dict[str, Tensor]
     batch: int
     device: torch.device
@@ -44,11 +45,12 @@ class Material:
         return [generator(0, "bench", "codes", i) for i in range(self.batch)]
 
 
-def make_material(side: int, batch: int, device: torch.device, *, size: str = "shipped") -> Material:
+def make_material(side: int, batch: int, device: torch.device, *, size: str = "flat") -> Material:
     """Return networks of a size in `TEXT_TRANSFORMER` with random weights, for grids of side x side codes."""
     networks = []
-    for causal in (True, False):
-        network = TextTransformer(**TEXT_TRANSFORMER[size], height=side, width=side, causal=causal)
+    for changes in (dict(causal=True), dict(causal=False), dict(merge=2)):
+        sizes = TEXT_TRANSFORMER[size] | changes
+        network = TextTransformer(**sizes, height=side, width=side)
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.05, generator=generator(0, "bench", "weights"))
         networks.append(network.to(device).eval().requires_grad_(False))
@@ -84,17 +86,17 @@ def uncached(material: Material, columns: int) -> tuple[Work, float]:
     return work, places / columns
 
 
-def masked(material: Material, dtype: torch.dtype) -> Work:
-    """Return a function that draws all codes in a few passes."""
+def masked(network: TextTransformer, material: Material, dtype: torch.dtype) -> Work:
+    """Return a function that draws all codes in a few passes of a network that is not causal."""
     def work() -> None:
         with autocast(material.device, dtype):
-            sample_masked(material.masked, material.condition, generators=material.streams(), passes=PASSES)
+            sample_masked(network, material.condition, generators=material.streams(), passes=PASSES)
 
     return work
 
 
 def text_transformer_rows(device: torch.device, seconds: float, *, sides: Sequence[int] = SIDES,
-                          batches: Sequence[int] = BATCHES, size: str = "shipped", columns: int = COLUMNS_TIMED,
+                          batches: Sequence[int] = BATCHES, size: str = "flat", columns: int = COLUMNS_TIMED,
                           least: int | None = None) -> Iterator[Row]:
     """Seconds a picture, without guidance, at several numbers of codes.
 
@@ -113,10 +115,10 @@ def text_transformer_rows(device: torch.device, seconds: float, *, sides: Sequen
             contest.add(UNCACHED, slow, dtype=precision(torch.float32, device))
             contest.add("cached", cached(material), dtype=precision(torch.float32, device))
             for dtype in dict.fromkeys([torch.float32, fast]):
-                name = f"masked, {PASSES} passes"
-                if dtype != torch.float32:
-                    name = f"{name}, {short_name(dtype)}"
-                contest.add(name, masked(material, dtype), dtype=precision(dtype, device))
+                ending = "" if dtype == torch.float32 else f", {short_name(dtype)}"
+                for name, network in (("masked", material.masked), ("squares, masked", material.squares)):
+                    label = f"{name}, {PASSES} passes{ending}"
+                    contest.add(label, masked(network, material, dtype), dtype=precision(dtype, device))
             yield from _per_picture(contest.time_rows("sampling", seconds, least), scale, batch, columns)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attend, merge_heads
+from .conv_blocks import ResnetBlock
 from .unet_blocks import CrossAttention, zero_
 from ..errors import BadParameter
 
@@ -217,3 +218,51 @@ class Transformer(nn.Module):
         queries = keys[past:, None]  # (N, 1)
         order = (keys <= queries) | (keys < prefix)  # (N, M)
         return order if keep is None else order & keep
+
+
+class Squares(nn.Module):
+    """The ends of an hourglass: places join to squares, which a transformer reads, and squares split to places again.
+
+    The work of a transformer grows at least in proportion to its places, so that squares of 2 x 2 places cost a quarter
+    (Nawrot et al. 2021, "Hierarchical transformers are more efficient language models", for a text). A residual block
+    of convolutions on either side sees the single places and their neighbours.
+
+    Args:
+        grid: rows and columns of places. merge: side of a square. local_dim: width of a place. dim: of a square.
+        norm_groups: of the blocks' GroupNorm.
+
+    Raises:
+        BadParameter: squares do not tile the grid, or a width is no multiple of norm_groups.
+
+    Example:
+        places, h = squares.join(x)
+        x = squares.split(transformer(h), places)
+    """
+
+    def __init__(self, *, grid: tuple[int, int], merge: int, local_dim: int, dim: int, norm_groups: int = 8):
+        super().__init__()
+        height, width = grid
+        if merge < 2 or height % merge or width % merge:
+            raise BadParameter(f"squares of {merge} x {merge} do not tile a grid of {height} x {width}; merge must be "
+                               "a divisor of both, above 1")
+        self.grid = grid
+        self.merged_grid = (height // merge, width // merge)
+        block = dict(in_channels=local_dim, out_channels=local_dim, norm_groups=norm_groups)
+        self.before = ResnetBlock(**block)
+        self.conv_in = nn.Conv2d(local_dim, dim, merge, stride=merge)
+        self.norm = nn.LayerNorm(dim)
+        self.conv_out = nn.ConvTranspose2d(dim, local_dim, merge, stride=merge)
+        self.after = ResnetBlock(**block)
+
+    def join(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `split` needs of places x (B, H W, local_dim), and the squares (B, H W / merge^2, dim)."""
+        x = x.transpose(1, 2).unflatten(2, self.grid)  # (B, local_dim, H, W)
+        places = self.before(x)
+        h = self.conv_in(places)  # (B, dim, H / merge, W / merge)
+        return places, h.flatten(2).transpose(1, 2)
+
+    def split(self, h: Tensor, places: Tensor) -> Tensor:
+        """Return places (B, H W, local_dim) from squares h (B, H W / merge^2, dim) and what `join` returned."""
+        h = self.norm(h).transpose(1, 2).unflatten(2, self.merged_grid)  # (B, dim, H / merge, W / merge)
+        x = self.after(places + self.conv_out(h))  # (B, local_dim, H, W)
+        return x.flatten(2).transpose(1, 2)

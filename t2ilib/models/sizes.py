@@ -52,8 +52,11 @@ PRIOR: Sizes = {
 
 # `models.text_transformer.TextTransformer`, which also takes `causal`, the text's form and the codebook's size
 TEXT_TRANSFORMER: Sizes = {
-    "shipped": dict(dim=256, depth=6, heads=8),
+    "shipped": dict(dim=256, depth=6, heads=8, merge=2),
+    # every code a place of its own, as a causal network needs it
+    "flat": dict(dim=256, depth=6, heads=8),
     "small": dict(dim=128, depth=4, heads=4),
+    "small_squares": dict(dim=128, depth=4, heads=4, merge=2, local_dim=64),
 }
 
 # `models.vqgan.VQGAN`

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..checkpoint import configurable
 from ..errors import BadParameter, check_name
-from ..layers.transformer import INIT_STD, KeysValues, KVCache, Rotation, Transformer, rotary_grid, rotation_by
+from ..layers.transformer import INIT_STD, KeysValues, KVCache, Rotation, Squares, Transformer, rotary_grid, rotation_by
 from ..layers.unet_blocks import DropsText
 
 TEXT_FORMS = ("cross_attention", "prefix")
@@ -34,7 +34,7 @@ class _Text:
     """The text as the blocks read it.
 
     Attributes:
-        pooled: (B, 1, dim), added to every code. tokens: (B, T, dim).
+        pooled: (B, 1, dim), added to every place. tokens: (B, T, dim).
         keep: (B, T) bool, True at real tokens; None if all are.
         keys_values: of the tokens, for each block, with cross-attention.
     """
@@ -74,6 +74,8 @@ class TextTransformer(DropsText, nn.Module):
         text: "cross_attention" in every block, or "prefix": the tokens stand before the codes in one sequence.
         positions: "axial" adds a learned vector for the row and one for the column; "rotary" also turns queries and
             keys, so that attention knows distances.
+        merge: side of the squares of codes that are one place of the transformer, see `layers.transformer.Squares`;
+            1 is none. A causal network has none. local_dim: width of a single code, with squares.
 
     Shapes:
         codes: (B, N) int64 in raster order, N up to height * width (all of them if not causal), tokens: (B, T, E),
@@ -91,32 +93,43 @@ class TextTransformer(DropsText, nn.Module):
 
     def __init__(self, *, codes: int = 2048, height: int = 16, width: int = 16, dim: int = 256, depth: int = 6,
                  heads: int = 8, ff_mult: float = 4.0, text_dim: int = 384, causal: bool = False,
-                 text: str = "cross_attention", positions: str = "rotary", dropout: float = 0.1):
+                 text: str = "cross_attention", positions: str = "rotary", dropout: float = 0.1, merge: int = 1,
+                 local_dim: int = 128):
         super().__init__()
         check_name("text", text, TEXT_FORMS)
         check_name("positions", positions, POSITIONS)
         if codes < 2 or height < 1 or width < 1:
             raise BadParameter(f"need a codebook of at least 2 codes and a grid, got {codes} codes, {height} x {width}")
+        if merge > 1 and causal:
+            raise BadParameter(f"a causal network predicts one code after another, not squares of {merge} x {merge}; "
+                               "take merge=1")
         self.codes = codes
         self.grid = (height, width)
         self.causal = causal
         self.has_prefix = text == "prefix"
         self.null_token = nn.Parameter(torch.zeros(text_dim))
         self.null_pooled = nn.Parameter(torch.zeros(text_dim))
-        self.code_embedding = nn.Embedding(codes + 1, dim)  # the last one is the mask token, or the begin token
-        self.row = nn.Parameter(torch.randn(height, 1, dim) * INIT_STD)
-        self.column = nn.Parameter(torch.randn(1, width, dim) * INIT_STD)
+        self.squares = None
+        code_dim = dim
+        places = self.grid
+        if merge > 1:
+            self.squares = Squares(grid=self.grid, merge=merge, local_dim=local_dim, dim=dim)
+            code_dim = local_dim
+            places = self.squares.merged_grid
+        self.code_embedding = nn.Embedding(codes + 1, code_dim)  # the last one is the mask token, or the begin token
+        self.row = nn.Parameter(torch.randn(height, 1, code_dim) * INIT_STD)
+        self.column = nn.Parameter(torch.randn(1, width, code_dim) * INIT_STD)
         self.token_in = nn.Linear(text_dim, dim)
         self.token_norm = nn.LayerNorm(dim)
         self.pooled_in = nn.Linear(text_dim, dim)
         self.transformer = Transformer(dim=dim, depth=depth, heads=heads, ff_mult=ff_mult, causal=causal,
                                        context=not self.has_prefix, dropout=dropout)
-        self.norm_out = nn.LayerNorm(dim)
+        self.norm_out = nn.LayerNorm(code_dim)
         self.bias_out = nn.Parameter(torch.zeros(codes))
         nn.init.normal_(self.code_embedding.weight, std=INIT_STD)
         self.is_rotary = positions == "rotary"
         if self.is_rotary:
-            cos, sin = rotation_by(rotary_grid(height, width, dim // heads))  # (N, d) each
+            cos, sin = rotation_by(rotary_grid(*places, dim // heads))  # (N, d) each, N of the transformer's places
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
 
@@ -130,20 +143,29 @@ class TextTransformer(DropsText, nn.Module):
         """Return what stands in the place of a code that is to be predicted."""
         return self.codes
 
-    def forward(self, codes: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return the logits of all codes, or those (M, K) of the M places where `at` (B, N) is True."""
         self._check(codes)
         text = self._read(tokens, mask, pooled)
-        x = self._embed(self._shifted(codes) if self.causal else codes, text)  # (B, N, dim)
+        x = self._embed(self._shifted(codes) if self.causal else codes)  # (B, N, dim)
+        singles = None
+        if self.squares is not None:
+            singles, x = self.squares.join(x)
+        x = x + text.pooled
+        places = x.shape[1]
         prefix = 0
         key_keep = None
         if self.has_prefix:
             prefix = text.tokens.shape[1]
             x = torch.cat([text.tokens, x], dim=1)  # (B, T + N, dim)
-            key_keep = F.pad(text.keep, (0, codes.shape[1]), value=True)  # (B, T + N)
-        rotation = self._rotation(0, codes.shape[1], prefix)
+            key_keep = F.pad(text.keep, (0, places), value=True)  # (B, T + N)
+        rotation = self._rotation(0, places, prefix)
         h = self.transformer(x, rotation=rotation, prefix=prefix, key_keep=key_keep, context=text.keys_values,
                              context_keep=text.keep)
-        return self._logits(h[:, prefix:])
+        h = h[:, prefix:]
+        if self.squares is not None:
+            h = self.squares.split(h, singles)
+        return self._logits(h if at is None else h[at])
 
     # --- one code after another ---------------------------------------------------------------------------------------
 
@@ -177,7 +199,7 @@ class TextTransformer(DropsText, nn.Module):
         inputs = codes
         if first == 0:
             inputs = F.pad(codes, (1, 0), value=self.codes)  # (B, 1 + n), the begin token first
-        x = self._embed(inputs, text, first)
+        x = self._embed(inputs, first) + text.pooled
         key_keep = None
         prefix = 0
         if self.has_prefix:
@@ -208,11 +230,11 @@ class TextTransformer(DropsText, nn.Module):
         """Return what a causal network reads where it predicts each code: the code before it, first the begin token."""
         return F.pad(codes[:, :-1], (1, 0), value=self.codes)
 
-    def _embed(self, codes: Tensor, text: _Text, first: int = 0) -> Tensor:
+    def _embed(self, codes: Tensor, first: int = 0) -> Tensor:
         """Return codes (B, n) as vectors (B, n, dim) of the places `first`, `first + 1`, ... where they are read."""
         last = first + codes.shape[1]
         positions = (self.row + self.column).flatten(0, 1)[first:last]  # (n, dim)
-        return self.code_embedding(codes) + positions + text.pooled
+        return self.code_embedding(codes) + positions
 
     def _rotation(self, first: int, count: int, prefix: int = 0) -> Rotation | None:
         """Return the rotation of `count` places from `first` on, behind a prefix that does not turn."""

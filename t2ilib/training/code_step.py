@@ -91,39 +91,29 @@ def draw_mask(ratio: Tensor, places: int, generator: torch.Generator) -> Tensor:
     return rank < count[:, None]
 
 
-def code_cross_entropy(logits: Tensor, codes: Tensor, predicted: Tensor, *, mean_share: float = 1.0,
-                       label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross entropy over the codes that count, in nats.
-
-    Their number is taken as its expectation, so that the shares of several processes add up to what one would find.
+def code_cross_entropies(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of each code, in nats.
 
     Args:
-        predicted: (B, N) bool, which count. mean_share: of the codes that count, over many batches.
         label_smoothing: share of the target that is spread over all codes (Szegedy et al. 2016).
 
     Shapes:
-        logits: (B, N, K), codes: (B, N)
+        logits: (M, K), codes: (M,) -> (M,)
     """
-    losses = _cross_entropy(logits, codes, label_smoothing)  # (B, N)
-    return (losses * predicted).mean() / mean_share
+    return F.cross_entropy(logits.float(), codes, reduction="none", label_smoothing=label_smoothing)
 
 
-def expected_code_error(logits: Tensor, codes: Tensor, predicted: Tensor, codebook: Tensor, *,
-                        mean_share: float = 1.0) -> Tensor:
-    """Return the mean squared error between the expected code vector under the softmax and the vector of the code.
+def expected_code_errors(logits: Tensor, codes: Tensor, codebook: Tensor) -> Tensor:
+    """Return the mean squared error between the expected code vector under the softmax and the vector of each code.
 
     A regression, for comparison: where several codes are possible, its best answer is their mean, which is none of
     them.
 
-    Args:
-        predicted, mean_share: as in `code_cross_entropy`.
-
     Shapes:
-        logits: (B, N, K), codes: (B, N), codebook: (K, D)
+        logits: (M, K), codes: (M,), codebook: (K, D) -> (M,)
     """
-    expected = logits.float().softmax(dim=-1) @ codebook  # (B, N, D)
-    errors = (expected - F.embedding(codes, codebook)).square().mean(-1)  # (B, N)
-    return (errors * predicted).mean() / mean_share
+    expected = logits.float().softmax(dim=-1) @ codebook  # (M, D)
+    return (expected - F.embedding(codes, codebook)).square().mean(-1)
 
 
 class CodeTraining(NetworkTraining):
@@ -131,8 +121,8 @@ class CodeTraining(NetworkTraining):
 
     Args:
         network: `(codes, tokens, mask, pooled) -> logits`, with `without_text`; moved in place.
-        label_smoothing: see `code_cross_entropy`.
-        codebook: (K, D) trains by `expected_code_error` instead of cross entropy.
+        label_smoothing: see `code_cross_entropies`.
+        codebook: (K, D) trains by `expected_code_errors` instead of cross entropy.
         training: further arguments of `NetworkTraining`.
     """
 
@@ -144,13 +134,18 @@ class CodeTraining(NetworkTraining):
         self.mean_share = 1.0 if network.causal else MEAN_MASK_RATIO
 
     def loss(self, batch: CodeBatch) -> Tensor:
-        """Return the loss of the predicted codes, with gradient."""
+        """Return the mean loss of the predicted codes, with gradient.
+
+        Their number is taken as its expectation, so that the shares of several processes add up to what one would find.
+        """
         text = self.network.without_text(*batch.text, batch.drop)
-        logits = self.forward(batch.inputs, *text)  # (B, N, K)
-        if self.codebook is not None:
-            return expected_code_error(logits, batch.codes, batch.predicted, self.codebook, mean_share=self.mean_share)
-        return code_cross_entropy(logits, batch.codes, batch.predicted, mean_share=self.mean_share,
-                                  label_smoothing=self.label_smoothing)
+        logits = self.forward(batch.inputs, *text, batch.predicted)  # (M, K), M the number of predicted codes
+        codes = batch.codes[batch.predicted]  # (M,)
+        if self.codebook is None:
+            losses = code_cross_entropies(logits, codes, self.label_smoothing)
+        else:
+            losses = expected_code_errors(logits, codes, self.codebook)
+        return losses.sum() / (self.mean_share * batch.codes.numel())
 
 
 @torch.no_grad()
@@ -166,19 +161,19 @@ def bits_per_code(network: TextTransformer, codes: Tensor, text: tuple[Tensor, T
         codes: (B, N), text: tokens (B, T, E), mask (B, T), pooled (B, E) -> (B,)
     """
     if network.causal:
-        return _cross_entropy(network(codes, *text), codes).mean(1) / math.log(2)
+        everywhere = torch.ones_like(codes, dtype=torch.bool)
+        return _mean_nats(network, codes, codes, everywhere, text) / math.log(2)
     n, places = codes.shape
     total = torch.zeros(n, device=codes.device)
     for _ in range(draws):
         masked = draw_mask(1 - stratified_times(n, generator), places, generator).to(codes.device)
-        logits = network(codes.masked_fill(masked, network.mask_token), *text)
-        nats = _cross_entropy(logits, codes)
-        total += (nats * masked).sum(1) / masked.sum(1)
+        total += _mean_nats(network, codes.masked_fill(masked, network.mask_token), codes, masked, text)
     return total / draws / math.log(2)
 
 
-def _cross_entropy(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross entropy of each code in nats: (B, N, K), (B, N) -> (B, N)."""
-    flat = logits.float().flatten(0, 1)  # (B N, K): the codes last, where the memory runs on
-    losses = F.cross_entropy(flat, codes.flatten(), reduction="none", label_smoothing=label_smoothing)
-    return losses.view_as(codes)
+def _mean_nats(network: TextTransformer, inputs: Tensor, codes: Tensor, predicted: Tensor,
+               text: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return the mean cross entropy of each picture's predicted codes: (B, N), (B, N), (B, N) bool -> (B,)."""
+    nats = torch.zeros(codes.shape, device=codes.device)
+    nats[predicted] = code_cross_entropies(network(inputs, *text, predicted), codes[predicted])
+    return nats.sum(1) / predicted.sum(1)

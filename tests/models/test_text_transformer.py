@@ -7,12 +7,14 @@ from torch.testing import assert_close
 
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.errors import BadParameter, UnknownName
+from t2ilib.layers.transformer import Squares
 from t2ilib.memory import no_memory
 from t2ilib.models.sizes import TEXT_TRANSFORMER
 from t2ilib.models.text_transformer import MEAN_MASK_RATIO, POSITIONS, TEXT_FORMS, TextTransformer, mask_ratio
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=2, heads=2, text_dim=6)
 EACH = [(causal, text) for causal in (True, False) for text in TEXT_FORMS]
+SQUARES = dict(height=4, width=6, merge=2, local_dim=8)
 
 
 def network(seed=0, **changes):
@@ -72,6 +74,44 @@ def test_one_code_after_another_gives_the_same_logits(text, positions, given):
     assert_close(net(codes[:, :given + 1], *condition), whole[:, :given + 1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("text", TEXT_FORMS)
+def test_squares_see_all_codes_and_the_text(text):
+    net = network(text=text, **SQUARES)
+    codes = torch.randint(20, (2, 24), generator=torch.Generator().manual_seed(1))
+    _, condition = inputs()
+    before = net(codes, *condition)
+    assert before.shape == (2, 24, 20)
+    for changed in range(24):
+        other = codes.clone()
+        other[:, changed] = (other[:, changed] + 1) % 20
+        assert ((net(other, *condition) - before).abs().amax((0, 2)) > 1e-6).all()
+    tokens, mask, pooled = condition
+    for change in ((tokens + mask[..., None], mask, pooled), (tokens, mask, pooled + 1)):
+        assert ((net(codes, *change) - before).abs().amax((1, 2)) > 1e-4).all()
+
+
+def test_a_square_is_made_of_neighbours():
+    squares = Squares(grid=(4, 6), merge=2, local_dim=8, dim=16)
+    nn.init.zeros_(squares.before.conv2.weight)  # the block is then only its shortcut, and mixes no neighbours
+    x = torch.zeros(1, 24, 8)
+    _, h = squares.join(x)
+    for place in range(24):
+        row, column = divmod(place, 6)
+        other = x.clone()
+        other[0, place] = torch.randn(8)
+        moved = ((squares.join(other)[1] - h).abs().amax((0, 2)) > 1e-6).nonzero()[:, 0].tolist()
+        assert moved == [row // 2 * 3 + column // 2]
+
+
+@pytest.mark.parametrize("merge", [1, 2])
+def test_logits_of_some_places(merge):
+    net = network(**SQUARES | dict(merge=merge))
+    codes = torch.randint(20, (2, 24), generator=torch.Generator().manual_seed(1))
+    _, condition = inputs()
+    at = torch.rand(2, 24) < 0.5
+    assert_close(net(codes, *condition, at), net(codes, *condition)[at])
+
+
 def test_masked_codes_differ_by_their_place():
     net = network()
     _, condition = inputs()
@@ -113,7 +153,9 @@ def test_the_share_of_masked_codes():
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(text="prefixed"), "did you mean prefix"), (dict(positions="none"), "positions"), (dict(codes=1), "codebook"),
-    (dict(dim=15), "multiple of heads"), (dict(dim=12, heads=2), "multiple of 4")])
+    (dict(dim=15), "multiple of heads"), (dict(dim=12, heads=2), "multiple of 4"),
+    (dict(merge=2), "do not tile a grid of 3 x 4"), (dict(merge=2, causal=True, height=4), "one code after another"),
+    (dict(merge=2, height=4, local_dim=12), "multiple of norm_groups")])
 def test_bad_arguments(wrong, message):
     with pytest.raises((BadParameter, UnknownName), match=message):
         TextTransformer(**{**SMALL, **wrong})

@@ -14,7 +14,7 @@ from t2ilib.errors import BadParameter
 from t2ilib.models.text_transformer import MEAN_MASK_RATIO, TextTransformer
 from t2ilib.runtime import generator
 from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, make_fabric
-from t2ilib.training.code_step import code_cross_entropy, draw_mask, expected_code_error
+from t2ilib.training.code_step import code_cross_entropies, draw_mask, expected_code_errors
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
 
@@ -103,12 +103,12 @@ def test_a_step_is_its_formula(kind):
 def test_the_best_regression_is_the_mean_of_codes():
     """Two codes are equally likely: cross entropy wants half of each, and the regression accepts anything between."""
     codebook = torch.tensor([[-1.0], [1.0], [0.0]])
-    codes, predicted = torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool)
-    between = torch.tensor([-9.0, -9.0, 9.0]).expand(1, 2, 3)
-    halves = torch.tensor([9.0, 9.0, -9.0]).expand(1, 2, 3)
-    errors = [expected_code_error(logits, codes, predicted, codebook) for logits in (between, halves)]
+    codes = torch.tensor([0, 1])
+    between = torch.tensor([-9.0, -9.0, 9.0]).expand(2, 3)
+    halves = torch.tensor([9.0, 9.0, -9.0]).expand(2, 3)
+    errors = [expected_code_errors(logits, codes, codebook).mean() for logits in (between, halves)]
     assert_close(errors[0], errors[1], atol=1e-5, rtol=0)
-    losses = [code_cross_entropy(logits, codes, predicted) for logits in (between, halves)]
+    losses = [code_cross_entropies(logits, codes).mean() for logits in (between, halves)]
     assert losses[0] > 10 and losses[1].item() == pytest.approx(math.log(2), abs=1e-4)
 
 
