@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from t2ilib.encoders.perceptual import load_perceptual
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
@@ -39,7 +40,7 @@ def test_a_single_layer_of_pixels_is_mse_over_its_first_value(network):
     loss(pictures(0), target)
     images = pictures(1).requires_grad_()
     value = loss(images, target)
-    mse = torch.nn.functional.mse_loss(images, target)
+    mse = F.mse_loss(images, target)
     torch.testing.assert_close(value, mse / loss.first["pixels"])
     (gradient,) = torch.autograd.grad(value, images)
     torch.testing.assert_close(gradient, 2 * (images - target) / images.numel() / loss.first["pixels"])
@@ -56,6 +57,15 @@ def test_first_values_are_part_of_a_trainings_state(network, tmp_path):
         losses.LayerLoss(network, ["stage3"]).load_state_dict(loss.state_dict())
 
 
+def test_terms_of_any_kind_weigh_alike():
+    loss = losses.EqualisedLoss({"L1": F.l1_loss, "1000 MSE": lambda a, b: 1000 * F.mse_loss(a, b)})
+    target = pictures(2)
+    assert loss(pictures(0), target).item() == pytest.approx(1.0, abs=1e-6)
+    l1 = F.l1_loss(pictures(1), target) / F.l1_loss(pictures(0), target)
+    mse = F.mse_loss(pictures(1), target) / F.mse_loss(pictures(0), target)
+    torch.testing.assert_close(loss(pictures(1), target), (l1 + mse) / 2)
+
+
 def test_equal_pictures_at_first_do_not_divide_by_zero(network):
     loss = losses.LayerLoss(network, ["pixels"])
     assert loss(pictures(0), pictures(0)).item() == 0
@@ -65,7 +75,7 @@ def test_bad_layers(network):
     with pytest.raises(BadParameter, match="got none"):
         losses.LayerLoss(network, [])
     with pytest.raises(UnknownName):
-        losses.LayerLoss(network, ["stage9"])(pictures(0), pictures(1))
+        losses.LayerLoss(network, ["stage9"])
 
 
 def test_lpips_takes_the_weights_of_a_whole_squeezenet(monkeypatch, tmp_path):

@@ -13,10 +13,10 @@ from .gan import (
                   wasserstein_critic_loss,
                   zero_centred_penalty,
 )
-from .layers import LayerLoss, load_lpips
+from .layers import EqualisedLoss, LayerLoss, load_lpips
 from .perceptual import feature_loss, lite_distance
 
-__all__ = ["LayerLoss", "adaptive_weight", "feature_loss", "generator_score_loss", "gradient_penalty",
-           "hinge_critic_loss", "lite_distance", "load_lpips", "logistic_critic_loss", "nonsaturating_generator_loss",
-           "relativistic_loss", "saturating_generator_loss", "squared_gradients", "wasserstein_critic_loss",
-           "zero_centred_penalty"]
+__all__ = ["EqualisedLoss", "LayerLoss", "adaptive_weight", "feature_loss", "generator_score_loss",
+           "gradient_penalty", "hinge_critic_loss", "lite_distance", "load_lpips", "logistic_critic_loss",
+           "nonsaturating_generator_loss", "relativistic_loss", "saturating_generator_loss", "squared_gradients",
+           "wasserstein_critic_loss", "zero_centred_penalty"]
