@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .code_store import code_store_rows
 from .eyes import eyes_rows
 from .gan_step import gan_step_rows
 from .guidance import vqgan_clip_rows
@@ -61,7 +62,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
     "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
     "startup": startup_rows, "eyes": eyes_rows, "shapes": shapes_rows,
-    "text_transformer": text_transformer_rows,
+    "text_transformer": text_transformer_rows, "code_store": code_store_rows,
 }
 
 
