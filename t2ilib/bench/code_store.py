@@ -1,4 +1,8 @@
-"""Codes on disk: LMDB beside PNG files of the pictures and beside one memory map, written, and read at random."""
+"""Codes on disk: LMDB beside PNG files of the pictures and beside one memory map, written, and read at random.
+
+Where all codes fit one array of equal rows, the memory map is smaller and faster by far; LMDB knows names, grows as a
+stream, and survives a killed writer.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +27,7 @@ PNG = "PNG files"
 LMDB = "LMDB"
 MEMORY_MAP = "memory map"
 READS = 256  # pictures of one timed call, a batch at random
+CALLS = {"write": 3, "random read": 20}  # timed of each provider; in turns the slowest decides how long that takes
 
 Writer = Callable[[Path], None]
 
@@ -93,7 +98,7 @@ def size_on_disk(path: Path) -> int:
     return sum(512 * file.stat().st_blocks for file in files)
 
 
-def code_store_rows(device: torch.device, seconds: float, *, pictures: int = 10_000) -> Iterator[Row]:
+def code_store_rows(device: torch.device, seconds: float, *, pictures: int = 4000) -> Iterator[Row]:
     """Pictures a second, written and read at random, and bytes a picture. Files stay in the system's cache.
 
     Every commit of LMDB and the finished memory map wait until the disk has them; PNG files do not.
@@ -101,7 +106,7 @@ def code_store_rows(device: torch.device, seconds: float, *, pictures: int = 10_
     What an encoder would take to make codes of the pictures is not timed: reading PNG files leaves that to be done.
 
     Args:
-        pictures: how many are written.
+        seconds: not used; the calls are counted, see `CALLS`. pictures: how many are written.
     """
     material = Material(pictures)
     about = dict(shape=f"{pictures} pictures", device=device)
@@ -109,7 +114,7 @@ def code_store_rows(device: torch.device, seconds: float, *, pictures: int = 10_
         writers = {PNG: material.write_png, LMDB: material.write_lmdb, MEMORY_MAP: material.write_memory_map}
         written = _Places(Path(folder))
         works = {name: written.work(name, write) for name, write in writers.items()}
-        yield from _rates("write", works, pictures, seconds, about)
+        yield from _rates("write", works, pictures, about)
         base = size_on_disk(written.latest[PNG]) / pictures
         for name, path in written.latest.items():
             size = size_on_disk(path) / pictures
@@ -119,7 +124,7 @@ def code_store_rows(device: torch.device, seconds: float, *, pictures: int = 10_
         works = {}
         for name, read in readers(material, written.latest).items():
             works[name] = lambda read=read: read(torch.randint(pictures, (READS,), generator=stream))
-        yield from _rates("random read", works, READS, seconds, about)
+        yield from _rates("random read", works, READS, about)
 
 
 class _Places:
@@ -139,9 +144,9 @@ class _Places:
         return run
 
 
-def _rates(mode: str, works: dict[str, Work], pictures: int, seconds: float, about: dict) -> Iterator[Row]:
+def _rates(mode: str, works: dict[str, Work], pictures: int, about: dict) -> Iterator[Row]:
     """Yield pictures a second of each provider, of calls that read or write so many."""
-    times = time_in_turns(works, torch.device("cpu"), seconds, 3)
+    times = time_in_turns(works, torch.device("cpu"), 0.0, CALLS[mode])
     base = float(times[PNG][0])
     for name, ms in times.items():
         timed = row(BENCHMARK, name, "ms", ms.tolist(), mode=mode, dtype=_dtype(name), ratio=base / float(ms[0]),
