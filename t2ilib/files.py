@@ -124,7 +124,7 @@ def check_writable(path: str | Path) -> None:
         BadParameter: it is a folder, lies below a file, has too long a name, may not be written, or the disk is full.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = _temporary(path.absolute())  # "." has no name of its own
     try:
         is_folder = path.is_dir()
         if not is_folder:

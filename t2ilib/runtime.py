@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from .assets import bundled_in_place
 from .errors import BadParameter, unknown_name
 from .paths import repo_root
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMMIT_FILE = "COMMIT"  # in a bundle
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -162,16 +164,24 @@ def progress(iterable: Iterable, *, total: int | None = None, desc: str = "", ev
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that decide a result, and weights that replace others here."""
     found = {"python": platform.python_version(), "platform": platform.system()}
     for package in ("torch", "torchvision", "open_clip_torch", "transformers", "timm", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    found |= bundled_in_place()
     return found
 
 
 def commit() -> str:
-    """Return the short commit of the repository, with "+" if the work tree differs, or "unknown" outside git."""
+    """Return the short commit of the repository, with "+" if the work tree differs, or "unknown" outside git.
+
+    A bundle is no work tree: a file in it names the commit that it was made of.
+    """
+    bundled = repo_root() / COMMIT_FILE
+    if bundled.is_file():
+        return bundled.read_text(encoding="utf-8").strip()
+
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(repo_root()), *args], capture_output=True, text=True, check=True).stdout
 

@@ -76,11 +76,16 @@ def packaged_file(name: str, *, check: bool = True) -> Path:
     if not path.is_file():
         raise MissingAsset(f"{path} is missing: run {reinstall}")
     if check:
-        found = kept_sha256(path)
-        if found != weights.sha256:
-            raise CheckpointMismatch(f"{name}: SHA-256 is {found[:12]}..., expected {weights.sha256[:12]}...; the file "
-                                     f"was changed: {reinstall}")
+        check_hash(name, path, weights.sha256, remedy=reinstall)
     return path
+
+
+def check_hash(name: str, path: Path, expected: str, *, remedy: str) -> None:
+    """Raise CheckpointMismatch unless a file has the expected SHA-256; `remedy` says what brings the right one."""
+    found = kept_sha256(path)
+    if found != expected:
+        raise CheckpointMismatch(f"{name}: SHA-256 is {found[:12]}..., expected {expected[:12]}...; the file was "
+                                 f"changed: {remedy}")
 
 
 def _module_folder(weights: PackagedWeights) -> Path | None:

@@ -141,7 +141,8 @@ def run_part(part: Part, out: Path, *, device: str, seconds: float) -> dict[str,
     """Run one part for at most so many seconds, with a log of its own, and return how it ended."""
     began = time.monotonic()
     command = [sys.executable, *part.command(device, seconds, out)]
-    environment = {**os.environ, **dict(part.environment), "PYTHONPATH": str(repo_root())}
+    places = os.pathsep.join(filter(None, [str(repo_root()), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **dict(part.environment), "PYTHONPATH": places}
     with open(out / f"{part.name}.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=repo_root(),
                                  start_new_session=os.name == "posix")

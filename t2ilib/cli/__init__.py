@@ -1,4 +1,4 @@
-"""The command line: `python -m t2ilib run | generate | train | bench | gpu | models | notebooks | report`.
+"""The command line: `python -m t2ilib run | generate | train | bench | gpu | bundle | models | notebooks | report`.
 
 Exit code 0 only on success; 1 when something failed; 2 for bad input, an absent input file among it, answered with one
 line; 130 when interrupted.
@@ -19,7 +19,7 @@ from .. import __version__
 from ..errors import BadParameter, T2IError, close_matches, unknown_name
 from ..files import reason
 
-COMMANDS = ("run", "generate", "train", "bench", "gpu", "models", "notebooks", "report")
+COMMANDS = ("run", "generate", "train", "bench", "gpu", "bundle", "models", "notebooks", "report")
 COMING = ("sweep",)
 
 

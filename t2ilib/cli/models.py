@@ -32,9 +32,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     shipped = shipped_models()
     packaged = packaged_models()
+    bundled = bundled_models()
     by_name = named_models()
     if args.json:
-        print(json.dumps({"shipped": shipped, "packaged": packaged, "by_name": by_name}, indent=2, default=str))
+        listed = {"shipped": shipped, "packaged": packaged, "bundled": bundled, "by_name": by_name}
+        print(json.dumps(listed, indent=2, default=str))
         return 0
     print("shipped with the repository")
     for name, model in shipped.items():
@@ -43,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
         print("  none yet")
     print("in packages of pip")
     for name, model in packaged.items():
+        print(_packaged_line(name, model))
+    print("in a bundle for a machine without internet")
+    for name, model in bundled.items():
         print(_packaged_line(name, model))
     print("by name, downloaded when first used")
     for name, model in by_name.items():
@@ -83,6 +88,18 @@ def packaged_models() -> dict[str, dict[str, Any]]:
         models[name] = {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence,
                         "sha256": weights.sha256, "source": weights.source, "package": weights.package,
                         "here": assets.find_packaged(name)}
+    return models
+
+
+def bundled_models() -> dict[str, dict[str, Any]]:
+    """Return what is known of weights that a bundle carries in the place of a package's, and their file, or None."""
+    from .. import assets
+
+    models = {}
+    for name, weights in assets.BUNDLED.items():
+        models[name] = {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence,
+                        "sha256": weights.sha256, "source": weights.source, "replaces": weights.replaces,
+                        "here": assets.find_bundled(name)}
     return models
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..assets import PACKAGED
 from ..checkpoint import short_hash
 from ..encoders import load_judge
 from ..errors import BadParameter
@@ -127,7 +128,7 @@ def _other_machine(record: dict[str, Any], call: dict[str, Any]) -> list[str]:
         differences.append(f"the device {used_device}, here it is {present_device}")
     here = versions()
     for package, used in record.get("versions", {}).items():
-        present = here.get(package, "absent")
+        present = here.get(package, "in full" if package in PACKAGED else "absent")
         if present != used:
             differences.append(f"{package} {used}, here it is {present}")
     return differences

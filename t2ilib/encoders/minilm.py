@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in plain torch: the network, its word pieces, and its weights from the pip package.
+"""all-MiniLM-L6-v2 in plain torch: the network, its word pieces, and its weights from the pip package or a bundle.
 
 Wang et al. 2020, arXiv:2002.10957; trained for sentences by Reimers and Gurevych 2019, arXiv:1908.10084.
 """
@@ -9,25 +9,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..assets import PACKAGED, packaged_file
+from . import minilm_half
+from ..assets import BUNDLED, PACKAGED, bundled_file, bundled_in_place, packaged_file
 from ..checkpoint import read_tensors
+from ..errors import check_name
 from ..layers.attention import fused_attention, merge_heads, split_heads
+from ..runtime import warn_fallback
 
 NAME = "all-MiniLM-L6-v2"
-SHA256 = PACKAGED[NAME].sha256
+FULL = "minilm"  # as records call it
+HALF = "minilm-half"  # its pooled features differ by up to 0.0003
+SHA256 = {FULL: PACKAGED[NAME].sha256, HALF: BUNDLED[minilm_half.NAME].sha256}
 WIDTH = 384
 MAX_LENGTH = 256  # tokens; the length that sentence-transformers gives this model
-# The package's file also holds what encoding a sentence does not read.
-UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 
 
-def minilm_folder(*, check: bool = True) -> Path:
-    """Return the folder of all-MiniLM-L6-v2 inside its pip package, the hash of its weights checked.
+def minilm_here(name: str = FULL) -> str:
+    """Return which weights stand for a name here: "minilm-half" for "minilm" where only a bundle brought them."""
+    check_name("weights of MiniLM", name, SHA256)
+    return HALF if NAME in bundled_in_place() else name
+
+
+def minilm_folder(name: str = FULL, *, check: bool = True) -> Path:
+    """Return the folder of all-MiniLM-L6-v2, the hash of its weights checked.
+
+    Args:
+        name: "minilm", in its pip package or, where only that is here, in half precision; or "minilm-half".
 
     Raises:
         MissingAsset: the package is not installed.
         CheckpointMismatch: the weights are not the expected ones.
     """
+    if minilm_here(name) == HALF:
+        return bundled_file(minilm_half.NAME, check=check).parent
     return packaged_file(NAME, check=check).parent
 
 
@@ -133,12 +147,20 @@ class WordPieces:
         return self._tokenizer.encode(text).tokens
 
 
-def load_minilm() -> tuple[MiniLM, WordPieces]:
-    """Return the frozen network and its tokenizer; raises as `minilm_folder` does."""
-    folder = minilm_folder()
-    state = read_tensors(folder / "model.safetensors")
-    for name in UNUSED:
-        state.pop(name, None)
+def load_minilm(name: str = FULL) -> tuple[MiniLM, WordPieces]:
+    """Return the frozen network and its tokenizer; arguments and errors as in `minilm_folder`.
+
+    It warns where the weights in half precision take the place of those that were asked for.
+    """
+    found = minilm_here(name)
+    if found != name:
+        warn_fallback(f"texts are read by {found}, because the package {PACKAGED[NAME].package} is not installed here; "
+                      "pictures differ a little")
+    folder = minilm_folder(name)
+    path = folder / "model.safetensors"
+    state = minilm_half.read_half(path) if found == HALF else read_tensors(path)
+    for unused in minilm_half.UNUSED:
+        state.pop(unused, None)
     with torch.device("meta"):  # without memory: the weights are the file's own, mapped, and read where they are used
         model = MiniLM()
     model.load_state_dict(state, assign=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .hugging_face import load_hugging_face
-from .minilm import MAX_LENGTH, SHA256, WIDTH, load_minilm
+from .minilm import MAX_LENGTH, SHA256, WIDTH, load_minilm, minilm_here
 from ..errors import BadParameter
 
 
@@ -164,8 +164,9 @@ def load_text_encoder(name: str = "minilm", *, device: torch.device | str = "cpu
     """Load a frozen text encoder.
 
     Args:
-        name: "minilm" (all-MiniLM-L6-v2, D = 384, from its pip package, never a download); "t5-small", "t5-base",
-            "t5-v1_1-large", ...; any encoder of the Hugging Face hub; or a folder written by `save_pretrained`.
+        name: "minilm" (all-MiniLM-L6-v2, D = 384, from its pip package, never a download; where a bundle brought it in
+            half precision instead, that, under its own name "minilm-half"); "t5-small", "t5-base", "t5-v1_1-large",
+            ...; any encoder of the Hugging Face hub; or a folder written by `save_pretrained`.
         max_length: cut texts after so many tokens; None takes the model's own limit (at most 512).
         local_only: use the Hugging Face cache, never the network.
 
@@ -173,11 +174,12 @@ def load_text_encoder(name: str = "minilm", *, device: torch.device | str = "cpu
         MissingAsset: package, folder or hub model not found.
         CheckpointMismatch: the weights of MiniLM are not the expected ones.
     """
-    if name == "minilm":
-        model, tokenizer = load_minilm()
+    if name in SHA256:
+        model, tokenizer = load_minilm(name)
+        name = minilm_here(name)
         dim = WIDTH
         limit = MAX_LENGTH
-        fingerprint = SHA256
+        fingerprint = SHA256[name]
     else:
         model, tokenizer, dim, limit, fingerprint = load_hugging_face(name, local_only=local_only)
     if max_length is not None and not 0 < max_length <= limit:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from .percent import with_parameters
 from .plan import Plan
 from ..errors import BadParameter
 from ..files import utc_now, without_folders, write_json, write_text
@@ -134,16 +135,7 @@ def _script_command(devices: int, num_nodes: int, node_rank: int, rendezvous: st
 
 
 def _script_source(plan: Plan) -> str:
-    import jupytext
-    from nbformat.v4 import new_code_cell
-
-    notebook = jupytext.read(plan.path)
-    if plan.overrides:
-        lines = [f"{name} = {value!r}" for name, value in plan.overrides.items()]
-        injected = new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
-        tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-        notebook.cells.insert(tagged[0] + 1, injected)
-    return jupytext.writes(notebook, fmt="py:percent")
+    return with_parameters(plan.path.read_text(encoding="utf-8"), plan.overrides)
 
 
 def _tidy_log(path: Path) -> None:

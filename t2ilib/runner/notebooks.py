@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from .parameters import Parameter, parse_cell
+from .percent import parameters_cells
 from ..errors import BadParameter, unknown_name
 from ..paths import notebooks_dir, repo_root
 
@@ -45,10 +46,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         BadParameter: there is no such cell, more than one, or it holds more than typed literals.
     """
-    import jupytext
-
-    notebook = jupytext.read(path)
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = parameters_cells(path.read_text(encoding="utf-8"))
     if len(cells) != 1:
         raise BadParameter(f"{path.name} must have one cell tagged 'parameters', it has {len(cells)}")
     return parse_cell(cells[0].source, path.stem)
