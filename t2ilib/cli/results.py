@@ -11,7 +11,7 @@ from PIL import Image
 from ..assets import PACKAGED
 from ..checkpoint import short_hash
 from ..encoders import load_judge
-from ..errors import BadParameter
+from ..errors import BadParameter, MissingAsset
 from ..files import content_hash, paths_in
 from ..media import contact_sheet, png, save_pictures, stack_pictures
 from ..methods import METHODS
@@ -159,7 +159,12 @@ def _found_beside(value: Any, folder: Path, names: Collection[str]) -> Any:
     return value
 
 
-def judge_scores(images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-    """Return the cosine of each picture and its text, by the judge that guides nothing."""
-    cosines = load_judge().similarity(stack_pictures(images), list(texts))
+def judge_scores(images: Sequence[Image.Image], texts: Sequence[str]) -> list[float] | None:
+    """Return the cosine of each picture and its text, by the judge that guides nothing; None where it is not here."""
+    try:
+        judge = load_judge()
+    except MissingAsset as error:  # a bundle may be without it, and the pictures are drawn already
+        warn_fallback(f"the pictures are not judged: {error}")
+        return None
+    cosines = judge.similarity(stack_pictures(images), list(texts))
     return [round(cosine, 4) for cosine in cosines.tolist()]

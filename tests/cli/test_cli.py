@@ -10,6 +10,7 @@ from PIL import Image
 
 import t2ilib
 from t2ilib.cli import main
+from t2ilib.cli.results import judge_scores
 from t2ilib.data import load_captioned
 from t2ilib.encoders import load_clip
 from t2ilib.errors import MissingAsset, UnknownName
@@ -107,6 +108,15 @@ def test_generate_all_makes_one_sheet(methods, tmp_path, capsys):
     assert [call[:2] for call in methods] == [("-n", "vqgan_clip"), ("-n", "generator")]
     assert [Path(p).name for p in record["files"]] == ["out.png", "out_vqgan_clip_1.png", "out_generator_1.png"]
     assert Image.open(out).width > 256 and [r["method"] for r in record["results"]] == ["vqgan_clip", "generator"]
+
+
+def test_without_the_judge_pictures_are_not_lost(monkeypatch):
+    def absent():
+        raise MissingAsset("emoji-judge: no checkpoint")
+
+    monkeypatch.setattr("t2ilib.cli.results.load_judge", absent)
+    with pytest.warns(UserWarning, match="not judged: emoji-judge: no checkpoint"):
+        assert judge_scores([Image.new("RGB", (32, 32))], ["a red heart"]) is None
 
 
 def test_what_is_missing_is_code_1(methods, tmp_path, capsys):

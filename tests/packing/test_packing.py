@@ -78,7 +78,7 @@ def test_the_archive_holds_the_parts_and_has_the_size_that_was_told(some, tmp_pa
 def test_code_holds_what_runs_and_no_caches():
     files = code_part().files
     for name in ("run.sh", "COMMIT", "t2ilib/__main__.py", "t2ilib/packing/unpack_wheels.py",
-                 "notebooks/08_minimagen.py", "t2ilib/playground/panel.css", "pyproject.toml", "Makefile", "requirements.txt"):
+                 "notebooks/08_minimagen.py", "t2ilib/playground/panel.css", "pyproject.toml", "requirements.txt"):
         assert name in files
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
 
