@@ -61,7 +61,8 @@ class VQVAE(nn.Module):
         channels: of every layer, and numbers of a code vector.
         n_embed: number of codes K.
         beta: weight of the commitment term in the quantiser's `loss`.
-        extra_doublings: blocks that double the side behind the decoder, for pictures larger than those that are read.
+        extra_doublings: blocks behind the decoder, each of which doubles the side and adds what is missing to the
+            enlarged smaller picture, for pictures larger than those that are read.
 
     The submodule `quantize` is the quantiser: `model.quantize(model.encode(x))` returns a `Quantized` with a
     straight-through gradient.
@@ -87,9 +88,11 @@ class VQVAE(nn.Module):
             changes = i % 2 == 0  # every other block changes the side, so that two blocks work on each
             self.encoder.append(ResidualBlock(channels, resample="down" if changes else ""))
             self.decoder.append(ResidualBlock(channels, resample="" if changes else "up"))
-        self.enlarger = nn.Sequential()
+        self.enlarger = nn.ModuleList()
+        self.details = nn.ModuleList()
         for _ in range(extra_doublings):
             self.enlarger.append(ResidualBlock(channels, resample="up"))
+            self.details.append(nn.Conv2d(channels, 3, 3, padding=1))
         self.conv_out = nn.Conv2d(channels, 3, 7, padding=3)
         self.quantize = VectorQuantizer(n_embed=n_embed, embed_dim=channels, beta=beta)
 
@@ -117,7 +120,16 @@ class VQVAE(nn.Module):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """Return pictures: (B, channels, h, w) -> (B, 3, 8 s h, 8 s w), about [-1, 1] but not clamped."""
-        return self.conv_out(self.enlarger(self.decoder(z_q)))
+        return self.paint(self.decoder(z_q))
+
+    def paint(self, features: Tensor) -> Tensor:
+        """Return pictures for what `decoder` makes of codes: (B, channels, 8 h, 8 w) -> (B, 3, 8 s h, 8 s w)."""
+        picture = self.conv_out(features)
+        for block, details in zip(self.enlarger, self.details, strict=True):
+            features = block(features)
+            enlarged = F.interpolate(picture, scale_factor=2.0, mode="bilinear", align_corners=False)
+            picture = enlarged + details(features)
+        return picture
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Return pictures for codes (B, h, w) -> (B, 3, 8 s h, 8 s w)."""
@@ -138,16 +150,17 @@ class VQVAE(nn.Module):
 
 
 def enlarge(model: VQVAE) -> VQVAE:
-    """Return a network that decodes to twice the side: equal weights, and one more block before the last convolution.
+    """Return a network that decodes to twice the side, with equal weights and one more block behind the decoder.
 
-    Codes stay what they are. The new block adds little to its input at first, so that training begins with about the
-    smaller picture, enlarged. (Nothing would be too little: behind a ReLU that is 0 everywhere nothing learns.)
+    Codes stay what they are. What the new block adds is 0 at first, so that training begins with the smaller picture,
+    enlarged.
     """
     config = model.config
     larger = VQVAE(**{**config, "extra_doublings": config["extra_doublings"] + 1})
     state = larger.state_dict()
     state.update(model.state_dict())
     larger.load_state_dict(state)
-    nn.init.constant_(larger.enlarger[-1].layers[-2].weight, 0.1)  # of its last batch norm
+    nn.init.zeros_(larger.details[-1].weight)
+    nn.init.zeros_(larger.details[-1].bias)
     device = model.conv_in.weight.device
     return larger.to(device).train(model.training)

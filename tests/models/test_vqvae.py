@@ -87,10 +87,15 @@ def test_a_larger_decoder_keeps_codes_and_weights(model):
     x = pictures()
     with torch.no_grad():
         assert torch.equal(larger.encode_codes(x), model.encode_codes(x))
-        assert larger(x)[0].shape == (4, 3, 64, 64)
+        small = model(x)[0]
+        enlarged = nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(larger(x)[0], enlarged)
     for name, tensor in model.state_dict().items():
         assert torch.equal(larger.state_dict()[name], tensor)
     assert enlarge(larger)(x)[0].shape == (4, 3, 128, 128)
+    larger(x)[0].square().mean().backward()
+    assert larger.details[-1].weight.grad.abs().sum() > 0
+    nn.init.normal_(larger.details[-1].weight)
     larger(x)[0].square().mean().backward()
     assert larger.enlarger[-1].layers[0].weight.grad.abs().sum() > 0
 
