@@ -29,7 +29,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 35 s | 1.9 GB |
-# | quick | 2 CPU cores | 3 min | 1.9 GB |
+# | quick | 2 CPU cores | 3 min | 2.4 GB |
 # | full | CPU or GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 09 -p study_losses "MSE, L1" -p study_steps 200`.
