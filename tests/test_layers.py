@@ -35,6 +35,7 @@ PEERS = {"models", "methods"}
 SHARED = {("methods", "drawing"), ("methods", "limits"), ("methods", "networks"), ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
+    ("models.pixelsnail_port", "models.pixelsnail"),  # the names that the public port gives to weights
     ("models.vqgan_growth", "models.vqgan"),  # makes a larger one from a smaller one
 }
 # Heavy packages: imported inside functions, in the unit that owns them.

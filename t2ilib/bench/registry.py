@@ -17,6 +17,7 @@ from .kernels import kernels_rows
 from .measure import Contest, Row, noise, precision, short_name, write_rows
 from .memory import Work
 from .minimagen import minimagen_rows
+from .pixelsnail import pixelsnail_rows
 from .profile import profile_rows
 from .shapes import shapes_rows
 from .startup import startup_rows
@@ -62,7 +63,8 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
     "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
     "startup": startup_rows, "eyes": eyes_rows, "shapes": shapes_rows,
-    "text_transformer": text_transformer_rows, "code_store": code_store_rows,
+    "text_transformer": text_transformer_rows, "pixelsnail": pixelsnail_rows,
+    "code_store": code_store_rows,
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,14 @@ UNCACHED = "uncached"
 
 
 @dataclass(frozen=True)
-class Material:
-    """A causal network, another one of the same size, a third with squares of codes, and texts, on a device.
+class CausalMaterial:
+    """A causal network and texts, on a device.
 
     Attributes:
         condition: tokens, mask and pooled by name, of `batch` texts. places: number of codes of a picture.
     """
 
-    causal: TextTransformer
-    masked: TextTransformer
-    squares: TextTransformer
+    causal: Any
     condition: dict[str, Tensor]
     batch: int
     device: torch.device
@@ -45,30 +44,50 @@ class Material:
         return [generator(0, "bench", "codes", i) for i in range(self.batch)]
 
 
+@dataclass(frozen=True)
+class Material(CausalMaterial):
+    """With it another network of the same size, and one with squares of codes."""
+
+    masked: TextTransformer
+    squares: TextTransformer
+
+
 def make_material(side: int, batch: int, device: torch.device, *, size: str = "flat") -> Material:
     """Return networks of a size in `TEXT_TRANSFORMER` with random weights, for grids of side x side codes."""
     networks = []
     for changes in (dict(causal=True), dict(causal=False), dict(merge=2)):
         sizes = TEXT_TRANSFORMER[size] | changes
         network = TextTransformer(**sizes, height=side, width=side)
-        for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.05, generator=generator(0, "bench", "weights"))
-        networks.append(network.to(device).eval().requires_grad_(False))
-    width = networks[0].null_token.shape[0]
-    condition = {
+        networks.append(with_random_weights(network, device))
+    causal, *others = networks
+    return Material(causal, random_texts(causal, batch, device), batch, device, *others)
+
+
+def with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device and give it weights none of which is zero; return it, in eval mode."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=generator(0, "bench", "weights"))
+    return network.to(device).eval().requires_grad_(False)
+
+
+def random_texts(network: nn.Module, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Return what a network reads of so many texts, by name; nothing if it reads none."""
+    if not hasattr(network, "null_token"):
+        return {}
+    width = network.null_token.shape[0]
+    return {
         "tokens": noise(batch, TEXT_TOKENS, width, device=device, name="tokens"),
         "mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool, device=device),
         "pooled": noise(batch, width, device=device, name="pooled"),
     }
-    return Material(*networks, condition, batch, device)
 
 
-def cached(material: Material) -> Work:
+def cached(material: CausalMaterial) -> Work:
     """Return a function that draws all codes, each for one column of work."""
     return lambda: sample_autoregressive(material.causal, material.condition, generators=material.streams())
 
 
-def uncached(material: Material, columns: int) -> tuple[Work, float]:
+def uncached(material: CausalMaterial, columns: int) -> tuple[Work, float]:
     """Return a function that draws some codes by reading all before them anew, and by how much to scale its time.
 
     Drawing a code costs more the more stand before it; the columns are spread evenly, in the middle of equal parts.
@@ -119,10 +138,10 @@ def text_transformer_rows(device: torch.device, seconds: float, *, sides: Sequen
                 for name, network in (("masked", material.masked), ("squares, masked", material.squares)):
                     label = f"{name}, {PASSES} passes{ending}"
                     contest.add(label, masked(network, material, dtype), dtype=precision(dtype, device))
-            yield from _per_picture(contest.time_rows("sampling", seconds, least), scale, batch, columns)
+            yield from per_picture(contest.time_rows("sampling", seconds, least), scale, batch, columns)
 
 
-def _per_picture(rows: Sequence[Row], scale: float, batch: int, columns: int) -> Iterator[Row]:
+def per_picture(rows: Sequence[Row], scale: float, batch: int, columns: int) -> Iterator[Row]:
     """Yield rows of milliseconds a call as seconds a picture, those of the baseline scaled to all codes."""
     base = next(row.p50 for row in rows if row.provider == UNCACHED) * scale
     for row in rows:

@@ -60,7 +60,7 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
         BadParameter: conditions, streams or known codes that do not fit.
     """
     guided = GuidedLogits(condition, unconditional)
-    device = next(iter(condition.values())).device
+    device = _device_of(condition)
     places = network.places
     check_generators(generators, len(generators))
     uniform = torch.stack([torch.rand(places, generator=generator) for generator in generators]).to(device)  # (B, N)
@@ -115,7 +115,7 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
     if passes < 1:
         raise BadParameter(f"masked decoding needs at least one pass, got {passes}")
     guided = GuidedLogits(condition, unconditional)
-    device = next(iter(condition.values())).device
+    device = _device_of(condition)
     check_generators(generators, len(generators))
     shape = (passes, 2, network.places)
     uniform = torch.stack([torch.rand(shape, generator=generator) for generator in generators], dim=2)
@@ -146,6 +146,13 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
         if callback is not None and callback(CodesSoFar(i, passes, drawn.clone(), ~masked)):
             break
     return drawn
+
+
+def _device_of(condition: Condition) -> torch.device:
+    """Return where a condition lies; the CPU for a network that reads none."""
+    for tensor in condition.values():
+        return tensor.device
+    return torch.device("cpu")
 
 
 def check_known(known: Tensor, codes: Tensor) -> None:

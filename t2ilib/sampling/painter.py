@@ -18,7 +18,7 @@ from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_condit
 from ..encoders.choosing import best_candidates
 from ..errors import BadParameter
 from ..media import to_unit
-from ..models.text_transformer import TextTransformer
+from ..models.code_network import CodeNetwork
 from ..models.vqgan import VQGAN
 
 Text = str | TextCondition
@@ -85,7 +85,7 @@ class CodePainter:
         BadParameter: a chunk below 1, or a codebook of another size.
     """
 
-    def __init__(self, network: TextTransformer, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
+    def __init__(self, network: CodeNetwork, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
                  precision: str = "auto"):
         if chunk < 1:
             raise BadParameter(f"chunk must be at least 1, got {chunk}")

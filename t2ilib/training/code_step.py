@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from .network_training import NetworkTraining, draw_captions
 from ..data.text_features import EncodedTexts
 from ..diffusion import stratified_times
-from ..models.text_transformer import MEAN_MASK_RATIO, TextTransformer, mask_ratio
+from ..models.code_network import CodeNetwork
+from ..models.text_transformer import MEAN_MASK_RATIO, mask_ratio
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CodeBatch:
 
 
 def draw_code_batch(codes: Tensor, captions: Tensor, texts: EncodedTexts, generator: torch.Generator, *,
-                    network: TextTransformer, drop_text: float = 0.1, exchange: float = 0.0, rank: int = 0,
+                    network: CodeNetwork, drop_text: float = 0.1, exchange: float = 0.0, rank: int = 0,
                     world_size: int = 1, device: torch.device | str = "cpu") -> CodeBatch:
     """Draw what a step needs beside its codes: a caption of each picture, which are dropped, masked and exchanged.
 
@@ -126,7 +127,7 @@ class CodeTraining(NetworkTraining):
         training: further arguments of `NetworkTraining`.
     """
 
-    def __init__(self, network: TextTransformer, fabric: Any, *, label_smoothing: float = 0.0,
+    def __init__(self, network: CodeNetwork, fabric: Any, *, label_smoothing: float = 0.0,
                  codebook: Tensor | None = None, **training: Any):
         super().__init__(network, fabric, **training)
         self.label_smoothing = label_smoothing
@@ -149,7 +150,7 @@ class CodeTraining(NetworkTraining):
 
 
 @torch.no_grad()
-def bits_per_code(network: TextTransformer, codes: Tensor, text: tuple[Tensor, Tensor, Tensor],
+def bits_per_code(network: CodeNetwork, codes: Tensor, text: tuple[Tensor, Tensor, Tensor],
                   generator: torch.Generator, *, draws: int = 4) -> Tensor:
     """Return the bits per code that the network needs for each picture, given its text.
 
@@ -171,7 +172,7 @@ def bits_per_code(network: TextTransformer, codes: Tensor, text: tuple[Tensor, T
     return total / draws / math.log(2)
 
 
-def _mean_nats(network: TextTransformer, inputs: Tensor, codes: Tensor, predicted: Tensor,
+def _mean_nats(network: CodeNetwork, inputs: Tensor, codes: Tensor, predicted: Tensor,
                text: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Return the mean cross entropy of each picture's predicted codes: (B, N), (B, N), (B, N) bool -> (B,)."""
     nats = torch.zeros(codes.shape, device=codes.device)

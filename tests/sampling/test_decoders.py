@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from t2ilib.errors import BadParameter
+from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.text_transformer import TEXT_FORMS, TextTransformer
 from t2ilib.runtime import generator
 from t2ilib.sampling import LogitSampling, draw_codes, sample_autoregressive, sample_masked
@@ -13,8 +14,12 @@ from t2ilib.sampling import LogitSampling, draw_codes, sample_autoregressive, sa
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=2, heads=2, text_dim=6)
 
 
+SNAIL = dict(codes=20, height=3, width=4, channels=8, hidden=8, blocks=2, res_blocks=1, heads=2, text_dim=6)
+
+
 def network(causal, **changes):
-    net = TextTransformer(**SMALL, causal=causal, **changes)
+    snail = changes.get("text") == "snail"
+    net = PixelSNAIL(**SNAIL) if snail else TextTransformer(**SMALL, causal=causal, **changes)
     g = torch.Generator().manual_seed(0)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3, generator=g)
@@ -34,7 +39,7 @@ def streams(count=3, seed=0):
     return [generator(seed, "picture", i) for i in range(count)]
 
 
-@pytest.mark.parametrize("text", TEXT_FORMS)
+@pytest.mark.parametrize("text", [*TEXT_FORMS, "snail"])
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("count", [0, 5, 12])
 def test_a_cache_gives_the_same_codes(text, guided, count):
@@ -88,9 +93,9 @@ def test_masked_decoding_is_its_algorithm():
     assert found[0].tolist() == codes
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_picture_does_not_depend_on_its_neighbours(causal):
-    net = network(causal)
+@pytest.mark.parametrize("causal, text", [(True, "prefix"), (False, "prefix"), (True, "snail")])
+def test_a_picture_does_not_depend_on_its_neighbours(causal, text):
+    net = network(causal, text=text)
     condition, unconditional = conditions(net)
     sample = sample_autoregressive if causal else sample_masked
     together = sample(net, condition, unconditional, generators=streams())

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from t2ilib.data.text_features import EncodedTexts
 from t2ilib.errors import BadParameter
+from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.text_transformer import MEAN_MASK_RATIO, TextTransformer
 from t2ilib.runtime import generator
 from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, make_fabric
@@ -112,10 +113,14 @@ def test_the_best_regression_is_the_mean_of_codes():
     assert losses[0] > 10 and losses[1].item() == pytest.approx(math.log(2), abs=1e-4)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_it_learns(causal):
+SNAIL = dict(codes=20, height=3, width=4, channels=16, hidden=16, blocks=1, res_blocks=1, heads=2, text_dim=6,
+             dropout=0.0)
+
+
+@pytest.mark.parametrize("kind", ["masked", "autoregressive", "snail"])
+def test_it_learns(kind):
     torch.manual_seed(0)
-    net = TextTransformer(**SMALL, causal=causal)
+    net = PixelSNAIL(**SNAIL) if kind == "snail" else TextTransformer(**SMALL, causal=kind == "autoregressive")
     features = texts()
     training = CodeTraining(net, make_fabric(), learning_rate=1e-2, ema_decay=0.9)
     stream = generator(0, "stream")
@@ -126,7 +131,9 @@ def test_it_learns(causal):
     text = features.batch(range(6))
     right = bits_per_code(training.ema.model, codes, text, generator(1))
     wrong = bits_per_code(training.ema.model, codes, tuple(part.roll(3, 0) for part in text), generator(1))
-    assert right.shape == (6,) and right.mean() < 1 < 3 < wrong.mean()
+    # PixelSNAIL finds most codes from those before them, and needs the words for the first ones
+    least = 1.2 if kind == "snail" else 3
+    assert right.shape == (6,) and right.mean() < 1 < least < wrong.mean()
 
 
 def test_bits_of_a_network_that_knows_nothing():

@@ -1,0 +1,36 @@
+"""A painter takes any network that predicts codes: PixelSNAIL draws, and completes what is kept."""
+
+import pytest
+import torch
+from torch import nn
+
+from t2ilib.encoders import load_text_encoder
+from t2ilib.errors import BadParameter
+from t2ilib.models.pixelsnail import PixelSNAIL
+from t2ilib.models.vqgan import load_vqgan
+from t2ilib.runtime import generator
+from t2ilib.sampling import CodePainter
+
+
+@pytest.fixture(scope="module")
+def painter():
+    network = PixelSNAIL(codes=2048, channels=16, hidden=8, blocks=1, res_blocks=1, heads=2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator(0))
+    return CodePainter(network, load_vqgan("emoji-vqgan"), load_text_encoder("minilm"))
+
+
+def test_it_draws_and_completes(painter):
+    streams = [generator(0, "picture", i) for i in range(2)]
+    steps = []
+    painted = painter.sample(["a red heart", "a car"], generators=streams, callback=lambda p: steps.append(p.step))
+    assert painted.codes.shape == (2, 16, 16) and painted.pictures.shape == (2, 3, 64, 64)
+    assert steps == list(range(16))
+    assert not torch.equal(*painted.codes)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 32:] = 1
+    known = painter.vqgan.encode_codes(painted.pictures)
+    again = painter.inpaint(painted.pictures, mask, ["a car", "a car"], generators=[generator(1), generator(2)])
+    assert torch.equal(again.codes[:, :8], known[:, :8]) and not torch.equal(again.codes[:, 8:], known[:, 8:])
+    with pytest.raises(BadParameter, match="below whole rows"):
+        painter.inpaint(painted.pictures, mask.flip(2), ["a car"] * 2, generators=streams)
