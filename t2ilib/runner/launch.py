@@ -247,12 +247,22 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _give_way(session: int) -> None:
+    """Make a session as nice as this process is: Linux may share the processor evenly among sessions first."""
+    niceness = os.nice(0)
+    if niceness > 0:
+        with contextlib.suppress(OSError):  # a system without such groups
+            Path(f"/proc/{session}/autogroup").write_text(str(niceness))
+
+
 @contextlib.contextmanager
 def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
     """Run a child that gets an interrupt when we do, then ten seconds to close its kernel or ranks in order."""
     posix = os.name == "posix"
     with _interruptible():
         child = subprocess.Popen(command, start_new_session=posix, **options)
+    if posix:
+        _give_way(child.pid)
     try:
         yield child
         child.wait()

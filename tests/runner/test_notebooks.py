@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +157,15 @@ def test_a_script_runs_with_its_overrides_and_can_continue(tiny, tmp_path):
         assert result.status == "ok" and record(result)["metrics"] == {"scale": 7.0}
         assert (result.dir / "log.txt").read_text() == "7.0 smoke notebooks\n" * runs == echo.getvalue()
     assert 'tags=["injected-parameters"]' in (result.dir / "script.py").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="needs a Linux that shares among sessions")
+def test_a_nice_script_gives_way_to_other_sessions(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "nice", lambda change: 7)
+    echo = io.StringIO()
+    code = "import time, pathlib\ntime.sleep(1)\nprint(pathlib.Path('/proc/self/autogroup').read_text())"
+    run_script(plan_run("90", folder=tiny(code)), run_dir=tmp_path / "run", echo=echo)
+    assert "nice 7" in echo.getvalue()
 
 
 def test_a_failing_script_reports_its_last_error(tiny, tmp_path):
