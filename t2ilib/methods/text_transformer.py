@@ -35,6 +35,7 @@ from ..sampling.decoders import PASSES
 
 CHECKPOINT = "emoji-text-transformer"
 VQGAN_NAME = "emoji-vqgan-128"
+RECIPE = "python -m t2ilib train words"
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 ARMS = ("auto", "masked", "autoregressive")
 CANDIDATES = 8
@@ -170,17 +171,18 @@ def _arm_of(network: TextTransformer) -> str:
 
 
 def _absent(home: Path) -> str:
-    return f"no checkpoint {CHECKPOINT} in {home}, none ships yet; name a folder that holds one: checkpoint=FOLDER"
+    return (f"no checkpoint {CHECKPOINT} in {home}; train one with `{RECIPE}`, or name a folder that holds one: "
+            "checkpoint=FOLDER")
 
 
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
     home = checkpoints_dir()
-    return "" if (home / CHECKPOINT).is_dir() else "its checkpoint does not ship yet"
+    return "" if (home / CHECKPOINT).is_dir() else _absent(home)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:
-    """Return about what a call costs, from times of the larger network on one CPU core."""
+    """Return about what a call costs, from times of networks of the shipped size on one CPU core."""
     candidates = options.get("candidates", CANDIDATES)
     if options.get("arm") == "autoregressive":
         draft = 0.7

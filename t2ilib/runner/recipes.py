@@ -51,6 +51,8 @@ RECIPES = {
     "vqgan-128": Recipe("13", "emoji-vqgan-128", "emoji-vqgan/state_128.pt",
                         {"steps": 0, "start_from": "shipped"}),
     "prior": Recipe("14", "emoji-prior", "emoji-prior/state.pt"),
+    "words": Recipe("09", "emoji-text-transformer", "emoji-text-transformer/recipe.pt",
+                    {"arm_steps": 0, "measure": False}),
 }
 GROUPS = {"cascade": ("base", "sr64", "sr128"), "guides": ("clip", "clip-b")}
 

@@ -166,8 +166,8 @@ def test_both_shipped_vqgans_have_one_codebook(vqgan):
 
 def test_without_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(text_transformer, "checkpoints_dir", lambda: tmp_path)
-    assert METHODS["text_transformer"].missing() == "its checkpoint does not ship yet"
-    with pytest.raises(MissingAsset, match="none ships yet.*checkpoint=FOLDER"):
+    assert "train one with `python -m t2ilib train words`" in METHODS["text_transformer"].missing()
+    with pytest.raises(MissingAsset, match="train words.*checkpoint=FOLDER"):
         generate_with_record("x", method="text_transformer", num_images=1, checkpoint=str(tmp_path))
 
 
