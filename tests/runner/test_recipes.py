@@ -13,11 +13,15 @@ from t2ilib.runner.recipes import GROUPS, RECIPES, describe, find_recipes, is_qu
 from t2ilib.training import pictures_seen
 
 
+NOT_SHIPPED_YET = {"words"}
+
+
 def test_every_recipe_names_a_notebook_its_parameters_and_a_checkpoint_that_ships():
     for name, recipe in RECIPES.items():
         plan = plan_run(recipe.notebook, {**recipe.parameters, "minutes": 5, "threads": 1}, "full")
         assert plan.values["minutes"] == 5, name
-        assert (checkpoints_dir() / recipe.checkpoint / "config.json").is_file(), name
+        ships = (checkpoints_dir() / recipe.checkpoint / "config.json").is_file()
+        assert ships != (name in NOT_SHIPPED_YET), name
     assert {member for members in GROUPS.values() for member in members} <= RECIPES.keys()
 
 
