@@ -55,6 +55,7 @@ TEXT_TRANSFORMER: Sizes = {
     "shipped": dict(dim=256, depth=6, heads=8, merge=2),
     # every code a place of its own, as a causal network needs it
     "flat": dict(dim=256, depth=6, heads=8),
+    "medium": dict(dim=192, depth=6, heads=6),
     "small": dict(dim=128, depth=4, heads=4),
     "small_squares": dict(dim=128, depth=4, heads=4, merge=2, local_dim=64),
 }
