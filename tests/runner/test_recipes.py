@@ -12,7 +12,6 @@ from t2ilib.runner.plan import plan_run
 from t2ilib.runner.recipes import GROUPS, RECIPES, describe, find_recipes, is_queue
 from t2ilib.training import pictures_seen
 
-
 NOT_SHIPPED_YET = {"words"}
 
 
