@@ -15,7 +15,7 @@
 # [![Open in
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/09_text_transformer.ipynb)
 #
-# A transformer reads a prompt and writes the 256 codes of a picture, many at a time, the surest first.
+# A transformer reads a prompt and writes the 256 codes of a picture, one after another or the surest first.
 #
 # **What you will learn**
 # - three ways to learn codes from words, and why one of them can only draw blur
@@ -155,19 +155,20 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, train=train, words_steps=words_steps, minutes=minutes, start_from=start_from,
     arm_steps=arm_steps, num_concepts=num_concepts,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, train=True,
-               words_size="small_squares", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
-               pass_counts=(1, 2), num_concepts=2, seeds=2, candidates=2, splits=("validation",)),
+               words_size="small", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
+               pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2, splits=("validation",)),
     quick=dict(cache_sides=(8, 16), code_rows=400, views=1, unseen_rows=64, looks=4, arm_steps=60,
-               train=False, words_size="small_squares", words_steps=60, batch_size=32,
+               train=False, words_size="small", words_steps=60, batch_size=32,
                learning_rate=1e-3, ema_decay=0.98, drop_text=0.1, exchange=0.05,
-               guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20), num_concepts=16,
+               guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20), prompts=6,
+               num_concepts=16,
                seeds=1, candidates=4, splits=("train", "validation"), eyes=False),
     full=dict(code_rows=0, views=4, unseen_rows=0, looks=8, arm_steps=1875, train=True,
-              words_size="shipped", words_steps=30000, ema_decay=0.999, num_concepts=80, seeds=3,
+              words_size="medium", words_steps=15000, ema_decay=0.999, num_concepts=80, seeds=3,
               candidates=8, eyes=True))
 NAME = "emoji-text-transformer"
 GUIDES = ("emoji-clip-b", "emoji-clip")  # choose among drafts, as the method's default does
-RECIPE = dict(words_size="shipped", words_steps=30000)
+RECIPE = dict(words_size="medium", words_steps=15000)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used=dict(words_size=cfg.words_size, words_steps=cfg.words_steps),
                        start_from=start_from, minutes=minutes)
@@ -331,18 +332,15 @@ print(f"{len(drawings)} drawings in {cfg.views} versions, {len(captions)} differ
 # %% [markdown]
 # ## The transformer
 # ```
-# codes, some hidden   16 x 16 vectors ─ conv block ─┬─────────────────────────┐
-#                                                    ▼ 2 x 2 codes            │
-#                                                8 x 8 squares                │
-# words ─ MiniLM ─ keys, values ──►  6 blocks: self-attention, cross-         │
-#                                    attention to the words, feed-forward     │
-#                                                    ▼                        ▼
-#                                                16 x 16 vectors ─────────────+─ conv block ─ logits of 2048 codes
+# words ─ MiniLM ─ keys and values of every token ─────────────┐
+#                                                              ▼
+# codes so far ─ 256 vectors ─► blocks of self-attention, cross-attention, feed-forward ─► logits of 2048 codes
 # ```
-# A masked network need not give every code a place of its own: here a square of four codes is one place of the
-# transformer (an *hourglass*, Nawrot et al. 2021), which is about three times as fast. An autoregressive network
-# predicts single codes, so each has its place. Positions turn queries and keys (*rotary*, in two dimensions); the
-# output layer shares its weights with the embedding of the codes.
+# In an autoregressive network no place sees a later one. In a masked network all see all, and hidden codes have a
+# vector of their own. Positions turn queries and keys (*rotary*, Su et al. 2021, here in two dimensions); the output
+# layer shares its weights with the embedding of the codes. A masked network need not give every code a place of its
+# own: with `merge=2` a square of four codes is one place (an *hourglass*, Nawrot et al. 2021), which is about three
+# times as fast.
 
 # %%
 rows = {}
@@ -413,6 +411,7 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
 
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
+asked = asked[:cfg.prompts]
 
 
 def draw(network, prompts, num=1, *, first=0, **settings):
@@ -442,6 +441,7 @@ def expected_pictures(network, prompts):
 
 # %%
 ARMS = ("regression", "autoregressive", "masked")
+ARM = "autoregressive"  # of the network that ships
 arms = {}
 histories = {}
 for name in ARMS if cfg.arm_steps else ():
@@ -531,15 +531,16 @@ run.keep("mean", show.grid(torch.cat(shown), 3 * [*titles, "mean of codes"], col
 
 # %% [markdown]
 # ## The network that ships
-# It is masked, with squares: the only one of the three that a CPU trains in hours. `full` trains it; the loop keeps its
-# whole state, so interrupt it and start it again. What is saved names the codebook it was trained on, and the library
-# refuses to draw with another.
+# One of the three trains on: the autoregressive one. At equal budgets it needs the fewest bits, and its pictures hang
+# together, because every code is drawn knowing all before it; in a masked pass neighbours are drawn without knowing of
+# one another. Its 256 steps are small ones. `full` trains it; the loop keeps its whole state, so interrupt it and start
+# it again. What is saved names the codebook it was trained on, and the library refuses to draw with another.
 
 # %%
 def keep_trained(network, seen):
     """Save a network as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
-    card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"], arm="masked",
+    card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"], arm=ARM,
                 data={"name": "emoji", "sha256": drawings.fingerprint()}, training=vars(cfg),
                 commit=runtime.commit(), pictures_seen=seen)
     saved = save_model(home / NAME, network, dtype=torch.int8, licence="MIT", **card)
@@ -554,8 +555,8 @@ def look(network):
 # %%
 if cfg.train:
     averaged, history, done = train_codes("recipe", TEXT_TRANSFORMER[cfg.words_size],
-                                          cfg.words_steps, minutes=minutes, look=look,
-                                          start_from=start_from)
+                                          cfg.words_steps, arm=ARM, minutes=minutes,
+                                          look=look, start_from=start_from)
     run.keep("while_learning", show.compare(history.pictures, titles=asked, scale=1.3))
     saved = keep_trained(averaged, done * cfg.batch_size + seen_before(start_from, NAME))
     network = load_model(TextTransformer, saved, device=device_)
@@ -566,9 +567,9 @@ if cfg.train:
 elif (checkpoints_dir() / NAME).is_dir():
     network = load_model(TextTransformer, checkpoints_dir() / NAME, device=device_)
 else:
-    network = arms["masked"].eval()
-    print(f"{NAME} is not among the checkpoints here: what follows is drawn by the small masked "
-          "network of above, which has learned for a moment only")
+    network = arms[ARM].eval()
+    print(f"{NAME} is not among the checkpoints here: what follows is drawn by the small network "
+          "of above, which has learned for a moment only")
 painter = CodePainter(network, vqgan, words, precision=dtype)
 
 # %% tags=["trained"]
@@ -577,23 +578,27 @@ if not measure:
 
 # %% [markdown]
 # ## Drawing in the open
-# Ten passes, from no code to all. What is not decided yet is painted as the network's proposal of that pass: colours
-# and outline come first, in the passes where it is least sure; details follow what was decided.
+# One code after another, from the top left: what is not drawn yet is white. Below it the small masked network of above:
+# ten passes, from no code to all, where what is not decided yet is painted as the proposal of that pass.
 
 # %%
-frames = []
+def frames_of(network, prompts):
+    """What a drawing shows after each row of codes or each pass: a list of (B, 3, 128, 128)."""
+    frames = []
+    streams = [runtime.generator(seed, "draw", text, 0) for text in prompts]
+    CodePainter(network, vqgan, words, precision=dtype).sample(
+        prompts, generators=streams, callback=lambda preview: frames.append(preview.images.cpu()))
+    return frames
 
 
-def keep_frame(preview):
-    frames.append(preview.images.cpu())
-
-
-streams = [runtime.generator(seed, "draw", text, 0) for text in asked]
-painter.sample(asked, generators=streams, callback=keep_frame)
-shown = sorted({0, 1, len(frames) // 3, 2 * len(frames) // 3, len(frames) - 1})
-rows = {f"pass {i + 1}": frames[i] for i in shown}
-run.keep("passes", show.compare(rows, titles=asked, scale=1.3))
-with FilmWriter(run.dir / "codes.webp", fps=3) as film:
+frames = frames_of(network, asked)
+stages = [4 * i + 3 for i in range(len(frames) // 4)]
+rows = {f"row {i + 1}": frames[i] for i in stages}
+if "masked" in arms:
+    masked_frames = frames_of(arms["masked"], asked)
+    rows |= {f"masked, pass {i + 1}": masked_frames[i] for i in (0, 4, 9)}
+run.keep("in_the_open", show.compare(rows, titles=asked, scale=1.3))
+with FilmWriter(run.dir / "codes.webp", fps=4) as film:
     for images in frames:
         film.add(show.contact_sheet(images, columns=3))
 run.artefact(film.path)
@@ -637,22 +642,34 @@ titles = [text, *pieces[:len(large)]]
 run.keep("attention", show.grid(shown, titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **Guidance** goes past what the words ask, on logits: $l_\varnothing + s\,(l_w - l_\varnothing)$. **Passes** cost time
-# each; with one, all codes are drawn independently of one another, and neighbours do not fit.
+# **Guidance** goes past what the words ask, on logits: $l_\varnothing + s\,(l_w - l_\varnothing)$. And **temperature**
+# divides them: below 1 likely codes are drawn more often.
 
 # %%
 rows = {}
 for scale in cfg.guidance_scales:
     rows[f"guidance {scale:g}"] = draw(network, asked, guidance_scale=scale)
+for temperature in (0.5, 0.8):
+    rows[f"temperature {temperature:g}"] = draw(network, asked, temperature=temperature)
 run.keep("guidance", show.compare(rows, titles=asked, scale=1.1))
-rows = {}
+
+# %% [markdown]
+# **Passes** of a masked network cost time each; with one, all codes are drawn independently, and neighbours do not fit.
+
+# %%
 times = {}
-for count in cfg.pass_counts:
+rows = {}
+began = time.perf_counter()
+draw(network, asked)
+times["one code after another"] = {"seconds": (time.perf_counter() - began) / len(asked)}
+for count in cfg.pass_counts if "masked" in arms else ():
     began = time.perf_counter()
-    rows[f"{count} passes"] = draw(network, asked, steps=count)
-    times[f"{count} passes"] = {"seconds": (time.perf_counter() - began) / len(asked)}
-run.keep("pass_counts", show.compare(rows, titles=asked, scale=1.1))
-run.keep("pass_counts", show.Table(times, units={"seconds": "a picture"}, digits=2))
+    rows[f"masked, {count} passes"] = draw(arms["masked"], asked, steps=count)
+    times[f"masked, {count} passes"] = {"seconds": (time.perf_counter() - began) / len(asked)}
+if rows:
+    run.keep("pass_counts", show.compare(rows, titles=asked, scale=1.1))
+note = f"{len(asked)} pictures at once; the masked network is the small one of above"
+run.keep("pass_counts", show.Table(times, units={"seconds": "a picture"}, digits=2, note=note))
 
 # %% [markdown]
 # **Between two prompts.** Logits can be mixed: a share $a$ of one prompt's, the rest of the other's, both past "no
@@ -660,39 +677,42 @@ run.keep("pass_counts", show.Table(times, units={"seconds": "a picture"}, digits
 
 # %%
 class Between:
-    """A network that answers between two prompts, with guidance, as `sample_masked` asks it."""
+    """A causal network that answers between two prompts, with guidance.
 
-    def __init__(self, network, one, other, share, scale=3.0):
+    `sample_autoregressive` asks it. Picture j goes by a share of the second prompt, shares[j].
+    """
+
+    def __init__(self, network, one, other, shares, scale=3.0):
         self.network = network
-        self.mask_token = network.mask_token
         self.places = network.places
-        self.conditions = [words.encode([text]) for text in (one, other)]
-        self.shares = (1 - share, share)
+        self.shares = torch.tensor(shares, device=device_)[:, None]  # (B, 1)
         self.scale = scale
+        first = words.encode([one] * len(shares))
+        nobody = torch.ones(len(shares), dtype=torch.bool, device=device_)
+        null = network.without_text(*first, nobody)
+        self.conditions = (null, first, words.encode([other] * len(shares)))
 
-    def __call__(self, codes, **ignored):
-        nobody = torch.ones(len(codes), dtype=torch.bool, device=device_)
-        null = self.network(codes, *self.network.without_text(*self.conditions[0], nobody))
-        logits = null
-        for share, condition in zip(self.shares, self.conditions):
-            logits = logits + share * self.scale * (self.network(codes, *condition) - null)
-        return logits
+    def start(self, **ignored):
+        return [self.network.start(*condition) for condition in self.conditions]
+
+    def next_logits(self, codes, decodings):
+        null, one, other = [self.network.next_logits(codes, d) for d in decodings]
+        return null + self.scale * (torch.lerp(one, other, self.shares) - null)
 
 
-between = []
 shares = torch.linspace(0, 1, cfg.looks).tolist()
-for share in shares:
-    condition = words.encode([asked[1]])._asdict()  # ignored by Between, which has its own two
-    drawn = sample_masked(Between(network, asked[1], asked[2], share), condition,
-                          generators=[runtime.generator(seed, "between")])
-    between.append(to_unit(painter.decode(drawn)).cpu())
+streams = [runtime.generator(seed, "between") for _ in shares]  # equal ones
+condition = words.encode(asked[1:2] * len(shares))._asdict()  # which Between ignores
+drawn = sample_autoregressive(Between(network, asked[1], asked[2], shares), condition,
+                              generators=streams)
 titles = [f"{share:.0%}" for share in shares]
-run.keep("between", show.grid(torch.cat(between), titles, columns=len(shares), scale=1.3))
+run.keep("between", show.grid(to_unit(painter.decode(drawn)).cpu(), titles, columns=len(shares),
+                              scale=1.3))
 
 # %% [markdown]
-# **Completing a picture.** Codes that are known stay, and the others are drawn to fit: below the lower half of drawings
-# that the network never saw, then a box in their middle. A masked network can keep codes anywhere; an autoregressive
-# one only those before, in raster order.
+# **Completing a picture.** Codes that are known stay, and the others are drawn to fit: below, the lower half and the
+# lower quarter of drawings that the network never saw. An autoregressive network keeps codes before, in raster order; a
+# masked one may keep them anywhere, such as all but a box in the middle.
 
 # %%
 some = torch.linspace(0, len(unseen) - 1, min(6, len(unseen))).long()
@@ -700,7 +720,7 @@ originals = unseen.batch(some)
 names = [plain_name(unseen.columns["name"][i]) for i in some.tolist()]
 rows = {"drawings": to_unit(originals).cpu()}
 boxes = {"lower half drawn anew": (0.0, 0.5, 1.0, 1.0),
-         "a box drawn anew": (0.25, 0.25, 0.75, 0.75)}
+         "lower quarter drawn anew": (0.0, 0.75, 1.0, 1.0)}
 for title, box in boxes.items():
     mask = load_mask(box, painter.size)
     streams = [runtime.generator(seed, "complete", name) for name in names]
@@ -903,7 +923,7 @@ except NotImplementedError as error:
 #    encoder from `words.encode(...)`'s pooled feature to the mean of a drawing's code vectors. What do its pictures
 #    look like, and which arm above do they resemble? (Expected: the regression.)
 # 2. Draw with `temperature=0`. Are pictures better, and what becomes of *spread*? (Expected: spread falls to 0.)
-# 3. Complete a box in the middle of a drawing with the wrong name. Who wins, the words or the codes around?
+# 3. Complete the lower half of a drawing with the wrong name. Who wins, the words or the codes above?
 #
 # ## Try it
 # The slider moves guidance; elsewhere the stops stand side by side.
@@ -920,7 +940,8 @@ show.slider(at_scale, list(cfg.guidance_scales), label="guidance")
 # %% [markdown]
 # ## Summary
 # - Codes make a picture a text of 256 letters, and cross entropy does not blur as a regression does.
-# - Masked drawing decides what it is sure of first: ten passes instead of 256.
+# - Masked drawing decides what it is sure of first, in ten passes; one code after another takes 256 small steps, and a
+#   cache makes each cost one column of work.
 # - What a network learned by heart and what it understood are different rows of a table.
 #
 # ## References

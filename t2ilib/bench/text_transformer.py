@@ -52,7 +52,7 @@ class Material(CausalMaterial):
     squares: TextTransformer
 
 
-def make_material(side: int, batch: int, device: torch.device, *, size: str = "flat") -> Material:
+def make_material(side: int, batch: int, device: torch.device, *, size: str = "large") -> Material:
     """Return networks of a size in `TEXT_TRANSFORMER` with random weights, for grids of side x side codes."""
     networks = []
     for changes in (dict(causal=True), dict(causal=False), dict(merge=2)):
@@ -115,7 +115,7 @@ def masked(network: TextTransformer, material: Material, dtype: torch.dtype) -> 
 
 
 def text_transformer_rows(device: torch.device, seconds: float, *, sides: Sequence[int] = SIDES,
-                          batches: Sequence[int] = BATCHES, size: str = "flat", columns: int = COLUMNS_TIMED,
+                          batches: Sequence[int] = BATCHES, size: str = "large", columns: int = COLUMNS_TIMED,
                           least: int | None = None) -> Iterator[Row]:
     """Seconds a picture, without guidance, at several numbers of codes.
 

@@ -52,24 +52,11 @@ PRIOR: Sizes = {
 
 # `models.text_transformer.TextTransformer`, which also takes `causal`, the text's form and the codebook's size
 TEXT_TRANSFORMER: Sizes = {
-    "shipped": dict(dim=256, depth=6, heads=8, merge=2),
-    # every code a place of its own, as a causal network needs it
-    "flat": dict(dim=256, depth=6, heads=8),
     "medium": dict(dim=192, depth=6, heads=6),
     "small": dict(dim=128, depth=4, heads=4),
-    "small_squares": dict(dim=128, depth=4, heads=4, merge=2, local_dim=64),
-}
-
-_PORT = dict(kernel=5, res_blocks=4, heads=8, text_dim=0, embedding=False, sees_itself=False)
-
-# `models.pixelsnail.PixelSNAIL`, which also takes the codebook's size and the grid
-PIXELSNAIL: Sizes = {
-    # wide kernels in few blocks: drawing one code after another takes as long as there are layers
-    "shipped": dict(channels=128, hidden=80, kernel=5, blocks=2, res_blocks=3, heads=8),
-    "small": dict(channels=64, hidden=64, kernel=3, blocks=2, res_blocks=2, heads=4),
-    # of the public port: half as wide for 16 x 16 places, and as it is for coarse codes of 32 x 32 places
-    "port": _PORT | dict(channels=128, hidden=128, blocks=2),
-    "original": _PORT | dict(channels=256, hidden=256, blocks=4),
+    "large": dict(dim=256, depth=6, heads=8),
+    # squares of 2 x 2 codes are one place each, for masked networks
+    "large_squares": dict(dim=256, depth=6, heads=8, merge=2),
 }
 
 # `models.vqgan.VQGAN`
