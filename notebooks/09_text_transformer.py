@@ -156,13 +156,13 @@ run, cfg, device_, dtype_ = start(
     arm_steps=arm_steps, num_concepts=num_concepts,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, train=True,
                words_size="small", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
-               pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2, splits=("validation",)),
+               pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2,
+               splits=("validation",)),
     quick=dict(cache_sides=(8, 16), code_rows=400, views=1, unseen_rows=64, looks=4, arm_steps=60,
                train=False, words_size="small", words_steps=60, batch_size=32,
                learning_rate=1e-3, ema_decay=0.98, drop_text=0.1, exchange=0.05,
                guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20), prompts=6,
-               num_concepts=16,
-               seeds=1, candidates=4, splits=("train", "validation"), eyes=False),
+               num_concepts=12, seeds=2, candidates=4, splits=("train", "validation"), eyes=False),
     full=dict(code_rows=0, views=4, unseen_rows=0, looks=8, arm_steps=1875, train=True,
               words_size="medium", words_steps=15000, ema_decay=0.999, num_concepts=80, seeds=3,
               candidates=8, eyes=True))
@@ -823,7 +823,9 @@ def compare_all(split):
 results = {split: compare_all(split) for split in cfg.splits}
 
 # %%
-columns = ["top1", "top10", "kid", "copy", "spread", "seconds"]
+columns = ["top1", "top10", "kid", "copy", "seconds"]
+if cfg.seeds > 1:
+    columns.append("spread")
 if eyes is not None:
     columns[3:3] = ["KID-lite2", "precision"]
 for split, (names, table, _, _) in results.items():

@@ -59,6 +59,18 @@ TEXT_TRANSFORMER: Sizes = {
     "large_squares": dict(dim=256, depth=6, heads=8, merge=2),
 }
 
+_PORT = dict(kernel=5, res_blocks=4, heads=8, text_dim=0, embedding=False, sees_itself=False)
+
+# `models.pixelsnail.PixelSNAIL`, which also takes the codebook's size and the grid
+PIXELSNAIL: Sizes = {
+    # wide kernels in few blocks: drawing one code after another takes as long as there are layers
+    "shipped": dict(channels=128, hidden=80, kernel=5, blocks=2, res_blocks=3, heads=8),
+    "small": dict(channels=64, hidden=64, kernel=3, blocks=2, res_blocks=2, heads=4),
+    # of the public port: half as wide for 16 x 16 places, and as it is for coarse codes of 32 x 32 places
+    "port": _PORT | dict(channels=128, hidden=128, blocks=2),
+    "original": _PORT | dict(channels=256, hidden=256, blocks=4),
+}
+
 # `models.vqgan.VQGAN`
 VQGAN: Sizes = {
     "shipped": dict(embed_dim=8, n_embed=2048, z_channels=8, resolution=64, ch=16, ch_mult=[1, 3, 8],
