@@ -6,9 +6,10 @@ from .conditions import TextCache, TextCondition, TextConditioner, batch_conditi
 from .efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from .emoji_clip import EmojiClip
 from .perceptual import PerceptualNetwork, load_perceptual, perceptual_networks
+from .photo_clip import PhotoClip
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
-__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "PerceptualNetwork", "TextCache", "TextCondition",
+__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "PerceptualNetwork", "PhotoClip", "TextCache", "TextCondition",
            "TextConditioner", "TextEncoder", "TextFeatures", "batch_conditions", "embedded_clips", "load_clip",
            "load_efficientnet_lite", "load_judge", "load_perceptual", "load_text_encoder", "mix_conditions",
            "perceptual_networks"]

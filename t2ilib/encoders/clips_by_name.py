@@ -1,11 +1,14 @@
 """CLIP models by name: those that ship, open_clip's, and files."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .clip import Clip, size_pair
 from .emoji_clip import EmojiClip, EmojiClipNetwork
+from .minilm import WIDTH
 from .open_clip_checkpoints import (
     PRECISIONS,
     WEIGHT_SUFFIXES,
@@ -15,45 +18,66 @@ from .open_clip_checkpoints import (
     load_tag,
     plain_name,
 )
+from .photo_clip import PhotoClip, PhotoClipNetwork
 from ..checkpoint import load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
 
 JUDGE = "emoji-judge"
+EMBEDDED = (EmojiClip, PhotoClip)  # what the checkpoint of a CLIP may hold
 
 
-def embedded_clips() -> list[str]:
-    """Return the names of the CLIP models that ship with the repository and may guide (the judge may not)."""
+def embedded_clips(classes: Collection[type[nn.Module]] = EMBEDDED) -> list[str]:
+    """Return the names of the CLIP models that ship with the repository and may guide (the judge may not).
+
+    `classes` are those of their checkpoints: `[EmojiClip]` leaves out what has no picture tower of its own.
+    """
     folders = sorted(path.parent for path in checkpoints_dir().glob("*/config.json"))
-    return [folder.name for folder in folders if _is_emoji_clip(folder) and not _is_judge(folder)]
+    return [folder.name for folder in folders if _is_embedded(folder, classes) and not _is_judge(folder)]
 
 
-def _is_emoji_clip(folder: Path) -> bool:
+def _is_embedded(folder: Path, classes: Collection[type[nn.Module]] = EMBEDDED) -> bool:
     try:
-        return read_config(folder).get("class") == EmojiClip.__name__
+        kind = read_config(folder).get("class")
     except (MissingAsset, CheckpointMismatch):
         return False
+    return kind in [cls.__name__ for cls in classes]
 
 
 def _is_judge(folder: Path) -> bool:
     return folder.name == JUDGE or read_config(folder).get("role") == "judge"
 
 
-def _load_emoji(folder: Path, name: str, device: torch.device, *, measure_only: bool = False) -> Clip:
+def _load_embedded(folder: Path, name: str, device: torch.device, *, measure_only: bool = False) -> Clip:
     if not (folder / "config.json").is_file():
         raise MissingAsset(f"{name}: no checkpoint at {folder}; restore it with `git checkout`, or train it: "
                            "`python -m t2ilib run 12 --profile full`")
-    if not _is_emoji_clip(folder):
-        raise CheckpointMismatch(f"{folder} holds a {read_config(folder).get('class')}, not an {EmojiClip.__name__}; "
+    if not _is_embedded(folder):
+        kinds = " or ".join(cls.__name__ for cls in EMBEDDED)
+        raise CheckpointMismatch(f"{folder} holds a {read_config(folder).get('class')}, not an {kinds}; "
                                  "give the folder of a CLIP")
+    if _is_embedded(folder, [PhotoClip]):
+        clip = _photo_clip(folder, name, measure_only)
+    else:
+        clip = _emoji_clip(folder, name, measure_only)
+    return clip.eval().requires_grad_(False).to(device)
+
+
+def _emoji_clip(folder: Path, name: str, measure_only: bool) -> Clip:
     towers = load_model(EmojiClip, folder)
     towers.visual.to(memory_format=torch.channels_last)  # convolutions are faster so, with the same results
     network = EmojiClipNetwork(towers)
-    clip = Clip(network, network.tokenizer, name=name, dim=towers.config["embed_dim"], image_size=towers.image_size,
+    return Clip(network, network.tokenizer, name=name, dim=towers.config["embed_dim"], image_size=towers.image_size,
                 mean=towers.image_mean, std=towers.image_std, sha256=read_config(folder)["sha256"],
                 measure_only=measure_only)
-    return clip.eval().requires_grad_(False).to(device)
+
+
+def _photo_clip(folder: Path, name: str, measure_only: bool) -> Clip:
+    learnt = load_model(PhotoClip, folder)
+    network = PhotoClipNetwork(learnt)
+    return Clip(network, network.tokenizer, name=name, dim=WIDTH, image_size=learnt.image_size, mean=[0.0] * 3,
+                std=[1.0] * 3, sha256=read_config(folder)["sha256"], measure_only=measure_only)
 
 
 def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", quick_gelu: bool | None = None,
@@ -62,7 +86,7 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
 
     Args:
         name: one of
-            "emoji-clip", "emoji-clip-b", ...: a guide that ships with the repository, or a folder like theirs;
+            "emoji-clip", "emoji-clip-b", "emoji-clip-photo": a guide that ships, or a folder like theirs;
             "MODEL/TAG": any pair of open_clip, such as "ViT-B-32/openai" or "ViT-B-16/laion2b_s34b_b88k" (downloaded);
             "MODEL:/path/to/file": weights of a named architecture from a file;
             "/path/to/file": weights in OpenAI's layout or with a config beside them; "hf-hub:owner/name".
@@ -80,15 +104,15 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
     place = pick_device(str(device))
     check_name("precision", precision, PRECISIONS)
     path = Path(name).expanduser()
-    folder = path if _is_emoji_clip(path) else checkpoints_dir() / name
-    if name == JUDGE or (_is_emoji_clip(folder) and _is_judge(folder)):
+    folder = path if _is_embedded(path) else checkpoints_dir() / name
+    if name == JUDGE or (_is_embedded(folder) and _is_judge(folder)):
         raise BadParameter(f"{name} only measures and must not guide: use load_judge()")
-    if _is_emoji_clip(folder):
-        return _load_emoji(folder, name, place)
+    if _is_embedded(folder):
+        return _load_embedded(folder, name, place)
     if name.startswith("emoji-"):
         if embedded_clips() and name != "emoji-clip":
             raise unknown_name("embedded CLIP", name, embedded_clips())
-        return _load_emoji(folder, name, place)  # says what is missing
+        return _load_embedded(folder, name, place)  # says what is missing
     model, colon, file = name.partition(":")
     is_file = path.exists() or path.is_absolute() or (not colon and path.suffix in WEIGHT_SUFFIXES)
     if model == "hf-hub":
@@ -139,4 +163,4 @@ def load_judge(name: str = JUDGE, *, device: torch.device | str = "cpu") -> Clip
     folder = checkpoints_dir() / name
     if not folder.is_dir() and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
-    return _load_emoji(folder, name, pick_device(str(device)), measure_only=True)
+    return _load_embedded(folder, name, pick_device(str(device)), measure_only=True)

@@ -113,7 +113,7 @@ class PerceptualNetwork(nn.Module):
 
 def perceptual_networks() -> list[str]:
     """Return the names that `load_perceptual` knows; the weights of some may be absent."""
-    return [RESNET18.name, LITE0, *embedded_clips()]
+    return [RESNET18.name, LITE0, *embedded_clips([EmojiClip])]
 
 
 def load_perceptual(name: str, *, weights: str | Path = "", device: torch.device | str = "cpu") -> PerceptualNetwork:
