@@ -46,6 +46,7 @@ RECIPES = {
     "wgan": Recipe("02", "emoji-wgan", "emoji-wgan/recipe.pt", {"live_steps": 0}),
     "clip": _clip("emoji-clip"),
     "clip-b": _clip("emoji-clip-b"),
+    "clip-photo": _clip("emoji-clip-photo"),
     "judge": _clip("emoji-judge"),
     "vqgan": Recipe("13", "emoji-vqgan", "emoji-vqgan/state.pt", {"grow_steps": 0}),
     "vqgan-128": Recipe("13", "emoji-vqgan-128", "emoji-vqgan/state_128.pt",
