@@ -122,7 +122,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     for number in range(3):
         path = tmp_path / f"killed {number}.lmdb"
         for _ in range(8):
-            child = in_a_child(lambda path=path: write(path, pause=0.001))
+            child = in_a_child(lambda path=path: write(path, pause=0.01))
             time.sleep(chance.uniform(0, 0.2))
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
