@@ -299,9 +299,10 @@ def kept_codes(data, count):
 # %%
 vqgan = load_vqgan("emoji-vqgan-128", device=device_)
 digest = codebook_digest(vqgan.codebook)
-all_drawings = load_captioned("emoji", split="train", image_size=128)
+everything = load_captioned("emoji", split="all", image_size=128)
+all_drawings = everything.where(split="train")
 drawings = all_drawings.spread(cfg.code_rows)
-unseen = load_captioned("emoji", split="validation", image_size=128).spread(cfg.unseen_rows)
+unseen = everything.where(split="validation").spread(cfg.unseen_rows)
 codes = kept_codes(drawings, cfg.views)  # (N, views, 256)
 unseen_codes = kept_codes(unseen, 1)[:, 0]  # (n, 256)
 counts = torch.bincount(codes.flatten(), minlength=len(vqgan.codebook)) + 1.0  # none is impossible
@@ -414,15 +415,15 @@ asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green 
 asked = asked[:cfg.prompts]
 
 
-def draw(network, prompts, num=1, *, first=0, **settings):
+def draw(network, prompts, num=1, **settings):
     """Pictures (len(prompts) * num, 3, 128, 128) in [0, 1].
 
-    Picture j of a prompt has a stream of its own, that of number first + j.
+    Picture j of a prompt has a stream of its own, that of number j.
     """
     repeated = []
     streams = []
     for text in prompts:
-        for j in range(first, first + num):
+        for j in range(num):
             repeated.append(text)
             streams.append(runtime.generator(seed, "draw", text, j))
     drawn = CodePainter(network, vqgan, words, precision=dtype).sample(
@@ -537,12 +538,12 @@ run.keep("mean", show.grid(torch.cat(shown), 3 * [*titles, "mean of codes"], col
 # it again. What is saved names the codebook it was trained on, and the library refuses to draw with another.
 
 # %%
-def keep_trained(network, seen):
+def keep_trained(network, pictures_seen):
     """Save a network as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
     card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"], arm=ARM,
                 data={"name": "emoji", "sha256": drawings.fingerprint()}, training=vars(cfg),
-                commit=runtime.commit(), pictures_seen=seen)
+                commit=runtime.commit(), pictures_seen=pictures_seen)
     saved = save_model(home / NAME, network, dtype=torch.int8, licence="MIT", **card)
     run.artefact(saved / "model.safetensors")
     return saved
@@ -741,7 +742,6 @@ run.keep("completed", show.compare(rows, titles=titles, scale=1.3))
 # %%
 judgement = Judgement(load_judge(device=device_),
                       load_captioned("emoji", split="all", image_size=64))
-large_set = load_captioned("emoji", split="all", image_size=128)
 guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
 training_names = judgement.concepts("train")
 bank_rows = judgement.one_row_each(training_names)
@@ -756,7 +756,7 @@ def through_codes(rows):
     """Drawings of the whole set, painted from their codes: (n, 3, 128, 128) in [0, 1]."""
     parts = []
     for part in torch.tensor(rows).split(32):
-        encoded = vqgan.encode_codes(large_set.batch(part).to(device_))
+        encoded = vqgan.encode_codes(everything.batch(part).to(device_))
         parts.append(to_unit(vqgan.decode_codes(encoded)).clamp(0, 1).cpu())
     return torch.cat(parts)
 
@@ -780,8 +780,8 @@ def measured(pictures, names):
         alike = (together.sum(1).square().sum(1) - copies) / (copies * (copies - 1))
         row["spread"] = 1 - alike.mean().item()
     if eyes is not None and len(pictures) > 5:
-        seen = eyes.report(eyes.features(pictures), groups=names)
-        row |= {"KID-lite2": seen["kid"], "precision": seen["precision"]}
+        report = eyes.report(eyes.features(pictures), groups=names)
+        row |= {"KID-lite2": report["kid"], "precision": report["precision"]}
     return row, judgement.ranks(features, names)
 
 

@@ -1028,9 +1028,10 @@ def hits(vectors, texts, rows):
     """Top-1 and top-5 of finding the picture of each text, mean over artists."""
     ranks = []
     for artist in ARTISTS:
-        own = torch.tensor([columns["artist"][row] == artist for row in rows.tolist()])
-        if own.any():
-            ranks.append(metrics.retrieval_ranks(texts[own], vectors[own], torch.arange(int(own.sum()))))
+        drawn = torch.tensor([columns["artist"][row] == artist for row in rows.tolist()])
+        if drawn.any():
+            count = int(drawn.sum())
+            ranks.append(metrics.retrieval_ranks(texts[drawn], vectors[drawn], torch.arange(count)))
     return {"top-1": over_artists(ranks, 1), "top-5": over_artists(ranks, 5)}
 
 

@@ -160,16 +160,16 @@ run, cfg, device_, dtype_ = start(
 
 # %%
 def naive_distance(network, layer, x, y):
-    said = []
+    maps = []
 
     def listen(module, inputs, output):
-        said.append(output)
+        maps.append(output)
 
     hook = network.stages[layer].register_forward_hook(listen)
     network(x)
     network(y)
     hook.remove()
-    squares = (said[0] - said[1]).square()
+    squares = (maps[0] - maps[1]).square()
     return torch.stack([of_pair.sum() / of_pair.numel() for of_pair in squares])
 
 
@@ -269,7 +269,7 @@ run.keep("pairs", show.compare(rows, scale=1.1))
 
 # %%
 @torch.no_grad()
-def said_of(network, images):
+def layer_features(network, images):
     """What each layer says: pictures (N, 3, H, W) -> layer -> (N, numbers)."""
     parts = {}
     for part in images.split(32):
@@ -285,8 +285,8 @@ def all_distances(one, other):
 
 between = {}  # network -> layer -> drawings and noise: (N, N) each
 for name, network in networks.items():
-    said = {kind: said_of(network, images) for kind, images in pictures.items()}
-    between[name] = {layer: {kind: all_distances(said["first"][layer], said[kind][layer])
+    features = {kind: layer_features(network, images) for kind, images in pictures.items()}
+    between[name] = {layer: {kind: all_distances(features["first"][layer], features[kind][layer])
                              for kind in ("second", "noise")} for layer in network.layers}
 
 # %%
@@ -855,9 +855,9 @@ rows["emoji-vqgan, 5 times the bits"] = compare_with_real(shipped_fake)
 rows["the drawings themselves"] = compare_with_real(real_test)
 BASELINES = ["the mean drawing", "emoji-vqgan, 5 times the bits", "the drawings themselves",
              *absent_losses]
-seeds_said = f"{cfg.study_seeds} seed" + ("s, one deviation to both sides" if cfg.study_seeds > 1
+seeds_note = f"{cfg.study_seeds} seed" + ("s, one deviation to both sides" if cfg.study_seeds > 1
                                           else "")
-note = (f"n = {len(test)} validation drawings, {seeds_said}; each training saw "
+note = (f"n = {len(test)} validation drawings, {seeds_note}; each training saw "
         f"{cfg.study_steps * cfg.batch_size:,} pictures; rFID and KID by "
         f"{'EfficientNet-Lite2' if eyes else 'the judge'}; losses of layers by {teacher.name}")
 shown_intervals = show.deviations(["PSNR", "KID", "KID judge"]) if cfg.study_seeds > 1 else {}

@@ -13,6 +13,11 @@ def repo_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def python_path() -> str:
+    """Return the PYTHONPATH with which a child process finds this library, and what was on it before."""
+    return os.pathsep.join(filter(None, [str(repo_root()), os.environ.get("PYTHONPATH")]))
+
+
 def notebooks_dir() -> Path:
     """Return the folder of the paired notebooks."""
     return repo_root() / "notebooks"

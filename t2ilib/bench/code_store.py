@@ -18,6 +18,7 @@ from .memory import Work
 from ..data import load_captioned
 from ..data.code_reader import CodeReader
 from ..data.code_store import CodesHeader, CodeWriter
+from ..media import to_unit
 from ..runtime import generator
 
 BENCHMARK = "code_store"
@@ -44,7 +45,8 @@ class Material:
         drawings = load_captioned("emoji", split="train", image_size=SIDE, limit=min(count, 2000))
         rows = torch.arange(count) % len(drawings)
         signed = drawings.batch(rows)  # (N, 3, SIDE, SIDE) in [-1, 1]
-        self.pictures = ((signed + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        bytes_ = (255 * to_unit(signed)).round().byte()
+        self.pictures = bytes_.permute(0, 2, 3, 1).contiguous().numpy()  # (N, SIDE, SIDE, 3)
         self.codes = torch.randint(HEADER.codes, (count, *HEADER.shapes[0]), generator=generator(0, BENCHMARK))
         self.names = [f"{i:07}.png" for i in range(count)]
 

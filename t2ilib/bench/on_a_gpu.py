@@ -18,7 +18,7 @@ import torch
 
 from ..errors import BadParameter
 from ..files import read_json, write_json, write_text
-from ..paths import repo_root
+from ..paths import python_path, repo_root
 from ..runtime import commit, device_name, pick_device
 
 DONE = "done.json"
@@ -141,8 +141,7 @@ def run_part(part: Part, out: Path, *, device: str, seconds: float) -> dict[str,
     """Run one part for at most so many seconds, with a log of its own, and return how it ended."""
     began = time.monotonic()
     command = [sys.executable, *part.command(device, seconds, out)]
-    places = os.pathsep.join(filter(None, [str(repo_root()), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **dict(part.environment), "PYTHONPATH": places}
+    environment = {**os.environ, **dict(part.environment), "PYTHONPATH": python_path()}
     with open(out / f"{part.name}.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=repo_root(),
                                  start_new_session=os.name == "posix")

@@ -85,9 +85,7 @@ def packaged_models() -> dict[str, dict[str, Any]]:
 
     models = {}
     for name, weights in assets.PACKAGED.items():
-        models[name] = {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence,
-                        "sha256": weights.sha256, "source": weights.source, "package": weights.package,
-                        "here": assets.find_packaged(name)}
+        models[name] = _one_file(weights) | {"package": weights.package, "here": assets.find_packaged(name)}
     return models
 
 
@@ -97,10 +95,14 @@ def bundled_models() -> dict[str, dict[str, Any]]:
 
     models = {}
     for name, weights in assets.BUNDLED.items():
-        models[name] = {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence,
-                        "sha256": weights.sha256, "source": weights.source, "replaces": weights.replaces,
-                        "here": assets.find_bundled(name)}
+        models[name] = _one_file(weights) | {"replaces": weights.replaces, "here": assets.find_bundled(name)}
     return models
+
+
+def _one_file(weights: Any) -> dict[str, Any]:
+    """Return what is known of a file of weights wherever it comes from."""
+    return {"data": weights.data, "mb": weights.about_mb, "licence": weights.licence, "sha256": weights.sha256,
+            "source": weights.source}
 
 
 def named_models() -> dict[str, dict[str, Any]]:

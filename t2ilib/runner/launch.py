@@ -20,7 +20,7 @@ from .plan import Plan
 from ..errors import BadParameter
 from ..files import utc_now, without_folders, write_json, write_text
 from ..locks import hold, release
-from ..paths import new_run_dir, repo_root
+from ..paths import new_run_dir, python_path
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
 ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b")
@@ -214,8 +214,8 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
 
 
 def _environment(run_dir: Path, **extra: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(repo_root()), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "T2I_RUN_DIR": str(run_dir), "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **extra}
+    return {**os.environ, "T2I_RUN_DIR": str(run_dir), "PYTHONPATH": python_path(), "PYTHONIOENCODING": "utf-8",
+            **extra}
 
 
 @contextlib.contextmanager
