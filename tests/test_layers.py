@@ -42,7 +42,8 @@ ALLOWED_PEERS = {
 HEAVY = {"open_clip": {"encoders"}, "transformers": {"encoders"}, "timm": {"encoders"}, "datasets": {"data"},
          "lpips": {"metrics", "training"}, "taming": {"bench", "layers"}, "papermill": {"runner"},
          "jupytext": {"runner"}, "nbconvert": {"runner"}, "ray": {"sweep"}, "wandb": {"training"},
-         "lmdb": {"data"}, "pyarrow": {"data"}, "lightning_fabric": {"training"}, "torchmetrics": {"metrics"}}
+         "lmdb": {"data"}, "pyarrow": {"data"}, "lightning_fabric": {"training"}, "torchmetrics": {"metrics"},
+         "nltk": {"metrics"}}
 LIGHT = {"typing.Any", "t2ilib.waiting.choose_waiting"}  # what t2ilib/__init__.py may import
 LEVEL = {unit: level for level, box in enumerate(BOXES) for unit in box}
 FILES = sorted(ROOT.rglob("*.py"))
