@@ -18,7 +18,7 @@ BOXES = [
     {"assets"},
     {"memory", "profiles", "runtime"},
     {"checkpoint", "media", "state_dicts"},
-    {"kernels", "show"},
+    {"compression", "kernels", "show"},
     {"diffusion", "layers", "record"},
     {"data", "encoders", "lesson", "models"},
     {"cascade", "guidance", "metrics", "sampling", "training"},
