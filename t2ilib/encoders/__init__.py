@@ -7,9 +7,10 @@ from .efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from .emoji_clip import EmojiClip
 from .perceptual import PerceptualNetwork, load_perceptual, perceptual_networks
 from .photo_clip import PhotoClip
+from .student_clip import StudentClip
 from .text import TextEncoder, TextFeatures, load_text_encoder
 
-__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "PerceptualNetwork", "PhotoClip", "TextCache", "TextCondition",
-           "TextConditioner", "TextEncoder", "TextFeatures", "batch_conditions", "embedded_clips", "load_clip",
-           "load_efficientnet_lite", "load_judge", "load_perceptual", "load_text_encoder", "mix_conditions",
-           "perceptual_networks"]
+__all__ = ["Clip", "EfficientNetLite", "EmojiClip", "PerceptualNetwork", "PhotoClip", "StudentClip", "TextCache",
+           "TextCondition", "TextConditioner", "TextEncoder", "TextFeatures", "batch_conditions", "embedded_clips",
+           "load_clip", "load_efficientnet_lite", "load_judge", "load_perceptual", "load_text_encoder",
+           "mix_conditions", "perceptual_networks"]

@@ -19,13 +19,14 @@ from .open_clip_checkpoints import (
     plain_name,
 )
 from .photo_clip import PhotoClip, PhotoClipNetwork
+from .student_clip import StudentClip, StudentNetwork
 from ..checkpoint import load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
 
 JUDGE = "emoji-judge"
-EMBEDDED = (EmojiClip, PhotoClip)  # what the checkpoint of a CLIP may hold
+EMBEDDED = (EmojiClip, PhotoClip, StudentClip)  # what the checkpoint of a CLIP may hold
 
 
 def embedded_clips(classes: Collection[type[nn.Module]] = EMBEDDED) -> list[str]:
@@ -59,6 +60,8 @@ def _load_embedded(folder: Path, name: str, device: torch.device, *, measure_onl
                                  "give the folder of a CLIP")
     if _is_embedded(folder, [PhotoClip]):
         clip = _photo_clip(folder, name, measure_only)
+    elif _is_embedded(folder, [StudentClip]):
+        clip = _student_clip(folder, name, measure_only)
     else:
         clip = _emoji_clip(folder, name, measure_only)
     return clip.eval().requires_grad_(False).to(device)
@@ -80,13 +83,27 @@ def _photo_clip(folder: Path, name: str, measure_only: bool) -> Clip:
                 std=[1.0] * 3, sha256=read_config(folder)["sha256"], measure_only=measure_only)
 
 
+def _student_clip(folder: Path, name: str, measure_only: bool) -> Clip:
+    student = load_model(StudentClip, folder)
+    return student_as_clip(student, name, sha256=read_config(folder)["sha256"], measure_only=measure_only)
+
+
+def student_as_clip(student: StudentClip, name: str, *, sha256: str = "", measure_only: bool = False) -> Clip:
+    """Return a student that is already in memory as a CLIP; its modules are shared."""
+    student.visual.to(memory_format=torch.channels_last)
+    network = StudentNetwork(student)
+    return Clip(network, network.tokenizer, name=name, dim=student.config["embed_dim"], image_size=student.image_size,
+                mean=student.image_mean, std=student.image_std, sha256=sha256, measure_only=measure_only)
+
+
 def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", quick_gelu: bool | None = None,
               precision: str = "fp32", cache_dir: str | None = None) -> Clip:
     """Load a CLIP model, frozen and in eval mode.
 
     Args:
         name: one of
-            "emoji-clip", "emoji-clip-b", "emoji-clip-photo": a guide that ships, or a folder like theirs;
+            "emoji-clip", "emoji-clip-b", "emoji-clip-photo": a guide that ships, or a folder like theirs, such as
+                that of a student (notebook 04);
             "MODEL/TAG": any pair of open_clip, such as "ViT-B-32/openai" or "ViT-B-16/laion2b_s34b_b88k" (downloaded);
             "MODEL:/path/to/file": weights of a named architecture from a file;
             "/path/to/file": weights in OpenAI's layout or with a config beside them; "hf-hub:owner/name".
