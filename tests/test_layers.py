@@ -32,7 +32,8 @@ ALLOWED: set[tuple[str, str]] = set()
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}
 # What such alternatives have in common.
-SHARED = {("methods", "drawing"), ("methods", "limits"), ("methods", "networks"), ("methods", "registry")}
+SHARED = {("methods", "code_checkpoints"), ("methods", "drawing"), ("methods", "limits"), ("methods", "networks"),
+          ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.pixelsnail_port", "models.pixelsnail"),  # the names that the public port gives to weights

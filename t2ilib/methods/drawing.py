@@ -50,7 +50,7 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadParameter: a mask without a picture, or no guide.
     """
-    if settings["mask"] is not None and not settings["init_image"]:
+    if settings.get("mask") is not None and not settings.get("init_image"):
         raise BadParameter("a mask needs init_image=..., the picture into which to draw")
     if not settings["clip"]:
         raise BadParameter("clip must name a guide or a list of guides; got an empty list")

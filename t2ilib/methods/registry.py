@@ -40,6 +40,7 @@ class Method:
             [0, 1], `.finish()`, and `.is_picture`, false while it is not worth keeping); it ends early, keeping what it
             has, if that returns true.
         resumable: `run` takes `state`, a file that keeps its state, and goes on from there.
+        live: it is fast enough to draw while one types.
         edits: it has the options `init_image` and `mask`.
         estimate: `(number of pictures, given options) -> Estimate`; None makes none.
         aliases: names that other tools use for options -> the name here.
@@ -55,6 +56,7 @@ class Method:
     previews: bool = False
     resumable: bool = False
     edits: bool = False
+    live: bool = False
     estimate: Callable[[int, Mapping[str, Any]], Estimate] | None = None
     aliases: Mapping[str, str] | None = None
     notes: Callable[[], str] | None = None
@@ -130,6 +132,7 @@ class Registry(Mapping[str, Method]):
 
 METHODS = Registry({
     "vqgan_clip": "t2ilib.methods.vqgan_clip",
+    "generator": "t2ilib.methods.generator",
     "minimagen": "t2ilib.methods.minimagen",
     "text_transformer": "t2ilib.methods.text_transformer",
 })

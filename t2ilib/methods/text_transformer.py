@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .code_checkpoints import TEXT_ENCODER, VQGAN_NAME, absent_message, check_codebook
+from .code_checkpoints import card_of as card_of
 from .drawing import (
     MACHINE_OPTIONS,
     StepCounter,
@@ -27,16 +29,13 @@ from ..checkpoint import read_config
 from ..errors import CheckpointMismatch, MissingAsset
 from ..media import load_mask, picture_list, to_unit
 from ..models.text_transformer import TextTransformer
-from ..models.vqgan import VQGAN, codebook_digest
 from ..options import Option, options_of
 from ..paths import checkpoints_dir
 from ..sampling import CodePainter, CodesPreview, LogitSampling, Painted
 from ..sampling.decoders import PASSES
 
 CHECKPOINT = "emoji-text-transformer"
-VQGAN_NAME = "emoji-vqgan-128"
 RECIPE = "python -m t2ilib train words"
-TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 ARMS = ("auto", "masked", "autoregressive")
 CANDIDATES = 8
 OPTIONS = (
@@ -133,7 +132,7 @@ def build_painter(networks: Networks, *, model: str, arm: str, precision: str, c
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
     folder = networks.home / CHECKPOINT
     if not folder.is_dir():
-        raise MissingAsset(_absent(networks.home))
+        raise MissingAsset(absent_message(CHECKPOINT, RECIPE, networks.home))
     card = read_config(folder)
     network = networks.checkpoint(TextTransformer, CHECKPOINT)
     trained_for = _arm_of(network)
@@ -141,44 +140,19 @@ def build_painter(networks: Networks, *, model: str, arm: str, precision: str, c
         raise CheckpointMismatch(f"{folder} holds a network for arm={trained_for!r}, and arm={arm!r} was asked for; "
                                  "leave arm out, or name a folder with another network: checkpoint=FOLDER")
     vqgan = networks.vqgan(model)
-    _check_codebook(card, vqgan, folder, model)
+    check_codebook(card, vqgan, folder, model)
     text_encoder = networks.text_encoder(card.get("text_encoder", TEXT_ENCODER))
     return CodePainter(network, vqgan, text_encoder, precision=precision, chunk=chunk)
-
-
-def card_of(vqgan: VQGAN, name: str, text_encoder: str = TEXT_ENCODER) -> dict[str, str]:
-    """Return what the card of a checkpoint must say, for `save_model(folder, network, **card_of(...), ...)`.
-
-    Args:
-        vqgan: whose codes the network was trained on, and name: what it is called.
-    """
-    return {"vqgan": name, "codebook_sha256": codebook_digest(vqgan.codebook), "text_encoder": text_encoder}
-
-
-def _check_codebook(card: Mapping[str, Any], vqgan: VQGAN, folder: Path, model: str) -> None:
-    """Raise CheckpointMismatch unless the VQGAN has the codebook that the network was trained on."""
-    trained_on = card.get("codebook_sha256")
-    if not isinstance(trained_on, str):
-        raise CheckpointMismatch(f"{folder} does not say on which codes it was trained; save it with save_model(..., "
-                                 "**card_of(vqgan, name))")
-    if codebook_digest(vqgan.codebook) != trained_on:
-        raise CheckpointMismatch(f"{folder} was trained on the codes of {card.get('vqgan', 'another VQGAN')}, and "
-                                 f"{model} has others; take model={card.get('vqgan', VQGAN_NAME)!r}")
 
 
 def _arm_of(network: TextTransformer) -> str:
     return "autoregressive" if network.causal else "masked"
 
 
-def _absent(home: Path) -> str:
-    return (f"no checkpoint {CHECKPOINT} in {home}; train one with `{RECIPE}`, or name a folder that holds one: "
-            "checkpoint=FOLDER")
-
-
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
     home = checkpoints_dir()
-    return "" if (home / CHECKPOINT).is_dir() else _absent(home)
+    return "" if (home / CHECKPOINT).is_dir() else absent_message(CHECKPOINT, RECIPE, home)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

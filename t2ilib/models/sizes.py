@@ -90,3 +90,9 @@ WGAN: dict[str, Sizes] = {
 
 # `models.digit_gans`: of `ConvGenerator` and `ConvCritic`; the linear pair has its defaults
 DIGIT_GAN: Sizes = {"linear": {}, "convolutional": dict(ch=16)}
+
+# `models.feed_forward.CodeGenerator`, which also takes the codebook's size, the styles and the rows of its memory
+GENERATOR: Sizes = {
+    "shipped": dict(draft_dim=192, text_hidden=384),
+    "small": dict(draft_dim=64, text_hidden=128, dim=96, depth=1, heads=4, local_dim=32),
+}

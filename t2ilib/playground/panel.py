@@ -24,6 +24,8 @@ STYLE = Path(__file__).with_name("panel.css")
 MOST_PICTURES = 12
 MOST_ROWS = 20  # of the history
 SECONDS_BETWEEN = 0.25  # two previews
+SECONDS_OF_PAUSE = 0.3  # without a key before what is typed is drawn, by a method that is fast enough
+LONGEST_WAIT = 30.0  # seconds for a drawing of what was typed, when another is asked for
 GRID_WIDTHS = {1: 340, 2: 580, 3: 750}  # pixels, by number of pictures
 WIDEST_GRID = 860
 
@@ -34,7 +36,8 @@ class Playground:
     Args:
         draw: `(prompt, *, method, num_images, seed, [callback], **options) -> (pictures, record)`.
         methods: name -> `Method`. Its options with a slider get one each; other options can be typed. One with
-            previews is shown while it draws and can be stopped.
+            previews is shown while it draws and can be stopped; a live one draws while one types, a moment after the
+            last key, and keeps and measures that only when it is asked to draw.
         values: method -> option -> where its slider rests, if not at the option's default. A slider that rests sends
             nothing.
         measure: `(pictures, prompt, record) -> list of {name: number or text}`, one per picture, shown below it.
@@ -63,6 +66,8 @@ class Playground:
         self._widgets = ipywidgets
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._typing: threading.Timer | None = None
+        self._draws_typed = False
         self._clock: _Clock
         self._build(prompt, method, min(num_images, MOST_PICTURES), seed)
 
@@ -105,11 +110,36 @@ class Playground:
         self.draw_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
         self.prompt.on_msg(self._on_prompt_event)
+        self.prompt.observe(lambda _: self._on_key(), names="value")
         return [self.prompt, self.draw_button, self.stop_button]
 
     def _on_prompt_event(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
         if content.get("event") == "submit":
             self.start()
+
+    def _on_key(self) -> None:
+        """Draw a moment after the last key, if the chosen method is fast enough."""
+        self._forget_typing()
+        if self._methods[self.method.value].live:
+            self._typing = threading.Timer(SECONDS_OF_PAUSE, self._draw_typed)
+            self._typing.daemon = True
+            self._typing.start()
+
+    def _forget_typing(self) -> None:
+        if self._typing is not None:
+            self._typing.cancel()
+            self._typing = None
+
+    def _draw_typed(self) -> None:
+        """Draw what is typed so far; what cannot be read yet is left alone."""
+        if self.draw_button.disabled:  # it draws something else: try again a moment later
+            self._on_key()
+            return
+        try:
+            call = self.call()
+        except T2IError:
+            return
+        self._begin(call, typed=True)
 
     def _settings_row(self, method: str, num_images: int, seed: int) -> list[Any]:
         w = self._widgets
@@ -177,16 +207,24 @@ class Playground:
     # --- drawing ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to draw what the panel asks for; nothing happens while it draws."""
+        """Begin to draw what the panel asks for; nothing happens while it draws what it was asked for before."""
+        self._forget_typing()
+        if self._draws_typed:
+            self.wait(LONGEST_WAIT)
         if self.draw_button.disabled:
             return None
-        self.message.value = ""
-        self.error = None
         try:
             call = self.call()
         except T2IError as error:
             return self._fail(error)
+        self._begin(call)
+
+    def _begin(self, call: dict[str, Any], *, typed: bool = False) -> None:
+        """Start the thread that draws; `typed` is neither kept nor measured."""
+        self.message.value = ""
+        self.error = None
         self._stop.clear()
+        self._draws_typed = typed
         self.draw_button.disabled = True
         previews = self._methods[call["method"]].previews
         self.stop_button.disabled = not previews
@@ -198,7 +236,7 @@ class Playground:
             buttons.children = []
         self.bar.add_class("t2i-busy")
         self._clock = _Clock(self, "Preparing" if self.history else "Loading the networks; later drawings start sooner")
-        self._thread = threading.Thread(target=self._work, args=(call, previews), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(call, previews, typed), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -212,7 +250,7 @@ class Playground:
         if self._thread:
             self._thread.join(timeout)
 
-    def _work(self, call: dict[str, Any], previews: bool) -> None:
+    def _work(self, call: dict[str, Any], previews: bool, typed: bool = False) -> None:
         began = time.perf_counter()
         progress = _Progress(self)
         hooks = {"callback": progress} if previews else {}
@@ -226,6 +264,11 @@ class Playground:
                     self.status.value = note("stopped before there was a picture; draw again, or let it go on longer")
                     return
                 drawn = Drawn(call, pictures, record, seconds, stopped=self._stop.is_set())
+                if typed:
+                    self._clock.stop()
+                    self._fill(pictures)
+                    self.status.value = note(f"drawn while you type, in {seconds:.2f} s; press <b>Draw</b> to keep it")
+                    return
                 self._show(drawn)  # before measuring: people look first
                 if self._measure:
                     self._clock.stop()
@@ -239,6 +282,7 @@ class Playground:
             self._fail(error)
         finally:
             self.bar.remove_class("t2i-busy")
+            self._draws_typed = False
             self.draw_button.disabled = False
             self.stop_button.disabled = True
             self.bar.layout.display = "none"

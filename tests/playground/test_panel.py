@@ -232,3 +232,31 @@ def test_split_options(text, found):
 def test_split_options_refuses(text):
     with pytest.raises(BadParameter, match="name=value"):
         split_options(text)
+
+
+def test_a_live_method_draws_while_one_types(panel, monkeypatch):
+    monkeypatch.setattr("t2ilib.playground.panel.SECONDS_OF_PAUSE", 0.05)
+    drawn = []
+
+    def quick(prompt, *, method, num_images, seed):
+        drawn.append(prompt)
+        return [Image.new("RGB", (8, 8))] * num_images, {}
+
+    monkeypatch.setattr(panel, "_draw", quick)
+    panel._methods = {**METHODS, "plain": Method("plain", "Plain", plain, live=True)}
+    for text in ("a", "a c", "a cat"):  # the live method is not chosen yet
+        panel.prompt.value = text
+    panel.method.value = "plain"
+    for text in ("a", "a d", "a dog"):
+        panel.prompt.value = text
+    deadline = time.monotonic() + 20
+    while "while you type" not in panel.status.value and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert drawn == ["a dog"] and panel.history == [] and "while you type" in panel.status.value
+    panel.prompt.value = " "
+    time.sleep(0.2)
+    assert drawn == ["a dog"] and panel.error is None  # nothing is typed: nothing to say
+    panel.prompt.value = "a fox"
+    kept = press(panel)  # the button does not wait for the pause
+    time.sleep(0.2)
+    assert kept.call["prompt"] == "a fox" and drawn == ["a dog", "a fox"] and len(panel.history) == 1

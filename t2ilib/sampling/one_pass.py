@@ -1,0 +1,126 @@
+"""From words to pictures in one pass: a generator predicts all codes at once, a VQGAN paints them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .logits import draw_codes
+from .painter import Painted, Score
+from .. import runtime
+from ..diffusion import split_generator
+from ..encoders import TextEncoder
+from ..encoders.choosing import best_candidates
+from ..encoders.conditions import TextCache
+from ..errors import BadParameter, check_name
+from ..media import to_unit
+from ..models.feed_forward import CodeGenerator
+from ..models.vqgan import VQGAN
+
+ANY_STYLE = "any"
+
+
+class OnePassPainter:
+    """A feed-forward generator with the VQGAN that paints its codes.
+
+    Args:
+        network: see `CodeGenerator`. vqgan: with the codebook that it was trained on. Both on one device.
+        text_encoder: the frozen one that the network was trained with.
+        chunk: pictures drawn in one batch. precision: see `runtime.pick_dtype`.
+
+    Raises:
+        BadParameter: a chunk below 1, or a codebook of another size.
+    """
+
+    def __init__(self, network: CodeGenerator, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
+                 precision: str = "auto"):
+        if chunk < 1:
+            raise BadParameter(f"chunk must be at least 1, got {chunk}")
+        if len(vqgan.codebook) != network.codes:
+            raise BadParameter(f"the network draws from {network.codes} codes, and this VQGAN has "
+                               f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
+        self.network = network.eval()
+        self.vqgan = vqgan.eval()
+        self.text_encoder = text_encoder
+        self.chunk = chunk
+        self.device = vqgan.codebook.device
+        self.dtype = runtime.pick_dtype(self.device, precision)
+        self._read = TextCache(self._pooled)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the pictures."""
+        height, width = self.network.grid
+        return height * self.vqgan.factor, width * self.vqgan.factor
+
+    @torch.no_grad()
+    @torch.no_grad()
+    def sample(self, texts: Sequence[str], *, generators: Sequence[torch.Generator], style: str = ANY_STYLE,
+               noise: float = 1.0, temperature: float = 0.0, candidates: int = 1,
+               score: Score | None = None) -> Painted:
+        """Draw a picture for each text.
+
+        Args:
+            generators: a stream for each picture, on which alone it depends, not on its neighbours.
+            style: one of the network's, or "any": drawn by the stream; candidates of one text take turns.
+            noise: how much of the noise of training moves the text; 0 is none.
+            temperature: 0 takes the likeliest code of each place; above, codes are drawn, each for itself.
+            candidates: pictures drawn of each text, of which `score` chooses one.
+
+        Raises:
+            BadParameter: a number is out of range, or not a stream for each text. UnknownName: no such style.
+        """
+        self._check(texts, generators, style, noise, temperature, candidates, score)
+        styles, noises, uniforms = self._draw_numbers(generators, style, candidates)
+        rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
+        pooled = torch.stack(self._read(texts))[rows]  # (M, E)
+        codes = []
+        pictures = []
+        for part in torch.arange(len(rows)).split(self.chunk):
+            with runtime.autocast(self.device, self.dtype):
+                logits = self.network(pooled[part], styles[part].to(self.device), noise * noises[part].to(self.device))
+                if temperature == 0:
+                    drawn = logits.argmax(dim=-1)  # (b, N)
+                else:
+                    drawn = draw_codes(logits / temperature, uniforms[part].to(self.device))
+                drawn = drawn.unflatten(1, self.network.grid)  # (b, h, w)
+                painted = self.vqgan.decode_codes(drawn)
+            codes.append(drawn)
+            pictures.append(painted.float().clamp(-1, 1))
+        result = Painted(torch.cat(codes), torch.cat(pictures))
+        if candidates == 1:
+            return result
+        scores = score(to_unit(result.pictures), [texts[i] for i in rows])
+        return Painted(best_candidates(result.codes, scores, candidates),
+                       best_candidates(result.pictures, scores, candidates))
+
+    def _draw_numbers(self, generators: Sequence[torch.Generator], style: str,
+                      candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights of styles (M, S), noise (M, E) and uniform numbers (M, N) of all M drafts."""
+        names = self.network.styles
+        chosen = []
+        noises = []
+        uniforms = []
+        for generator in generators:
+            order = torch.randperm(len(names), generator=generator).tolist()
+            for j, stream in enumerate(split_generator(generator, candidates)):
+                chosen.append(names[order[j % len(names)]] if style == ANY_STYLE else style)
+                noises.append(torch.randn(self.network.text_dim, generator=stream))
+                uniforms.append(torch.rand(self.network.places, generator=stream))
+        return self.network.style_weights(chosen), torch.stack(noises), torch.stack(uniforms)
+
+    def _pooled(self, texts: list[str]) -> list[Tensor]:
+        return list(self.text_encoder.pooled(texts).float().to(self.device))
+
+    def _check(self, texts: Sequence[str], generators: Sequence[torch.Generator], style: str, noise: float,
+               temperature: float, candidates: int, score: Any) -> None:
+        if isinstance(texts, str) or not texts or len(texts) != len(generators):
+            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
+        if style != ANY_STYLE:
+            check_name("style", style, self.network.styles)
+        if noise < 0 or temperature < 0:
+            raise BadParameter(f"noise and temperature must be at least 0, got {noise} and {temperature}")
+        if candidates < 1 or (candidates > 1 and score is None):
+            raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses; got "
+                               f"{candidates}")
