@@ -1,7 +1,7 @@
 """T5, BERT and other text encoders of the Hugging Face hub, through transformers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ class HuggingFaceTokenizer:
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text as words, special ones included."""
         return self.tokenizer.convert_ids_to_tokens(self([text])[0])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 class HuggingFaceText(NamedTuple):
@@ -104,7 +108,7 @@ def load_hugging_face(name: str, *, local_only: bool) -> HuggingFaceText:
                 "save_pretrained") from error
     positions = getattr(model.config, "max_position_embeddings", None)
     max_length = min(tokenizer.model_max_length, positions or LONGEST, LONGEST)
-    stamp = getattr(model.config, "_commit_hash", None) or (_folder_stamp(folder) if is_folder else "")
+    stamp = getattr(model.config, "_commit_hash", None) or (folder_stamp(folder) if is_folder else "")
     dim = getattr(model.config, "hidden_size", None) or model.config.d_model
     return HuggingFaceText(HuggingFaceEncoder(model), HuggingFaceTokenizer(tokenizer), dim, max_length,
                            f"{place}@{stamp}")
@@ -118,7 +122,7 @@ def _hub_name(name: str) -> str:
     return name
 
 
-def _folder_stamp(folder: Path) -> str:
+def folder_stamp(folder: Path) -> str:
     """Return what tells the weights in a folder from others."""
     files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin"})
     return ",".join(sha256_of(path)[:16] for path in files)

@@ -3,6 +3,7 @@
 Wang et al. 2020, arXiv:2002.10957; trained for sentences by Reimers and Gurevych 2019, arXiv:1908.10084.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -145,6 +146,10 @@ class WordPieces:
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text as words, [CLS] and [SEP] included."""
         return self._tokenizer.encode(text).tokens
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out, in lower case."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 def load_minilm(name: str = FULL) -> tuple[MiniLM, WordPieces]:

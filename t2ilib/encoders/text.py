@@ -1,4 +1,4 @@
-"""Frozen text encoders behind one interface: MiniLM from its pip package, T5 and any Hugging Face encoder by name."""
+"""Frozen text encoders behind one interface: texts in, token features and one unit vector of each out."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from .hugging_face import load_hugging_face
-from .minilm import MAX_LENGTH, SHA256, WIDTH, load_minilm, minilm_here
 from ..errors import BadParameter
 
 
@@ -56,16 +54,18 @@ class TextEncoder:
         model: ids (B, T), mask (B, T) -> tokens (B, T, D).
         tokenizer, name, dim (D), max_length (tokens; longer texts are cut, with a warning), device.
         fingerprint: tells its weights from others under the same name.
+        pool: tokens (B, T, D), mask (B, T) -> one vector of each text (B, D), which is then normalised.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, name: str, dim: int, max_length: int,
-                 fingerprint: str = ""):
+                 fingerprint: str = "", pool: Callable[[Tensor, Tensor], Tensor] = mean_pool):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.dim = dim
         self.max_length = max_length
         self.fingerprint = fingerprint or name
+        self.pool = pool
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +126,7 @@ class TextEncoder:
             mask = mask.to(self.device)
             tokens = self.model(ids.to(self.device), mask)
             tokens = tokens * mask.unsqueeze(-1)  # what stands at padded places is noise: readers get zeros
-            pooled = F.normalize(mean_pool(tokens.float(), mask), dim=-1)
+            pooled = F.normalize(self.pool(tokens.float(), mask), dim=-1)
             yield part, TextFeatures(tokens, mask, pooled)
 
 
@@ -157,32 +157,3 @@ def tokenize(tokenizer: Callable[..., list[list[int]]], texts: list[str], max_le
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=tokenizer.padding)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
-
-
-def load_text_encoder(name: str = "minilm", *, device: torch.device | str = "cpu", max_length: int | None = None,
-                      local_only: bool = False) -> TextEncoder:
-    """Load a frozen text encoder.
-
-    Args:
-        name: "minilm" (all-MiniLM-L6-v2, D = 384, from its pip package, never a download; where a bundle brought it in
-            half precision instead, that, under its own name "minilm-half"); "t5-small", "t5-base", "t5-v1_1-large",
-            ...; any encoder of the Hugging Face hub; or a folder written by `save_pretrained`.
-        max_length: cut texts after so many tokens; None takes the model's own limit (at most 512).
-        local_only: use the Hugging Face cache, never the network.
-
-    Raises:
-        MissingAsset: package, folder or hub model not found.
-        CheckpointMismatch: the weights of MiniLM are not the expected ones.
-    """
-    if name in SHA256:
-        model, tokenizer = load_minilm(name)
-        name = minilm_here(name)
-        dim = WIDTH
-        limit = MAX_LENGTH
-        fingerprint = SHA256[name]
-    else:
-        model, tokenizer, dim, limit, fingerprint = load_hugging_face(name, local_only=local_only)
-    if max_length is not None and not 0 < max_length <= limit:
-        raise BadParameter(f"max_length: got {max_length}, expected 1 to {limit} for {name}")
-    return TextEncoder(model.to(device), tokenizer, name=name, dim=dim, max_length=max_length or limit,
-                       fingerprint=fingerprint)

@@ -1,0 +1,170 @@
+"""A small BLIP in training: its batches, its losses by hand, and that it learns, goes on and agrees with itself."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from t2ilib.data import load_captioned
+from t2ilib.data.hard_pairs import partner_rows
+from t2ilib.encoders.emoji_blip import END, NOT_LEARNT, BlipPieces, EmojiBlip, pad_rows, tokens_of
+from t2ilib.media import to_signed
+from t2ilib.training import make_fabric
+from t2ilib.training.blip_step import (
+    BlipTexts,
+    BlipTraining,
+    NameBank,
+    TextTraining,
+    caption_labels,
+    contrastive_loss,
+    distillation_loss,
+    draw_blip_batch,
+    match_loss,
+    reduced,
+)
+from t2ilib.training.blip_texts import concept_names, random_phrases
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_captioned("emoji", split="train", image_size=32, limit=24)
+
+
+def small_texts(data, width=32, phrases=4):
+    """The texts of a training with random targets in the place of MiniLM's."""
+    names = sorted(set(data.columns["name"]))
+    forms = [[text, f"an emoji of {text}"] for text in data.captions]
+    listed = sorted({text for row in forms for text in row}) + [f"two {i} words" for i in range(phrases)]
+    tokens = tokens_of(listed)
+    pieces = BlipPieces(tokens)
+    place = {text: i for i, text in enumerate(listed)}
+    targets = F.normalize(torch.randn(len(listed), width, generator=torch.Generator().manual_seed(0)), dim=-1)
+    captions = [[4, *row[1:]] for row in pieces(data.captions)]
+    texts = BlipTexts(pieces(listed), targets, torch.tensor([[place[t] for t in row] for row in forms]), captions, 1,
+                      torch.tensor([place[text] for text in data.captions]),
+                      torch.tensor([names.index(name) for name in data.columns["name"]]),
+                      torch.arange(len(listed) - phrases, len(listed)))
+    return texts, tokens
+
+
+def small_network(tokens, seed=0):
+    torch.manual_seed(seed)
+    return EmojiBlip(vocabulary=len(tokens) + 5, width=32, heads=2, vision_layers=1, text_layers=1, channels=[8, 8, 16],
+                     positions=40, image_size=32, dropout=0.0)
+
+
+def draw(data, texts, seed=0, phrases=3):
+    return draw_blip_batch(torch.arange(4), partner_rows(data), texts, torch.Generator().manual_seed(seed),
+                           draw_pictures=lambda rows, _: data.batch(rows), phrases=phrases)
+
+
+def test_a_batch_brings_partners_of_other_concepts_in_the_same_words(data):
+    texts, _ = small_texts(data)
+    batch = draw(data, texts)
+    assert batch.x.shape == (8, 3, 32, 32) and len(batch.text.ids) == 8 + 3 == len(batch.targets)
+    assert (batch.concepts[:4] != batch.concepts[4:]).all()
+    with_article = batch.text.ids[:8, 1] == batch.text.ids[0, 1]
+    assert torch.equal(with_article[:4], with_article[4:]) or len(set(map(tuple, batch.text.ids[:, 1:3].tolist()))) > 2
+    assert batch.labels.shape == batch.captions.ids.shape
+    again = draw(data, texts)
+    assert torch.equal(batch.text.ids, again.text.ids)
+    assert len(draw(data, texts, phrases=0).text.ids) == 8
+
+
+def test_labels_are_the_next_tokens_after_the_prompt():
+    ids = torch.tensor([[4, 10, 11, 20, 21, END], [4, 10, 11, 22, END, 0]])
+    labels = caption_labels(ids, prompt=3)
+    no = NOT_LEARNT
+    assert labels.tolist() == [[no, no, 20, 21, END, no], [no, no, 22, END, no, no]]
+
+
+def test_losses_by_hand():
+    images = F.normalize(torch.randn(3, 8), dim=-1)
+    words = F.normalize(torch.randn(3, 8), dim=-1)
+    bank = F.normalize(torch.randn(4, 8), dim=-1)
+    concepts = torch.tensor([0, 2, 0])  # the first and the third show the same
+    found = contrastive_loss(images, words, torch.tensor(5.0), concepts, bank)
+    total = 0.0
+    for i in range(3):
+        rivals = [j for j in range(3) if j == i or concepts[j] != concepts[i]]
+        texts = [5 * images[i] @ words[j] for j in rivals]
+        others = [5 * images[i] @ bank[c] for c in range(4) if c != concepts[i]]
+        pictures = [5 * images[j] @ words[i] for j in rivals]
+        right = 5 * images[i] @ words[i]
+        total -= right - torch.logsumexp(torch.stack(texts + others), 0)
+        total -= right - torch.logsumexp(torch.stack(pictures), 0)
+    torch.testing.assert_close(found, total / 6, rtol=1e-4, atol=1e-4)
+    logits = torch.tensor([[0.0, 2.0], [3.0, 0.0]])  # the first belongs and is believed, the second does not
+    expected = (F.softplus(torch.tensor(-2.0)) + F.softplus(torch.tensor(-3.0))) / 2
+    torch.testing.assert_close(match_loss(logits), expected)
+    assert distillation_loss(images, 3 * images).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_reduced_features_keep_angles_where_they_can():
+    low = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    features = low @ torch.randn(5, 40, generator=torch.Generator().manual_seed(1)) + 3
+    found = reduced(features, 5)
+    centred = F.normalize(features - features.mean(0), dim=-1)
+    torch.testing.assert_close(found @ found.T, centred @ centred.T, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_learns_its_batch_and_goes_on_bit_for_bit(data):
+    texts, tokens = small_texts(data)
+    batch = draw(data, texts)
+
+    def train(steps, network=None, training=None):
+        network = network or small_network(tokens)
+        training = training or BlipTraining(network, make_fabric(), bank=NameBank(concept_names(texts)),
+                                            learning_rate=3e-3)
+        losses = []
+        for _ in range(steps):
+            training.bank.refresh(network)
+            losses.append(training.step(batch).item())
+        return network, training, losses
+
+    network, training, losses = train(30)
+    assert losses[-1] < 0.7 * losses[0]
+    assert set(training.losses) == {"contrast", "match", "write", "distil"}
+    assert set(training.parts()) == {"net", "ema", "optimizer", "bank"}
+    half_network, half, _ = train(15)
+    other, rest, _ = train(0, small_network(tokens, seed=1))
+    for name, part in half.parts().items():
+        rest.parts()[name].load_state_dict(part.state_dict())
+    train(15, other, rest)
+    for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_of_zero_leave_a_loss_out(data):
+    texts, tokens = small_texts(data)
+    network = small_network(tokens)
+    training = BlipTraining(network, make_fabric(), contrast=0, match=0, distil=0)
+    training.optimizer.zero_grad()
+    training.loss(draw(data, texts)).backward()
+    assert network.retrieval.itm_head.weight.grad is None
+    assert network.decoder_bias.grad is not None
+
+
+def test_the_text_encoder_learns_alone(data):
+    texts, tokens = small_texts(data)
+    network = small_network(tokens)
+    training = TextTraining(network, make_fabric(), learning_rate=3e-3)
+    batch = (pad_rows(texts.rows), texts.targets)
+    losses = [training.step(batch).item() for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_batch_norm_keeps_its_statistics_while_training(data):
+    texts, tokens = small_texts(data)
+    network = small_network(tokens).train()
+    before = network.stem.trunk.bn1.running_mean.clone()
+    network.image_states(to_signed(torch.rand(4, 3, 32, 32)))
+    assert torch.equal(network.stem.trunk.bn1.running_mean, before) and network.training
+
+
+def test_phrases_are_made_of_words_of_the_table():
+    tokens = tokens_of(["zebra crossing", "unbelievably"])
+    phrases = random_phrases(tokens, 20, torch.Generator().manual_seed(0))
+    assert len(phrases) == 20
+    known = {"a", "with", "in", "an", "emoji", "of", "zebra", "crossing", "picture"}
+    for phrase in phrases:
+        assert set(phrase.replace(":", "").replace(",", "").split()) <= known | {"unbelievably"}
