@@ -23,7 +23,7 @@ BOXES = [
     {"data", "encoders", "lesson", "models"},
     {"cascade", "guidance", "metrics", "sampling", "training"},
     {"methods"},
-    {"bench", "packing", "playground", "runner"},
+    {"bench", "leaderboard", "packing", "playground", "runner"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,9 +1,9 @@
 """What a notebook shows: figures, contact sheets, tables, and widgets with a static fallback."""
 
-from .figures import compare, curves, grid, read_metrics, save
+from .figures import compare, curves, grid, read_metrics, save, scatter
 from .tables import Table, deviations, over_seeds
 from .widgets import gallery, slider
 from ..media import contact_sheet, to_pil
 
 __all__ = ["Table", "compare", "contact_sheet", "curves", "deviations", "gallery", "grid", "over_seeds", "read_metrics",
-           "save", "slider", "to_pil"]
+           "save", "scatter", "slider", "to_pil"]

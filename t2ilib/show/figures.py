@@ -164,6 +164,36 @@ def _curve(axis: Any, x: list[float], y: list[float], name: str, colour: str, sm
     axis.plot(x, y, color=colour, label=name, marker="o" if len(y) == 1 else None)
 
 
+def scatter(points: Mapping[str, tuple[float, float]], *, bars: Mapping[str, tuple[float, float]] | None = None,
+            log: bool = False, title: str | None = None, xlabel: str = "", ylabel: str = "",
+            size: tuple[float, float] = (6.0, 3.6)) -> Figure:
+    """Return a figure of named points, each with its name beside it.
+
+    Args:
+        points: name -> (x, y). bars: name -> (low, high) of y, such as a 95 % interval.
+        log: logarithmic x axis.
+        title, xlabel, ylabel: texts. size: width and height in inches.
+
+    Raises:
+        BadParameter: no points. UnknownName: a bar without a point.
+    """
+    if not points:
+        raise BadParameter("scatter needs at least one point, got none")
+    figure, axes = _figure(1, 1, size, title)
+    axis = axes[0][0]
+    for i, (name, (x, y)) in enumerate(points.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        axis.plot([x], [y], "o", color=colour)
+        axis.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+    for name, (low, high) in (bars or {}).items():
+        check_name("point", name, points)
+        colour = COLOURS[list(points).index(name) % len(COLOURS)]
+        axis.vlines(points[name][0], low, high, color=colour, alpha=0.5)
+    axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    axis.margins(x=0.25)
+    return figure
+
+
 def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tuple[list[float], list[float]]]:
     """Return name -> (steps, values) from a `metrics.csv` (columns step, name, value), or the run folder with one.
 

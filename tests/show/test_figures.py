@@ -119,3 +119,14 @@ def test_widgets_fall_back_to_pictures_where_nobody_watches(monkeypatch):
     control.value = 0
     assert calls == [1, 9] and picture.value == first  # drawn once each
     assert len(show.gallery(pictures(3), ["a", "b", "c"]).children) == 3
+
+
+def test_scatter_names_its_points():
+    figure = show.scatter({"one": (1.0, 0.5), "two": (10.0, 0.7)}, bars={"one": (0.4, 0.6)}, log=True, xlabel="s")
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.texts] == ["one", "two"]
+    assert axis.get_xscale() == "log"
+    with pytest.raises(BadParameter, match="at least one point"):
+        show.scatter({})
+    with pytest.raises(UnknownName, match="thre"):
+        show.scatter({"three": (0.0, 0.0)}, bars={"thre": (0.0, 1.0)})

@@ -1,0 +1,144 @@
+"""A row of numbers for the pictures of one method: is the prompt shown, do they look drawn, do they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import BadParameter
+from ..metrics.alignment import retrieval_ranks, top_k
+from ..metrics.eyes import Eyes
+from ..metrics.judging import Judgement
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was measured of one method's pictures of the concepts of a split.
+
+    Attributes:
+        row: what the table shows, see `Scorer.score`.
+        hits: (N,) whether the concept is among the judge's `TOP` names, for paired differences.
+    """
+
+    row: dict[str, Any]
+    hits: Tensor
+
+
+class Scorer:
+    """Measure pictures of concepts.
+
+    Args:
+        judgement: the judge, with the names that compete.
+        eyes: KID, precision and recall on ImageNet features; None leaves them out.
+        rows: so many drawings of a split are compared with, spread over it; 0 is all.
+    """
+
+    def __init__(self, judgement: Judgement, eyes: Eyes | None = None, *, rows: int = 0):
+        self.judgement = judgement
+        self.eyes = eyes
+        self.rows = rows
+        self._features: dict[str, Tensor] = {}  # of a split's drawings, by the judge
+
+    def score(self, pictures: Tensor, names: Sequence[str], *, seeds: int, side: int = 0) -> Scored:
+        """Return the row of pictures (seeds * len(names), 3, H, W) in [0, 1], first all of the first seed.
+
+        Args:
+            names: concepts of one split. side: bring pictures to so many pixels first; 0 leaves them as they are.
+
+        Returns:
+            n; top1 and top10 with its 95 % interval (low, high), and chance10; kid_judge, against the split's drawings;
+            between and within, the mean of 1 - cosine of judge features of different prompts, and of one prompt's seeds
+            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes, against
+            training drawings: kid, precision with its interval (precision_low, precision_high), and recall.
+
+        Raises:
+            BadParameter: another number of pictures, or names of several splits.
+        """
+        if len(pictures) != seeds * len(names):
+            raise BadParameter(f"{seeds} seeds of {len(names)} names are {seeds * len(names)} pictures, got "
+                               f"{len(pictures)}")
+        splits = {self.judgement.split_of[name] for name in names}
+        if len(splits) != 1:
+            raise BadParameter(f"score the concepts of one split at a time, got {', '.join(sorted(splits))}")
+        concepts = list(names) * seeds
+        images = resized(pictures, side)
+        features = self.judgement.features(images)
+        row = self.judgement.report(features, concepts, real=self._features_of(splits.pop()))
+        row["kid_judge"] = row.pop("kid")
+        row |= diversity(features.unflatten(0, (seeds, len(names))))
+        nearest, _ = self.judgement.novelty(features, self._features_of("train"))
+        row["nearest"] = nearest.mean().item()
+        if self.eyes is not None:
+            row |= self._seen(self.eyes, images, concepts)
+        ranks = self.judgement.ranks(features, concepts)
+        return Scored(row, (ranks <= TOP).float())
+
+    def _seen(self, eyes: Eyes, images: Tensor, concepts: Sequence[str]) -> dict[str, float]:
+        """Return what the eyes see of pictures, by the names of `score`."""
+        seen = eyes.report(eyes.features(images), groups=concepts)
+        return {"kid": seen["kid"], "precision": seen["precision"], "precision_low": seen["low"],
+                "precision_high": seen["high"], "recall": seen["recall"]}
+
+    def shuffled(self, pictures: Tensor, names: Sequence[str], *, seeds: int) -> float:
+        """Return top10 when each picture is asked for the name of another one, half the list away."""
+        half = len(names) // 2
+        other = [*names[half:], *names[:half]] * seeds
+        ranks = self.judgement.ranks(self.judgement.features(pictures), other)
+        return top_k(ranks, TOP)
+
+    def free_ranks(self, pictures: Tensor, texts: Sequence[str], *, seeds: int) -> Tensor:
+        """Return the rank of each picture's text among all `texts`, 1 being best: (seeds * len(texts),)."""
+        features = self.judgement.features(pictures)
+        with torch.no_grad():
+            text_features = self.judgement.judge.encode_text(list(texts)).cpu()
+        targets = torch.arange(len(texts)).repeat(seeds)
+        return retrieval_ranks(features, text_features, targets)
+
+    def _features_of(self, split: str) -> Tensor:
+        """Return the judge's features of a split's drawings, computed once."""
+        if split not in self._features:
+            rows = [i for i, name in enumerate(self.judgement.data.columns["split"]) if name == split]
+            if self.rows and len(rows) > self.rows:
+                rows = [rows[i * len(rows) // self.rows] for i in range(self.rows)]
+            self._features[split] = self.judgement.data_features(rows)
+        return self._features[split]
+
+
+def resized(pictures: Tensor, side: int) -> Tensor:
+    """Return pictures with a side of so many pixels; as they are for 0 or where they have it."""
+    if side in (0, pictures.shape[-1]):
+        return pictures
+    return F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def diversity(features: Tensor) -> dict[str, float]:
+    """Return how far pictures are from one another: the mean of 1 - cosine between prompts, and within one of several
+    seeds.
+
+    Shapes:
+        features: (seeds, prompts, D) of length 1, at least two prompts
+    """
+    features = features.double()
+    found = {"between": _mean_distance(features)}
+    if len(features) > 1:
+        of_prompts = features.transpose(0, 1)  # (prompts, seeds, D)
+        found["within"] = _mean_distance(of_prompts)
+    return found
+
+
+def _mean_distance(features: Tensor) -> float:
+    """Return the mean of 1 - cosine over pairs of different items inside each group.
+
+    Shapes:
+        features: (groups, items, D)
+    """
+    count = features.shape[1]
+    cosines = features @ features.transpose(1, 2)  # (groups, items, items)
+    on_diagonal = cosines.diagonal(dim1=1, dim2=2).sum()
+    mean = (cosines.sum() - on_diagonal) / (len(features) * count * (count - 1))
+    return 1 - mean.item()

@@ -1,0 +1,173 @@
+"""The leaderboard: pictures are drawn once, drawn on after an interruption, and rows are told apart by their pairs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from t2ilib.errors import BadParameter, RunFailed
+from t2ilib.leaderboard import FREE, ORIGINAL, Entry, PromptSet, draw_entry, measure_cost, paired_differences, places
+from t2ilib.leaderboard.places import concept_means
+from t2ilib.leaderboard.scores import Scorer, diversity, resized
+from t2ilib.methods import METHODS, Method
+from t2ilib.options import Option
+
+
+class Painter:
+    """A method that paints one colour and counts what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+        self.checkpoints = {}
+        self.fails_after = 10**9
+
+    def run(self, prompt, *, num_images, seed, **options):
+        if len(self.asked) >= self.fails_after:
+            raise KeyboardInterrupt
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        self.asked += [(text, seed) for text in prompts]
+        images = [Image.new("RGB", (8, 8), (len(text), seed, options.get("blue", 0))) for text in prompts]
+        return images, {"checkpoints": dict(self.checkpoints), "steps_done": 1}
+
+
+@pytest.fixture
+def painter():
+    painter = Painter()
+    METHODS.add("painter", Method("painter", "Painter", painter.run, options=(Option("blue", 0, "blue"),)))
+    yield painter
+    METHODS.remove("painter")
+
+
+PROMPTS = ["a", "bb", "c/c:c"]
+
+
+def test_every_prompt_and_seed_is_drawn_once(painter, tmp_path):
+    entry = Entry("Painter", "painter")
+    drawn = draw_entry(entry, PROMPTS, seeds=(0, 1), home=tmp_path, chunk=2)
+    assert sorted(painter.asked) == sorted((prompt, seed) for prompt in PROMPTS for seed in (0, 1))
+    again = draw_entry(entry, PROMPTS, seeds=(0, 1), home=tmp_path)
+    assert len(painter.asked) == 6
+    pictures = again.of(PROMPTS)
+    assert pictures.shape == (6, 3, 8, 8)
+    assert torch.equal(pictures, drawn.of(PROMPTS))
+    red_and_green = (pictures[:, :2, 0, 0] * 255).round().tolist()
+    assert red_and_green == [[1, 0], [2, 0], [5, 0], [1, 1], [2, 1], [5, 1]]
+
+
+def test_more_prompts_and_seeds_cost_only_themselves(painter, tmp_path):
+    entry = Entry("Painter", "painter")
+    draw_entry(entry, PROMPTS[:2], seeds=(0,), home=tmp_path)
+    draw_entry(entry, PROMPTS, seeds=(0, 1), home=tmp_path)
+    assert len(painter.asked) == 6
+    draw_entry(Entry("bluer", "painter", {"blue": 9}), PROMPTS[:1], seeds=(0,), home=tmp_path)
+    assert len(painter.asked) == 7
+
+
+def test_an_interruption_loses_one_chunk_at_most(painter, tmp_path):
+    painter.fails_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0, 1), home=tmp_path, chunk=1)
+    painter.fails_after = 10**9
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0, 1), home=tmp_path, chunk=1)
+    assert len(painter.asked) == 6
+
+
+def test_other_weights_are_drawn_anew(painter, tmp_path, monkeypatch):
+    versions = {"emoji-net": "one"}
+    monkeypatch.setattr("t2ilib.leaderboard.entries.weights_version", versions.get)
+    painter.checkpoints = {"emoji-net": "one"}
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    assert len(painter.asked) == 3
+    versions["emoji-net"] = painter.checkpoints["emoji-net"] = "two"
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    assert len(painter.asked) == 6
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("prompts, seeds", [([], [0]), (["a"], []), (["a", "a"], [0])])
+def test_nothing_to_draw_is_refused(painter, tmp_path, prompts, seeds):
+    with pytest.raises(BadParameter, match="need prompts, each once"):
+        draw_entry(Entry("Painter", "painter"), prompts, seeds=seeds, home=tmp_path)
+
+
+def test_places_share_what_cannot_be_told_apart():
+    concepts = [f"c{i}" for i in range(40)] * 2
+    good = torch.ones(80)
+    nearly = good.clone()
+    nearly[0] = 0
+    bad = torch.zeros(80)
+    bad[0] = 1
+    scores = {"bad": bad, "good": good, "nearly": nearly}
+    assert places(scores, concepts) == {"bad": 3, "good": 1, "nearly": 1}
+    mean, low, high = paired_differences(scores, concepts)["good", "bad"]
+    assert mean == pytest.approx(79 / 80)
+    assert 0 < low <= mean <= high
+
+
+def test_concept_means_average_seeds():
+    means = concept_means(torch.tensor([1.0, 0.0, 0.0, 0.0]), ["a", "b", "a", "b"])
+    assert means.tolist() == [0.5, 0.0]
+    with pytest.raises(BadParameter, match="a value for each of 2 pictures"):
+        concept_means(torch.zeros(3), ["a", "b"])
+
+
+def test_diversity_of_equal_and_of_orthogonal_pictures():
+    same = torch.eye(3)[None].repeat(2, 1, 1)  # two seeds that draw the same three pictures
+    found = diversity(same)
+    assert found["within"] == pytest.approx(0)
+    assert found["between"] == pytest.approx(1)
+    assert "within" not in diversity(torch.eye(3)[None])
+
+
+def test_resized_keeps_what_fits():
+    pictures = torch.rand(2, 3, 16, 16)
+    assert resized(pictures, 0) is pictures
+    assert resized(pictures, 16) is pictures
+    assert resized(pictures, 8).shape == (2, 3, 8, 8)
+
+
+class FakeJudgement:
+    """Three concepts of one split; `data` says nothing else."""
+
+    names = ["a", "b", "c"]
+
+    def concepts(self, split, count=0):
+        return self.names[:count or None]
+
+
+def test_prompts_are_the_same_for_everybody():
+    prompts = PromptSet.of(FakeJudgement(), splits=("train",), concepts=2, free=9)
+    assert prompts.concepts == {"train": ["a", "b"]}
+    assert prompts.free[:7] == list(ORIGINAL)
+    assert len(set(prompts.texts)) == 11
+    everything = PromptSet.of(FakeJudgement(), splits=("train",), concepts=0, free=47)
+    assert everything.free == [*ORIGINAL, *FREE]
+    with pytest.raises(BadParameter, match="free from 0 to 47"):
+        PromptSet.of(FakeJudgement(), splits=("train",), concepts=0, free=48)
+
+
+def test_a_failed_measurement_says_why():
+    with pytest.raises(RunFailed, match="no method called 'no_such_method'|no_such_method"):
+        measure_cost(Entry("none", "no_such_method"))
+
+
+def test_scorer_refuses_another_number_of_pictures():
+    scorer = Scorer.__new__(Scorer)
+    with pytest.raises(BadParameter, match="2 seeds of 2 names are 4 pictures, got 3"):
+        scorer.score(torch.zeros(3, 3, 8, 8), ["a", "b"], seeds=2)
+
+
+@pytest.mark.slow
+def test_cost_is_measured_in_a_process_of_its_own():
+    job = json.dumps({"method": "minimagen", "options": {"candidates": 1, "steps": 1}, "prompt": "a dot"})
+    ended = subprocess.run([sys.executable, "-m", "t2ilib.leaderboard.cost", job], capture_output=True, text=True,
+                           check=True)
+    cost = json.loads(ended.stdout.splitlines()[-1])
+    assert cost["seconds"] < cost["first_seconds"]
+    assert cost["parameters"] > 5_000_000
+    assert cost["bytes"] > 5_000_000
+    assert cost["memory_mib"] > 100
