@@ -35,6 +35,7 @@ class Part:
     Attributes:
         name: of the part. about: what it tells. share: of the time, relative to the others.
         command: (device, seconds, out) -> arguments of Python. environment: variables.
+        goes_on: it is never finished, such as a training whose length is its time: every call goes on with it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Part:
     share: float
     command: Callable[[str, float, Path], list[str]]
     environment: tuple[tuple[str, str], ...] = ()
+    goes_on: bool = False
 
 
 def _bench(name: str, about: str, share: float) -> Part:
@@ -79,7 +81,7 @@ def _train(recipe: str, share: float) -> Part:
             arguments += ["-p", name, str(value)]
         return arguments
 
-    return Part(f"train_{recipe}", f"goes on with the recipe {recipe}", share, command)
+    return Part(f"train_{recipe}", f"goes on with the recipe {recipe}", share, command, goes_on=True)
 
 
 PARTS = (
@@ -122,19 +124,27 @@ def run_parts(out: Path, *, minutes: float, device: str = "cuda", parts: Sequenc
     out.mkdir(parents=True, exist_ok=True)
     known = read_json(out / DONE) if (out / DONE).is_file() else {}
     ends = time.monotonic() + 60 * minutes
-    missing = [part for part in parts if known.get(part.name, {}).get("status") != "ok"]
+    missing = _missing(parts, known)
     for number, part in enumerate(missing):
         left = ends - time.monotonic()
         shares = sum(later.share for later in missing[number:])
         seconds = left * part.share / shares
         if seconds < LEAST_SECONDS:
             break
-        known[part.name] = run_part(part, out, device=str(chosen), seconds=seconds)
+        ended = run_part(part, out, device=str(chosen), seconds=seconds)
+        if part.goes_on:
+            ended["seconds"] += known.get(part.name, {}).get("seconds", 0)
+        known[part.name] = ended
         write_json(out / DONE, known)
         write_text(out / PAGE, page(known, parts, out, chosen, minutes))
-        print(f"{part.name}: {known[part.name]['status']}, {known[part.name]['seconds']:.0f} s", flush=True)
+        print(f"{part.name}: {ended['status']}, {ended['seconds']:.0f} s", flush=True)
     write_text(out / PAGE, page(known, parts, out, chosen, minutes))
     return known
+
+
+def _missing(parts: Sequence[Part], known: dict[str, Any]) -> list[Part]:
+    """Return the parts that are not done, and those that every call goes on with."""
+    return [part for part in parts if part.goes_on or known.get(part.name, {}).get("status") != "ok"]
 
 
 def run_part(part: Part, out: Path, *, device: str, seconds: float) -> dict[str, Any]:
@@ -146,6 +156,8 @@ def run_part(part: Part, out: Path, *, device: str, seconds: float) -> dict[str,
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=repo_root(),
                                  start_new_session=os.name == "posix")
         status = wait_for(child, seconds)
+    if part.goes_on and status == "ok":
+        status = "saved, to go on"
     return {"status": status, "seconds": round(time.monotonic() - began, 1), "commit": commit()}
 
 
@@ -178,9 +190,8 @@ def page(known: dict[str, Any], parts: Sequence[Part], out: Path, device: torch.
         entry = known.get(part.name, {"status": "not begun", "seconds": 0})
         lines.append(f"| {part.name} | {part.about} | {entry['status']} | {entry['seconds']:.0f} |")
     lines += ["", "Files: " + (", ".join(files_of(out)) or "none")]
-    missing = [part.name for part in parts if known.get(part.name, {}).get("status") != "ok"]
-    if missing:
-        lines += ["", "Next, which takes what is missing:", "",
+    if _missing(parts, known):
+        lines += ["", "Next, which takes what is missing and goes on with trainings:", "",
                   f"    python -m t2ilib gpu --minutes {minutes:g} --out {out.name}"]
     return "\n".join(lines) + "\n"
 

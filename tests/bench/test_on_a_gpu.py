@@ -32,6 +32,17 @@ def test_parts_keep_their_results_and_a_later_call_takes_what_is_missing(tmp_pat
     assert "python -m t2ilib gpu --minutes 1 --out out" in text
 
 
+def test_a_training_goes_on_with_every_call(tmp_path):
+    counter = tmp_path / "count"
+    training = Part("train", "about train", 1.0,
+                    lambda device, seconds, out: ["-c", f"open({str(counter)!r}, 'a').write('x')"], goes_on=True)
+    for calls in (1, 2):
+        known = run_parts(tmp_path / "out", minutes=1, device="cpu", parts=[training])
+        assert known["train"]["status"] == "saved, to go on"
+        assert counter.read_text() == "x" * calls
+    assert "goes on with trainings" in (tmp_path / "out" / "gpu.md").read_text()
+
+
 def test_time_is_shared_and_what_it_does_not_suffice_for_is_named(tmp_path, monkeypatch):
     given = {}
 
@@ -78,4 +89,4 @@ def test_a_dry_run_goes_through_all_of_it(tmp_path, capsys):
     known = json.loads((tmp_path / "out" / "done.json").read_text())
     begun = [part.name for part in PARTS][:len(known)]
     assert list(known) == begun and len(begun) >= 5  # on a busy machine the time does not suffice for all
-    assert {entry["status"] for entry in known.values()} <= {"ok", "out of time"}, known
+    assert {entry["status"] for entry in known.values()} <= {"ok", "out of time", "saved, to go on"}, known
