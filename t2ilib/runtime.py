@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -224,6 +225,12 @@ def peak_memory(device: torch.device | str) -> float:
         import resource  # not on Windows
     except ImportError:
         return float("nan")
+    status = Path("/proc/self/status")
+    if status.exists():
+        # on Linux the usage of a process begins with that of its parent, and this does not
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from t2ilib import runtime
 from t2ilib.errors import BadParameter, UnknownName
+from t2ilib.paths import repo_root
 
 
 def test_device_names(monkeypatch):
@@ -171,3 +173,11 @@ def test_commit_outside_git(monkeypatch, tmp_path):
 def test_fallbacks_warn_at_the_callers_line():
     with pytest.warns(UserWarning, match="slower path"):
         runtime.warn_fallback("took the slower path")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux keeps the peak of each program")
+def test_peak_memory_is_that_of_this_program_and_not_of_its_parent():
+    code = "from t2ilib import runtime; print(runtime.peak_memory('cpu'))"
+    held = torch.zeros(2**27 * 3)  # 1.5 GiB, written to
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repo_root())
+    assert float(child.stdout) < held.nbytes / 2**20

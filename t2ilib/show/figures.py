@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..errors import BadParameter, MissingAsset, check_name
 from ..files import replacing
@@ -190,6 +191,10 @@ def scatter(points: Mapping[str, tuple[float, float]], *, bars: Mapping[str, tup
         colour = COLOURS[list(points).index(name) % len(COLOURS)]
         axis.vlines(points[name][0], low, high, color=colour, alpha=0.5)
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    if log:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.25)
     return figure
 
