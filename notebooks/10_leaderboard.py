@@ -29,7 +29,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2.7 GB |
-# | quick | 2 CPU cores | 8 min | 2.7 GB |
+# | quick | 2 CPU cores | at most 15 min | 2.7 GB |
 # | full: 207 prompts, 3 seeds | 2 CPU cores | not measured | |
 # | full | GPU | not measured | |
 #
@@ -117,7 +117,7 @@ run, cfg, device_, dtype_ = start(
     plain_rows=plain_rows, costs=costs, eyes=eyes, unseen=unseen, home=home,
     smoke=dict(num_concepts=6, num_free=2, plain_rows=False, costs=False, wall=2,
                rows=32, fast=True),
-    quick=dict(num_concepts=6, num_free=3, num_seeds=1, plain_rows=True, costs=True, eyes=False,
+    quick=dict(num_concepts=4, num_free=2, num_seeds=1, plain_rows=True, costs=True, eyes=False,
                wall=6, rows=800, fast=False),
     full=dict(num_concepts=80, num_free=47, num_seeds=3, eyes=True, wall=12, rows=0))
 check_name("split", unseen, ("validation", "held_out"))
