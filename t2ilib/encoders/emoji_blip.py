@@ -27,6 +27,13 @@ SPECIAL = (0, 100, 101, 102)  # MiniLM's ids of the first four
 PROMPT = "a picture of"  # that captions begin with, as in the original; it is not learnt
 STRIDE = 8  # of the stem: a token of the picture stands for 8 x 8 pixels
 NOT_LEARNT = -100  # label of a token that the loss leaves out
+# Named sizes: the one that ships, one for lessons, and a captioner that judges what the first one helped to draw: of
+# another width, with a stem of its own that no guide has taught.
+SIZES: dict[str, dict[str, Any]] = {
+    "shipped": {},
+    "small": {"width": 96, "heads": 4, "vision_layers": 1, "text_layers": 2},
+    "captioner": {"width": 144, "heads": 4, "vision_layers": 2, "text_layers": 2, "norm": "group"},
+}
 
 
 class Ids(NamedTuple):

@@ -54,6 +54,7 @@ RECIPES = {
     "prior": Recipe("14", "emoji-prior", "emoji-prior/state.pt"),
     "words": Recipe("09", "emoji-text-transformer", "emoji-text-transformer/recipe.pt",
                     {"arm_steps": 0, "measure": False}),
+    "blip": Recipe("16", "emoji-blip", "emoji-blip/state.pt", {"measure": False}),
 }
 GROUPS = {"cascade": ("base", "sr64", "sr128"), "guides": ("clip", "clip-b")}
 

@@ -182,8 +182,7 @@ class BlipTraining(NetworkTraining):
         losses = {
             "contrast": contrastive_loss(out.images.float(), out.texts[:n].float(), scale, batch.concepts, bank),
             "match": match_loss(out.matches.float()),
-            "write": F.cross_entropy(out.caption_logits.float().flatten(0, 1), batch.labels.flatten(),
-                                     ignore_index=NOT_LEARNT, label_smoothing=self.label_smoothing),
+            "write": caption_loss(out.caption_logits, batch.labels, self.label_smoothing),
             "distil": distillation_loss(out.text_states.float(), batch.targets),
         }
         self.losses = {name: loss.item() for name, loss in losses.items()}
@@ -220,6 +219,12 @@ def match_loss(logits: Tensor) -> Tensor:
     labels = torch.ones(len(logits), dtype=torch.long, device=logits.device)
     labels[len(logits) // 2:] = 0
     return F.cross_entropy(logits, labels)
+
+
+def caption_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross entropy of the tokens that are to be written: (B, T, V), (B, T) -> a number."""
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=NOT_LEARNT,
+                           label_smoothing=label_smoothing)
 
 
 def distillation_loss(states: Tensor, targets: Tensor) -> Tensor:
@@ -270,3 +275,31 @@ class TextTraining(NetworkTraining):
         """Return the distillation loss of texts and targets (B, D)."""
         text, targets = batch
         return distillation_loss(self.forward(*text).float(), targets)
+
+
+class WritingHalf(nn.Module):
+    """The parts of a BLIP that write: normalised pictures, captions from [DEC] on (B, T) -> logits (B, T, V)."""
+
+    def __init__(self, network: EmojiBlip):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.network.caption_logits(Ids(ids, mask), self.network.image_states(x))
+
+
+class CaptionTraining(NetworkTraining):
+    """A BLIP that only learns to write, in less than half of the time; see `NetworkTraining`.
+
+    Args:
+        network: moved in place; its average is `ema.model.network`. label_smoothing: of the caption's tokens.
+        training: further arguments of `NetworkTraining`.
+    """
+
+    def __init__(self, network: EmojiBlip, fabric: Any, *, label_smoothing: float = 0.1, **training: Any):
+        super().__init__(WritingHalf(network), fabric, **training)
+        self.label_smoothing = label_smoothing
+
+    def loss(self, batch: BlipBatch) -> Tensor:
+        """Return the mean cross entropy of the caption's tokens, with gradient."""
+        return caption_loss(self.forward(batch.x, *batch.captions), batch.labels, self.label_smoothing)

@@ -53,12 +53,13 @@ def random_phrases(tokens: Sequence[int], count: int, generator: torch.Generator
     return phrases
 
 
-def blip_texts(data: CaptionedImages, pieces: BlipPieces, width: int, *, phrases: Sequence[str] = (),
+def blip_texts(data: CaptionedImages, pieces: BlipPieces, width: int | None, *, phrases: Sequence[str] = (),
                cache: str | Path | None = None, dtype: torch.dtype = torch.float32) -> BlipTexts:
     """Cut all texts of a training into tokens, and ask MiniLM about each of them once.
 
     Args:
-        data: the pictures that are trained on. width: D of the targets. phrases: further texts.
+        data: the pictures that are trained on. phrases: further texts.
+        width: D of the targets; None asks no encoder, for a network that only writes.
         cache: folder that keeps MiniLM's features. dtype: in which it computes.
     """
     variants = caption_variants(data)
@@ -69,11 +70,13 @@ def blip_texts(data: CaptionedImages, pieces: BlipPieces, width: int, *, phrases
     matching = []
     for row in variants:
         matching.append([place[text] for number, text in enumerate(row) if number != KEYWORDS_ALONE])
-    features = pool_texts(load_text_encoder("minilm"), texts, cache=cache, dtype=dtype)
+    targets = torch.zeros(len(texts), 0)
+    if width is not None:
+        targets = reduced(pool_texts(load_text_encoder("minilm"), texts, cache=cache, dtype=dtype), width)
     prompt = pieces([PROMPT])[0]
     spoken = pieces([with_article(text) for text in data.captions])
     concepts = [concept_of[name] for name in data.columns.get("name", data.captions)]
-    return BlipTexts(rows=pieces(texts), targets=reduced(features, width), matching=torch.tensor(matching),
+    return BlipTexts(rows=pieces(texts), targets=targets, matching=torch.tensor(matching),
                      captions=prompt_rows(spoken, prompt), prompt=len(prompt) - 1,
                      names=torch.tensor([place[row[1]] for row in variants]), concepts=torch.tensor(concepts),
                      phrases=torch.tensor([place[text] for text in phrases], dtype=torch.long))

@@ -12,6 +12,7 @@ from t2ilib.training import make_fabric
 from t2ilib.training.blip_step import (
     BlipTexts,
     BlipTraining,
+    CaptionTraining,
     NameBank,
     TextTraining,
     caption_labels,
@@ -168,3 +169,16 @@ def test_phrases_are_made_of_words_of_the_table():
     known = {"a", "with", "in", "an", "emoji", "of", "zebra", "crossing", "picture"}
     for phrase in phrases:
         assert set(phrase.replace(":", "").replace(",", "").split()) <= known | {"unbelievably"}
+
+
+def test_writing_alone_is_the_same_loss_and_is_learnt(data):
+    texts, tokens = small_texts(data)
+    network = small_network(tokens)
+    batch = draw(data, texts)
+    all_tasks = BlipTraining(network, make_fabric())
+    all_tasks.loss(batch)
+    training = CaptionTraining(network, make_fabric(), learning_rate=3e-3)
+    assert training.loss(batch).item() == pytest.approx(all_tasks.losses["write"], rel=1e-5)
+    losses = [training.step(batch).item() for _ in range(20)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert training.ema.model.network.captioning is not network.captioning
