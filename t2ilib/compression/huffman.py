@@ -89,7 +89,9 @@ def check_lengths(lengths: np.ndarray) -> None:
     present = lengths[lengths > 0].astype(np.int64)
     if len(present) == 1 and present[0] == 1:
         return
-    used = int((1 << (LONGEST - present)).sum()) if len(present) and present.max() <= LONGEST else 0
+    used = 0
+    if len(present) and present.max() <= LONGEST:
+        used = int((1 << (LONGEST - present)).sum())  # of all 15 bits that a stream can go on with
     if used != 1 << LONGEST:
         raise CheckpointMismatch("a Huffman table is no complete code; restore the file")
 
@@ -108,7 +110,9 @@ def encode(symbols: np.ndarray, alphabet: int) -> Coded:
     # where each chunk begins, and each symbol within its chunk
     begins = 8 * np.concatenate([[0], chunk_bytes.cumsum()[:-1]])
     before = bits.cumsum() - bits
-    starts = before + np.repeat(begins - before[chunk_starts], np.diff(chunk_starts, append=len(symbols)))
+    moves = begins - before[chunk_starts]  # by how many bits padding moves each chunk
+    chunk_sizes = np.diff(chunk_starts, append=len(symbols))
+    starts = before + np.repeat(moves, chunk_sizes)
     stream = np.zeros(8 * int(chunk_bytes.sum()), dtype=np.uint8)
     for place in range(int(lengths.max())):
         has_bit = bits > place
@@ -148,7 +152,8 @@ def decode(coded: Coded, count: int) -> np.ndarray:
         active = chunks if place < left else chunks - 1
         at = np.minimum(position[:active], last)
         byte = at >> 3
-        window = (data[byte] << 16 | data[byte + 1] << 8 | data[byte + 2]) >> (9 - (at & 7)) & 0x7FFF
+        three_bytes = data[byte] << 16 | data[byte + 1] << 8 | data[byte + 2]
+        window = three_bytes >> (9 - (at & 7)) & 0x7FFF  # the next 15 bits
         symbols[:active, place] = symbol_of[window]
         position[:active] += length_of[window]
     if not np.array_equal(position, ends):
@@ -171,8 +176,10 @@ def _lookup(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pack_lengths(lengths: np.ndarray) -> bytes:
     """Return code lengths as four bits each."""
-    padded = np.append(lengths, np.zeros(len(lengths) % 2, dtype=np.uint8)).astype(np.uint8)
-    return (padded[0::2] << 4 | padded[1::2]).tobytes()
+    padded = np.zeros(len(lengths) + len(lengths) % 2, dtype=np.uint8)
+    padded[:len(lengths)] = lengths
+    pairs = padded[0::2] << 4 | padded[1::2]
+    return pairs.tobytes()
 
 
 def unpack_lengths(data: bytes, alphabet: int) -> np.ndarray:

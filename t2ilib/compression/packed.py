@@ -94,10 +94,11 @@ def _pack_shared(tensor: SharedTensor) -> tuple[dict[str, Any], bytes]:
     largest = int(gaps.max(initial=0))
     coded_indices = huffman.encode(indices, len(tensor.centroids) + 1)
     coded_gaps = huffman.encode(gaps, largest + 1)
-    parts = [tensor.centroids.numpy().astype("<f2").tobytes(),
-             huffman.pack_lengths(coded_indices.lengths), huffman.pack_lengths(coded_gaps.lengths),
-             coded_indices.chunk_bits.astype("<u2").tobytes(), coded_gaps.chunk_bits.astype("<u2").tobytes(),
-             coded_indices.payload, coded_gaps.payload]
+    coded = (coded_indices, coded_gaps)
+    parts = [tensor.centroids.numpy().astype("<f2").tobytes()]
+    parts += [huffman.pack_lengths(part.lengths) for part in coded]
+    parts += [part.chunk_bits.astype("<u2").tobytes() for part in coded]
+    parts += [part.payload for part in coded]
     entry = {"kind": "shared", "levels": len(tensor.centroids), "count": len(indices), "gaps": largest + 1,
              "bytes": [len(coded_indices.payload), len(coded_gaps.payload)]}
     return entry, b"".join(parts)
@@ -125,10 +126,7 @@ def _pack_other(name: str, tensor: Tensor) -> tuple[dict[str, Any], bytes]:
         low = int(tensor.min())
         levels = int(tensor.max()) - low + 1
         if levels <= huffman.MOST_SYMBOLS:
-            coded = huffman.encode(tensor.numpy().reshape(-1).astype(np.int64) - low, levels)
-            data = huffman.pack_lengths(coded.lengths) + coded.chunk_bits.astype("<u2").tobytes() + coded.payload
-            return {"kind": "codes", "dtype": _type_name(tensor.dtype), "low": low, "levels": levels,
-                    "bytes": [len(coded.payload)]}, data
+            return _pack_codes(tensor, low, levels)
     if tensor.is_floating_point():
         half = tensor.half()
         if not torch.equal(half.isfinite(), tensor.isfinite()):
@@ -137,6 +135,15 @@ def _pack_other(name: str, tensor: Tensor) -> tuple[dict[str, Any], bytes]:
     if _type_name(tensor.dtype) not in RAW_TYPES:
         raise BadParameter(f"{name}: a file of compressed weights holds no {tensor.dtype}")
     return {"kind": "raw", "dtype": _type_name(tensor.dtype)}, tensor.contiguous().numpy().tobytes()
+
+
+def _pack_codes(tensor: Tensor, low: int, levels: int) -> tuple[dict[str, Any], bytes]:
+    symbols = tensor.numpy().reshape(-1).astype(np.int64) - low
+    coded = huffman.encode(symbols, levels)
+    data = huffman.pack_lengths(coded.lengths) + coded.chunk_bits.astype("<u2").tobytes() + coded.payload
+    entry = {"kind": "codes", "dtype": _type_name(tensor.dtype), "low": low, "levels": levels,
+             "bytes": [len(coded.payload)]}
+    return entry, data
 
 
 def _type_name(dtype: torch.dtype) -> str:

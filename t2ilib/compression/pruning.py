@@ -41,17 +41,24 @@ def magnitude_masks(state: Mapping[str, Tensor], sparsity: float, *, scope: str 
         raise BadParameter(f"sparsity must be in [0, 1), got {sparsity}")
     check_name("scope of pruning", scope, SCOPES)
     sizes = {name: _relative_size(tensor) for name, tensor in state.items()}
-    if sparsity == 0 or not sizes:
-        return {name: torch.ones_like(size, dtype=torch.bool) for name, size in sizes.items()}
-    if scope == "layer":
-        return {name: size > _quantile(size, sparsity) for name, size in sizes.items()}
-    threshold = _quantile(torch.cat([size.flatten() for size in sizes.values()]), sparsity)
-    return {name: size > threshold for name, size in sizes.items()}
+    if not sizes:
+        return {}
+    all_sizes = torch.cat([size.flatten() for size in sizes.values()])
+    common_threshold = _quantile(all_sizes, sparsity)
+    masks = {}
+    for name, size in sizes.items():
+        threshold = common_threshold
+        if scope == "layer":
+            threshold = _quantile(size, sparsity)
+        masks[name] = size > threshold
+    return masks
 
 
 def _relative_size(tensor: Tensor) -> Tensor:
     """Return the size of each weight in units of the tensor's standard deviation."""
-    return tensor.detach().abs() / tensor.detach().std(correction=0).clamp(min=1e-12)
+    tensor = tensor.detach()
+    deviation = tensor.std(correction=0)
+    return tensor.abs() / deviation.clamp(min=1e-12)
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
@@ -90,8 +97,12 @@ class Pruning:
     @property
     def sparsity(self) -> float:
         """Return the share of the weights that are pruned."""
-        kept = sum(int(mask.sum()) for mask in self.masks.values())
-        return 1 - kept / sum(mask.numel() for mask in self.masks.values())
+        kept = 0
+        count = 0
+        for mask in self.masks.values():
+            kept += int(mask.sum())
+            count += mask.numel()
+        return 1 - kept / count
 
     def prune(self, sparsity: float, *, scope: str = "network") -> None:
         """Choose the weights that stay anew; those at zero already are the smallest, and stay pruned."""

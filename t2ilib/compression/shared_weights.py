@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import BadParameter
 
@@ -29,7 +30,7 @@ class SharedTensor(NamedTuple):
 
     def dense(self) -> Tensor:
         """Return the weights themselves: 0 where they are pruned."""
-        values = torch.cat([self.centroids, self.centroids.new_zeros(1)])  # -1 finds the zero at the end
+        values = F.pad(self.centroids, (0, 1))  # -1 finds the zero at the end
         return values[self.indices.long()]
 
 
@@ -43,13 +44,16 @@ def kmeans_1d(values: Tensor, count: int, *, iterations: int = ITERATIONS) -> Te
     """
     if values.numel() == 0 or not 1 <= count <= MOST_LEVELS:
         raise BadParameter(f"k-means needs values and 1 to {MOST_LEVELS} clusters, got {values.numel()} and {count}")
-    ordered = values.detach().double().flatten().sort().values
-    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])  # (n + 1,), sums[i] of the first i numbers
-    centroids = torch.linspace(ordered[0].item(), ordered[-1].item(), count, dtype=torch.double)
+    numbers = values.detach().double().flatten()
+    ordered = numbers.sort().values
+    sums = F.pad(ordered.cumsum(0), (1, 0))  # (n + 1,), sums[i] of the first i numbers
+    lowest = ordered[0].item()
+    highest = ordered[-1].item()
+    centroids = torch.linspace(lowest, highest, count, dtype=torch.double)
     for _ in range(iterations):
-        middles = (centroids[1:] + centroids[:-1]) / 2
-        borders = torch.searchsorted(ordered, middles, right=True)  # (count - 1,)
-        borders = torch.cat([borders.new_zeros(1), borders, borders.new_full((1,), len(ordered))])
+        inner = torch.searchsorted(ordered, _middles(centroids), right=True)  # (count - 1,)
+        borders = F.pad(inner, (1, 0))  # the first cluster begins at 0,
+        borders = F.pad(borders, (0, 1), value=len(ordered))  # the last one ends at n
         sizes = borders.diff()  # (count,)
         means = sums[borders].diff() / sizes.clamp(min=1)
         moved = torch.where(sizes > 0, means, centroids)  # an empty cluster stays where it is
@@ -70,21 +74,25 @@ def share(tensor: Tensor, bits: int, mask: Tensor | None = None, *, iterations: 
     """
     if not 1 <= bits <= 8:
         raise BadParameter(f"bits of shared weights: got {bits}, expected 1 to 8")
-    tensor = tensor.detach().float().cpu()
-    keep = torch.ones_like(tensor, dtype=torch.bool) if mask is None else mask.cpu()
-    if not tensor[keep].half().isfinite().all():
+    tensor = tensor.detach().float().cpu().contiguous()
+    keep = torch.ones_like(tensor, dtype=torch.bool)
+    if mask is not None:
+        keep = mask.cpu()
+    kept = tensor[keep]  # (n,)
+    if not kept.half().isfinite().all():
         raise BadParameter("weights that are infinite in half precision cannot be shared; look at the training")
-    if not keep.any():
-        return SharedTensor(torch.zeros(1), torch.full(tensor.shape, -1, dtype=torch.int16))
-    centroids = kmeans_1d(tensor[keep], 2**bits, iterations=iterations)
-    centroids = centroids.half().float().unique()
-    return SharedTensor(centroids, torch.where(keep, _nearest(tensor, centroids), -1).to(torch.int16))
+    centroids = torch.zeros(1)
+    if len(kept):
+        centroids = kmeans_1d(kept, 2**bits, iterations=iterations)
+        centroids = centroids.half().float().unique()
+    nearest = torch.bucketize(tensor, _middles(centroids))
+    indices = nearest.masked_fill(~keep, -1)
+    return SharedTensor(centroids, indices.to(torch.int16))
 
 
-def _nearest(tensor: Tensor, centroids: Tensor) -> Tensor:
-    """Return the position of the nearest of ascending centroids for each number."""
-    middles = (centroids[1:] + centroids[:-1]) / 2
-    return torch.bucketize(tensor, middles)
+def _middles(centroids: Tensor) -> Tensor:
+    """Return the numbers half-way between neighbours, where the nearest of ascending centroids changes."""
+    return (centroids[1:] + centroids[:-1]) / 2
 
 
 class SharedWeights:
@@ -118,10 +126,12 @@ class SharedWeights:
     def gather(self) -> None:
         """Give each shared value the sum of the gradients of its weights, and clear theirs."""
         for name, weight in self.weights.items():
-            kept = self.indices[name] >= 0
+            indices = self.indices[name]
+            kept = indices >= 0
             gradient = torch.zeros_like(self.centroids[name])
             if weight.grad is not None:
-                gradient.index_add_(0, self.indices[name][kept], weight.grad.float().cpu()[kept])
+                of_weights = weight.grad.float().cpu()
+                gradient.index_add_(0, indices[kept], of_weights[kept])
             self.centroids[name].grad = gradient
             weight.grad = None
 
@@ -129,18 +139,21 @@ class SharedWeights:
     def write(self) -> None:
         """Give the network's weights their shared values."""
         for name, weight in self.weights.items():
-            weight.copy_(SharedTensor(self.centroids[name].detach(), self.indices[name]).dense())
+            tensor = SharedTensor(self.centroids[name].detach(), self.indices[name])
+            weight.copy_(tensor.dense())
 
     def tensors(self) -> dict[str, SharedTensor]:
         """Return the shared weights as they are now, as `pack` takes them."""
         result = {}
         for name, centroids in self.centroids.items():
-            result[name] = _ordered(centroids.detach().half().float(), self.indices[name])
+            stored = centroids.detach().half().float()
+            result[name] = _ordered(stored, self.indices[name])
         return result
 
 
 def _ordered(centroids: Tensor, indices: Tensor) -> SharedTensor:
     """Return shared weights with ascending values, each once: training may have moved one past another."""
     values, place = centroids.unique(return_inverse=True)
-    place = torch.cat([place, place.new_full((1,), -1)])  # -1 stays -1
-    return SharedTensor(values, place[indices].to(torch.int16))
+    place = F.pad(place, (0, 1), value=-1)  # -1 stays -1
+    moved = place[indices]
+    return SharedTensor(values, moved.to(torch.int16))

@@ -89,9 +89,9 @@ def _student_clip(folder: Path, name: str, measure_only: bool) -> Clip:
 
 
 def student_as_clip(student: StudentClip, name: str, *, sha256: str = "", measure_only: bool = False) -> Clip:
-    """Return a student that is already in memory as a CLIP; its modules are shared."""
-    student.visual.to(memory_format=torch.channels_last)
+    """Return a student that is already in memory as a CLIP: its picture tower is a copy, made for speed."""
     network = StudentNetwork(student)
+    network.visual.to(memory_format=torch.channels_last)
     return Clip(network, network.tokenizer, name=name, dim=student.config["embed_dim"], image_size=student.image_size,
                 mean=student.image_mean, std=student.image_std, sha256=sha256, measure_only=measure_only)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .cut_pieces import SPECIAL, CutPieces
 from .emoji_clip import EmojiTokenizer
-from .student_towers import SIDE, image_tower, text_tower
+from .student_towers import SIDE, fold_batch_norm, image_tower, text_tower
 from ..checkpoint import configurable
 from ..errors import BadParameter
 
@@ -78,7 +78,7 @@ class StudentClip(nn.Module):
 
 
 class StudentNetwork(nn.Module):
-    """A `StudentClip` as `Clip` takes it; its modules are shared.
+    """A `StudentClip` as `Clip` takes it, for use and not for training: batch norm is folded into the convolutions.
 
     Shapes:
         encode_image: normalised pictures (B, 3, 64, 64) -> (B, D); encode_text: ids (B, T) -> (B, D)
@@ -87,7 +87,7 @@ class StudentNetwork(nn.Module):
     def __init__(self, student: StudentClip):
         super().__init__()
         self.config = student.config
-        self.visual = student.visual
+        self.visual = fold_batch_norm(student.visual)
         self.text = student.text
         self.register_buffer("logit_scale", student.logit_scale, persistent=False)
         self.tokenizer = student.tokenizer()

@@ -47,6 +47,8 @@ RECIPES = {
     "clip": _clip("emoji-clip"),
     "clip-b": _clip("emoji-clip-b"),
     "clip-photo": _clip("emoji-clip-photo"),
+    "clip-student": Recipe("04", "emoji-clip-student", "emoji-clip-student/image-separable.pt",
+                           {"arm_steps": 0, "measure": False}),
     "judge": _clip("emoji-judge"),
     "vqgan": Recipe("13", "emoji-vqgan", "emoji-vqgan/state.pt", {"grow_steps": 0}),
     "vqgan-128": Recipe("13", "emoji-vqgan-128", "emoji-vqgan/state_128.pt",

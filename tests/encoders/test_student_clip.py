@@ -7,7 +7,13 @@ from t2ilib.checkpoint import save_model
 from t2ilib.encoders import load_clip
 from t2ilib.encoders.cut_pieces import SPECIAL, CutPieces, cut_table, words_of
 from t2ilib.encoders.student_clip import StudentClip
-from t2ilib.encoders.student_towers import IMAGE_TOWERS, TEXT_TOWERS, image_tower, text_tower
+from t2ilib.encoders.student_towers import (
+    IMAGE_TOWERS,
+    TEXT_TOWERS,
+    fold_batch_norm,
+    image_tower,
+    text_tower,
+)
 from t2ilib.errors import BadParameter, CheckpointMismatch, UnknownName
 from t2ilib.guidance import GuidanceConfig, vqgan_clip
 from t2ilib.models.vqgan import load_vqgan
@@ -30,6 +36,17 @@ def test_image_towers(name):
     features.sum().backward()
     assert x.grad.abs().sum() > 0
     assert sum(p.numel() for p in tower.parameters()) < 2 * 2**20
+
+
+def test_folded_batch_norm_changes_nothing():
+    torch.manual_seed(0)
+    tower = image_tower("separable", 24)
+    x = torch.rand(4, 3, 64, 64)
+    tower(x)  # moves the statistics
+    tower.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(fold_batch_norm(tower)(x), tower(x))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fold_batch_norm(tower).modules())
 
 
 @pytest.mark.parametrize("name", TEXT_TOWERS)
