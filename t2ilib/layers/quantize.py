@@ -1,6 +1,7 @@
-"""Vector quantisation: nearest code with a straight-through gradient, Gumbel codes, and a codebook learned by averages.
+"""Vector quantisation: nearest code, Gumbel codes, gradients that pass them, and a codebook learned by averages.
 
-Papers: van den Oord et al. 2017 (eq. 1-3, appendix A.1 for the averages); Jang et al. 2017; Razavi et al. 2019.
+Papers: van den Oord et al. 2017 (eq. 1-3, appendix A.1 for the averages); Jang et al. 2017; Razavi et al. 2019;
+Fifty et al. 2024 (the rotation trick).
 """
 
 import math
@@ -11,8 +12,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import BadParameter, CheckpointMismatch
+from ..errors import BadParameter, CheckpointMismatch, check_name
 from ..kernels import nearest_code
+
+GRADIENTS = ("straight_through", "rotation")
 
 
 class Quantized(NamedTuple):
@@ -51,6 +54,41 @@ class _StraightThrough(torch.autograd.Function):
         return None, grad.sum_to_size(ctx.shape).to(ctx.dtype)
 
 
+def rotate_through(value: Tensor, gradient: Tensor) -> Tensor:
+    """Return `value` in the forward pass, and pass the gradient on as if value were (|value| / |z|) R z.
+
+    z is `gradient`, and R the rotation in the plane of both that turns z into the direction of `value`; R and the ratio
+    of lengths count as constants (Fifty et al. 2024, section 4.2). So the angle between what arrives and z is that
+    between the gradient and `value`. Where one of them is zero the gradient passes unchanged.
+
+    Shapes:
+        value, gradient: (B, D, ...), vectors along the second dimension -> (B, D, ...)
+    """
+    return _RotateThrough.apply(value, gradient)
+
+
+class _RotateThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(value, gradient)
+        return value.detach().clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        value, z = ctx.saved_tensors
+        length = z.float().norm(dim=1, keepdim=True)
+        value_length = value.float().norm(dim=1, keepdim=True)
+        is_defined = (length > 0) & (value_length > 0)
+        e = F.normalize(z.float(), dim=1)
+        q = F.normalize(value.float(), dim=1)
+        between = F.normalize(e + q, dim=1)
+        wide = grad.float()
+        # R = 1 - 2 between between^T + 2 q e^T, and what arrives at z is R^T times the gradient
+        turned = wide - 2 * between * (between * wide).sum(1, keepdim=True) + 2 * e * (q * wide).sum(1, keepdim=True)
+        scaled = turned * (value_length / length)
+        return None, torch.where(is_defined, scaled, wide).to(z.dtype)
+
+
 def vector_quantize(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Replace each latent by its nearest codebook row; the gradient passes as through the identity, to z alone.
 
@@ -76,14 +114,17 @@ class VectorQuantizer(nn.Module):
         n_embed: rows K of the table.
         embed_dim: their size D.
         beta: weight of the commitment term in `loss`.
+        gradient: "straight_through", or "rotation", see `rotate_through`.
 
     Shapes:
         z_e: (B, D, h, w) -> Quantized
     """
 
-    def __init__(self, *, n_embed: int, embed_dim: int, beta: float = 0.25):
+    def __init__(self, *, n_embed: int, embed_dim: int, beta: float = 0.25, gradient: str = "straight_through"):
         super().__init__()
+        check_name("gradient", gradient, GRADIENTS)
         self.beta = beta
+        self.pass_gradient = rotate_through if gradient == "rotation" else straight_through
         self.embedding = nn.Embedding(n_embed, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_embed, 1.0 / n_embed)
 
@@ -98,7 +139,7 @@ class VectorQuantizer(nn.Module):
         commitment = F.mse_loss(z_wide, code_vectors.detach())
         codebook_loss = F.mse_loss(code_vectors, z_wide.detach())
         return Quantized(
-            z_q=straight_through(code_vectors, z_e),
+            z_q=self.pass_gradient(code_vectors, z_e),
             codes=codes,
             loss=codebook_loss + self.beta * commitment,
             commitment=commitment,

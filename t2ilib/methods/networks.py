@@ -14,6 +14,7 @@ from ..checkpoint import load_model, short_hash
 from ..encoders import Clip, TextEncoder, load_clip, load_text_encoder
 from ..errors import CheckpointMismatch
 from ..models.vqgan import VQGAN, load_vqgan
+from ..models.vqvae2 import VQVAE2, find_vqvae, load_vqvae
 from ..paths import checkpoints_dir
 
 Network = TypeVar("Network")
@@ -107,6 +108,12 @@ class Networks:
     def vqgan(self, name: str) -> VQGAN:
         """Return a VQGAN by name or path."""
         return self._get("vqgan", name, lambda: load_vqgan(name, device=self.device))
+
+    def vqvae(self, name: str) -> VQVAE2:
+        """Return a VQ-VAE: of a folder, of a checkpoint of `home`, or of one that ships."""
+        folder = find_vqvae(name, self.home)
+        place = name if folder == checkpoints_dir() / name else str(folder)
+        return self._get("vqvae", place, lambda: load_vqvae(folder, device=self.device))
 
     def checkpoint(self, cls: type[nn.Module], name: str, *, device: str | None = None) -> Any:
         """Return the network of class `cls` in a checkpoint of `home`."""

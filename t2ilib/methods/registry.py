@@ -135,6 +135,7 @@ METHODS = Registry({
     "generator": "t2ilib.methods.generator",
     "minimagen": "t2ilib.methods.minimagen",
     "text_transformer": "t2ilib.methods.text_transformer",
+    "vqvae_pixelsnail": "t2ilib.methods.vqvae_pixelsnail",
 })
 
 

@@ -180,6 +180,7 @@ class PixelSNAIL(DropsText, nn.Module):
             raise BadParameter(f"a grid above coarse codes needs even sides, got {height} x {width}")
         self.codes = codes
         self.grid = (height, width)
+        self.grids = (self.grid,)
         self.embedding = nn.Embedding(codes, channels) if embedding else None
         self.codes_in = CodesIn(channels if embedding else codes, channels, kernel=kernel)
         self.has_text = text_dim > 0

@@ -71,6 +71,14 @@ PIXELSNAIL: Sizes = {
     "original": _PORT | dict(channels=256, hidden=256, blocks=4),
 }
 
+# `models.vqvae2.VQVAE2`, for codes of PixelSNAIL
+VQVAE2: Sizes = {
+    "one": dict(levels=1, channels=128, hidden=64, blocks=2, n_embed=1024, embed_dim=32, gradient="rotation"),
+    "two": dict(levels=2, channels=128, hidden=64, blocks=2, n_embed=1024, embed_dim=32, gradient="rotation"),
+    "small": dict(levels=1, channels=64, hidden=32, blocks=1, n_embed=256, embed_dim=16, gradient="rotation"),
+    "small_two": dict(levels=2, channels=64, hidden=32, blocks=1, n_embed=256, embed_dim=16, gradient="rotation"),
+}
+
 # `models.vqgan.VQGAN`
 VQGAN: Sizes = {
     "shipped": dict(embed_dim=8, n_embed=2048, z_channels=8, resolution=64, ch=16, ch_mult=[1, 3, 8],

@@ -105,6 +105,7 @@ class TextTransformer(DropsText, nn.Module):
                                "take merge=1")
         self.codes = codes
         self.grid = (height, width)
+        self.grids = (self.grid,)
         self.causal = causal
         self.has_prefix = text == "prefix"
         self.null_token = nn.Parameter(torch.zeros(text_dim))

@@ -42,14 +42,15 @@ Callback = Callable[[CodesSoFar], bool | None]
 @torch.no_grad()
 def sample_autoregressive(network: CausalNetwork, condition: Condition, unconditional: Condition | None = None, *,
                           generators: Sequence[torch.Generator], sampling: LogitSampling = LogitSampling(),
-                          known: Tensor | None = None, cached: bool = True,
+                          known: Tensor | None = None, keep: Tensor | None = None, cached: bool = True,
                           callback: Callback | None = None) -> Tensor:
-    """Draw grids of codes in raster order, each code from those before it.
+    """Draw the codes of pictures in their order, each from those before it.
 
     Args:
         condition: what the network reads of B texts. unconditional: the same without text, for guidance.
         generators: a stream for each picture, on the CPU; its first N numbers are used.
-        known: (B, n) the first codes of each picture, which are kept, such as its upper half.
+        known: (B, n) the first codes of each picture, which are kept, such as its upper half; or (B, N) with
+        keep: (N,) bool, where they are kept. A code that is drawn sees none of those that are kept behind it.
         cached: keep keys and values, so that each code costs one column of work; False reads all codes before it anew.
         callback: see `CodesSoFar`; ends the drawing by returning true, and codes not drawn yet are 0.
 
@@ -65,14 +66,13 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
     check_generators(generators, len(generators))
     uniform = torch.stack([torch.rand(places, generator=generator) for generator in generators]).to(device)  # (B, N)
     codes = torch.zeros(uniform.shape, dtype=torch.long, device=device)
-    first = 0
+    kept = torch.zeros(places, dtype=torch.bool, device=device)
     if known is not None:
-        check_known(known, codes[:, :known.shape[-1]])
-        first = known.shape[1]
-        codes[:, :first] = known
+        kept = _kept_places(known, keep, codes)
+        codes[:, kept] = known.to(device)[:, kept[:known.shape[1]]]
     decoding = network.start(**guided.condition) if cached else None
     read = 0  # codes that the decoding has read
-    for i in range(first, places):
+    for i in (~kept).nonzero()[:, 0].tolist():
         if cached:
             logits = network.next_logits(guided.twice(codes[:, read:i]), decoding)  # (2B, K)
             read = i
@@ -82,7 +82,7 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
         logits = sampling.filtered(guided.mix(logits, sampling.scale_at(progress)))  # (B, K)
         codes[:, i] = draw_codes(logits, uniform[:, i])
         if callback is not None:
-            decided = torch.arange(places, device=device) <= i
+            decided = kept | (torch.arange(places, device=device) <= i)
             if callback(CodesSoFar(i, places, codes.clone(), decided.expand_as(codes))):
                 break
     return codes
@@ -160,6 +160,18 @@ def check_known(known: Tensor, codes: Tensor) -> None:
     if known.shape != codes.shape:
         raise BadParameter(f"known codes must be {tuple(codes.shape)}, one row for each picture, got "
                            f"{tuple(known.shape)}")
+
+
+def _kept_places(known: Tensor, keep: Tensor | None, codes: Tensor) -> Tensor:
+    """Return where the codes (B, N) of pictures that are drawn one after another are known ones: (N,) bool."""
+    check_known(known, codes[:, :known.shape[-1]])
+    places = torch.arange(codes.shape[1], device=codes.device)
+    if keep is None:
+        return places < known.shape[1]
+    if keep.shape != places.shape or known.shape != codes.shape:
+        raise BadParameter(f"keep must be ({len(places)},), True where the known codes {tuple(codes.shape)} are kept, "
+                           f"got {tuple(keep.shape)} and {tuple(known.shape)}")
+    return keep.to(codes.device)
 
 
 def _gumbel(uniform: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From words to pictures: a network draws codes, a VQGAN paints them, guides choose among candidates."""
+"""From words to pictures: a network draws codes, an autoencoder paints them, guides choose among candidates."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,8 +18,7 @@ from ..encoders import TextCondition, TextConditioner, TextEncoder, batch_condit
 from ..encoders.choosing import best_candidates
 from ..errors import BadParameter
 from ..media import to_unit
-from ..models.code_network import CodeNetwork
-from ..models.vqgan import VQGAN
+from ..models.code_network import CodeAutoencoder, CodeNetwork
 
 Text = str | TextCondition
 Score = Callable[[Tensor, list[Text]], Tensor]  # (pictures (M, 3, H, W) in [0, 1], their M texts) -> (M,)
@@ -49,7 +48,11 @@ class CodesPreview:
 
 @dataclass(frozen=True)
 class Painted:
-    """What was drawn for B texts: the codes (B, h, w), and their pictures (B, 3, H, W) in [-1, 1]."""
+    """What was drawn for B texts.
+
+    Shapes:
+        codes: (B, h, w), or (B, N) of several grids one behind the other; pictures: (B, 3, H, W) in [-1, 1]
+    """
 
     codes: Tensor
     pictures: Tensor
@@ -69,14 +72,15 @@ class _Known:
 
 
 class CodePainter:
-    """A network that predicts codes from words, with the VQGAN that paints them.
+    """A network that predicts codes from words, with the autoencoder that paints them.
 
     In all its methods, `generators` holds a stream for each picture, on which alone it depends, not on its neighbours;
     `settings` are those of `LogitSampling`; `callback` gets a `CodesPreview` after each step, and ends the run, which
     keeps what it has, by returning true. Texts may be given as conditions from `encode`.
 
     Args:
-        network: causal or not. vqgan: with the codebook that the network was trained on. Both on one device.
+        network: causal or not. vqgan: a VQGAN or VQ-VAE with the codebook that the network was trained on. Both on one
+            device.
         text_encoder: the frozen one that the network was trained with.
         chunk: pictures drawn in one batch. precision: see `runtime.pick_dtype`; "auto" on a CPU draws one code after
             another in float32, where less would cost more than it saves.
@@ -85,12 +89,12 @@ class CodePainter:
         BadParameter: a chunk below 1, or a codebook of another size.
     """
 
-    def __init__(self, network: CodeNetwork, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
+    def __init__(self, network: CodeNetwork, vqgan: CodeAutoencoder, text_encoder: TextEncoder, *, chunk: int = 32,
                  precision: str = "auto"):
         if chunk < 1:
             raise BadParameter(f"chunk must be at least 1, got {chunk}")
         if len(vqgan.codebook) != network.codes:
-            raise BadParameter(f"the network draws from {network.codes} codes, and this VQGAN has "
+            raise BadParameter(f"the network draws from {network.codes} codes, and this {type(vqgan).__name__} has "
                                f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
         self.network = network.eval()
         self.vqgan = vqgan.eval()
@@ -118,8 +122,14 @@ class CodePainter:
         """Return pictures (B, 3, H, W) in [-1, 1] of codes (B, N), a chunk at a time."""
         pictures = []
         for part in codes.split(self.chunk):
-            pictures.append(self.vqgan.decode_codes(part.unflatten(1, self.network.grid)).float().clamp(-1, 1))
+            pictures.append(self.vqgan.decode_codes(*self._grids_of(part)).float().clamp(-1, 1))
         return torch.cat(pictures)
+
+    def _grids_of(self, codes: Tensor) -> list[Tensor]:
+        """Return codes (B, N) as grids (B, h, w)."""
+        shapes = self.network.grids
+        parts = codes.split([height * width for height, width in shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     # --- what it can draw ---------------------------------------------------------------------------------------------
 
@@ -136,19 +146,24 @@ class CodePainter:
         """Draw a share of the codes of pictures (B, 3, H, W) in [-1, 1] anew.
 
         Args:
-            strength: the share in (0, 1]. A causal network keeps the upper codes, another one codes here and there.
+            strength: the share in (0, 1]. A causal network keeps the upper codes of each grid, another one codes here
+                and there.
         """
         self._check_pictures(pictures, texts)
         if not 0 < strength <= 1:
             raise BadParameter(f"strength must be in (0, 1], got {strength}")
         codes = self._encode_pictures(pictures)
-        kept = round((1 - strength) * self.network.places)
         if self.network.causal:
-            order = torch.arange(self.network.places).expand(codes.shape)
+            uppers = []
+            for height, width in self.network.grids:
+                places = torch.arange(height * width)
+                uppers.append(places < round((1 - strength) * len(places)))
+            keep = torch.cat(uppers).expand(codes.shape)  # (B, N)
         else:
             noise = torch.stack([torch.rand(codes.shape[1], generator=g) for g in generators])
             order = noise.argsort(dim=1).argsort(dim=1)
-        keep = (order < kept).to(self.device)  # (B, N)
+            keep = order < round((1 - strength) * self.network.places)
+        keep = keep.to(self.device)
         return self._run(texts, generators, _Known(codes, keep), **drawing)
 
     def inpaint(self, pictures: Tensor, mask: Tensor, texts: Sequence[Text], *,
@@ -164,9 +179,9 @@ class CodePainter:
             raise BadParameter(f"need a mask of {self.size[0]} x {self.size[1]} pixels, got {tuple(mask.shape)}")
         mask = mask.to(self.device).float()
         # a code is drawn where any of its pixels is to be drawn
-        cells = F.adaptive_max_pool2d(mask, self.network.grid) > 0  # (1, 1, h, w)
+        cells = [F.adaptive_max_pool2d(mask, shape).flatten() > 0 for shape in self.network.grids]  # (h w,) each
         codes = self._encode_pictures(pictures)
-        keep = ~cells.flatten(1).expand(codes.shape)  # (B, N)
+        keep = ~torch.cat(cells).expand(codes.shape)  # (B, N)
         known = _Known(codes, keep, pictures.to(self.device), mask.expand(len(pictures), -1, -1, -1))
         return self._run(texts, generators, known, **drawing)
 
@@ -208,16 +223,19 @@ class CodePainter:
             scores = score(to_unit(pictures), [texts[i] for i in rows])
             codes = best_candidates(codes, scores, candidates)
             pictures = best_candidates(pictures, scores, candidates)
-        return Painted(codes.unflatten(1, self.network.grid), pictures)
+        if len(self.network.grids) == 1:
+            codes = codes.unflatten(1, self.network.grid)
+        return Painted(codes, pictures)
 
     def _decode(self, condition: Condition, unconditional: Condition | None, generators: list[torch.Generator],
                 sampling: LogitSampling, steps: int, known: _Known | None,
                 callback: Callable[[CodesSoFar], bool | None]) -> Tensor:
         """Return the codes of some drafts, (B, N)."""
         if self.network.causal:
-            first = None if known is None else _first_codes(known)
+            upper = None if known is None else self._upper_codes(known)
+            codes = None if known is None else known.codes
             return sample_autoregressive(self.network, condition, unconditional, generators=generators,
-                                         sampling=sampling, known=first, callback=callback)
+                                         sampling=sampling, known=codes, keep=upper, callback=callback)
         codes = None if known is None else known.codes
         keep = None if known is None else known.keep
         return sample_masked(self.network, condition, unconditional, generators=generators, passes=steps,
@@ -233,7 +251,27 @@ class CodePainter:
     @torch.no_grad()
     def _encode_pictures(self, pictures: Tensor) -> Tensor:
         """Return the codes (B, N) of pictures."""
-        return self.vqgan.encode_codes(pictures.to(self.device)).flatten(1)
+        grids = self.vqgan.encode_codes(pictures.to(self.device))
+        if isinstance(grids, Tensor):
+            grids = (grids,)
+        return torch.cat([grid.flatten(1) for grid in grids], dim=1)
+
+    def _upper_codes(self, known: _Known) -> Tensor:
+        """Return where codes are kept, (N,), if they are the first ones of every grid of every picture.
+
+        Raises:
+            BadParameter: others are kept, which a causal network would not see.
+        """
+        keep = known.keep
+        is_upper = bool((keep == keep[0]).all())
+        for part in self._grids_of(keep):
+            flat = part[0].flatten()
+            first = torch.arange(len(flat), device=flat.device) < flat.sum()
+            is_upper = is_upper and torch.equal(flat, first)
+        if not is_upper:
+            raise BadParameter("a network that draws one code after another completes only what lies below whole rows; "
+                               "give a mask such as [0, 0.5, 1, 1], or take a masked network")
+        return keep[0]
 
     def blank_codes(self) -> Tensor:
         """Return the codes (N,) of a white picture, which stand for what is not drawn yet."""
@@ -256,9 +294,9 @@ class _Drafts:
         self.candidates = candidates
         self.known = known
         self.callback = callback
-        self.width = painter.network.grid[1]
         self.causal = painter.network.causal
-        steps = painter.network.grid[0] if self.causal else passes
+        self.row_ends = _row_ends(painter.network.grids)
+        steps = len(self.row_ends) if self.causal else passes
         self.steps = steps * math.ceil(count / painter.chunk)
         self.codes = painter.blank_codes().expand(count, -1).clone()  # (count, N)
         self.chunks_done = 0
@@ -267,10 +305,11 @@ class _Drafts:
 
     def tell(self, part: Tensor, so_far: CodesSoFar) -> bool:
         """Show what there is to the callback; return whether to stop."""
-        ends_row = (so_far.step + 1) % self.width == 0
-        if self.callback is None or (self.causal and not ends_row):
+        step = so_far.step
+        if self.callback is None or (self.causal and step not in self.row_ends):
             return False
-        step = so_far.step // self.width if self.causal else so_far.step
+        if self.causal:
+            step = self.row_ends[step]
         self._keep(part, so_far)
         images = to_unit(self.pictures(every=self.candidates))
         step += self.chunks_done * self.steps_of_chunk
@@ -299,15 +338,12 @@ class _Drafts:
         return torch.lerp(original, pictures, self.known.drawn.repeat_interleave(repeats, 0))
 
 
-def _first_codes(known: _Known) -> Tensor:
-    """Return the codes (B, n) that are kept, if they are the first ones of every picture.
-
-    Raises:
-        BadParameter: others are kept, which a causal network would not see.
-    """
-    count = int(known.keep[0].sum())
-    first = torch.arange(known.keep.shape[1], device=known.keep.device) < count
-    if not torch.equal(known.keep, first.expand_as(known.keep)):
-        raise BadParameter("a network that draws one code after another completes only what lies below whole rows; "
-                           "give a mask such as [0, 0.5, 1, 1], or take a masked network")
-    return known.codes[:, :count]
+def _row_ends(grids: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the place of the last code of each row of all grids, and the row's number."""
+    ends: dict[int, int] = {}
+    place = -1
+    for height, width in grids:
+        for _ in range(height):
+            place += width
+            ends[place] = len(ends)
+    return ends

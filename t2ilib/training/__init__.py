@@ -1,6 +1,7 @@
 """Helpers around a training loop that stays visible: steps, Fabric, batches, averages, rates, resuming, trackers."""
 
 from .adversarial import GanRule, critic_step, gan_step, generator_step, gradient_norm
+from .autoencoder_step import VQVAETraining
 from .averaging import EMA, recalibrate_batch_norm
 from .batches import Batches
 from .code_step import CodeBatch, CodeTraining, bits_per_code, draw_code_batch
@@ -14,8 +15,8 @@ from .shipping import checkpoint_home, keep_previous, pictures_seen, seen_before
 from .state import load_training, save_training
 from .trackers import make_tracker
 
-__all__ = ["EMA", "Batches", "CodeBatch", "CodeTraining", "DiffusionBatch", "DiffusionTraining", "Every", "GanRule",
-           "History", "NetworkTraining", "TrainingLoop", "average_gradients", "bits_per_code", "checkpoint_home",
-           "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step", "generator_step",
-           "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker", "pictures_seen",
-           "recalibrate_batch_norm", "save_training", "seen_before", "set_lr", "take_weights"]
+__all__ = ["Batches", "CodeBatch", "CodeTraining", "DiffusionBatch", "DiffusionTraining", "EMA", "Every", "GanRule",
+           "History", "NetworkTraining", "TrainingLoop", "VQVAETraining", "average_gradients", "bits_per_code",
+           "checkpoint_home", "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch", "gan_step",
+           "generator_step", "gradient_norm", "keep_previous", "load_training", "make_fabric", "make_tracker",
+           "pictures_seen", "recalibrate_batch_norm", "save_training", "seen_before", "set_lr", "take_weights"]

@@ -28,6 +28,7 @@ class CodeBatch:
         predicted: (B, N) bool, where the prediction counts: at masked codes, or everywhere in a causal network.
         text: tokens (B, T, E), mask (B, T) bool and pooled (B, E), as from `EncodedTexts.batch`.
         drop: (B,) bool, whose text is replaced by the learned "no text".
+        coarse: (B, h, w), the coarse codes that the network is given, if it reads any.
     """
 
     codes: Tensor
@@ -35,17 +36,19 @@ class CodeBatch:
     predicted: Tensor
     text: tuple[Tensor, Tensor, Tensor]
     drop: Tensor
+    coarse: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "CodeBatch":
         """Return the batch on a device."""
         text = tuple(part.to(device) for part in self.text)
+        coarse = None if self.coarse is None else self.coarse.to(device)
         return CodeBatch(self.codes.to(device), self.inputs.to(device), self.predicted.to(device), text,
-                         self.drop.to(device))
+                         self.drop.to(device), coarse)
 
 
 def draw_code_batch(codes: Tensor, captions: Tensor, texts: EncodedTexts, generator: torch.Generator, *,
-                    network: CodeNetwork, drop_text: float = 0.1, exchange: float = 0.0, rank: int = 0,
-                    world_size: int = 1, device: torch.device | str = "cpu") -> CodeBatch:
+                    network: CodeNetwork, coarse: Tensor | None = None, drop_text: float = 0.1, exchange: float = 0.0,
+                    rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> CodeBatch:
     """Draw what a step needs beside its codes: a caption of each picture, which are dropped, masked and exchanged.
 
     All random numbers are drawn for the common batch, of which each process takes every `world_size`-th picture: so
@@ -55,9 +58,10 @@ def draw_code_batch(codes: Tensor, captions: Tensor, texts: EncodedTexts, genera
         codes: (B, N) of the common batch, on the CPU.
         captions: (B, n), where in `texts` the captions of each picture stand; one of the n is drawn.
         generator: on the CPU. network: decides whether codes are masked, and by what.
+        coarse: (B, h, w) of the common batch, for a network that reads coarse codes.
         drop_text: share of captions replaced by "no text", for classifier-free guidance.
-        exchange: share of given codes that become random ones, so that the network does not rely on codes of its own
-            that are wrong.
+        exchange: share of given codes, of coarse ones too, that become random ones, so that the network does not rely
+            on codes of its own that are wrong.
         rank, world_size: this process, and how many there are. device: where the result goes.
 
     Raises:
@@ -76,8 +80,13 @@ def draw_code_batch(codes: Tensor, captions: Tensor, texts: EncodedTexts, genera
     else:
         predicted = masked
         inputs = inputs.masked_fill(masked, network.mask_token)
+    if coarse is not None:
+        is_exchanged = torch.rand(coarse.shape, generator=generator) < exchange
+        others = torch.randint(network.codes, coarse.shape, generator=generator)
+        coarse = torch.where(is_exchanged, others, coarse)
     share = slice(rank, None, world_size)
-    batch = CodeBatch(codes[share], inputs[share], predicted[share], texts.batch(caption[share], device), drop[share])
+    batch = CodeBatch(codes[share], inputs[share], predicted[share], texts.batch(caption[share], device), drop[share],
+                      None if coarse is None else coarse[share])
     return batch.to(device)
 
 
@@ -121,7 +130,8 @@ class CodeTraining(NetworkTraining):
     """A network that predicts codes, in training; see `NetworkTraining`.
 
     Args:
-        network: `(codes, tokens, mask, pooled) -> logits`, with `without_text`; moved in place.
+        network: `(codes, tokens, mask, pooled) -> logits`, with `without_text`; moved in place. A PixelSNAIL of fine
+            codes also reads `coarse`.
         label_smoothing: see `code_cross_entropies`.
         codebook: (K, D) trains by `expected_code_errors` instead of cross entropy.
         training: further arguments of `NetworkTraining`.
@@ -140,7 +150,8 @@ class CodeTraining(NetworkTraining):
         Their number is taken as its expectation, so that the shares of several processes add up to what one would find.
         """
         text = self.network.without_text(*batch.text, batch.drop)
-        logits = self.forward(batch.inputs, *text, batch.predicted)  # (M, K), M the number of predicted codes
+        conditions = {} if batch.coarse is None else {"coarse": batch.coarse}
+        logits = self.forward(batch.inputs, *text, batch.predicted, **conditions)  # (M, K), M predicted codes
         codes = batch.codes[batch.predicted]  # (M,)
         if self.codebook is None:
             losses = code_cross_entropies(logits, codes, self.label_smoothing)
@@ -151,7 +162,7 @@ class CodeTraining(NetworkTraining):
 
 @torch.no_grad()
 def bits_per_code(network: CodeNetwork, codes: Tensor, text: tuple[Tensor, Tensor, Tensor],
-                  generator: torch.Generator, *, draws: int = 4) -> Tensor:
+                  generator: torch.Generator, *, coarse: Tensor | None = None, draws: int = 4) -> Tensor:
     """Return the bits per code that the network needs for each picture, given its text.
 
     Exact for a causal network. For another one it is an upper bound, estimated by `draws` random masks: the mean over
@@ -159,11 +170,13 @@ def bits_per_code(network: CodeNetwork, codes: Tensor, text: tuple[Tensor, Tenso
     entropy among them (Uria et al. 2014, eq. 9).
 
     Shapes:
-        codes: (B, N), text: tokens (B, T, E), mask (B, T), pooled (B, E) -> (B,)
+        codes: (B, N), text: tokens (B, T, E), mask (B, T), pooled (B, E), coarse: (B, h, w), for a network that reads
+        coarse codes -> (B,)
     """
     if network.causal:
         everywhere = torch.ones_like(codes, dtype=torch.bool)
-        return _mean_nats(network, codes, codes, everywhere, text) / math.log(2)
+        conditions = {} if coarse is None else {"coarse": coarse}
+        return _mean_nats(network, codes, codes, everywhere, text, **conditions) / math.log(2)
     n, places = codes.shape
     total = torch.zeros(n, device=codes.device)
     for _ in range(draws):
@@ -173,8 +186,8 @@ def bits_per_code(network: CodeNetwork, codes: Tensor, text: tuple[Tensor, Tenso
 
 
 def _mean_nats(network: CodeNetwork, inputs: Tensor, codes: Tensor, predicted: Tensor,
-               text: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+               text: tuple[Tensor, Tensor, Tensor], **conditions: Tensor) -> Tensor:
     """Return the mean cross entropy of each picture's predicted codes: (B, N), (B, N), (B, N) bool -> (B,)."""
     nats = torch.zeros(codes.shape, device=codes.device)
-    nats[predicted] = code_cross_entropies(network(inputs, *text, predicted), codes[predicted])
+    nats[predicted] = code_cross_entropies(network(inputs, *text, predicted, **conditions), codes[predicted])
     return nats.sum(1) / predicted.sum(1)

@@ -47,10 +47,10 @@ class NetworkTraining:
         """Return what `save_training` and `load_training` keep of it, by name."""
         return {"net": self.network, "ema": self.ema, "optimizer": self.optimizer}
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **conditions: Tensor) -> Any:
         """Return what the network, as Fabric wraps it, makes of inputs in the precision of the training."""
         with autocast(inputs[0].device, self.dtype):
-            return self._forward(*inputs)
+            return self._forward(*inputs, **conditions)
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, with gradient."""

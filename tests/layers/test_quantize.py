@@ -4,12 +4,13 @@ import pytest
 import torch
 from taming.modules.vqvae.quantize import VectorQuantizer as TamingQuantizer
 
-from t2ilib.errors import BadParameter, CheckpointMismatch
+from t2ilib.errors import BadParameter, CheckpointMismatch, UnknownName
 from t2ilib.layers.quantize import (
     EMACodebook,
     GumbelQuantizer,
     VectorQuantizer,
     code_perplexity,
+    rotate_through,
     straight_through,
     vector_quantize,
 )
@@ -59,6 +60,38 @@ def test_straight_through_sums_a_broadcast_gradient():
     (out * weights).sum().backward()
     assert value.grad is None
     torch.testing.assert_close(carrier.grad, weights.sum(0))
+
+
+def test_rotate_through_is_a_rotation_and_a_length():
+    """Gradient of (|q| / |z|) R z, with R made of its definition: it turns z to q and leaves what is orthogonal."""
+    z = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
+    value = torch.randn(2, 5, 3, dtype=torch.double)
+    weights = torch.randn(2, 5, 3, dtype=torch.double)
+    found = rotate_through(value, z)
+    assert torch.equal(found, value)
+    (found * weights).sum().backward()
+    for i in range(2):
+        for j in range(3):
+            a, b = z.detach()[i, :, j], value[i, :, j]
+            e, q = a / a.norm(), b / b.norm()
+            cosine = e @ q
+            aside = (q - cosine * e) / (q - cosine * e).norm()  # the plane's second axis
+            sine = q @ aside
+            plane = torch.stack([e, aside])  # (2, 5)
+            turn = torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])
+            rotation = torch.eye(5, dtype=torch.double) - plane.T @ plane + plane.T @ turn @ plane
+            torch.testing.assert_close(rotation @ a * b.norm() / a.norm(), b)
+            expected = rotation.T @ weights[i, :, j] * b.norm() / a.norm()
+            torch.testing.assert_close(z.grad[i, :, j], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rotate_through_without_a_direction():
+    z = torch.tensor([[[0.0], [0.0]], [[1.0], [0.0]]], dtype=torch.bfloat16, requires_grad=True)
+    value = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]]])
+    (rotate_through(value, z) * torch.tensor([3.0, 4.0])[None, :, None]).sum().backward()
+    assert z.grad.tolist() == [[[3.0], [4.0]], [[3.0], [4.0]]]
+    with pytest.raises(UnknownName, match="rotation"):
+        VectorQuantizer(n_embed=2, embed_dim=2, gradient="rotatoin")
 
 
 def test_vector_quantize_takes_the_nearest_code_and_passes_the_gradient():
@@ -141,6 +174,48 @@ def test_ema_update_is_the_running_mean_of_the_chosen_vectors():
     codebook.update(z, layer(z).codes)
     # counts 1 -> 1.5 and 1 -> 1; sums 0 -> 1.5 and 10 -> 9.5
     torch.testing.assert_close(layer.embedding.weight, torch.tensor([[1.0], [9.5]]), check_stride=False)
+
+
+def published_update(size, total, table, vectors, *, decay, eps):
+    """One update as van den Oord et al. 2017, appendix A.1, and the smoothed counts of its published code."""
+    codes = torch.cdist(vectors, table).argmin(1)
+    for k in range(len(table)):
+        size[k] = size[k] * decay + (1 - decay) * (codes == k).sum()
+        total[k] = total[k] * decay + (1 - decay) * vectors[codes == k].sum(0)
+    smoothed = (size + eps) / (size.sum() + len(table) * eps) * size.sum()
+    return size, total, total / smoothed[:, None]
+
+
+@pytest.mark.parametrize("source", ["the paper", "vector-quantize-pytorch"])
+def test_ema_updates_are_those_published(source):
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(9, 4, generator=generator)
+    layer = VectorQuantizer(n_embed=9, embed_dim=4)
+    layer.embedding.weight.data = table.clone()
+    codebook = EMACodebook(layer, decay=0.8, eps=1e-5, restart_below=0.0)
+    codebook.started = True
+    size, total = torch.ones(9), table.clone()
+    if source == "vector-quantize-pytorch":
+        package = pytest.importorskip("vector_quantize_pytorch")
+        theirs = package.VectorQuantize(dim=4, codebook_size=9, decay=0.8, eps=1e-5, threshold_ema_dead_code=0,
+                                        kmeans_init=False, rotation_trick=False, commitment_weight=0.25)
+        theirs._codebook.embed.data = table[None].clone()
+        theirs._codebook.embed_avg.data = table[None].clone()
+        theirs.train()
+    for _ in range(6):
+        vectors = torch.randn(40, 4, generator=generator)
+        z = vectors.T.reshape(1, 4, 5, 8)
+        found = layer(z)
+        codebook.update(z, found.codes)
+        if source == "the paper":
+            size, total, table = published_update(size, total, table, vectors, decay=0.8, eps=1e-5)
+        else:
+            z_q, codes, loss = theirs(vectors[None])
+            table = theirs._codebook.embed[0]
+            assert torch.equal(codes[0], found.codes.flatten())
+            torch.testing.assert_close(z_q[0].T, found.z_q.flatten(2)[0])
+            torch.testing.assert_close(loss.sum(), 0.25 * found.commitment)
+        torch.testing.assert_close(layer.embedding.weight.detach(), table.detach(), check_stride=False)
 
 
 def test_ema_codebook_resumes_bit_for_bit():

@@ -136,6 +136,40 @@ def test_it_learns(kind):
     assert right.shape == (6,) and right.mean() < 1 < least < wrong.mean()
 
 
+def test_fine_codes_are_learned_from_coarse_ones():
+    torch.manual_seed(0)
+    net = PixelSNAIL(**{**SNAIL, "height": 4}, coarse_blocks=1)
+    features = texts()
+    training = CodeTraining(net, make_fabric(), learning_rate=1e-2, ema_decay=0.9)
+    stream = generator(0, "stream")
+    coarse = torch.randint(20, (6, 2, 2), generator=stream)
+    codes = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)  # each fine code is the one above it
+    captions = torch.zeros(6, 1, dtype=torch.long)  # and the words say nothing
+    for _ in range(60):
+        training.step(draw_code_batch(codes, captions, features, stream, network=net, coarse=coarse))
+    text = tuple(part.expand(6, *part.shape[1:]) for part in features.batch([0]))
+    right = bits_per_code(training.ema.model, codes, text, generator(1), coarse=coarse)
+    wrong = bits_per_code(training.ema.model, codes, text, generator(1), coarse=coarse.roll(1, 0))
+    assert right.mean() < 1 < 3 < wrong.mean()
+
+
+def test_coarse_codes_are_exchanged_too_and_shared_out():
+    net = PixelSNAIL(**{**SNAIL, "height": 4}, coarse_blocks=1)
+    coarse = torch.randint(20, (64, 2, 2))
+    codes = torch.randint(20, (64, 16))
+    captions = torch.zeros(64, 1, dtype=torch.long)
+    features = texts()
+
+    def drawn(**options):
+        return draw_code_batch(codes, captions, features, generator(0), network=net, exchange=0.2, **options)
+
+    whole = drawn(coarse=coarse)
+    assert 0.1 < (whole.coarse != coarse).float().mean() < 0.3
+    assert torch.equal(whole.inputs, drawn().inputs) and drawn().coarse is None
+    parts = [drawn(coarse=coarse, rank=rank, world_size=2).coarse for rank in range(2)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole.coarse)
+
+
 def test_bits_of_a_network_that_knows_nothing():
     for causal in (True, False):
         net = TextTransformer(**SMALL, causal=causal).eval()

@@ -1,0 +1,128 @@
+"""VQ-VAE and PixelSNAIL as a method: codes drawn one after another from a text, painted at 64 pixels, chosen by guides.
+
+A VQ-VAE with two grids has two networks: the coarse codes are drawn first, and the fine ones from them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .code_checkpoints import TEXT_ENCODER, absent_message
+from .code_drawing import CANDIDATES, DRAWING_ALIASES, DRAWING_OPTIONS, run_painter
+from .drawing import MACHINE_OPTIONS
+from .limits import cpu_seconds
+from .networks import Networks
+from .registry import Estimate, Method
+from ..checkpoint import read_config
+from ..errors import CheckpointMismatch, MissingAsset
+from ..models.code_network import CodeNetwork
+from ..models.pixelsnail import PixelSNAIL
+from ..models.pixelsnail_levels import CoarseToFine
+from ..models.vqvae2 import NAME as VQVAE_NAME
+from ..models.vqvae2 import VQVAE2
+from ..options import Option
+from ..paths import checkpoints_dir
+from ..sampling import CodePainter, CodesPreview
+
+CHECKPOINT = "emoji-pixelsnail"
+COARSE = "emoji-pixelsnail-coarse"
+FINE = "emoji-pixelsnail-fine"
+RECIPE = "python -m t2ilib train vqvae,pixelsnail"
+OPTIONS = (
+    *DRAWING_OPTIONS,
+    Option("model", VQVAE_NAME, "the VQ-VAE that paints, on whose codes the network was trained: a folder, or a name "
+           "that is looked for in `checkpoint` first", "networks"),
+    Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, or for two grids {COARSE} "
+           f"and {FINE}, such as the `checkpoints` in the folder of a run of notebook 06; empty is the one that ships",
+           "networks"),
+    *MACHINE_OPTIONS,
+)
+ALIASES = DRAWING_ALIASES | {"vqvae": "model", "temp": "temperature"}
+
+
+def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
+        callback: Callable[[CodesPreview], bool | None] | None = None,
+        **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Draw pictures with a PixelSNAIL; arguments as `Method.run` describes them."""
+    defaults = {option.name: option.default for option in OPTIONS}
+    images, record, _ = run_painter("vqvae_pixelsnail", _build, defaults, prompt, num_images=num_images, seed=seed,
+                                    callback=callback, options=options)
+    return images, record
+
+
+def _build(networks: Networks, settings: dict[str, Any]) -> CodePainter:
+    return build_painter(networks, model=settings["model"], precision=settings["precision"], chunk=settings["chunk"])
+
+
+def load_painter(*, home: Path | None = None, device: str = "cpu", model: str = VQVAE_NAME, precision: str = "auto",
+                 chunk: int = 32) -> CodePainter:
+    """Return the network of the checkpoint in a folder, with the VQ-VAE that paints.
+
+    Args:
+        home: the folder; None is that of the checkpoints that ship. model: the VQ-VAE.
+
+    Raises:
+        MissingAsset: there is no checkpoint. CheckpointMismatch: it was trained on the codes of another VQ-VAE.
+    """
+    return build_painter(Networks(device, home=home), model=model, precision=precision, chunk=chunk)
+
+
+def build_painter(networks: Networks, *, model: str, precision: str, chunk: int) -> CodePainter:
+    """Return a painter of networks that a run hands out; raises as `load_painter` does."""
+    vqvae = networks.vqvae(model)
+    network: CodeNetwork
+    if vqvae.levels == 1:
+        network = _network(networks, CHECKPOINT, vqvae, model)
+        folder = networks.home / CHECKPOINT
+    else:
+        network = CoarseToFine(_network(networks, COARSE, vqvae, model), _network(networks, FINE, vqvae, model))
+        folder = networks.home / FINE
+    text_encoder = networks.text_encoder(read_config(folder).get("text_encoder", TEXT_ENCODER))
+    return CodePainter(network, vqvae, text_encoder, precision=precision, chunk=chunk)
+
+
+def card_of(vqvae: VQVAE2, name: str, text_encoder: str = TEXT_ENCODER) -> dict[str, str]:
+    """Return what the card of a checkpoint must say, for `save_model(folder, network, **card_of(...), ...)`.
+
+    Args:
+        vqvae: on whose codes the network was trained, and name: what it is called.
+    """
+    return {"vqvae": name, "vqvae_sha256": vqvae.digest(), "text_encoder": text_encoder}
+
+
+def _network(networks: Networks, name: str, vqvae: VQVAE2, model: str) -> PixelSNAIL:
+    """Return a network of the home's checkpoints that was trained on the codes of this VQ-VAE."""
+    folder = networks.home / name
+    if not folder.is_dir():
+        raise MissingAsset(absent_message(name, RECIPE, networks.home))
+    card = read_config(folder)
+    trained_on = card.get("vqvae_sha256")
+    if not isinstance(trained_on, str):
+        raise CheckpointMismatch(f"{folder} does not say on which codes it was trained; save it with save_model(..., "
+                                 "**card_of(vqvae, name))")
+    if vqvae.digest() != trained_on:
+        raise CheckpointMismatch(f"{folder} was trained on the codes of {card.get('vqvae', 'another VQ-VAE')}, and "
+                                 f"{model} has other weights; take the VQ-VAE of its training: model=FOLDER")
+    return networks.checkpoint(PixelSNAIL, name)
+
+
+def absent() -> str:
+    """Return what is missing before the method can draw with its defaults, "" where nothing is."""
+    home = checkpoints_dir()
+    for name in (VQVAE_NAME, CHECKPOINT):
+        if not (home / name).is_dir():
+            return absent_message(name, RECIPE, home)
+    return ""
+
+
+def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:
+    """Return about what a call costs, from times of networks of the shipped size on one CPU core."""
+    drafts = pictures * options.get("candidates", CANDIDATES)
+    chunks = -(-drafts // options.get("chunk", 32))
+    return Estimate(cpu_seconds(3.0 * chunks + 0.2 * drafts), 1.0 + 0.01 * drafts)
+
+
+METHOD = Method("vqvae_pixelsnail", "VQ-VAE and PixelSNAIL", run, options=OPTIONS, previews=True, edits=True,
+                estimate=estimate, aliases=ALIASES, absent=absent)
