@@ -39,6 +39,12 @@ def _clip(name: str) -> Recipe:
     return Recipe("12", name, f"{name}/state.pt", {"recipe": name})
 
 
+def _pixelsnail(stage: str, name: str) -> Recipe:
+    state = "vqvae" if stage == "vqvae" else name
+    parameters = {"stages": stage, "live_steps": 0, "measure": False}
+    return Recipe("06", name, f"emoji-vqvae-pixelsnail/{state}.pt", parameters)
+
+
 RECIPES = {
     "base": _minimagen("base"),
     "sr64": _minimagen("sr64"),
@@ -57,6 +63,8 @@ RECIPES = {
     "words": Recipe("09", "emoji-text-transformer", "emoji-text-transformer/recipe.pt",
                     {"arm_steps": 0, "measure": False}),
     "blip": Recipe("16", "emoji-blip", "emoji-blip/state.pt", {"measure": False}),
+    "vqvae": _pixelsnail("vqvae", "emoji-vqvae"),
+    "pixelsnail": _pixelsnail("pixelsnail", "emoji-pixelsnail"),
 }
 GROUPS = {"cascade": ("base", "sr64", "sr128"), "guides": ("clip", "clip-b")}
 
