@@ -127,14 +127,12 @@ from t2ilib.training import (
 from t2ilib.training.blip_step import (
     BlipTraining,
     CaptionTraining,
-    NameBank,
     TextTraining,
     draw_blip_batch,
 )
 from t2ilib.training.blip_texts import (
     blip_texts,
     caption_tokens,
-    concept_names,
     random_phrases,
     start_stem,
     start_words,
@@ -241,8 +239,8 @@ run.keep("hard_pairs", show.grid(unseen_pictures[some], titles, columns=4, scale
 # Text first: the network begins with MiniLM's words (their table, cut to the tokens of the captions and to fewer
 # numbers a token) and learns to answer as MiniLM does, on captions and on phrases of random words. The stem begins with
 # the first stages of `emoji-clip-b`. The original begins with BERT and an ImageNet network in the same way. Then all
-# tasks at once, on varied drawings. Beside the captions of the batch, each picture is compared with the names of *all*
-# training concepts.
+# tasks at once, on varied drawings. Beside the captions of the batch, each picture is compared with the names of 128
+# other concepts, which cost little to read.
 
 # %%
 def start_blip(size, start_from="scratch"):
@@ -293,17 +291,14 @@ def blip_loop(training, network, data, steps, name, **options):
 def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     """Train a BLIP on all three tasks: its running average, its history, and the steps done."""
     network, texts = start_blip(size, start_from)
-    bank = NameBank(concept_names(texts))
     state = folder / "state.pt" if profile == "full" else None
     if start_from == "scratch" and not (state and state.exists()):
         teach_words(network, texts, cfg.text_steps)
-    training = BlipTraining(network.train(), make_fabric(device_, dtype_), bank=bank,
+    training = BlipTraining(network.train(), make_fabric(device_, dtype_),
                             ema_decay=cfg.ema_decay)
     loop, parts = blip_loop(training, network, drawings, steps, BLIP, minutes=minutes, state=state,
                             start_from=start_from)
     for step in parts["history"].timed(loop):
-        if step % 20 == 0:
-            bank.refresh(network, dtype_)
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
                                 draw_pictures=partial(vary, drawings))
         rate = cosine_lr(loop.position, steps, peak=6e-4, warmup=steps // 20, floor=0.02)
@@ -494,7 +489,7 @@ def train_captioner(data, steps):
     pairs = partner_rows(data)
     for step in loop:
         batch = draw_blip_batch(parts["batches"].next(), pairs, texts, parts["stream"],
-                                draw_pictures=partial(vary, data), phrases=0)
+                                draw_pictures=partial(vary, data), phrases=0, names=0)
         rate = cosine_lr(loop.position, steps, peak=1e-3, warmup=steps // 20, floor=0.02)
         parts["history"].add(step, loss=training.step(batch.to(device_), rate).item())
     network = training.ema.model.network

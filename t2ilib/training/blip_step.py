@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from .network_training import NetworkTraining
 from ..data.hard_pairs import draw_partners
 from ..encoders.emoji_blip import NOT_LEARNT, PAD, EmojiBlip, Ids, pad_rows
-from ..runtime import autocast
 
 MAX_LOG_SCALE = 4.6  # the contrastive scale stays below 100, as in CLIP
 
@@ -29,7 +28,7 @@ class BlipTexts:
         matching: (N, n), where in `rows` the captions of each picture stand that may match it.
         captions: of each picture, ids from [DEC] to [SEP] that the writing half is to say.
         prompt: number of their first tokens that are given, [DEC] included.
-        names: (N,), where in `rows` the plain name of each picture stands. concepts: (N,), which concept it is.
+        concepts: (N,), which concept each picture shows. names: (C,), where in `rows` the name of each concept stands.
         phrases: where in `rows` further texts stand that no picture has; only the text encoder reads them.
     """
 
@@ -38,8 +37,8 @@ class BlipTexts:
     matching: Tensor
     captions: Sequence[Sequence[int]]
     prompt: int
-    names: Tensor
     concepts: Tensor
+    names: Tensor
     phrases: Tensor
 
 
@@ -48,10 +47,11 @@ class BlipBatch:
     """What one step learns from: B pictures, of which the second half are the partners of the first.
 
     Attributes:
-        x: normalised pictures (B, 3, S, S). text: B captions, then E further phrases. targets: (B + E, D).
+        x: normalised pictures (B, 3, S, S).
+        text: B captions, then E further phrases, then M names of concepts. targets: (B + E + M, D).
         captions: what the writing half is to say. labels: (B, T), the token after each of theirs, `NOT_LEARNT` where
             it is given or there is none.
-        concepts: (B,).
+        concepts: (B,). named: (M,), the concepts of the names.
     """
 
     x: Tensor
@@ -60,21 +60,24 @@ class BlipBatch:
     captions: Ids
     labels: Tensor
     concepts: Tensor
+    named: Tensor
 
     def to(self, device: torch.device | str) -> "BlipBatch":
         """Return the batch on a device."""
         return BlipBatch(self.x.to(device), self.text.to(device), self.targets.to(device), self.captions.to(device),
-                         self.labels.to(device), self.concepts.to(device))
+                         self.labels.to(device), self.concepts.to(device), self.named.to(device))
 
 
 def draw_blip_batch(rows: Tensor, partners: Sequence[Tensor], texts: BlipTexts, generator: torch.Generator, *,
-                    draw_pictures: Callable[[Tensor, torch.Generator], Tensor], phrases: int = 64) -> BlipBatch:
+                    draw_pictures: Callable[[Tensor, torch.Generator], Tensor], phrases: int = 64,
+                    names: int = 128) -> BlipBatch:
     """Draw what a step learns from.
 
     Args:
         rows: (B / 2,) pictures; each brings a partner. partners: from `partner_rows`.
         draw_pictures: rows and generator -> normalised pictures, varied.
-        phrases: how many further texts the text encoder reads.
+        phrases: how many further texts the text encoder reads. names: how many concepts, whose names every picture is
+            compared with beside the captions of the batch.
     """
     rows = torch.cat([rows, draw_partners(partners, rows, generator)])  # (B,)
     variant = torch.randint(texts.matching.shape[1], (len(rows) // 2,), generator=generator)
@@ -83,11 +86,13 @@ def draw_blip_batch(rows: Tensor, partners: Sequence[Tensor], texts: BlipTexts, 
     if len(texts.phrases):
         picked = torch.randint(len(texts.phrases), (phrases,), generator=generator)
         chosen = torch.cat([chosen, texts.phrases[picked]])  # (B + E,)
+    named = torch.randperm(len(texts.names), generator=generator)[:names]  # (M,)
+    chosen = torch.cat([chosen, texts.names[named]])  # (B + E + M,)
     text = pad_rows([texts.rows[i] for i in chosen.tolist()])
     captions = pad_rows([texts.captions[row] for row in rows.tolist()])
     x = draw_pictures(rows, generator)
     return BlipBatch(x, text, texts.targets[chosen], captions, caption_labels(captions.ids, texts.prompt),
-                     texts.concepts[rows])
+                     texts.concepts[rows], named)
 
 
 def caption_labels(ids: Tensor, prompt: int) -> Tensor:
@@ -103,49 +108,11 @@ def caption_labels(ids: Tensor, prompt: int) -> Tensor:
     return labels
 
 
-class NameBank:
-    """Vectors of all training names, negatives for each picture, computed anew every few steps.
-
-    It takes the place of the queue of a momentum encoder, with which BLIP compares beyond the batch: so many names fit
-    whole.
-
-    Args:
-        names: of each concept, ids from [CLS] to [SEP].
-
-    Attributes:
-        vectors: (concepts, D), without gradient.
-    """
-
-    def __init__(self, names: Sequence[Sequence[int]]):
-        self.names = pad_rows(names)
-        self.vectors = torch.zeros(0)
-
-    @torch.no_grad()
-    def refresh(self, network: EmojiBlip, dtype: torch.dtype = torch.float32) -> None:
-        """Compute the vectors with the weights of a network."""
-        was_training = network.training
-        network.eval()
-        device = network.logit_scale.device
-        parts = []
-        for ids, mask in zip(self.names.ids.split(256), self.names.mask.split(256), strict=True):
-            with autocast(device, dtype):
-                states = network.text_states(Ids(ids.to(device), mask.to(device)))
-                parts.append(network.text_vectors(states).float())
-        self.vectors = torch.cat(parts)
-        network.train(was_training)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"vectors": self.vectors}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.vectors = state["vectors"]
-
-
 class BlipTraining(NetworkTraining):
     """A small BLIP in training; see `NetworkTraining`.
 
     Args:
-        network: moved in place. bank: names that pictures are compared with beside those of the batch, or None.
+        network: moved in place.
         contrast, match, write, distil: weights of the four losses; those of 0 are left out of the sum.
         label_smoothing: of the caption's tokens, 0.1 in BLIP.
         training: further arguments of `NetworkTraining`.
@@ -154,19 +121,12 @@ class BlipTraining(NetworkTraining):
         losses: of the last step, by name, for the record.
     """
 
-    def __init__(self, network: EmojiBlip, fabric: Any, *, bank: NameBank | None = None, contrast: float = 1.0,
-                 match: float = 1.0, write: float = 1.0, distil: float = 1.0, label_smoothing: float = 0.1,
-                 **training: Any):
+    def __init__(self, network: EmojiBlip, fabric: Any, *, contrast: float = 1.0, match: float = 1.0,
+                 write: float = 1.0, distil: float = 1.0, label_smoothing: float = 0.1, **training: Any):
         super().__init__(network, fabric, **training)
-        self.bank = bank
         self.weights = {"contrast": contrast, "match": match, "write": write, "distil": distil}
         self.label_smoothing = label_smoothing
         self.losses: dict[str, float] = {}
-
-    def parts(self) -> dict[str, Any]:
-        """Return what `save_training` and `load_training` keep of it, by name."""
-        bank = {} if self.bank is None else {"bank": self.bank}
-        return {**super().parts(), **bank}
 
     def loss(self, batch: BlipBatch) -> Tensor:
         """Return the weighted sum of the losses, with gradient.
@@ -178,9 +138,10 @@ class BlipTraining(NetworkTraining):
         partner = torch.arange(n, device=batch.x.device).roll(n // 2)
         out = self.forward(batch.x, *batch.text, partner, *batch.captions)
         scale = self.network.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
-        bank = None if self.bank is None else self.bank.vectors
+        names = out.texts[len(out.texts) - len(batch.named):].float()  # (M, D)
         losses = {
-            "contrast": contrastive_loss(out.images.float(), out.texts[:n].float(), scale, batch.concepts, bank),
+            "contrast": contrastive_loss(out.images.float(), out.texts[:n].float(), scale, batch.concepts, names,
+                                         batch.named),
             "match": match_loss(out.matches.float()),
             "write": caption_loss(out.caption_logits, batch.labels, self.label_smoothing),
             "distil": distillation_loss(out.text_states.float(), batch.targets),
@@ -190,15 +151,17 @@ class BlipTraining(NetworkTraining):
         return total
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, concepts: Tensor,
-                     bank: Tensor | None = None) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, concepts: Tensor, names: Tensor,
+                     named: Tensor) -> Tensor:
     """Return the loss that brings pictures to their texts, away from those of other concepts.
 
-    Each picture chooses among the texts of the batch and of the bank, each text among the pictures of the batch.
-    Others of the same concept are no rivals.
+    Each picture chooses among the texts of the batch and further names, each text among the pictures of the batch.
+    Others of the same concept are no rivals. The names are read by the same weights in the same step. (Vectors that are
+    kept from earlier steps, without a gradient, are a trap unless they come from a slow average, as in BLIP: all new
+    vectors together move away from the old ones, which lowers the loss and teaches nothing.)
 
     Shapes:
-        images, texts: (B, D) of unit norm, concepts: (B,), bank: (C, D) in the order of concepts
+        images, texts: (B, D) of unit norm, concepts: (B,), names: (M, D) of unit norm, named: (M,) their concepts
 
     References:
         Radford et al. 2021, figure 3.
@@ -207,10 +170,9 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, concepts: Ten
     twins = (concepts[:, None] == concepts[None]).fill_diagonal_(False)  # (B, B)
     logits = (scale * images @ texts.T).masked_fill(twins, -1e4)
     to_picture = F.cross_entropy(logits.T, rows)
-    if bank is not None and len(bank):
-        others = (scale * images @ bank.T).scatter(1, concepts[:, None], -1e4)  # (B, C)
-        logits = torch.cat([logits, others], dim=1)
-    to_text = F.cross_entropy(logits, rows)
+    is_own = concepts[:, None] == named[None]  # (B, M)
+    others = (scale * images @ names.T).masked_fill(is_own, -1e4)
+    to_text = F.cross_entropy(torch.cat([logits, others], dim=1), rows)
     return (to_text + to_picture) / 2
 
 

@@ -76,18 +76,11 @@ def blip_texts(data: CaptionedImages, pieces: BlipPieces, width: int | None, *, 
     prompt = pieces([PROMPT])[0]
     spoken = pieces([with_article(text) for text in data.captions])
     concepts = [concept_of[name] for name in data.columns.get("name", data.captions)]
+    name_of = {concept: place[row[1]] for concept, row in zip(concepts, variants, strict=True)}
     return BlipTexts(rows=pieces(texts), targets=targets, matching=torch.tensor(matching),
-                     captions=prompt_rows(spoken, prompt), prompt=len(prompt) - 1,
-                     names=torch.tensor([place[row[1]] for row in variants]), concepts=torch.tensor(concepts),
+                     captions=prompt_rows(spoken, prompt), prompt=len(prompt) - 1, concepts=torch.tensor(concepts),
+                     names=torch.tensor([name_of[concept] for concept in range(len(names))]),
                      phrases=torch.tensor([place[text] for text in phrases], dtype=torch.long))
-
-
-def concept_names(texts: BlipTexts) -> list[Sequence[int]]:
-    """Return the name of each concept, cut into tokens, in their order: for `NameBank`."""
-    names: dict[int, Sequence[int]] = {}
-    for concept, text in zip(texts.concepts.tolist(), texts.names.tolist(), strict=True):
-        names.setdefault(concept, texts.rows[text])
-    return [names[concept] for concept in sorted(names)]
 
 
 @torch.no_grad()

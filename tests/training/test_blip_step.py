@@ -13,7 +13,6 @@ from t2ilib.training.blip_step import (
     BlipTexts,
     BlipTraining,
     CaptionTraining,
-    NameBank,
     TextTraining,
     caption_labels,
     contrastive_loss,
@@ -22,7 +21,7 @@ from t2ilib.training.blip_step import (
     match_loss,
     reduced,
 )
-from t2ilib.training.blip_texts import concept_names, random_phrases
+from t2ilib.training.blip_texts import random_phrases
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,10 @@ def small_texts(data, width=32, phrases=4):
     place = {text: i for i, text in enumerate(listed)}
     targets = F.normalize(torch.randn(len(listed), width, generator=torch.Generator().manual_seed(0)), dim=-1)
     captions = [[4, *row[1:]] for row in pieces(data.captions)]
+    concepts = [names.index(name) for name in data.columns["name"]]
+    name_of = {concept: place[text] for concept, text in zip(concepts, data.captions, strict=True)}
     texts = BlipTexts(pieces(listed), targets, torch.tensor([[place[t] for t in row] for row in forms]), captions, 1,
-                      torch.tensor([place[text] for text in data.captions]),
-                      torch.tensor([names.index(name) for name in data.columns["name"]]),
+                      torch.tensor(concepts), torch.tensor([name_of[i] for i in range(len(names))]),
                       torch.arange(len(listed) - phrases, len(listed)))
     return texts, tokens
 
@@ -53,22 +53,24 @@ def small_network(tokens, seed=0):
                      positions=40, image_size=32, dropout=0.0)
 
 
-def draw(data, texts, seed=0, phrases=3):
+def draw(data, texts, seed=0, phrases=3, names=5):
     return draw_blip_batch(torch.arange(4), partner_rows(data), texts, torch.Generator().manual_seed(seed),
-                           draw_pictures=lambda rows, _: data.batch(rows), phrases=phrases)
+                           draw_pictures=lambda rows, _: data.batch(rows), phrases=phrases, names=names)
 
 
 def test_a_batch_brings_partners_of_other_concepts_in_the_same_words(data):
     texts, _ = small_texts(data)
     batch = draw(data, texts)
-    assert batch.x.shape == (8, 3, 32, 32) and len(batch.text.ids) == 8 + 3 == len(batch.targets)
+    assert batch.x.shape == (8, 3, 32, 32) and len(batch.text.ids) == 8 + 3 + 5 == len(batch.targets)
     assert (batch.concepts[:4] != batch.concepts[4:]).all()
     with_article = batch.text.ids[:8, 1] == batch.text.ids[0, 1]
     assert torch.equal(with_article[:4], with_article[4:]) or len(set(map(tuple, batch.text.ids[:, 1:3].tolist()))) > 2
     assert batch.labels.shape == batch.captions.ids.shape
     again = draw(data, texts)
     assert torch.equal(batch.text.ids, again.text.ids)
-    assert len(draw(data, texts, phrases=0).text.ids) == 8
+    assert len(draw(data, texts, phrases=0, names=0).text.ids) == 8
+    named = texts.rows[texts.names[batch.named[-1]]]
+    assert batch.text.ids[-1, :len(named)].tolist() == list(named)
 
 
 def test_labels_are_the_next_tokens_after_the_prompt():
@@ -81,14 +83,15 @@ def test_labels_are_the_next_tokens_after_the_prompt():
 def test_losses_by_hand():
     images = F.normalize(torch.randn(3, 8), dim=-1)
     words = F.normalize(torch.randn(3, 8), dim=-1)
-    bank = F.normalize(torch.randn(4, 8), dim=-1)
+    names = F.normalize(torch.randn(4, 8), dim=-1)
+    named = torch.tensor([3, 2, 1, 0])
     concepts = torch.tensor([0, 2, 0])  # the first and the third show the same
-    found = contrastive_loss(images, words, torch.tensor(5.0), concepts, bank)
+    found = contrastive_loss(images, words, torch.tensor(5.0), concepts, names, named)
     total = 0.0
     for i in range(3):
         rivals = [j for j in range(3) if j == i or concepts[j] != concepts[i]]
         texts = [5 * images[i] @ words[j] for j in rivals]
-        others = [5 * images[i] @ bank[c] for c in range(4) if c != concepts[i]]
+        others = [5 * images[i] @ names[j] for j in range(4) if named[j] != concepts[i]]
         pictures = [5 * images[j] @ words[i] for j in rivals]
         right = 5 * images[i] @ words[i]
         total -= right - torch.logsumexp(torch.stack(texts + others), 0)
@@ -114,18 +117,16 @@ def test_a_training_learns_its_batch_and_goes_on_bit_for_bit(data):
 
     def train(steps, network=None, training=None):
         network = network or small_network(tokens)
-        training = training or BlipTraining(network, make_fabric(), bank=NameBank(concept_names(texts)),
-                                            learning_rate=3e-3)
+        training = training or BlipTraining(network, make_fabric(), learning_rate=3e-3)
         losses = []
         for _ in range(steps):
-            training.bank.refresh(network)
             losses.append(training.step(batch).item())
         return network, training, losses
 
     network, training, losses = train(30)
     assert losses[-1] < 0.7 * losses[0]
     assert set(training.losses) == {"contrast", "match", "write", "distil"}
-    assert set(training.parts()) == {"net", "ema", "optimizer", "bank"}
+    assert set(training.parts()) == {"net", "ema", "optimizer"}
     half_network, half, _ = train(15)
     other, rest, _ = train(0, small_network(tokens, seed=1))
     for name, part in half.parts().items():
