@@ -36,8 +36,8 @@ OPTIONS = (
            "`any` is drawn by the seed", "drawing"),
     Option("noise", 1.0, "how far the seed moves the words: 1 as in training, 0 not at all", "drawing", low=0, high=100,
            slider=(0.0, 4.0)),
-    Option("temperature", 0.0, "0 takes the likeliest code of each place; above, each is drawn for itself, and "
-           "neighbours fit less and less", "drawing", low=0, high=100, slider=(0.0, 1.5)),
+    Option("temperature", 0.5, "of the probabilities by which codes are mixed at each place; 0 takes the likeliest "
+           "alone, which has harder edges and blotches", "drawing", low=0, high=100, slider=(0.0, 2.0)),
     Option("candidates", CANDIDATES, "drafts for each picture, of which the guides keep the best", "guides", low=1,
            high=4096, slider=(1, 32)),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide that chooses, or a list, all of which choose", "guides",

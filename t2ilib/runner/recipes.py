@@ -60,6 +60,7 @@ RECIPES = {
     "vqgan-128": Recipe("13", "emoji-vqgan-128", "emoji-vqgan/state_128.pt",
                         {"steps": 0, "start_from": "shipped"}),
     "prior": Recipe("14", "emoji-prior", "emoji-prior/state.pt"),
+    "generator": Recipe("05", "emoji-generator", "emoji-generator/recipe.pt", {"arm_steps": 0, "measure": False}),
     "words": Recipe("09", "emoji-text-transformer", "emoji-text-transformer/recipe.pt",
                     {"arm_steps": 0, "measure": False}),
     "blip": Recipe("16", "emoji-blip", "emoji-blip/state.pt", {"measure": False}),

@@ -1,4 +1,4 @@
-"""From words to pictures in one pass: a generator predicts all codes at once, a VQGAN paints them."""
+"""From words to pictures in one pass: a generator predicts all codes at once, a VQGAN paints what it expects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .logits import draw_codes
 from .painter import Painted, Score
 from .. import runtime
 from ..diffusion import split_generator
@@ -57,7 +56,7 @@ class OnePassPainter:
     @torch.no_grad()
     @torch.no_grad()
     def sample(self, texts: Sequence[str], *, generators: Sequence[torch.Generator], style: str = ANY_STYLE,
-               noise: float = 1.0, temperature: float = 0.0, candidates: int = 1,
+               noise: float = 1.0, temperature: float = 0.5, candidates: int = 1,
                score: Score | None = None) -> Painted:
         """Draw a picture for each text.
 
@@ -65,14 +64,15 @@ class OnePassPainter:
             generators: a stream for each picture, on which alone it depends, not on its neighbours.
             style: one of the network's, or "any": drawn by the stream; candidates of one text take turns.
             noise: how much of the noise of training moves the text; 0 is none.
-            temperature: 0 takes the likeliest code of each place; above, codes are drawn, each for itself.
+            temperature: of the probabilities by which code vectors are averaged at each place before they are painted;
+                0 paints the likeliest code alone.
             candidates: pictures drawn of each text, of which `score` chooses one.
 
         Raises:
             BadParameter: a number is out of range, or not a stream for each text. UnknownName: no such style.
         """
         self._check(texts, generators, style, noise, temperature, candidates, score)
-        styles, noises, uniforms = self._draw_numbers(generators, style, candidates)
+        styles, noises = self._draw_numbers(generators, style, candidates)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
         pooled = torch.stack(self._read(texts))[rows]  # (M, E)
         codes = []
@@ -80,13 +80,8 @@ class OnePassPainter:
         for part in torch.arange(len(rows)).split(self.chunk):
             with runtime.autocast(self.device, self.dtype):
                 logits = self.network(pooled[part], styles[part].to(self.device), noise * noises[part].to(self.device))
-                if temperature == 0:
-                    drawn = logits.argmax(dim=-1)  # (b, N)
-                else:
-                    drawn = draw_codes(logits / temperature, uniforms[part].to(self.device))
-                drawn = drawn.unflatten(1, self.network.grid)  # (b, h, w)
-                painted = self.vqgan.decode_codes(drawn)
-            codes.append(drawn)
+                painted = self.vqgan.decode(self.code_vectors(logits, temperature))
+            codes.append(logits.argmax(dim=-1).unflatten(1, self.network.grid))  # (b, h, w)
             pictures.append(painted.float().clamp(-1, 1))
         result = Painted(torch.cat(codes), torch.cat(pictures))
         if candidates == 1:
@@ -95,20 +90,26 @@ class OnePassPainter:
         return Painted(best_candidates(result.codes, scores, candidates),
                        best_candidates(result.pictures, scores, candidates))
 
+    def code_vectors(self, logits: Tensor, temperature: float = 0.5) -> Tensor:
+        """Return what is painted for logits (B, N, K): code vectors, averaged by their probabilities, (B, D, h, w)."""
+        if temperature == 0:
+            return self.vqgan.embed_codes(logits.argmax(dim=-1).unflatten(1, self.network.grid))
+        probabilities = (logits.float() / temperature).softmax(dim=-1)
+        vectors = probabilities @ self.vqgan.codebook  # (B, N, D)
+        return vectors.transpose(1, 2).unflatten(2, self.network.grid)
+
     def _draw_numbers(self, generators: Sequence[torch.Generator], style: str,
-                      candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weights of styles (M, S), noise (M, E) and uniform numbers (M, N) of all M drafts."""
+                      candidates: int) -> tuple[Tensor, Tensor]:
+        """Return weights of styles (M, S) and noise (M, E) of all M drafts."""
         names = self.network.styles
         chosen = []
         noises = []
-        uniforms = []
         for generator in generators:
             order = torch.randperm(len(names), generator=generator).tolist()
             for j, stream in enumerate(split_generator(generator, candidates)):
                 chosen.append(names[order[j % len(names)]] if style == ANY_STYLE else style)
                 noises.append(torch.randn(self.network.text_dim, generator=stream))
-                uniforms.append(torch.rand(self.network.places, generator=stream))
-        return self.network.style_weights(chosen), torch.stack(noises), torch.stack(uniforms)
+        return self.network.style_weights(chosen), torch.stack(noises)
 
     def _pooled(self, texts: list[str]) -> list[Tensor]:
         return list(self.text_encoder.pooled(texts).float().to(self.device))
