@@ -762,13 +762,17 @@ def train_generator(steps):
 
 
 # %%
+LICENCE = ("MIT; its memory holds the training drawings in a compressed form, under the licences of "
+           "the drawings: see data/README.md")
+
+
 def keep_trained(network, pictures_seen):
     """Save a network as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
     card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"],
                 data={"name": "emoji", "sha256": large.fingerprint()}, training=vars(cfg),
                 commit=runtime.commit(), pictures_seen=pictures_seen)
-    saved = save_model(home / NAME, network, dtype=torch.int8, licence="MIT", **card)
+    saved = save_model(home / NAME, network, dtype=torch.int8, licence=LICENCE, **card)
     run.artefact(saved / "model.safetensors")
     return saved
 
