@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import ImageChops
 
 from t2ilib.checkpoint import save_model, short_hash
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
@@ -61,10 +62,17 @@ def test_pictures_and_record(run, tmp_path, vqgan):
     assert (shown.int() - expected.int()).abs().max() <= 1
 
 
+def apart(a, b):
+    """The largest difference between two pictures, in grey levels."""
+    return max(high for _, high in ImageChops.difference(a, b).getextrema())
+
+
 def test_seeds_texts_and_neighbours(run):
     (a, b), _ = run("a blue car", num_images=2, seed=5)
+    (same, _), _ = run("a blue car", num_images=2, seed=5)
+    assert same.tobytes() == a.tobytes()
     (again, other), _ = run(["a blue car", "cat"], seed=6, chunk=1)
-    assert again.tobytes() == b.tobytes() and other.tobytes() != again.tobytes() and a.size == b.size
+    assert apart(again, b) <= 1 < apart(again, other)  # grey levels: sums round differently in another batch
 
 
 def test_style_noise_and_temperature(run):
