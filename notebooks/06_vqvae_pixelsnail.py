@@ -36,12 +36,13 @@
 # It is also the recipe of `emoji-vqvae` and `emoji-pixelsnail`, the networks of the method `vqvae_pixelsnail`.
 #
 # It needs: straight-through gradients and codebooks ([13, mini VQGAN](13_mini_vqgan.ipynb)); a transformer for the same
-# task is in [09](09_text_transformer.ipynb). Reading takes about 30 minutes.
+# task is in [09](09_text_transformer.ipynb); BLIP, which the original of this method begins with, in
+# [16](16_blip.ipynb). Reading takes about 30 minutes.
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2 GB |
-# | quick | 2 CPU cores | 3 min | 3 GB |
+# | quick | 2 CPU cores | 3 min | 2.5 GB |
 # | full: trains both networks | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |
 #
@@ -86,7 +87,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a red heart"  # what to draw
-text: str = "minilm"  # the text encoder that PixelSNAIL reads
+text: str = "minilm"  # the text encoder that PixelSNAIL reads; emoji-blip where it is trained
 levels: int = 1  # grids of codes: 1, or 2 for a VQ-VAE-2
 stages: str = "vqvae,pixelsnail"  # what `full` trains, with commas between
 train: Optional[bool] = None  # whether to train what ships; None: the profile's own
@@ -132,6 +133,7 @@ from t2ilib.layers.causal import CausalConv
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, rotate_through
 from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_unit
+from t2ilib.methods import generate_with_record
 from t2ilib.methods.vqvae_pixelsnail import card_of
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.pixelsnail import PixelSNAIL
@@ -164,11 +166,12 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, text=text, levels=levels, stages=stages, train=train, vqvae_steps=vqvae_steps,
     snail_steps=snail_steps, live_steps=live_steps, minutes=minutes, start_from=start_from,
     num_concepts=num_concepts,
-    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=3, live_steps=3, snail_steps=2,
-               batch_size=4, looks=2, prompts=2, cache_side=4, num_concepts=2, seeds=1,
-               candidates=2, splits=("validation",)),
+    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=3, live_steps=3, train=True,
+               vqvae_steps=2, snail_steps=2, batch_size=4, looks=2, prompts=2, cache_side=4,
+               num_concepts=2, seeds=1, candidates=2, splits=("validation",)),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=240,
-               train=False, vqvae_size="small", snail_size="small", vqvae_steps=240, snail_steps=60,
+               train=False, vqvae_size="small" if levels == 1 else "small_two",
+               snail_size="small", vqvae_steps=240, snail_steps=60,
                batch_size=16, learning_rate=1e-3, ema_decay=0.98, drop_text=0.1, exchange=0.05,
                looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2, candidates=4,
                guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation")),
@@ -186,6 +189,7 @@ stages_ = [stage.strip() for stage in stages.split(",")]
 folder = reports_dir() / "training" / "emoji-vqvae-pixelsnail"
 if work_dir:
     folder = pathlib.Path(work_dir)
+kept = folder if profile == "full" else home  # where codes are taken from what was trained
 
 # %% [markdown]
 # ## The idea
@@ -325,7 +329,7 @@ run.keep("vqvae_sizes", show.Table(rows, digits=0))
 def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     """Train a VQ-VAE: its running average, its history, and the steps that are done.
 
-    With `keep` the whole state is on disk, and training goes on where it ended.
+    With `keep` in `full` the whole state is on disk, and training goes on where it ended.
     """
     runtime.seed_everything(seed)
     net = VQVAE2(**size).to(device_).train()
@@ -339,7 +343,7 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
                         start_from=start_from if keep else "scratch",
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
-                        state=folder / f"{name}.pt" if keep else None)
+                        state=folder / f"{name}.pt" if keep and profile == "full" else None)
     looks = {round(steps * share / 12) for share in range(1, 13)}
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
@@ -405,8 +409,8 @@ def keep_vqvae(net, pictures_seen, history):
                 data={"name": "emoji", "sha256": all_drawings.fingerprint()},
                 pictures_seen=pictures_seen, licence="MIT",
                 metrics={f"validation_{name}": value for name, value in found.items()})
-    for place in (home / VQVAE, folder / VQVAE):
-        save_model(place, net, dtype=torch.int8, **card)
+    for place in {home, kept}:
+        save_model(place / VQVAE, net, dtype=torch.int8, **card)
     run.artefact(home / VQVAE / "model.safetensors")
     run.keep("vqvae_curves", show.curves(history.curves, names=["psnr", "fine perplexity"],
                                          separate=True, size=(5.0, 2.6)))
@@ -417,8 +421,8 @@ if cfg.train and "vqvae" in stages_:
     averaged, history, done = train_vqvae("vqvae", VQVAE_SIZES[cfg.vqvae_size], cfg.vqvae_steps,
                                           minutes=minutes, keep=True)
     keep_vqvae(averaged, done * 16 + seen_before(start_from, VQVAE), history)
-if (folder / VQVAE).is_dir() or (checkpoints_dir() / VQVAE).is_dir():
-    vqvae = load_vqvae(VQVAE, home=folder, device=device_)
+if (kept / VQVAE).is_dir() or (checkpoints_dir() / VQVAE).is_dir():
+    vqvae = load_vqvae(VQVAE, home=kept, device=device_)
 else:
     vqvae = live["small" if levels == 1 else "small_two"].eval()
     trained = "one grid, live" if levels == 1 else "two grids, live"
@@ -771,7 +775,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
                         start_from=start_from if keep else "scratch",
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
-                        state=folder / f"{name}.pt" if keep else None)
+                        state=folder / f"{name}.pt" if keep and profile == "full" else None)
     for step in history.timed(loop):
         rows = order.next()
         view = torch.randint(cfg.views, (len(rows),), generator=stream)
@@ -819,6 +823,17 @@ network = nets[-1].eval() if len(nets) == 1 else CoarseToFine(nets[0].eval(), ne
 if curves:
     run.keep("loss", show.curves(curves, smooth=max(1, cfg.snail_steps // 20), ylabel="nats a code",
                                  size=(6.0, 2.8)))
+
+# %% [markdown]
+# What was saved is what the method draws with:
+
+# %%
+if keeps:
+    (image,), record = generate_with_record(
+        prompt, method="vqvae_pixelsnail", num_images=1, seed=seed, checkpoint=str(home),
+        candidates=1, device=device)
+    print("drawn by", ", ".join(sorted(path.name for path in home.iterdir())),
+          f"in {record['seconds']:.1f} s")
 
 # %% tags=["trained"]
 if not measure:
