@@ -87,12 +87,15 @@ captioner_steps: Optional[int] = None  # of the second captioner
 minutes: Optional[float] = None  # or how long to train the BLIP, over all interruptions
 start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 measure: bool = True  # False ends after training
+method: str = "generator"  # whose pictures are captioned; one that is fast and ships
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training states; "" is reports/training/emoji-blip
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
+import json
 import pathlib
+import warnings
 from functools import partial
 
 import torch
@@ -105,11 +108,14 @@ from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment
 from t2ilib.data.hard_pairs import draw_partners, partner_rows
 from t2ilib.data.left_out import left_out_rows
-from t2ilib.data.phrases import with_article
+from t2ilib.data.musti import load_musti
+from t2ilib.data.phrases import plain_name, with_article
 from t2ilib.encoders import Blip, load_blip, load_clip, load_text_encoder
 from t2ilib.encoders.emoji_blip import SIZES, BlipPieces, EmojiBlip, Ids, pad_rows
+from t2ilib.files import write_text
 from t2ilib.lesson import start
-from t2ilib.media import to_signed, to_unit
+from t2ilib.media import save_pictures, stack_pictures, to_signed, to_unit
+from t2ilib.methods import METHODS, generate
 from t2ilib.metrics.captions import SMOOTHING, caption_scores, shuffled_scores
 from t2ilib.metrics.matching import best_threshold, matching
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
@@ -142,12 +148,15 @@ from t2ilib.training.blip_texts import (
 run, cfg, device_, dtype_ = start(
     "16_blip", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     blip_steps=blip_steps, captioner_steps=captioner_steps, minutes=minutes, start_from=start_from,
+    method=method,
     smoke=dict(rows=64, phrases=16, text_steps=1, blip_steps=2, captioner_steps=2, half=4,
-               unseen=24, captioned=12, shuffles=2),
+               unseen=24, captioned=12, shuffles=2, drawn=3),
     quick=dict(rows=600, size="small", phrases=500, text_steps=30, blip_steps=60, half=16,
-               ema_decay=0.9, captioner_steps=60, unseen=240, captioned=200, shuffles=5),
+               ema_decay=0.9, captioner_steps=60, unseen=240, captioned=200, shuffles=5,
+               learning_rate=2e-3, drawn=24),
     full=dict(rows=0, size="shipped", phrases=20000, text_steps=600, blip_steps=2400, half=32,
-              ema_decay=0.998, captioner_steps=2000, unseen=0, captioned=0, shuffles=20))
+              ema_decay=0.998, captioner_steps=2000, unseen=0, captioned=0, shuffles=20,
+              learning_rate=6e-4, drawn=80))
 BLIP = "emoji-blip"
 RECIPE = dict(size="shipped", blip_steps=2400)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
@@ -282,7 +291,8 @@ def blip_loop(training, network, data, steps, name, **options):
     parts = {"stream": runtime.generator(seed, name, "training"), "history": History(),
              "batches": Batches(len(data), cfg.half, runtime.generator(seed, name, "batches"))}
     settings = dict(seed=seed, data=data.fingerprint(), network=network.config, steps=steps,
-                    half=cfg.half, phrases=cfg.phrases, ema_decay=cfg.ema_decay)
+                    half=cfg.half, phrases=cfg.phrases, ema_decay=cfg.ema_decay,
+                    learning_rate=cfg.learning_rate)
     loop = TrainingLoop(steps=steps, settings=settings, parts=training.parts() | parts, run=run,
                         desc=name, **options)
     return loop, parts
@@ -301,7 +311,8 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     for step in parts["history"].timed(loop):
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
                                 draw_pictures=partial(vary, drawings))
-        rate = cosine_lr(loop.position, steps, peak=6e-4, warmup=steps // 20, floor=0.02)
+        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 20,
+                         floor=0.02)
         training.step(batch.to(device_), rate)
         parts["history"].add(step, **training.losses)
     return training.ema.model, parts["history"], loop.done
@@ -544,10 +555,38 @@ note = (f"n = {len(new)} drawings that the captioner never saw, of concepts that
         f"smoothed by {SMOOTHING}; METEOR: {variant}; shuffled {cfg.shuffles} times")
 run.keep("caption_scores", show.Table(rows, note=note,
                                       baselines=["shuffled", "nearest training drawing"]))
+print(f"{len(set(said))} different captions of {len(said)} pictures")
 few = torch.linspace(0, len(new) - 1, 8).long().tolist()
 titles = [f"{new_names[row]}: {said[row]}" for row in few]
 run.keep("captions", show.grid(new_pictures[few], titles, columns=4, scale=1.9,
                                title="name: caption"))
+
+# %% [markdown]
+# A captioner that says the same of every picture has equal rows for captions and shuffled ones, and no score of 0.
+#
+# **Drawn pictures.** A method draws the names of validation concepts, and the captioner says what it sees. Beside it
+# the real drawings of the same concepts: no method can be expected to do better than they.
+
+# %%
+absent = METHODS.find(method).missing()
+judged = sorted(set(everything.where(split="validation").columns["name"]))
+picked = torch.linspace(0, len(judged) - 1, cfg.drawn).long().tolist()
+prompts = [with_article(plain_name(judged[row])) for row in picked]
+if absent:
+    print(f"{method} cannot draw here: {absent}")
+else:
+    drawn = stack_pictures(generate(prompts, method=method, num_images=1, seed=seed))
+    said, rows = caption_table(drawn, prompts, captioner_train)
+    first_row = {name: row for row, name in reversed(list(enumerate(everything.columns["name"])))}
+    real = to_unit(everything.batch([first_row[judged[row]] for row in picked]))
+    rows["real drawings"] = caption_scores(captioner.caption(real), prompts).row()
+    note = (f"n = {cfg.drawn} validation concepts, one picture each by {method}, seed {seed}; "
+            "the captioner conditions, chooses and filters nothing")
+    run.keep("drawn_scores", show.Table({f"drawn by {method}": rows.pop("captions")} | rows,
+                                        note=note, baselines=list(rows)))
+    titles = [f"{prompt}: {caption}" for prompt, caption in zip(prompts[:8], said[:8])]
+    run.keep("drawn_captions", show.grid(drawn[:8], titles, columns=4, scale=1.9,
+                                         title="prompt: caption"))
 
 # %% [markdown]
 # ## What does BLEU 0.47 with METEOR 0.14 mean?
@@ -591,6 +630,26 @@ assert ratios["one long text"] < ratios["shuffled names"]
 #    original's figures look like those of long texts compared as a whole, and not like those of single captions. That
 #    is a guess from four numbers; the code is not known.
 #
+# ## The original's data
+# MUSTI is a JSON file: pictures as addresses, titles and texts in four languages, and whether both speak of the same
+# smell. `load_musti` takes a folder of pictures, or downloads them once into the cache; what cannot be had or read is
+# left out, with one warning. Here a file of that form with two pictures of our own and one that does not exist:
+
+# %%
+place = run.dir / "musti"
+for number, row in enumerate(some[:2].tolist()):
+    save_pictures(unseen_pictures[row], place / f"{number}.png")
+entries = [{"id": str(number), "image": f"https://museum.example/{number}.png", "language": "en",
+            "text": "", "title": unseen_names[row], "subtask1_label": "NO", "subtask2_labels": []}
+           for number, row in enumerate(some[:3].tolist())]
+write_text(place / "musti.json", json.dumps(entries))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = load_musti(place / "musti.json", pictures=place, image_size=64)
+print(found.data)
+print("warning:", caught[-1].message)
+
+# %% [markdown]
 # ## What these numbers say, and what they do not
 # - Matching is asked between concepts of one subgroup, with one wrong caption each. Among all captions it is retrieval,
 #   which notebook [12](12_mini_clip.ipynb) measures.
