@@ -92,7 +92,7 @@ def start_words(network: EmojiBlip, tokens: Sequence[int]) -> None:
     """
     network.tokens.copy_(torch.tensor(tokens))
     minilm, _ = load_minilm()
-    words = minilm.embeddings["word_embeddings"].weight[network.tokens].float()  # (V - 5, 384)
+    words = minilm.embeddings["word_embeddings"].weight[network.tokens.cpu()].float()  # (V - 5, 384)
     table = network.retrieval.text_encoder.embeddings.word_embeddings.weight  # (V, D)
     width = table.shape[1]
     centred = words - words.mean(0)

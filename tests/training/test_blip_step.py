@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from t2ilib.checkpoint import load_model
 from t2ilib.data import load_captioned
 from t2ilib.data.hard_pairs import partner_rows
 from t2ilib.encoders.emoji_blip import END, NOT_LEARNT, BlipPieces, EmojiBlip, pad_rows, tokens_of
+from t2ilib.encoders.emoji_clip import EmojiClip
+from t2ilib.encoders.minilm import load_minilm
 from t2ilib.media import to_signed
+from t2ilib.paths import checkpoints_dir
 from t2ilib.training import make_fabric
 from t2ilib.training.blip_step import (
     BlipTexts,
@@ -21,7 +25,7 @@ from t2ilib.training.blip_step import (
     match_loss,
     reduced,
 )
-from t2ilib.training.blip_texts import random_phrases
+from t2ilib.training.blip_texts import blip_texts, caption_tokens, random_phrases, start_stem, start_words
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +187,32 @@ def test_writing_alone_is_the_same_loss_and_is_learnt(data):
     losses = [training.step(batch).item() for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]
     assert training.ema.model.network.captioning is not network.captioning
+
+
+def test_words_and_stem_begin_with_what_others_learnt(data):
+    tokens = caption_tokens(data)
+    network = EmojiBlip(vocabulary=len(tokens) + 5, width=96, vision_layers=1, text_layers=1)
+    start_words(network, tokens)
+    start_stem(network)
+    minilm, _ = load_minilm()
+    words = minilm.embeddings["word_embeddings"].weight[torch.tensor(tokens)]
+    words = F.normalize(words - words.mean(0), dim=-1)
+    ours = network.retrieval.text_encoder.embeddings.word_embeddings.weight[5:]
+    ours = F.normalize(ours, dim=-1)
+    both = torch.stack([(words @ words.T).flatten(), (ours @ ours.T).flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.8
+    tower = load_model(EmojiClip, checkpoints_dir() / "emoji-clip-b").visual.trunk
+    assert torch.equal(network.stem.trunk.layer3[1].conv2.weight, tower.layer3[1].conv2.weight)
+
+
+def test_texts_of_a_set(data):
+    tokens = caption_tokens(data)
+    pieces = BlipPieces(tokens)
+    texts = blip_texts(data, pieces, None, phrases=["a zebra of glass"])
+    assert texts.matching.shape == (24, 7) and texts.targets.shape[1] == 0
+    assert pieces.decode(texts.captions[0]).startswith("a picture of ")
+    for row in range(24):
+        name = texts.rows[texts.names[texts.concepts[row]]]
+        assert pieces.decode(texts.captions[row]) == f"a picture of {pieces.decode(name)}"
+    assert len(texts.phrases) == 1 and 1 not in texts.rows[0]
+    assert 1 in texts.rows[int(texts.phrases[0])]  # a word beyond the table
