@@ -136,6 +136,7 @@ METHODS = Registry({
     "minimagen": "t2ilib.methods.minimagen",
     "text_transformer": "t2ilib.methods.text_transformer",
     "vqvae_pixelsnail": "t2ilib.methods.vqvae_pixelsnail",
+    "gigagan": "t2ilib.methods.gigagan",
 })
 
 

@@ -104,3 +104,13 @@ GENERATOR: Sizes = {
     "shipped": dict(draft_dim=192, text_hidden=384),
     "small": dict(draft_dim=64, text_hidden=128, dim=96, depth=1, heads=4, local_dim=32),
 }
+
+# `models.gigagan.GigaGenerator` and `GigaDiscriminator`
+GIGAGAN: dict[str, Sizes] = {
+    "shipped": {"generator": dict(image_size=64, widths=[128, 128, 128, 96, 64], attention=[8, 16], filters=4),
+                "discriminator": dict(image_size=64, widths=[128, 128, 96, 64, 32], reads=[64, 32, 16], scores=[4, 8],
+                                      attention=[16])},
+    "live": {"generator": dict(image_size=32, widths=[96, 96, 64, 48], attention=[8], filters=2, text_depth=0),
+             "discriminator": dict(image_size=32, widths=[96, 96, 64, 32], reads=[32, 16], scores=[4, 8],
+                                   attention=[])},
+}

@@ -61,6 +61,7 @@ RECIPES = {
                         {"steps": 0, "start_from": "shipped"}),
     "prior": Recipe("14", "emoji-prior", "emoji-prior/state.pt"),
     "generator": Recipe("05", "emoji-generator", "emoji-generator/recipe.pt", {"arm_steps": 0, "measure": False}),
+    "gigagan": Recipe("07", "emoji-gigagan", "emoji-gigagan/recipe.pt", {"ladder_steps": 0, "measure": False}),
     "words": Recipe("09", "emoji-text-transformer", "emoji-text-transformer/recipe.pt",
                     {"arm_steps": 0, "measure": False}),
     "blip": Recipe("16", "emoji-blip", "emoji-blip/state.pt", {"measure": False}),

@@ -1,0 +1,360 @@
+"""A small GigaGAN: a generator from words and noise that draws at every size, and a discriminator that reads them all.
+
+Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.05511, section 3 and appendix A.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoint import configurable
+from ..errors import BadParameter
+from ..layers.filter_bank import DistanceSelfAttention, FilterBankConv
+from ..layers.transformer import Transformer
+from ..layers.unet_blocks import CrossAttention, DropsText
+
+SMALLEST = 4  # side of the first map of the generator, and of the last of the discriminator
+SLOPE = 0.2  # of every leaky ReLU
+GAIN = 2**0.5  # keeps the size of activations behind a leaky ReLU
+HALF = 2**-0.5  # keeps it where two branches are added
+FIRST_CONTRAST = 0.1  # of what a block adds to the picture, before training
+
+
+def sides(image_size: int, widths: Sequence[int]) -> list[int]:
+    """Return the sides from 4 up to the pictures', one for each width.
+
+    Raises:
+        BadParameter: not one width for each doubling.
+    """
+    found = [SMALLEST << level for level in range(len(widths))]
+    if not widths or found[-1] != image_size:
+        raise BadParameter(f"widths need one number for each side from {SMALLEST} to image_size={image_size}, got "
+                           f"{list(widths)} for {found}")
+    return found
+
+
+def activated(x: Tensor) -> Tensor:
+    """Return a leaky ReLU of x that keeps its mean square."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+class StyleMapping(nn.Module):
+    """From noise and the text as a whole to the style that every layer reads.
+
+    Shapes:
+        z: (B, latent_dim), pooled: (B, E) -> (B, dim)
+    """
+
+    def __init__(self, *, latent_dim: int, text_dim: int, dim: int, depth: int = 3):
+        super().__init__()
+        widths = [latent_dim + text_dim, *[dim] * depth]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+
+    def forward(self, z: Tensor, pooled: Tensor) -> Tensor:
+        # both of one size, whatever the lengths of the vectors are
+        h = torch.cat([_unit(z), _unit(pooled)], dim=1)
+        for layer in self.layers:
+            h = activated(layer(h))
+        return h
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return vectors whose numbers have a mean square of 1."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class ReadText(nn.Module):
+    """What places of a map read in the tokens of the text, added to them.
+
+    Shapes:
+        x: (B, dim, H, W), tokens: (B, T, text_dim), mask: (B, T) bool -> (B, dim, H, W)
+    """
+
+    def __init__(self, *, dim: int, text_dim: int, heads: int):
+        super().__init__()
+        self.attention = CrossAttention(dim=dim, context_dim=text_dim, heads=heads, dim_head=dim // heads)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        places = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        answer = self.attention(places, tokens, mask)
+        return x + answer.transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
+class GeneratorBlock(nn.Module):
+    """Two convolutions with kernels of each picture's own, attention where there is one, and the picture so far.
+
+    Shapes:
+        x: (B, in_channels, H, W), style: (B, S), tokens: (B, T, E), mask: (B, T)
+        -> (B, out_channels, H', W'), a picture (B, 3, H', W') to be added; H' = 2 H with `up`
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int, style_dim: int, filters: int, up: bool, attention: bool,
+                 text_dim: int, heads: int):
+        super().__init__()
+        self.up = up
+        bank = dict(style_dim=style_dim, filters=filters)
+        self.conv1 = FilterBankConv(in_channels=in_channels, out_channels=out_channels, **bank)
+        self.conv2 = FilterBankConv(in_channels=out_channels, out_channels=out_channels, **bank)
+        self.self_attention = DistanceSelfAttention(dim=out_channels, heads=heads) if attention else None
+        self.read_text = ReadText(dim=out_channels, text_dim=text_dim, heads=heads) if attention else None
+        self.to_rgb = FilterBankConv(in_channels=out_channels, out_channels=3, style_dim=style_dim, kernel=1, filters=1,
+                                     demodulate=False)
+        with torch.no_grad():
+            self.to_rgb.bank.mul_(FIRST_CONTRAST)  # the pictures of all sides add up, and 1 is white already
+
+    def forward(self, x: Tensor, style: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.up:
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+        x = activated(self.conv1(x, style))
+        x = activated(self.conv2(x, style))
+        if self.self_attention is not None:
+            x = self.self_attention(x)
+            x = self.read_text(x, tokens, mask)
+        return x, self.to_rgb(x, style)
+
+
+@configurable
+class GigaGenerator(DropsText, nn.Module):
+    """Draw a picture from noise and a text, at every side from 4 pixels up.
+
+    Args:
+        image_size: of the largest picture. widths: channels at each side from 4 up to it.
+        attention: sides with attention among places and to the text. heads: of it.
+        filters: of each bank; 1 is StyleGAN2's modulated convolution.
+        latent_dim: length of z. style_dim: of the style. text_dim: of the text encoder's tokens and pooled feature.
+        text_depth: blocks of the transformer that adapts the frozen encoder's tokens; 0 is none.
+        conditional: False reads no text.
+
+    Attributes:
+        mean_pooled: (E,), the mean pooled feature of all texts, which the training sets and the checkpoint keeps.
+
+    Shapes:
+        z: (B, latent_dim), tokens: (B, T, E), mask: (B, T) bool, pooled: (B, E)
+        -> pictures (B, 3, side, side), about in [-1, 1], from the largest side to the smallest
+
+    Raises:
+        BadParameter: widths that do not fit.
+
+    Example:
+        pictures = generator(z, *text_encoder.encode(texts))
+        largest = pictures[0].clamp(-1, 1)
+    """
+
+    def __init__(self, *, image_size: int = 64, widths: Sequence[int] = (128, 128, 128, 96, 64),
+                 attention: Sequence[int] = (8, 16), heads: int = 4, filters: int = 4, latent_dim: int = 64,
+                 style_dim: int = 192, text_dim: int = 384, text_depth: int = 1, conditional: bool = True):
+        super().__init__()
+        self.sides = sides(image_size, widths)
+        self.latent_dim = latent_dim
+        self.conditional = conditional
+        self.null_token = nn.Parameter(torch.zeros(text_dim))
+        self.null_pooled = nn.Parameter(torch.randn(text_dim) * 0.02)
+        self.register_buffer("mean_pooled", torch.zeros(text_dim))
+        self.text = None
+        if text_depth:
+            self.text = Transformer(dim=text_dim, depth=text_depth, heads=heads, ff_mult=1.0)
+        self.mapping = StyleMapping(latent_dim=latent_dim, text_dim=text_dim, dim=style_dim)
+        self.first = nn.Parameter(torch.randn(1, widths[0], SMALLEST, SMALLEST))
+        self.blocks = nn.ModuleList()
+        before = widths[0]
+        for side, after in zip(self.sides, widths, strict=True):
+            attends = side in attention
+            self.blocks.append(GeneratorBlock(in_channels=before, out_channels=after, style_dim=style_dim,
+                                              filters=filters, up=side > SMALLEST, attention=attends,
+                                              text_dim=text_dim, heads=heads))
+            before = after
+
+    def forward(self, z: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> list[Tensor]:
+        if not self.conditional:
+            everything = torch.ones(len(z), dtype=torch.bool, device=z.device)
+            tokens, mask, pooled = self.without_text(tokens, mask, pooled, everything)
+        return self.draw(self.style(z, pooled), *self.read(tokens, mask))
+
+    def style(self, z: Tensor, pooled: Tensor) -> Tensor:
+        """Return the style of noise and text: (B, latent_dim), (B, E) -> (B, style_dim)."""
+        return self.mapping(z, pooled)
+
+    def read(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens as the maps read them, and which of them count: (B, T, E), (B, T)."""
+        if self.text is not None:
+            tokens = self.text(tokens, key_keep=mask)
+        return tokens, mask
+
+    def draw(self, styles: Tensor | Sequence[Tensor], tokens: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the pictures of styles: one for all sides (B, S), or a list with one for each side, which mixes them.
+
+        Raises:
+            BadParameter: not one style for each side.
+        """
+        each = [styles] * len(self.blocks) if isinstance(styles, Tensor) else list(styles)
+        if len(each) != len(self.blocks):
+            raise BadParameter(f"mixing needs a style for each side of {self.sides}, got {len(each)}")
+        x = self.first.expand(len(tokens), -1, -1, -1)
+        picture = None
+        pictures = []
+        for block, style in zip(self.blocks, each, strict=True):
+            x, added = block(x, style, tokens, mask)
+            if picture is None:
+                picture = added
+            else:
+                picture = added + F.interpolate(picture, scale_factor=2.0, mode="bilinear")
+            pictures.append(picture)
+        return pictures[::-1]
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions around a shortcut, attention where there is one, and half the side.
+
+    Shapes:
+        x: (B, in_channels, H, W) -> (B, out_channels, H / 2, W / 2)
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int, attention: bool, heads: int):
+        super().__init__()
+        self.attention = DistanceSelfAttention(dim=in_channels, heads=heads) if attention else None
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.attention is not None:
+            x = self.attention(x)
+        h = activated(self.conv1(x))
+        h = F.avg_pool2d(activated(self.conv2(h)), 2)
+        return HALF * (h + self.shortcut(F.avg_pool2d(x, 2)))
+
+
+class TextHead(nn.Module):
+    """One number for each map of features: how real it looks, and how well it shows its text.
+
+    The score is that of the features alone plus their product with the text's (Miyato & Koyama 2018, eq. 3).
+
+    Shapes:
+        x: (B, channels, h, w), pooled: (B, E) or None -> (B,)
+    """
+
+    def __init__(self, *, channels: int, text_dim: int, hidden: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, hidden, 1)
+        self.alone = nn.Linear(hidden, 1)
+        self.text = nn.Linear(text_dim, hidden)
+
+    def forward(self, x: Tensor, pooled: Tensor | None) -> Tensor:
+        features = activated(self.conv(x)).mean(dim=(2, 3))  # (B, hidden)
+        score = self.alone(features)[:, 0]
+        if pooled is None:
+            return score
+        return score + (features * self.text(_unit(pooled))).sum(1) * features.shape[1] ** -0.5
+
+
+@configurable
+class GigaDiscriminator(nn.Module):
+    """Score pictures and their text from several sides, after each of several halvings.
+
+    A picture that enters at some side runs down all sides below. A side that joins adds its pictures to the batch, so
+    that at the k-th side k streams run: the work grows with the number of sides, and as lower sides cost a quarter
+    each, little is added to the first stream.
+
+    Args:
+        image_size, widths: as of the generator. reads: sides at which pictures enter, from `image_size` down.
+        scores: sides after whose halving there is a score. attention: sides with attention. heads: of it.
+        text_dim: of the pooled feature. hidden: width of the heads. conditional: False reads no text.
+
+    Shapes:
+        pictures: from the largest side to the smallest, those of `reads`, (B, 3, side, side) each; pooled: (B, E)
+        -> (P, B), a row for each pair of a side that was read and a later side that was scored
+
+    Raises:
+        BadParameter: sides that do not fit, or pictures of other sides.
+    """
+
+    def __init__(self, *, image_size: int = 64, widths: Sequence[int] = (128, 128, 96, 64, 32),
+                 reads: Sequence[int] = (64, 32, 16), scores: Sequence[int] = (4, 8), attention: Sequence[int] = (16,),
+                 heads: int = 4, text_dim: int = 384, hidden: int = 128, conditional: bool = True):
+        super().__init__()
+        found = sides(image_size, widths)[::-1]  # from the largest down
+        self.sides = found[:-1]  # those that a block halves
+        self.reads = sorted(reads, reverse=True)
+        self.scores = sorted(scores)
+        self.conditional = conditional
+        halved = [side // 2 for side in self.sides]
+        if self.reads[:1] != [image_size] or not set(self.reads) <= set(self.sides):
+            raise BadParameter(f"reads must begin with image_size={image_size} and be among {self.sides}, got "
+                               f"{list(reads)}")
+        if not self.scores or not set(self.scores) <= set(halved):
+            raise BadParameter(f"scores must be among {halved}, got {list(scores)}")
+        self.from_rgb = nn.ModuleDict()
+        self.blocks = nn.ModuleList()
+        self.heads = nn.ModuleDict()
+        for side, (before, after) in zip(self.sides, pairwise(list(widths)[::-1]), strict=True):
+            if side in self.reads:
+                self.from_rgb[str(side)] = nn.Conv2d(3, before, 1)
+            self.blocks.append(DiscriminatorBlock(in_channels=before, out_channels=after, attention=side in attention,
+                                                  heads=heads))
+            if side // 2 in self.scores:
+                self.heads[str(side // 2)] = TextHead(channels=after, text_dim=text_dim, hidden=hidden)
+
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """Return pictures (B, 3, image_size, image_size) at every side that is read."""
+        return [x if side == x.shape[-1] else F.adaptive_avg_pool2d(x, side) for side in self.reads]
+
+    def forward(self, pictures: Sequence[Tensor], pooled: Tensor) -> Tensor:
+        by_side = {picture.shape[-1]: picture for picture in pictures}
+        for side in self.reads:
+            if side not in by_side:
+                raise BadParameter(f"this discriminator reads pictures of {self.reads} pixels, got {sorted(by_side)}")
+        h = None
+        streams = 0
+        scores = []
+        for side, block in zip(self.sides, self.blocks, strict=True):
+            if side in self.reads:
+                entering = activated(self.from_rgb[str(side)](by_side[side]))
+                h = entering if h is None else torch.cat([h, entering])  # (streams * B, C, side, side)
+                streams += 1
+            h = block(h)
+            if side // 2 in self.scores:
+                text = pooled.repeat(streams, 1) if self.conditional else None
+                score = self.heads[str(side // 2)](h, text)
+                scores.append(score.unflatten(0, (streams, -1)))  # (streams, B)
+        return torch.cat(scores)
+
+
+class FeatureDiscriminator(nn.Module):
+    """Score pictures by what a frozen network sees in them, layer by layer (Kumari et al. 2022; Sauer et al. 2021).
+
+    Args:
+        network: (B, 3, H, W) in [0, 1] -> name of a layer -> (B, C, h, w), frozen; not a part of the weights.
+        layers: name of a layer -> its channels. size: pixels at which pictures are looked at.
+        text_dim, hidden, conditional: as of `GigaDiscriminator`.
+
+    Shapes:
+        pictures: (B, 3, H, W) in [-1, 1], pooled: (B, E) -> (layers, B)
+    """
+
+    def __init__(self, network: nn.Module, layers: dict[str, int], *, size: int = 64, text_dim: int = 384,
+                 hidden: int = 128, conditional: bool = True):
+        super().__init__()
+        self.layers = dict(layers)
+        self.size = size
+        self.conditional = conditional
+        self.convs = nn.ModuleDict()
+        self.heads = nn.ModuleDict()
+        for name, channels in layers.items():
+            self.convs[name] = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.LeakyReLU(SLOPE),
+                                             nn.Conv2d(hidden, hidden, 3, padding=1), nn.LeakyReLU(SLOPE))
+            self.heads[name] = TextHead(channels=hidden, text_dim=text_dim, hidden=hidden)
+        self._network = [network]  # in a list, so that it is neither saved nor trained
+
+    def forward(self, pictures: Tensor, pooled: Tensor) -> Tensor:
+        x = (pictures + 1) / 2
+        if x.shape[-1] != self.size:
+            x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
+        maps = self._network[0](x, list(self.layers))
+        scores = []
+        for name in self.layers:
+            h = self.convs[name](maps[name])
+            scores.append(self.heads[name](h, pooled if self.conditional else None))
+        return torch.stack(scores)

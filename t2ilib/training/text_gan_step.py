@@ -1,0 +1,288 @@
+"""One step of a text-conditional GAN: what the discriminator and the generator learn from a batch, term by term.
+
+Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.05511, section 3.3 and appendix A. Each term
+is backpropagated as soon as it is known, so that no more than one graph is in memory.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .averaging import EMA
+from .gan_augment import DrawnAugmentation
+from .losses import zero_centred_penalty
+from .schedule import set_lr
+from ..errors import BadParameter
+from ..runtime import autocast
+
+Text = tuple[Tensor, Tensor, Tensor]
+BETAS = (0.0, 0.99)
+
+
+def mismatch(concepts: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a permutation that gives every picture the text of another concept.
+
+    Pictures are ordered by concept, the concepts and their pictures in random order, and the texts moved on by the size
+    of the largest concept: then no text stays with its concept, as long as none has more than half of the batch.
+
+    Args:
+        concepts: (B,) int64, which concept each text names: those of one concept count as one text.
+
+    Shapes:
+        result: (B,) int64
+
+    Raises:
+        BadParameter: a concept has more than half of the batch.
+    """
+    count = len(concepts)
+    _, label, sizes = concepts.unique(return_inverse=True, return_counts=True)
+    largest = int(sizes.max())
+    if 2 * largest > count:
+        raise BadParameter(f"of {count} texts {largest} name one concept: not every picture can have the text of "
+                           "another; take a larger batch")
+    shuffled = torch.randperm(count, generator=generator)
+    rank = torch.randperm(len(sizes), generator=generator)[label]  # (B,), a random order of the concepts
+    order = shuffled[rank[shuffled].argsort(stable=True)]  # equal concepts stand together
+    result = torch.empty_like(order)
+    result[order] = order.roll(-largest)
+    return result
+
+
+@dataclass(frozen=True)
+class TextGanRule:
+    """What is played, and how much each term weighs.
+
+    Attributes:
+        matching: real pictures, and generated ones, with the text of another concept count as generated.
+        clip: of the contrastive loss of a CLIP; 0 leaves it out. clip_scale: of its cosines, inverse temperature.
+        features: of a discriminator on frozen features, beside the first; 0 leaves it out.
+        r1: of the penalty on the gradient at real pictures. r1_every: it is computed in every so-manieth step, and
+            weighs as much more.
+    """
+
+    matching: float = 1.0
+    clip: float = 0.5
+    clip_scale: float = 20.0
+    features: float = 0.0
+    r1: float = 1.0
+    r1_every: int = 16
+
+    def __post_init__(self):
+        if min(self.matching, self.clip, self.features, self.r1) < 0 or self.r1_every < 1:
+            raise BadParameter(f"no term weighs less than 0, and r1_every is at least 1; got {self}")
+
+
+@dataclass(frozen=True)
+class TextGanBatch:
+    """What one step learns from.
+
+    Attributes:
+        real: pictures (B, 3, H, W) in [-1, 1]. text: tokens, mask and pooled of their captions. z: (B, latent_dim).
+        others: (B,), from `mismatch`.
+        augmentation: of the discriminator's pictures, in the order real, generated; None is none.
+        clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None.
+    """
+
+    real: Tensor
+    text: Text
+    z: Tensor
+    others: Tensor
+    augmentation: tuple[DrawnAugmentation, DrawnAugmentation] | None = None
+    clip_text: Tensor | None = None
+
+
+@dataclass
+class TextGanStep:
+    """What was seen in a step, without gradients: name of a loss -> value, and the scores (P, B) of real pictures."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    on_real: Tensor | None = None
+
+
+def says_real(scores: Tensor) -> Tensor:
+    """Return -log D, the mean over pictures and heads: stable for any score, in float32."""
+    return F.softplus(-scores.float()).mean()
+
+
+def says_generated(scores: Tensor) -> Tensor:
+    """Return -log(1 - D), the mean over pictures and heads."""
+    return F.softplus(scores.float()).mean()
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: float) -> Tensor:
+    """Return the cross entropy of each picture's own text among the batch's (Kang et al. 2023, eq. 8).
+
+    Shapes:
+        two of (B, D), of length 1 -> scalar
+    """
+    logits = scale * image_features.float() @ text_features.float().T  # (B, B)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callable[[Tensor], Tensor], scale: float, *,
+                         chunk: int = 16) -> tuple[Tensor, Tensor]:
+    """Return the contrastive loss of pictures and its gradient at them, with the graph of one chunk in memory.
+
+    The features of all pictures are computed without a graph, and the gradient of the loss at them; then each chunk is
+    encoded once more, and that gradient sent through it (Gao et al. 2021, "GradCache", arXiv:2101.06983).
+
+    Args:
+        encode: pictures (b, 3, H, W) -> unit vectors (b, D), differentiable.
+
+    Shapes:
+        pictures: (B, 3, H, W), text_features: (B, D) -> (), (B, 3, H, W)
+    """
+    parts = pictures.detach().split(chunk)
+    with torch.no_grad():
+        features = torch.cat([encode(part) for part in parts])
+    features = features.detach().requires_grad_()
+    loss = contrastive_loss(features, text_features, scale)
+    at_features, = torch.autograd.grad(loss, features)
+    gradients = []
+    for part, at_part in zip(parts, at_features.split(chunk), strict=True):
+        part = part.requires_grad_()
+        gradient, = torch.autograd.grad(encode(part), part, at_part)
+        gradients.append(gradient)
+    return loss.detach(), torch.cat(gradients)
+
+
+class TextGanTraining:
+    """A generator and its discriminators in training.
+
+    Args:
+        generator: `(z, tokens, mask, pooled) -> pictures` from the largest to the smallest; with `without_text`.
+        discriminator: `(pictures, pooled) -> scores (P, B)`, with `pyramid`.
+        rule: what weighs how much.
+        features: the discriminator on frozen features, where `rule.features` is above 0.
+        encode: of the CLIP, where `rule.clip` is above 0; see `contrastive_gradient`.
+        learning_rate: of both optimisers. ema_decay: of the average that is drawn with. dtype: of autocast.
+        chunk: pictures that the CLIP sees at a time.
+
+    Raises:
+        BadParameter: a term weighs something and has no network.
+    """
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, rule: TextGanRule, *,
+                 features: nn.Module | None = None, encode: Callable[[Tensor], Tensor] | None = None,
+                 learning_rate: float = 3e-4, ema_decay: float = 0.999, dtype: torch.dtype = torch.float32,
+                 chunk: int = 32):
+        if rule.clip and encode is None or rule.features and features is None:
+            raise BadParameter("a CLIP loss needs encode=..., and a loss on features needs features=...")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.features = features if rule.features else None
+        self.encode = encode
+        self.rule = rule
+        self.dtype = dtype
+        self.chunk = chunk
+        self.count = 0
+        self.ema = EMA(generator, ema_decay)
+        judging = list(discriminator.parameters())
+        if self.features is not None:
+            judging += self.features.parameters()
+        self.generator_optimizer = torch.optim.Adam(generator.parameters(), lr=learning_rate, betas=BETAS)
+        self.discriminator_optimizer = torch.optim.Adam(judging, lr=learning_rate, betas=BETAS)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what `save_training` and `load_training` keep of it, by name."""
+        kept = {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema,
+                "generator_optimizer": self.generator_optimizer,
+                "discriminator_optimizer": self.discriminator_optimizer, "counter": self}
+        if self.features is not None:
+            kept["features"] = self.features
+        return kept
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+    def step(self, batch: TextGanBatch, learning_rate: float | None = None) -> TextGanStep:
+        """Make one step of the discriminators, then one of the generator on the same noise and texts."""
+        if learning_rate is not None:
+            set_lr(self.generator_optimizer, learning_rate)
+            set_lr(self.discriminator_optimizer, learning_rate)
+        seen = TextGanStep()
+        with autocast(batch.real.device, self.dtype):
+            drawn = self.generator(batch.z, *batch.text)
+        self._judge(batch, [x.detach().float() for x in drawn], seen)
+        self._draw(batch, drawn, seen)
+        self.count += 1
+        self.ema.update(self.generator)
+        return seen
+
+    def _judge(self, batch: TextGanBatch, drawn: list[Tensor], seen: TextGanStep) -> None:
+        """Make the discriminators' step; each term's graph is gone before the next begins."""
+        pooled = batch.text[2]
+        wrong = pooled[batch.others.to(pooled.device)]
+        real = batch.real
+        if batch.augmentation is not None:
+            of_real, of_drawn = batch.augmentation
+            real = of_real(real)
+            drawn = of_drawn.each(drawn)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        matching = self.rule.matching
+        pyramid = self.discriminator.pyramid(real)
+        seen.losses["real"], on_real = self._term(says_real, pyramid, pooled, 1.0)
+        seen.on_real = on_real
+        seen.losses["drawn"], _ = self._term(says_generated, drawn, pooled, 1.0)
+        if matching:
+            seen.losses["real, wrong text"], _ = self._term(says_generated, pyramid, wrong, matching)
+            seen.losses["drawn, wrong text"], _ = self._term(says_generated, drawn, wrong, matching)
+        if self.rule.r1 and self.count % self.rule.r1_every == 0:
+            penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
+            (self.rule.r1 * self.rule.r1_every * penalty).backward()
+            seen.losses["r1"] = penalty.detach()
+        self.discriminator_optimizer.step()
+
+    def _term(self, loss: Callable[[Tensor], Tensor], pictures: Sequence[Tensor], pooled: Tensor,
+              weight: float) -> tuple[Tensor, Tensor]:
+        """Backpropagate one term of the discriminators' loss; return its value and the first one's scores (P, B)."""
+        with autocast(pooled.device, self.dtype):
+            scores = self.discriminator(pictures, pooled)
+        value = loss(scores)
+        (weight * value).backward()
+        if self.features is not None:
+            with autocast(pooled.device, self.dtype):
+                others = self.features(pictures[0], pooled)
+            (weight * self.rule.features * loss(others)).backward()
+        return value.detach(), scores.detach()
+
+    def _draw(self, batch: TextGanBatch, drawn: list[Tensor], seen: TextGanStep) -> None:
+        """Make the generator's step: gradients are collected at the pictures, and sent through it once."""
+        pooled = batch.text[2]
+        # the graph is cut at the pictures, and the weights that judge get no gradient
+        leaves = [x.detach().float().requires_grad_() for x in drawn]
+        shown = leaves
+        if batch.augmentation is not None:
+            shown = batch.augmentation[1].each(leaves)
+        with autocast(pooled.device, self.dtype):
+            scores = self.discriminator(shown, pooled)
+        loss = says_real(scores)
+        seen.losses["generator"] = loss.detach()
+        if self.features is not None:
+            with autocast(pooled.device, self.dtype):
+                others = self.features(shown[0], pooled)
+            loss = loss + self.rule.features * says_real(others)
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        gradients = []
+        for leaf, gradient in zip(leaves, found, strict=True):
+            gradients.append(torch.zeros_like(leaf) if gradient is None else gradient)
+        if self.rule.clip:
+            value, at_largest = contrastive_gradient(leaves[0], batch.clip_text, self._encode, self.rule.clip_scale,
+                                                     chunk=self.chunk)
+            seen.losses["clip"] = value
+            gradients[0] = gradients[0] + self.rule.clip * at_largest
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(drawn, [g.to(x.dtype) for g, x in zip(gradients, drawn, strict=True)])
+        self.generator_optimizer.step()
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """Return the CLIP's features of pictures (b, 3, H, W) in [-1, 1]."""
+        with autocast(pictures.device, self.dtype):
+            return self.encode((pictures.clamp(-1, 1) + 1) / 2).float()
