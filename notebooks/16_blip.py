@@ -304,13 +304,14 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     state = folder / "state.pt" if profile == "full" else None
     if start_from == "scratch" and not (state and state.exists()):
         teach_words(network, texts, cfg.text_steps)
-    training = BlipTraining(network.train(), make_fabric(device_, dtype_),
-                            ema_decay=cfg.ema_decay)
+    fabric = make_fabric(device_, dtype_)
+    training = BlipTraining(network.train(), fabric, ema_decay=cfg.ema_decay)
     loop, parts = blip_loop(training, network, drawings, steps, BLIP, minutes=minutes, state=state,
                             start_from=start_from)
     for step in parts["history"].timed(loop):
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
-                                draw_pictures=partial(vary, drawings))
+                                draw_pictures=partial(vary, drawings),
+                                rank=fabric.global_rank, world_size=fabric.world_size)
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 20,
                          floor=0.02)
         training.step(batch.to(device_), rate)

@@ -26,6 +26,7 @@ BEGIN_CAPTION = 4  # [DEC], which MiniLM's vocabulary does not have
 SPECIAL = (0, 100, 101, 102)  # MiniLM's ids of the first four
 PROMPT = "a picture of"  # that captions begin with, as in the original; it is not learnt
 STRIDE = 8  # of the stem: a token of the picture stands for 8 x 8 pixels
+MAX_LOG_SCALE = 4.6  # the contrastive scale stays below 100, as in CLIP
 NOT_LEARNT = -100  # label of a token that the loss leaves out
 # Named sizes: the one that ships, one for lessons, and a captioner that judges what the first one helped to draw: of
 # another width, with a stem of its own that no guide has taught.
@@ -139,7 +140,7 @@ class BlipOutputs(NamedTuple):
     Attributes:
         images, texts: unit vectors (B, D) for the contrastive loss. text_states: (B, D), of [CLS].
         matches: logits (2B, 2) of the B pairs and then of B pairs that do not belong together.
-        caption_logits: (B, T, V).
+        caption_logits: (B, T, V). scale: factor on cosines, one over the temperature.
     """
 
     images: Tensor
@@ -147,6 +148,7 @@ class BlipOutputs(NamedTuple):
     text_states: Tensor
     matches: Tensor
     caption_logits: Tensor
+    scale: Tensor
 
 
 @configurable
@@ -257,7 +259,7 @@ class EmojiBlip(nn.Module):
         fused = self.text_states(Ids(ids[asked], mask[asked]), torch.cat([images, images]))
         logits = self.caption_logits(Ids(caption_ids, caption_mask), images)
         return BlipOutputs(self.image_vectors(images), self.text_vectors(alone), alone[:, 0],
-                           self.match_logits(fused), logits)
+                           self.match_logits(fused), logits, self.logit_scale.clamp(max=MAX_LOG_SCALE).exp())
 
 
 def _blip_config(*, vocabulary: int, width: int, heads: int, vision_layers: int, text_layers: int, image_size: int,

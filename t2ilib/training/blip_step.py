@@ -16,8 +16,6 @@ from .network_training import NetworkTraining
 from ..data.hard_pairs import draw_partners
 from ..encoders.emoji_blip import NOT_LEARNT, PAD, EmojiBlip, Ids, pad_rows
 
-MAX_LOG_SCALE = 4.6  # the contrastive scale stays below 100, as in CLIP
-
 
 @dataclass(frozen=True)
 class BlipTexts:
@@ -69,29 +67,37 @@ class BlipBatch:
 
 
 def draw_blip_batch(rows: Tensor, partners: Sequence[Tensor], texts: BlipTexts, generator: torch.Generator, *,
-                    draw_pictures: Callable[[Tensor, torch.Generator], Tensor], phrases: int = 64,
-                    names: int = 128) -> BlipBatch:
+                    draw_pictures: Callable[[Tensor, torch.Generator], Tensor], phrases: int = 64, names: int = 128,
+                    rank: int = 0, world_size: int = 1) -> BlipBatch:
     """Draw what a step learns from.
 
+    All random numbers are drawn for the common batch, of which each process takes every `world_size`-th pair. It
+    compares its own pictures with its own captions, and with the same further names as the others.
+
     Args:
-        rows: (B / 2,) pictures; each brings a partner. partners: from `partner_rows`.
+        rows: (B / 2,) pictures of the common batch; each brings a partner. partners: from `partner_rows`.
         draw_pictures: rows and generator -> normalised pictures, varied.
         phrases: how many further texts the text encoder reads. names: how many concepts, whose names every picture is
             compared with beside the captions of the batch.
+        rank, world_size: this process, and how many there are.
     """
+    count = len(rows)
     rows = torch.cat([rows, draw_partners(partners, rows, generator)])  # (B,)
-    variant = torch.randint(texts.matching.shape[1], (len(rows) // 2,), generator=generator)
+    variant = torch.randint(texts.matching.shape[1], (count,), generator=generator)
     variant = variant.repeat(2)  # partners are asked in the same words, so that no form gives the answer away
-    chosen = texts.matching[rows, variant]  # (B,)
+    further = texts.phrases[:0]
     if len(texts.phrases):
-        picked = torch.randint(len(texts.phrases), (phrases,), generator=generator)
-        chosen = torch.cat([chosen, texts.phrases[picked]])  # (B + E,)
+        further = texts.phrases[torch.randint(len(texts.phrases), (phrases,), generator=generator)]  # (E,)
     named = torch.randperm(len(texts.names), generator=generator)[:names]  # (M,)
-    chosen = torch.cat([chosen, texts.names[named]])  # (B + E + M,)
+    x = draw_pictures(rows, generator)
+
+    pairs = torch.arange(count)[rank::world_size]
+    share = torch.cat([pairs, pairs + count])  # of the common batch, partners last
+    rows = rows[share]
+    chosen = torch.cat([texts.matching[rows, variant[share]], further, texts.names[named]])  # (B + E + M,)
     text = pad_rows([texts.rows[i] for i in chosen.tolist()])
     captions = pad_rows([texts.captions[row] for row in rows.tolist()])
-    x = draw_pictures(rows, generator)
-    return BlipBatch(x, text, texts.targets[chosen], captions, caption_labels(captions.ids, texts.prompt),
+    return BlipBatch(x[share], text, texts.targets[chosen], captions, caption_labels(captions.ids, texts.prompt),
                      texts.concepts[rows], named)
 
 
@@ -137,11 +143,10 @@ class BlipTraining(NetworkTraining):
         n = len(batch.x)
         partner = torch.arange(n, device=batch.x.device).roll(n // 2)
         out = self.forward(batch.x, *batch.text, partner, *batch.captions)
-        scale = self.network.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
         names = out.texts[len(out.texts) - len(batch.named):].float()  # (M, D)
         losses = {
-            "contrast": contrastive_loss(out.images.float(), out.texts[:n].float(), scale, batch.concepts, names,
-                                         batch.named),
+            "contrast": contrastive_loss(out.images.float(), out.texts[:n].float(), out.scale, batch.concepts,
+                                         names, batch.named),
             "match": match_loss(out.matches.float()),
             "write": caption_loss(out.caption_logits, batch.labels, self.label_smoothing),
             "distil": distillation_loss(out.text_states.float(), batch.targets),

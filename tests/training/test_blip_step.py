@@ -57,9 +57,10 @@ def small_network(tokens, seed=0):
                      positions=40, image_size=32, dropout=0.0)
 
 
-def draw(data, texts, seed=0, phrases=3, names=5):
+def draw(data, texts, seed=0, phrases=3, names=5, **share):
     return draw_blip_batch(torch.arange(4), partner_rows(data), texts, torch.Generator().manual_seed(seed),
-                           draw_pictures=lambda rows, _: data.batch(rows), phrases=phrases, names=names)
+                           draw_pictures=lambda rows, _: data.batch(rows), phrases=phrases, names=names,
+                           **share)
 
 
 def test_a_batch_brings_partners_of_other_concepts_in_the_same_words(data):
@@ -216,3 +217,14 @@ def test_texts_of_a_set(data):
         assert pieces.decode(texts.captions[row]) == f"a picture of {pieces.decode(name)}"
     assert len(texts.phrases) == 1 and 1 not in texts.rows[0]
     assert 1 in texts.rows[int(texts.phrases[0])]  # a word beyond the table
+
+
+def test_processes_share_the_pairs_of_one_batch(data):
+    texts, _ = small_texts(data)
+    whole = draw(data, texts)
+    parts = [draw(data, texts, rank=rank, world_size=2) for rank in range(2)]
+    for rank, part in enumerate(parts):
+        rows = torch.tensor([rank, rank + 2, rank + 4, rank + 6])
+        assert torch.equal(part.x, whole.x[rows]) and torch.equal(part.concepts, whole.concepts[rows])
+        assert torch.equal(part.named, whole.named)
+        assert torch.equal(part.targets, torch.cat([whole.targets[rows], whole.targets[8:]]))
