@@ -184,11 +184,13 @@ folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / BL
 # %%
 def naive_attention(part, x, source, causal=False):
     """Attention of states x (T, D) to `source` (N, D), head by head, added and normalised."""
-    query, key, value = part.self.query(x), part.self.key(source), part.self.value(source)
+    query = part.self.query(x)
+    key = part.self.key(source)
+    value = part.self.value(source)
     width = part.self.attention_head_size
     heads = []
-    for start_ in range(0, query.shape[1], width):
-        one = slice(start_, start_ + width)
+    for first in range(0, query.shape[1], width):
+        one = slice(first, first + width)
         scores = query[:, one] @ key[:, one].T / width**0.5  # (T, N)
         if causal:
             scores = scores + torch.full_like(scores, -1e9).triu(1)
@@ -213,7 +215,8 @@ text = Ids(ids, torch.ones_like(ids, dtype=torch.bool))
 with torch.no_grad():
     picture = tiny.image_states(torch.zeros(1, 3, 64, 64))
     table = tiny.retrieval.text_encoder.embeddings
-    reading = writing = table(ids)[0]  # (6, D)
+    reading = table(ids)[0]  # (6, D)
+    writing = reading
     for layer in tiny.retrieval.text_encoder.encoder.layer:
         reading = naive_text_layer(layer, reading, picture[0])
     for layer in tiny.captioning.text_decoder.bert.encoder.layer:
@@ -465,8 +468,10 @@ def conditions(data):
 
 # %%
 fitted_on = drawings.spread(1500)
-known_looks, new_looks = looks_of(fitted_on), looks_of(unseen)
-known, new = conditions(fitted_on), conditions(unseen)
+known_looks = looks_of(fitted_on)
+new_looks = looks_of(unseen)
+known = conditions(fitted_on)
+new = conditions(unseen)
 rows = {}
 for label in known:
     rows[label] = {"R^2": explained(known[label], known_looks, new[label], new_looks)}
