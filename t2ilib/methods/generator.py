@@ -34,8 +34,8 @@ CANDIDATES = 1
 OPTIONS = (
     Option("style", ANY_STYLE, "one of the checkpoint's styles, such as `noto`, `twemoji`, `fluent` or `fluent-flat`; "
            "`any` is drawn by the seed", "drawing"),
-    Option("noise", 1.0, "how far the seed moves the words: 1 as in training, 0 not at all", "drawing", low=0, high=100,
-           slider=(0.0, 4.0)),
+    Option("noise", 1.0, "how far the seed moves the words: 1 as in training, which hardly moves a name that it knows; "
+           "10 moves to other things", "drawing", low=0, high=100, slider=(0.0, 12.0)),
     Option("temperature", 0.5, "of the probabilities by which codes are mixed at each place; 0 takes the likeliest "
            "alone, which has harder edges and blotches", "drawing", low=0, high=100, slider=(0.0, 2.0)),
     Option("candidates", CANDIDATES, "drafts for each picture, of which the guides keep the best", "guides", low=1,
