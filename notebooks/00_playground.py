@@ -12,7 +12,8 @@
 
 # %% [markdown]
 # # 00 · Playground: type a prompt, get pictures
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
+# [![Open in
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
 #
 # Every method of this repository behind one button, with a live preview and the opinion of a model that did not draw.
 #
@@ -168,10 +169,10 @@ def measure(pictures, prompt, record):
 
 # %% [markdown]
 # ## The panel
-# Type, press **Draw**, watch. The first time the networks are loaded, which takes some seconds more. **Stop** ends a
-# run after the step it is in and keeps what is there. *save* writes the picture and its record, from which it can be
-# drawn again, into this run's folder. Picture *j* has the seed *seed + j*: the second picture of seed 7 is the first of
-# seed 8.
+# Type, press **Draw**, watch. With the method `generator` a picture comes while you type. The first time the networks
+# are loaded, which takes some seconds more. **Stop** ends a run after the step it is in and keeps what is there. *save*
+# writes the picture and its record, from which it can be drawn again, into this run's folder. Picture *j* has the seed
+# *seed + j*: the second picture of seed 7 is the first of seed 8.
 
 # %%
 panel = None
