@@ -166,12 +166,12 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, text=text, levels=levels, stages=stages, train=train, vqvae_steps=vqvae_steps,
     snail_steps=snail_steps, live_steps=live_steps, minutes=minutes, start_from=start_from,
     num_concepts=num_concepts,
-    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=3, live_steps=3, train=True,
+    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2, train=True,
                vqvae_steps=2, snail_steps=2, batch_size=4, looks=2, prompts=2, cache_side=4,
                num_concepts=2, seeds=1, candidates=2, splits=("validation",)),
-    quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=240,
+    quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
                train=False, vqvae_size="small" if levels == 1 else "small_two",
-               snail_size="small", vqvae_steps=240, snail_steps=60,
+               snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, ema_decay=0.98, drop_text=0.1, exchange=0.05,
                looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2, candidates=4,
                guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation")),
@@ -312,8 +312,9 @@ if rows:
 # costs nothing in the loss at first; it shows later, as pictures that cannot get better.
 #
 # ## The VQ-VAE
-# Two strided convolutions lead to a quarter of the sides, 16 x 16; residual blocks before and behind the codebook. With
-# two grids (VQ-VAE-2, Razavi et al. 2019) there is a coarse one of 8 x 8, decoded first, and the fine one sees what it
+# Residual blocks and two halvings lead to a quarter of the sides, 16 x 16, and to vectors of 8 numbers; the way back is
+# the mirror image. Few numbers are on purpose: the codes of a table lie closer together in few dimensions. With two
+# grids (VQ-VAE-2, Razavi et al. 2019) there is a coarse one of 8 x 8, decoded first, and the fine one sees what it
 # said: what is common to a large region need not be said 256 times.
 
 # %%
@@ -1135,6 +1136,7 @@ show.slider(at_temperature, [0.4, 0.8, 1.2][:cfg.looks], label="temperature")
 # - Razavi, van den Oord and Vinyals 2019, *Generating diverse high-fidelity images with VQ-VAE-2*, arXiv:1906.00446
 # - Chen, Mishra, Rohaninejad and Abbeel 2018, *PixelSNAIL*, arXiv:1712.09763
 # - Fifty et al. 2024, *Restructuring vector quantization with the rotation trick*, arXiv:2410.06424
+# - Yu et al. 2021, *Vector-quantized image modeling with improved VQGAN*, arXiv:2110.04627
 # - Ramachandran et al. 2017, *Fast generation for convolutional autoregressive models*, arXiv:1704.06001
 # - van der Maaten and Hinton 2008, *Visualizing data using t-SNE*, JMLR 9; Wattenberg, Viégas and Johnson 2016, *How to
 #   use t-SNE effectively*, Distill

@@ -72,11 +72,13 @@ PIXELSNAIL: Sizes = {
 }
 
 # `models.vqvae2.VQVAE2`, for codes of PixelSNAIL
+_LARGE_VQVAE = dict(ch=32, ch_mult=[1, 3], patch_size=2, n_embed=1024, embed_dim=8, gradient="rotation")
+_SMALL_VQVAE = dict(ch=32, ch_mult=[1, 2], n_embed=256, embed_dim=8, gradient="rotation", patch_size=2)
 VQVAE2: Sizes = {
-    "one": dict(levels=1, channels=128, hidden=64, blocks=2, n_embed=1024, embed_dim=32, gradient="rotation"),
-    "two": dict(levels=2, channels=128, hidden=64, blocks=2, n_embed=1024, embed_dim=32, gradient="rotation"),
-    "small": dict(levels=1, channels=64, hidden=32, blocks=1, n_embed=256, embed_dim=16, gradient="rotation"),
-    "small_two": dict(levels=2, channels=64, hidden=32, blocks=1, n_embed=256, embed_dim=16, gradient="rotation"),
+    "one": _LARGE_VQVAE | dict(levels=1),
+    "two": _LARGE_VQVAE | dict(levels=2),
+    "small": _SMALL_VQVAE | dict(levels=1),
+    "small_two": _SMALL_VQVAE | dict(levels=2),
 }
 
 # `models.vqgan.VQGAN`

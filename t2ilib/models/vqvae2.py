@@ -1,11 +1,12 @@
 """VQ-VAE with one grid of codes or with two, a coarse one that the fine one builds on.
 
 van den Oord et al. 2017, "Neural discrete representation learning"; Razavi et al. 2019, "Generating diverse
-high-fidelity images with VQ-VAE-2". Strided convolutions, plain residual blocks, no normalisation.
+high-fidelity images with VQ-VAE-2". Encoder and decoder are those of `layers.autoencoder`, whose normalised blocks need
+fewer pictures than the plain ones of both papers.
 """
 
 import hashlib
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,11 @@ from torch.nn import functional as F
 
 from ..checkpoint import configurable, load_model
 from ..errors import BadParameter, MissingAsset, unknown_name
+from ..layers.autoencoder import Decoder, Encoder
+from ..layers.conv_blocks import Downsample, ResnetBlock, Upsample
 from ..layers.quantize import Quantized, VectorQuantizer
 from ..paths import checkpoints_dir
 
-FACTOR = 4  # sides of a picture over those of the finest grid
-STEM = 2  # channels of a picture at half of its side are `channels // STEM`
 Grids = tuple[Tensor, ...]
 NAME = "emoji-vqvae"
 RECIPE = "python -m t2ilib train vqvae"
@@ -32,103 +33,62 @@ class Level(NamedTuple):
     quantized: Quantized
 
 
-class ResBlock(nn.Module):
-    """ReLU, 3x3 convolution, ReLU, 1x1 convolution, beside the input: (B, C, H, W) -> same."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.second = nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(F.relu(x))
-        return x + self.second(F.relu(h))
-
-
-def _residual(channels: int, hidden: int, blocks: int) -> list[nn.Module]:
-    """Return residual blocks and the ReLU that follows them."""
-    return [*(ResBlock(channels, hidden) for _ in range(blocks)), nn.ReLU()]
-
-
-def _initialise(module: nn.Module) -> None:
-    """Keep the size of signals from layer to layer (He et al. 2015), and begin with residual blocks that add nothing.
-
-    There is no normalisation that would do it, and torch's own initialisation lets signals fade.
-    """
-    if isinstance(module, ResBlock):
-        nn.init.zeros_(module.second.weight)
-    elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        fan_in = module.weight[0].numel()
-        if isinstance(module, nn.ConvTranspose2d):
-            fan_in = module.in_channels * 4  # of a 4 x 4 kernel of stride 2, each output sees 2 x 2 inputs
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
-        nn.init.zeros_(module.bias)
-
-
-def _halve(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
-
-
-def _double(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
-
-
 @configurable
 class VQVAE2(nn.Module):
     """Encoder, one codebook for each grid, decoder.
 
     Args:
-        levels: 1 is the VQ-VAE of 2017 with a grid of a quarter of the sides; 2 has a coarse grid of an eighth, too.
-        channels: of the features at the grids. hidden: inside their residual blocks, of which there are `blocks`
-            before and behind each grid.
-        n_embed: number of codes K of each grid. embed_dim: numbers D of a code vector.
+        levels: 1 has one grid, as in 2017; 2 has a coarse grid of half its sides, too.
+        ch, ch_mult, num_res_blocks, norm_groups: of `layers.autoencoder`, down to the fine grid and up again.
+        coarse_blocks: residual blocks before and behind the coarse grid.
+        n_embed: number of codes K of each grid. embed_dim: numbers D of a code vector; few, so that vectors lie close
+            together and codes are used (Yu et al. 2021, section 3.2).
         beta: weight of the commitment term. gradient: how it passes the codebook, see `layers.quantize`.
+        patch_size: side of the pixel blocks that are folded into channels, as in `models.vqgan`.
 
     Attributes:
+        factor: sides of a picture over those of the fine grid.
         quantizers: one for each grid, the coarse one first.
 
     Shapes:
-        x: (B, 3, H, W) in [-1, 1], sides multiples of 4 `levels` -> reconstruction of the same shape, and a `Level`
-        for each grid, the coarse one first
+        x: (B, 3, H, W) in [-1, 1], sides multiples of `factor * levels` -> reconstruction of the same shape, and a
+        `Level` for each grid, the coarse one first
 
     Raises:
         BadParameter: an argument is out of range, or pictures do not fit.
     """
 
-    def __init__(self, *, levels: int = 1, channels: int = 128, hidden: int = 64, blocks: int = 2, n_embed: int = 512,
-                 embed_dim: int = 32, beta: float = 0.25, gradient: str = "straight_through"):
+    def __init__(self, *, levels: int = 1, ch: int = 16, ch_mult: Sequence[int] = (1, 3, 8), num_res_blocks: int = 1,
+                 norm_groups: int = 8, coarse_blocks: int = 1, n_embed: int = 1024, embed_dim: int = 8,
+                 beta: float = 0.25, gradient: str = "straight_through", patch_size: int = 1):
         super().__init__()
         if levels not in (1, 2):
             raise BadParameter(f"levels must be 1 or 2, got {levels}")
-        if min(channels // STEM, hidden, n_embed, embed_dim) < 1 or blocks < 0:
-            raise BadParameter(f"channels must be at least {STEM}, hidden, n_embed and embed_dim at least 1, blocks at "
-                               f"least 0, got {channels}, {hidden}, {n_embed}, {embed_dim} and {blocks}")
+        if min(ch, num_res_blocks, n_embed, embed_dim, patch_size, coarse_blocks, len(ch_mult)) < 1:
+            raise BadParameter("ch, ch_mult, num_res_blocks, n_embed, embed_dim, patch_size and coarse_blocks must be "
+                               f"at least 1, got {ch}, {list(ch_mult)}, {num_res_blocks}, {n_embed}, {embed_dim}, "
+                               f"{patch_size} and {coarse_blocks}")
         self.levels = levels
-        self.factor = FACTOR
-        stem = channels // STEM
-        self.encoder = nn.Sequential(
-            _halve(3, stem), nn.ReLU(), _halve(stem, channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1), *_residual(channels, hidden, blocks))
-        fine_channels = channels
-        decoder_channels = embed_dim
+        self.patch_size = patch_size
+        self.factor = patch_size * 2 ** (len(ch_mult) - 1)
+        width = ch * ch_mult[-1]  # of the features at the fine grid
+        common = {"ch": ch, "ch_mult": tuple(ch_mult), "num_res_blocks": num_res_blocks, "attn_resolutions": (),
+                  "resolution": 64, "mid_attention": False, "norm_groups": norm_groups}
+        self.encoder = Encoder(in_channels=3 * patch_size**2, z_channels=width, **common)
+        fine_channels = width
         if levels == 2:
-            self.coarse_encoder = nn.Sequential(_halve(channels, channels), nn.ReLU(),
-                                                nn.Conv2d(channels, channels, 3, padding=1),
-                                                *_residual(channels, hidden, blocks))
-            self.to_coarse = nn.Conv2d(channels, embed_dim, 1)
-            self.coarse_decoder = nn.Sequential(nn.Conv2d(embed_dim, channels, 3, padding=1),
-                                                *_residual(channels, hidden, blocks), _double(channels, embed_dim))
-            self.coarse_doubling = _double(embed_dim, embed_dim)
-            fine_channels = channels + embed_dim
-            decoder_channels = 2 * embed_dim
+            coarse = {"channels": width, "blocks": coarse_blocks, "norm_groups": norm_groups}
+            self.coarse_encoder = nn.Sequential(Downsample(channels=width), *_blocks(**coarse))
+            self.to_coarse = nn.Conv2d(width, embed_dim, 1)
+            self.coarse_decoder = nn.Sequential(nn.Conv2d(embed_dim, width, 3, padding=1), *_blocks(**coarse),
+                                                Upsample(channels=width))
+            fine_channels = 2 * width
         self.to_fine = nn.Conv2d(fine_channels, embed_dim, 1)
         self.quantizers = nn.ModuleList()
         for _ in range(levels):
             self.quantizers.append(VectorQuantizer(n_embed=n_embed, embed_dim=embed_dim, beta=beta, gradient=gradient))
-        self.decoder = nn.Sequential(
-            nn.Conv2d(decoder_channels, channels, 3, padding=1), *_residual(channels, hidden, blocks),
-            _double(channels, stem), ResBlock(stem, stem), nn.ReLU(), _double(stem, 3))
-        self.apply(_initialise)
+        self.from_fine = nn.Conv2d(embed_dim, width, 1)
+        self.decoder = Decoder(out_ch=3 * patch_size**2, z_channels=levels * width, **common)
 
     @property
     def codebook(self) -> Tensor:
@@ -137,41 +97,54 @@ class VQVAE2(nn.Module):
 
     def shapes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Return the sides of the grids for pictures of this size, the coarse grid first."""
-        multiple = FACTOR * self.levels
+        multiple = self.factor * self.levels
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise BadParameter(f"pictures need sides that are multiples of {multiple}, got {height} x {width}")
-        fine = (height // FACTOR, width // FACTOR)
+        fine = (height // self.factor, width // self.factor)
         if self.levels == 1:
             return (fine,)
         return (fine[0] // 2, fine[1] // 2), fine
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Level, ...]]:
         """Return reconstructions and levels."""
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise BadParameter(f"pictures must be (B, 3, H, W), got {tuple(x.shape)}")
-        self.shapes(*x.shape[-2:])  # refuses sides that do not fit
-        features = self.encoder(x)
+        features = self._features(x)
         levels = []
+        said = []  # what the decoder reads
         if self.levels == 2:
             coarse = self._quantize(0, self.to_coarse(self.coarse_encoder(features)))
             levels.append(coarse)
-            features = torch.cat([self.coarse_decoder(coarse.quantized.z_q), features], dim=1)
-        levels.append(self._quantize(-1, self.to_fine(features)))
-        pictures = self.decode(*(level.quantized.z_q for level in levels))
-        return pictures, tuple(levels)
+            said.append(self.coarse_decoder(coarse.quantized.z_q))
+            features = torch.cat([said[0], features], dim=1)  # (B, 2 width, h, w)
+        fine = self._quantize(-1, self.to_fine(features))
+        levels.append(fine)
+        said.append(self.from_fine(fine.quantized.z_q))
+        return self._paint(said), tuple(levels)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Return what the encoder finds at the fine grid: (B, width, h, w)."""
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise BadParameter(f"pictures must be (B, 3, H, W), got {tuple(x.shape)}")
+        self.shapes(*x.shape[-2:])  # refuses sides that do not fit
+        return self.encoder(F.pixel_unshuffle(x, self.patch_size))
 
     def _quantize(self, level: int, z_e: Tensor) -> Level:
         z_e = z_e.float()  # distances to codes need more than the precision of autocast
         return Level(z_e, self.quantizers[level](z_e))
 
+    def _paint(self, said: list[Tensor]) -> Tensor:
+        return F.pixel_shuffle(self.decoder(torch.cat(said, dim=1)), self.patch_size)
+
     def decode(self, *z_q: Tensor) -> Tensor:
         """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of code vectors (B, D, h, w) of each grid."""
-        if len(z_q) != self.levels:
-            raise BadParameter(f"this network has {self.levels} grids of codes, got {len(z_q)}")
-        fine = z_q[-1]
+        self._check_grids(z_q)
+        said = [self.from_fine(z_q[-1])]
         if self.levels == 2:
-            fine = torch.cat([self.coarse_doubling(z_q[0]), fine], dim=1)
-        return self.decoder(fine)
+            said.insert(0, self.coarse_decoder(z_q[0]))
+        return self._paint(said)
+
+    def _check_grids(self, grids: Sequence[Tensor]) -> None:
+        if len(grids) != self.levels:
+            raise BadParameter(f"this network has {self.levels} grids of codes, got {len(grids)}")
 
     def embed_codes(self, *codes: Tensor) -> Grids:
         """Look up code vectors: codes (B, h, w) of each grid -> (B, D, h, w) of each."""
@@ -187,8 +160,7 @@ class VQVAE2(nn.Module):
 
     def decode_codes(self, *codes: Tensor) -> Tensor:
         """Return pictures (B, 3, H, W) for codes (B, h, w) of each grid, the coarse one first."""
-        if len(codes) != self.levels:
-            raise BadParameter(f"this network has {self.levels} grids of codes, got {len(codes)}")
+        self._check_grids(codes)
         return self.decode(*self.embed_codes(*codes))
 
     def digest(self) -> str:
@@ -198,6 +170,10 @@ class VQVAE2(nn.Module):
             found.update(name.encode())
             found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
+
+
+def _blocks(channels: int, blocks: int, norm_groups: int) -> list[nn.Module]:
+    return [ResnetBlock(in_channels=channels, out_channels=channels, norm_groups=norm_groups) for _ in range(blocks)]
 
 
 def load_vqvae(name_or_path: str | Path = NAME, *, home: Path | None = None,

@@ -20,7 +20,7 @@ SNAIL = dict(codes=32, channels=16, hidden=8, blocks=1, res_blocks=1, heads=2)
 
 def save_vqvae(folder, levels=1, seed=0):
     torch.manual_seed(seed)
-    vqvae = VQVAE2(levels=levels, channels=8, hidden=4, blocks=1, n_embed=32, embed_dim=4).eval()
+    vqvae = VQVAE2(levels=levels, ch=4, ch_mult=[1, 2, 2], norm_groups=2, n_embed=32, embed_dim=4).eval()
     for quantizer in vqvae.quantizers:
         nn.init.normal_(quantizer.embedding.weight)
     save_model(folder / "emoji-vqvae", vqvae)

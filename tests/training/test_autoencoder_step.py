@@ -11,7 +11,7 @@ from t2ilib.models.vqvae2 import VQVAE2
 from t2ilib.runtime import generator
 from t2ilib.training import VQVAETraining, make_fabric
 
-SMALL = dict(channels=16, hidden=8, blocks=1, n_embed=16, embed_dim=4)
+SMALL = dict(ch=8, ch_mult=[1, 2, 2], norm_groups=4, n_embed=16, embed_dim=4)
 
 
 def network(levels=1):
