@@ -155,7 +155,7 @@ run, cfg, device_, dtype_ = start(
     start_from=start_from, ladder_steps=ladder_steps, measure=measure, num_concepts=num_concepts,
     smoke=dict(rows=24, ladder_steps=1, batch_size=6, num_concepts=6, seeds=1, size="live", frames=3,
                steps=1),
-    quick=dict(rows=800, train=False, size="live", steps=40, ladder_steps=40, batch_size=16,
+    quick=dict(rows=400, train=False, size="live", steps=20, ladder_steps=20, batch_size=16,
                learning_rate=3e-4, ema_decay=0.995, num_concepts=8, seeds=2, frames=8),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000, batch_size=32,
               ema_decay=0.999, num_concepts=80, seeds=3, frames=24))
@@ -407,7 +407,8 @@ def draw(network, prompts, num=1, first=0, **settings):
 
 # %% [markdown]
 # ## A ladder
-# One row for each ingredient, each row with all of those above it, at equal budgets. The last adds a second
+# One row for each ingredient, each row with all of those above it, at equal budgets. In `quick` the budget is a few
+# hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full` measures. The last adds a second
 # discriminator on frozen ImageNet features (*vision-aided*): it is trained by EfficientNet-Lite0, which is a sister of
 # the network behind KID and precision in other notebooks.
 

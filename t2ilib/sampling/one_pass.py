@@ -54,7 +54,6 @@ class OnePassPainter:
         return height * self.vqgan.factor, width * self.vqgan.factor
 
     @torch.no_grad()
-    @torch.no_grad()
     def sample(self, texts: Sequence[str], *, generators: Sequence[torch.Generator], style: str = ANY_STYLE,
                noise: float = 1.0, temperature: float = 0.5, candidates: int = 1,
                score: Score | None = None) -> Painted:
