@@ -6,6 +6,7 @@ import pytest
 
 from t2ilib.paths import repo_root
 
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)")
 PLACEHOLDERS = ("NN_name", "NAME")
 NAMED = re.compile(r"`([\w./]+\.(?:py|svg|md|html|toml|txt))(?:: ([\w.]+))?(?:\([\w]*\))?`")
 
@@ -32,3 +33,27 @@ def test_files_and_functions_exist(page):
         if function:
             defined = function.rpartition(".")[2]
             assert re.search(rf"(def|class) {defined}\b", text), f"{page}: {name} has no {function}"
+
+
+def headings(notebook):
+    """Return the anchors of a notebook's headings, as Jupyter makes them."""
+    source = notebook.with_suffix(".py").read_text(encoding="utf-8")
+    return {title.replace(" ", "-") for title in re.findall(r"^# #{1,3} (.+)$", source, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", ["GLOSSARY.md", "notebooks/README.md"])
+def test_links_lead_to_files_and_headings(page):
+    path = repo_root() / page
+    links = LINK.findall(path.read_text(encoding="utf-8"))
+    assert len(links) > 15
+    for name, anchor in links:
+        target = path.parent / name
+        assert target.is_file(), f"{page}: there is no {name}"
+        if anchor:
+            assert anchor in headings(target), f"{page}: {name} has no heading {anchor}"
+
+
+def test_every_notebook_is_on_the_route():
+    text = (repo_root() / "notebooks" / "README.md").read_text(encoding="utf-8")
+    for notebook in (repo_root() / "notebooks").glob("*.ipynb"):
+        assert f"({notebook.name})" in text, f"notebooks/README.md does not name {notebook.name}"
