@@ -20,7 +20,7 @@
 # **What you will learn**
 # - what a mean squared error between embeddings can and cannot be, and how to read 0.0605
 # - why a generator that only pleases a CLIP draws noise, and four explanations, each put to a test that it could fail
-# - what each of ten mends buys at equal budget
+# - what each of twelve mends buys at equal budget
 # - a generator that predicts all codes of a VQGAN at once: a memory of drawings, latents, a transformer
 # - how often a judge recognises its pictures, beside looking up and the mean picture, and what a picture costs
 #
@@ -984,7 +984,9 @@ def compare_all(split):
 results = {split: compare_all(split) for split in cfg.splits}
 
 # %%
-columns = ["top1", "top10", "kid", "copy", "within", "between"]
+columns = ["top1", "top10", "kid", "copy", "between"]
+if cfg.seeds > 1:
+    columns.append("within")
 if eyes is not None:
     columns += ["KID-lite2", "precision", "recall"]
 for split, (names, table, _, _) in results.items():
