@@ -102,8 +102,8 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
 
     Args:
         name: one of
-            "emoji-clip", "emoji-clip-b", "emoji-clip-photo": a guide that ships, or a folder like theirs, such as
-                that of a student (notebook 04);
+            "emoji-clip", "emoji-clip-b", "emoji-clip-photo", "emoji-clip-student": a guide that ships, or a folder
+                like theirs;
             "MODEL/TAG": any pair of open_clip, such as "ViT-B-32/openai" or "ViT-B-16/laion2b_s34b_b88k" (downloaded);
             "MODEL:/path/to/file": weights of a named architecture from a file;
             "/path/to/file": weights in OpenAI's layout or with a config beside them; "hf-hub:owner/name".
