@@ -41,8 +41,8 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 50 s | 2 GB |
-# | quick | 2 CPU cores | 3 min | 2.5 GB |
+# | smoke | 1 CPU core | 55 s | 2 GB |
+# | quick | 1 CPU core | 4 min | 2.2 GB |
 # | full: trains both networks | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |
 #
