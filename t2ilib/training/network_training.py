@@ -1,4 +1,4 @@
-"""What every training of one network shares: AdamW, clipped gradients, an average of the weights, precision, Fabric."""
+"""What every training of one network shares: optimisers, clipped gradients, an average of the weights, Fabric."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..runtime import autocast
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01
 MAX_NORM = 1.0  # of all gradients together
+BLOCKS = "blocks"  # what a network calls its stack of equal blocks
 
 
 class NetworkTraining:
@@ -27,25 +28,37 @@ class NetworkTraining:
             the network is given (pictures, times, tokens) as well.
         learning_rate: of the first step. ema_decay: of the average.
         fused: AdamW in one kernel; None leaves it to torch.
+        muon: above 0, the matrices of the network's blocks are trained by Muon (Jordan et al. 2024: momentum whose
+            singular values are brought to 1), with so many times the learning rate; the rest stays with AdamW. Not with
+            float16, whose scaled gradients it would mix.
 
     Attributes:
-        ema: the averaged network, which is drawn with.
+        ema: the averaged network, which is drawn with. optimizer: AdamW.
+
+    Raises:
+        BadParameter: `muon` for a network without matrices in blocks, or by a torch that lacks it.
     """
 
     def __init__(self, network: nn.Module, fabric: Any, *, dtype: torch.dtype = torch.float32,
-                 learning_rate: float = 1e-3, ema_decay: float = 0.999, fused: bool | None = None):
+                 learning_rate: float = 1e-3, ema_decay: float = 0.999, fused: bool | None = None, muon: float = 0.0):
         self.network = network
         self.fabric = fabric
         self.dtype = dtype
         self.ema = EMA(network, ema_decay)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=BETAS,
-                                           weight_decay=WEIGHT_DECAY, fused=fused)
-        # the state of a training belongs to the bare optimiser: the wrapped one is how this process moves it
-        self._forward, self._wrapped_optimizer = fabric.setup(network, self.optimizer)
+        matrices = block_matrices(network) if muon else []
+        taken = {id(matrix) for matrix in matrices}
+        others = [p for p in network.parameters() if id(p) not in taken]
+        self.optimizer = torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY,
+                                           fused=fused)
+        # the state of a training belongs to the bare optimisers: the wrapped ones are how this process moves them
+        self._optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
+        if matrices:
+            self._optimizers["muon"] = _muon(matrices, learning_rate, muon)
+        self._forward, *self._wrapped_optimizers = fabric.setup(network, *self._optimizers.values())
 
     def parts(self) -> dict[str, Any]:
         """Return what `save_training` and `load_training` keep of it, by name."""
-        return {"net": self.network, "ema": self.ema, "optimizer": self.optimizer}
+        return {"net": self.network, "ema": self.ema, **self._optimizers}
 
     def forward(self, *inputs: Tensor, **conditions: Tensor) -> Any:
         """Return what the network, as Fabric wraps it, makes of inputs in the precision of the training."""
@@ -63,14 +76,43 @@ class NetworkTraining:
             learning_rate: from this step on; None leaves it as it is.
         """
         if learning_rate is not None:
-            set_lr(self.optimizer, learning_rate)
+            for optimizer in self._optimizers.values():
+                set_lr(optimizer, learning_rate)
         loss = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._forward, self._wrapped_optimizer, max_norm=MAX_NORM)
-        self._wrapped_optimizer.step()
+        self.fabric.clip_gradients(self._forward, self._wrapped_optimizers[0], max_norm=MAX_NORM)
+        for wrapped in self._wrapped_optimizers:
+            wrapped.step()
         self.ema.update(self.network)
         return loss.detach()
+
+
+def block_matrices(network: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices of a network's blocks: no embeddings, no first or last layer, which Muon is not made for.
+
+    Raises:
+        BadParameter: there are none.
+    """
+    found = []
+    for name, parameter in network.named_parameters():
+        is_in_a_block = BLOCKS in name.split(".")
+        if is_in_a_block and name.endswith("weight") and parameter.ndim == 2:
+            found.append(parameter)
+    if not found:
+        raise BadParameter(f"muon trains matrices inside {BLOCKS!r}, and {type(network).__name__} has none; take muon=0")
+    return found
+
+
+def _muon(matrices: list[nn.Parameter], learning_rate: float, scale: float) -> torch.optim.Optimizer:
+    """Return Muon for matrices, with steps as long as AdamW's at `scale` times the learning rate."""
+    if not hasattr(torch.optim, "Muon"):
+        raise BadParameter(f"muon needs torch 2.9 or later, this is {torch.__version__}; take muon=0")
+    optimizer = torch.optim.Muon(matrices, lr=scale * learning_rate, weight_decay=WEIGHT_DECAY,
+                                 adjust_lr_fn="match_rms_adamw")
+    for group in optimizer.param_groups:
+        group["lr_scale"] = scale
+    return optimizer
 
 
 def draw_captions(captions: Tensor, count: int, generator: torch.Generator, drop_text: float) -> tuple[Tensor, Tensor]:

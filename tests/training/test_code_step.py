@@ -14,8 +14,17 @@ from t2ilib.errors import BadParameter
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.text_transformer import MEAN_MASK_RATIO, TextTransformer
 from t2ilib.runtime import generator
-from t2ilib.training import CodeTraining, bits_per_code, draw_code_batch, make_fabric
+from t2ilib.training import (
+    CodeTraining,
+    NetworkTraining,
+    bits_per_code,
+    draw_code_batch,
+    load_training,
+    make_fabric,
+    save_training,
+)
 from t2ilib.training.code_step import code_cross_entropies, draw_mask, expected_code_errors
+from t2ilib.training.network_training import block_matrices
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
 
@@ -193,3 +202,53 @@ def test_a_restored_training_goes_on_bit_for_bit(resumed_training):
         training.step(draw_code_batch(codes, torch.arange(4)[:, None], features, stream, network=training.network))
 
     resumed_training(lambda: CodeTraining(tiny(), fabric), step)
+
+
+def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest():
+    net = tiny(causal=True)
+    start = copy.deepcopy(net)
+    training = CodeTraining(net, make_fabric(), learning_rate=1e-2, muon=2.0)
+    matrices = block_matrices(net)
+    names = {name for name, p in net.named_parameters() if any(p is matrix for matrix in matrices)}
+    assert "transformer.blocks.0.attention.qkv.weight" in names and "code_embedding.weight" not in names
+    batch = draw(net, texts())
+    gradients = dict(zip(names_of(start), torch.autograd.grad(CodeTraining(start, make_fabric()).loss(batch),
+                                                             list(start.parameters()), allow_unused=True), strict=True))
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    training.step(batch, 5e-3)
+    norm = torch.stack([g.norm() for g in gradients.values() if g is not None]).norm()
+    name = "transformer.blocks.0.feed_forward.1.weight"
+    alone = nn.Parameter(before[name].clone())
+    alone.grad = gradients[name] * min(1.0, 1.0 / (norm.item() + 1e-6))
+    torch.optim.Muon([alone], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw").step()
+    assert_close(dict(net.named_parameters())[name].detach(), alone.detach(), atol=1e-4, rtol=1e-3)
+    moved = (net.code_embedding.weight - before["code_embedding.weight"]).abs().max().item()
+    assert moved <= 5.1e-3  # AdamW's first step
+
+
+def names_of(net):
+    return [name for name, _ in net.named_parameters()]
+
+
+def test_muon_goes_on_where_it_stopped(tmp_path):
+    def new():
+        return CodeTraining(tiny(causal=True), make_fabric(), muon=2.0)
+
+    features = texts()
+    training = new()
+    training.step(draw(training.network, features))
+    save_training(tmp_path / "s.pt", step=1, settings={}, **training.parts())
+    training.step(draw(training.network, features, seed=1))
+    other = new()
+    load_training(tmp_path / "s.pt", settings={}, **other.parts())
+    other.step(draw(other.network, features, seed=1))
+    for one, two in zip(training.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_muon_needs_blocks_and_a_torch_that_has_it(monkeypatch):
+    with pytest.raises(BadParameter, match="has none; take muon=0"):
+        NetworkTraining(nn.Linear(2, 2), make_fabric(), muon=1.0)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(BadParameter, match="torch 2.9 or later"):
+        CodeTraining(tiny(), make_fabric(), muon=1.0)
