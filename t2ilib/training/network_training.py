@@ -100,7 +100,8 @@ def block_matrices(network: nn.Module) -> list[nn.Parameter]:
         if is_in_a_block and name.endswith("weight") and parameter.ndim == 2:
             found.append(parameter)
     if not found:
-        raise BadParameter(f"muon trains matrices inside {BLOCKS!r}, and {type(network).__name__} has none; take muon=0")
+        raise BadParameter(f"muon trains matrices inside {BLOCKS!r}, and {type(network).__name__} has none; take "
+                           "muon=0")
     return found
 
 
