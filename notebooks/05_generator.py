@@ -32,7 +32,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | about 60 s | 2.6 GB |
-# | quick | 2 CPU cores | not measured | |
+# | quick | 1 CPU core, shared | 8 min | 3.1 GB |
 # | full: trains all arms and the network that ships | CPU or GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 05 -p prompt "a green heart"`.

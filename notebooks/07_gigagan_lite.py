@@ -33,7 +33,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2 GB |
-# | quick | 2 CPU cores | not measured | |
+# | quick | 1 CPU core, shared | 3 min | 1.7 GB |
 # | full: the ladder and the network that ships | 2 CPU cores | days | |
 # | full | GPU | not measured | |
 #
