@@ -1136,8 +1136,6 @@ RIGS = {"teacher": (guide, original_vqgan, original_prior),
 
 
 # %%
-
-
 class Clock:
     """Called after each step of a search: the seconds of all steps, by those after the first."""
 

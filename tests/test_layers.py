@@ -157,3 +157,16 @@ def test_the_picture_of_the_layers_is_current_and_has_no_circle():
     graph = import_graph()
     assert not [room for room in graph if room in reachable(graph, room)]
     assert OUT.read_text(encoding="utf-8") == draw(), "run: python tests/draw_layers.py"
+
+
+def test_no_file_of_a_package_hides_what_the_package_exports_from_another_file():
+    """A file that is imported later takes the name; what it exports under its own name is bound after it."""
+    for path in ROOT.rglob("__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        source_of = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                source_of |= {alias.asname or alias.name: node.module for alias in node.names}
+        files = {file.stem for file in path.parent.glob("*.py")} - {"__init__"}
+        hidden = {name for name in files & source_of.keys() if source_of[name] not in (name, None)}
+        assert not hidden, f"{path.relative_to(ROOT)} exports {hidden}, and there are files of these names"

@@ -7,7 +7,7 @@ from .batches import Batches
 from .code_step import CodeBatch, CodeTraining, bits_per_code, draw_code_batch
 from .diffusion_step import DiffusionBatch, DiffusionTraining, draw_diffusion_batch
 from .fabric import average_gradients, make_fabric
-from .generator_step import CodeGeneratorTraining, GeneratorBatch, draw_generator_batch
+from .feed_forward_step import CodeGeneratorTraining, GeneratorBatch, draw_generator_batch
 from .guided_generator import GuidedBatch, GuidedTerms, GuidedTraining, embedding_distance, random_views
 from .history import History
 from .loop import TrainingLoop

@@ -8,7 +8,7 @@ from t2ilib.errors import BadParameter
 from t2ilib.layers.patch_critic import PatchCritic
 from t2ilib.models.feed_forward import CodeGenerator, PixelGenerator
 from t2ilib.training import Batches, load_training, make_fabric, save_training
-from t2ilib.training.generator_step import CodeGeneratorTraining, draw_generator_batch
+from t2ilib.training.feed_forward_step import CodeGeneratorTraining, draw_generator_batch
 from t2ilib.training.guided_generator import (
     GuidedBatch,
     GuidedTerms,
