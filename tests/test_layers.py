@@ -33,7 +33,7 @@ ALLOWED: set[tuple[str, str]] = set()
 PEERS = {"models", "methods"}
 # What such alternatives have in common.
 SHARED = {("methods", "code_checkpoints"), ("methods", "code_drawing"), ("methods", "drawing"), ("methods", "limits"),
-          ("methods", "networks"), ("methods", "registry")}
+          ("methods", "networks"), ("methods", "one_pass"), ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.pixelsnail_levels", "models.pixelsnail"),  # one network of two

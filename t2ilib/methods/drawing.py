@@ -22,6 +22,16 @@ MACHINE_OPTIONS = (
 )
 
 
+def guide_options(candidates: int) -> tuple[Option, Option]:
+    """Return the options by which guides choose among drafts; `candidates` is how many are drawn by default."""
+    return (
+        Option("candidates", candidates, "drafts for each picture, of which the guides keep the best", "guides", low=1,
+               high=4096, slider=(1, 32 if candidates == 1 else 64)),
+        Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide that chooses, or a list, all of which choose",
+               "guides", type="str | list[str]"),
+    )
+
+
 class StepCounter:
     """A callback that counts the steps, and hands each preview on."""
 

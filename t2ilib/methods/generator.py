@@ -1,28 +1,20 @@
 """The feed-forward generator as a method: a network predicts all codes of a picture at once, without any steps."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from .code_checkpoints import TEXT_ENCODER, VQGAN_NAME, absent_message, check_codebook
-from .drawing import (
-    MACHINE_OPTIONS,
-    choosing_guides,
-    drawing_record,
-    guide_names,
-    plain_settings,
-    texts_and_seeds,
-)
+from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
+from .one_pass import run_one_pass
 from .registry import Estimate, Method
-from .. import runtime
 from ..checkpoint import read_config
 from ..errors import MissingAsset
-from ..media import picture_list, to_unit
 from ..models.feed_forward import CodeGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
@@ -38,10 +30,7 @@ OPTIONS = (
            "10 moves to other things", "drawing", low=0, high=100, slider=(0.0, 12.0)),
     Option("temperature", 0.5, "of the probabilities by which codes are mixed at each place; 0 takes the likeliest "
            "alone, which has harder edges and blotches", "drawing", low=0, high=100, slider=(0.0, 2.0)),
-    Option("candidates", CANDIDATES, "drafts for each picture, of which the guides keep the best", "guides", low=1,
-           high=4096, slider=(1, 32)),
-    Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide that chooses, or a list, all of which choose", "guides",
-           type="str | list[str]"),
+    *guide_options(CANDIDATES),
     Option("model", VQGAN_NAME, "the VQGAN that paints, with the codebook that the network was trained on",
            "networks"),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, such as the `checkpoints` in "
@@ -56,24 +45,17 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Draw pictures with the feed-forward generator; arguments as `Method.run` describes them."""
     defaults = {option.name: option.default for option in OPTIONS}
-    settings = plain_settings({**defaults, **options})
-    texts, seeds = texts_and_seeds(prompt, num_images, seed)
-    networks = Networks(str(runtime.pick_device(settings["device"])), home=settings["checkpoint"] or None)
-    began = time.perf_counter()
-    painter = build_painter(networks, model=settings["model"], precision=settings["precision"],
-                            chunk=settings["chunk"])
-    guides = None
-    if settings["candidates"] > 1:
-        guides = choosing_guides(networks, guide_names(settings["clip"]), settings["chunk"])
-    generators = [runtime.generator(s, "generator") for s in seeds]
-    drawing = {name: settings[name] for name in ("style", "noise", "temperature", "candidates")}
-    painted = painter.sample(texts, generators=generators, score=guides, **drawing)
-    scores = None if guides is None else guides.scores.view(len(texts), -1)
-    record = drawing_record(settings, texts, seeds, painted.pictures, steps_done=1, began=began, device=painter.device,
-                            dtype=painter.dtype, networks=networks, scores=scores)
-    record["text_encoder"] = painter.text_encoder.name
-    record["codes"] = painted.codes.tolist()
-    return picture_list(to_unit(painted.pictures.cpu())), record
+    return run_one_pass("generator", _build, _sample, ("style", "noise", "temperature"), defaults, prompt,
+                        num_images=num_images, seed=seed, options=options)
+
+
+def _build(networks: Networks, settings: dict[str, Any]) -> OnePassPainter:
+    return build_painter(networks, model=settings["model"], precision=settings["precision"], chunk=settings["chunk"])
+
+
+def _sample(painter: OnePassPainter, texts: list[str], arguments: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    painted = painter.sample(texts, **arguments)
+    return painted.pictures, {"codes": painted.codes.tolist()}
 
 
 def load_painter(*, home: Path | None = None, device: str = "cpu", model: str = VQGAN_NAME, precision: str = "auto",

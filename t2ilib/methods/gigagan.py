@@ -1,28 +1,20 @@
 """GigaGAN-lite as a method: one pass of a generator for each draft, of which guides keep the best."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from .code_checkpoints import TEXT_ENCODER, absent_message
-from .drawing import (
-    MACHINE_OPTIONS,
-    choosing_guides,
-    drawing_record,
-    guide_names,
-    plain_settings,
-    texts_and_seeds,
-)
+from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
+from .one_pass import run_one_pass
 from .registry import Estimate, Method
-from .. import runtime
 from ..checkpoint import read_config
 from ..errors import MissingAsset
-from ..media import picture_list, to_unit
 from ..models.gigagan import GigaGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
@@ -36,10 +28,7 @@ OPTIONS = (
            "and always alike", "drawing", low=0, high=1, slider=(0.0, 1.0)),
     Option("text_strength", 1.0, "1 draws as in training; above, styles move away from that of the mean text",
            "drawing", low=0, high=100, slider=(0.0, 3.0)),
-    Option("candidates", CANDIDATES, "drafts for each picture, of which the guides keep the best", "guides", low=1,
-           high=4096, slider=(1, 64)),
-    Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide that chooses, or a list, all of which choose", "guides",
-           type="str | list[str]"),
+    *guide_options(CANDIDATES),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, such as the `checkpoints` in "
            "the folder of a run of notebook 07; empty is the one that ships", "networks"),
     *MACHINE_OPTIONS,
@@ -52,22 +41,16 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Draw pictures with GigaGAN-lite; arguments as `Method.run` describes them."""
     defaults = {option.name: option.default for option in OPTIONS}
-    settings = plain_settings({**defaults, **options})
-    texts, seeds = texts_and_seeds(prompt, num_images, seed)
-    networks = Networks(str(runtime.pick_device(settings["device"])), home=settings["checkpoint"] or None)
-    began = time.perf_counter()
-    painter = build_painter(networks, precision=settings["precision"], chunk=settings["chunk"])
-    guides = None
-    if settings["candidates"] > 1:
-        guides = choosing_guides(networks, guide_names(settings["clip"]), settings["chunk"])
-    generators = [runtime.generator(s, "gigagan") for s in seeds]
-    drawing = {name: settings[name] for name in ("truncation", "text_strength", "candidates")}
-    pictures = painter.sample(texts, generators=generators, score=guides, **drawing)
-    scores = None if guides is None else guides.scores.view(len(texts), -1)
-    record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
-                            dtype=painter.dtype, networks=networks, scores=scores)
-    record["text_encoder"] = painter.text_encoder.name
-    return picture_list(to_unit(pictures.cpu())), record
+    return run_one_pass("gigagan", _build, _sample, ("truncation", "text_strength"), defaults, prompt,
+                        num_images=num_images, seed=seed, options=options)
+
+
+def _build(networks: Networks, settings: dict[str, Any]) -> GanPainter:
+    return build_painter(networks, precision=settings["precision"], chunk=settings["chunk"])
+
+
+def _sample(painter: GanPainter, texts: list[str], arguments: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    return painter.sample(texts, **arguments), {}
 
 
 def load_painter(*, home: Path | None = None, device: str = "cpu", precision: str = "auto",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .painter import Score, Text
+from .painter import Score, Text, check_drafts
 from .. import runtime
 from ..diffusion import split_generator
 from ..encoders import TextConditioner, TextEncoder, batch_conditions
@@ -57,10 +57,7 @@ class GanPainter:
         Raises:
             BadParameter: a number is out of range, or not a stream for each text.
         """
-        if isinstance(texts, str) or not texts or len(texts) != len(generators):
-            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
-        if candidates < 1 or candidates > 1 and score is None:
-            raise BadParameter(f"candidates must be at least 1, and several need a score; got {candidates}")
+        check_drafts(texts, generators, candidates, score)
         noise = []
         for generator in generators:
             for stream in split_generator(generator, candidates):
@@ -98,11 +95,12 @@ class GanPainter:
         style = self._strengthened(z, pooled, text_strength)
         if truncation == 1:
             return style
+        noise = self._noise.to(z)
+        texts, text_of = pooled.unique(dim=0, return_inverse=True)  # candidates of one text share its middle
         middles = []
-        for one in pooled:
-            noise = self._noise.to(z)
-            middles.append(self._strengthened(noise, one.expand(MEAN_OF, -1), text_strength).mean(0))
-        return torch.lerp(torch.stack(middles), style, truncation)
+        for text in texts:
+            middles.append(self._strengthened(noise, text.expand(MEAN_OF, -1), text_strength).mean(0))
+        return torch.lerp(torch.stack(middles)[text_of], style, truncation)
 
     def _strengthened(self, z: Tensor, pooled: Tensor, text_strength: float) -> Tensor:
         style = self.network.style(z, pooled)

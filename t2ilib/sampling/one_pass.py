@@ -1,12 +1,11 @@
 """From words to pictures in one pass: a generator predicts all codes at once, a VQGAN paints what it expects."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .painter import Painted, Score
+from .painter import Painted, Score, check_drafts
 from .. import runtime
 from ..diffusion import split_generator
 from ..encoders import TextEncoder
@@ -70,7 +69,11 @@ class OnePassPainter:
         Raises:
             BadParameter: a number is out of range, or not a stream for each text. UnknownName: no such style.
         """
-        self._check(texts, generators, style, noise, temperature, candidates, score)
+        check_drafts(texts, generators, candidates, score)
+        if style != ANY_STYLE:
+            check_name("style", style, self.network.styles)
+        if noise < 0 or temperature < 0:
+            raise BadParameter(f"noise and temperature must be at least 0, got {noise} and {temperature}")
         styles, noises = self._draw_numbers(generators, style, candidates)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
         pooled = torch.stack(self._read(texts))[rows]  # (M, E)
@@ -112,15 +115,3 @@ class OnePassPainter:
 
     def _pooled(self, texts: list[str]) -> list[Tensor]:
         return list(self.text_encoder.pooled(texts).float().to(self.device))
-
-    def _check(self, texts: Sequence[str], generators: Sequence[torch.Generator], style: str, noise: float,
-               temperature: float, candidates: int, score: Any) -> None:
-        if isinstance(texts, str) or not texts or len(texts) != len(generators):
-            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
-        if style != ANY_STYLE:
-            check_name("style", style, self.network.styles)
-        if noise < 0 or temperature < 0:
-            raise BadParameter(f"noise and temperature must be at least 0, got {noise} and {temperature}")
-        if candidates < 1 or (candidates > 1 and score is None):
-            raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses; got "
-                               f"{candidates}")

@@ -71,6 +71,16 @@ class _Known:
     drawn: Tensor | None = None
 
 
+def check_drafts(texts: Sequence[Text], generators: Sequence[torch.Generator], candidates: int,
+                 score: Score | None) -> None:
+    """Raise BadParameter unless there is a stream for each text, and a score where several candidates are drawn."""
+    if isinstance(texts, str) or not texts or len(texts) != len(generators):
+        raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
+    if candidates < 1 or (candidates > 1 and score is None):
+        raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses; got "
+                           f"{candidates}")
+
+
 class CodePainter:
     """A network that predicts codes from words, with the autoencoder that paints them.
 
@@ -198,11 +208,7 @@ class CodePainter:
             candidates: pictures drawn of each text, of which `score` chooses one.
             negative: a text to be guided away from, in the place of no text.
         """
-        if isinstance(texts, str) or not texts or len(texts) != len(generators):
-            raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
-        if candidates < 1 or (candidates > 1 and score is None):
-            raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses; got "
-                               f"{candidates}")
+        check_drafts(texts, generators, candidates, score)
         sampling = LogitSampling.of(settings)
         streams = [stream for generator in generators for stream in split_generator(generator, candidates)]
         conditions = self.encode(texts)

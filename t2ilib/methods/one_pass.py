@@ -1,0 +1,47 @@
+"""What methods share that draw each draft in one pass: the drawing itself, and its record."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from .drawing import choosing_guides, drawing_record, guide_names, plain_settings, texts_and_seeds
+from .networks import Networks
+from .. import runtime
+from ..media import picture_list, to_unit
+from ..sampling import GanPainter, OnePassPainter
+
+Painter = GanPainter | OnePassPainter
+BuildPainter = Callable[[Networks, dict[str, Any]], Painter]
+# (painter, texts, further arguments of `sample`) -> pictures in [-1, 1], and what the record says of them
+Sample = Callable[[Any, list[str], dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
+
+def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequence[str], defaults: dict[str, Any],
+                 prompt: str | Sequence[str], *, num_images: int, seed: int,
+                 options: dict[str, Any]) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Draw pictures with a painter that needs one pass, as `Method.run` describes it.
+
+    Args:
+        method: its name, of which the streams of random numbers are made. build: makes the painter of the networks of
+            this run and the settings. sample: draws. drawing: names of the options that the painter takes.
+        defaults: of all options. options: those that the caller gave.
+    """
+    settings = plain_settings({**defaults, **options})
+    texts, seeds = texts_and_seeds(prompt, num_images, seed)
+    networks = Networks(str(runtime.pick_device(settings["device"])), home=settings["checkpoint"] or None)
+    began = time.perf_counter()
+    painter = build(networks, settings)
+    guides = None
+    if settings["candidates"] > 1:
+        guides = choosing_guides(networks, guide_names(settings["clip"]), settings["chunk"])
+    arguments = {name: settings[name] for name in (*drawing, "candidates")}
+    arguments |= {"generators": [runtime.generator(s, method) for s in seeds], "score": guides}
+    pictures, details = sample(painter, texts, arguments)
+    scores = None if guides is None else guides.scores.view(len(texts), -1)
+    record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
+                            dtype=painter.dtype, networks=networks, scores=scores)
+    record["text_encoder"] = painter.text_encoder.name
+    return picture_list(to_unit(pictures.cpu())), record | details
