@@ -116,6 +116,7 @@ from t2ilib.encoders import load_clip, load_efficientnet_lite, load_judge, load_
 from t2ilib.encoders.choosing import GuideScore
 from t2ilib.errors import check_name
 from t2ilib.layers.patch_critic import PatchCritic
+from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import to_unit
 from t2ilib.methods.code_checkpoints import card_of
@@ -192,9 +193,9 @@ def naive_loss(images, target, guide):
     """Mean squared error between the embeddings of pictures in [0, 1] and their targets."""
     total = 0.0
     count = 0
-    for image, wanted in zip(images, target):
+    for image, one_target in zip(images, target):
         embedding = guide.encode_image(image[None])[0]
-        for number, goal in zip(embedding, wanted):
+        for number, goal in zip(embedding, one_target):
             total = total + (number - goal) ** 2
             count += 1
     return total / count
@@ -348,13 +349,13 @@ lite = load_efficientnet_lite(device=device_)
 
 def arm_batch(arm, network, rows, rng):
     """What a step of an arm learns from, for drawings at rows (B,)."""
-    wanted = [part[rows] for part in name_targets]
+    targets = [part[rows] for part in name_targets]
     if arm.get("captions"):
         some = caption_rows[rows, torch.randint(8, (len(rows),), generator=rng)]
-        wanted = [part[some] for part in caption_targets]
-    reads = reading(wanted[0], arm.get("reads", "text"))
+        targets = [part[some] for part in caption_targets]
+    reads = reading(targets[0], arm.get("reads", "text"))
     if arm.get("reads") == "prior":
-        wanted = [reads, *wanted[1:]]
+        targets = [reads, *targets[1:]]
     noise = None
     if network.noise_dim:
         noise = torch.randn(len(rows), network.noise_dim, generator=rng).to(device_)
@@ -363,7 +364,7 @@ def arm_batch(arm, network, rows, rng):
     if arm.get("terms", {}).get("latents"):
         with torch.no_grad():
             latents = painter64.quantize(painter64.encode(real)).z_q
-    return GuidedBatch(reads, wanted[:arm.get("guides", 1)], noise, real, latents)
+    return GuidedBatch(reads, targets[:arm.get("guides", 1)], noise, real, latents)
 
 # %% [markdown]
 # The loop. While it runs it looks, now and then, with two pairs of eyes: at the guide's error on training names and on
@@ -526,9 +527,9 @@ def free_pictures(names, steps):
     pixels.requires_grad_(True)
     optimizer = torch.optim.Adam([pixels], lr=0.05)
     with torch.no_grad():
-        wanted = guides[0].encode_text(names)
+        targets = guides[0].encode_text(names)
     for _ in range(steps):
-        loss = embedding_distance(pixels.sigmoid(), wanted, guides[0]).sum()
+        loss = embedding_distance(pixels.sigmoid(), targets, guides[0]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -908,7 +909,7 @@ bank_rows = judgement.one_row_each(training_names)
 if profile == "full":
     bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 bank = judgement.data_features(bank_rows)
-name_features = F.normalize(pool_texts(words, training_names).cpu(), dim=1)
+nearest_names = NearestNames(judgement, words)
 eyes = load_eyes(device=device_) if cfg.eyes else None
 mean_drawing = to_unit(drawings.batch(torch.arange(len(drawings)))).mean(0, keepdim=True)
 
@@ -925,9 +926,7 @@ def through_codes(rows):
 
 def nearest_drawings(names):
     """The training drawing whose name is nearest, for each name."""
-    features = F.normalize(pool_texts(words, names).cpu(), dim=1)
-    nearest = (features @ name_features.T).argmax(1).tolist()
-    return through_codes(judgement.one_row_each([training_names[i] for i in nearest]))
+    return through_codes(judgement.one_row_each(nearest_names(names)))
 
 
 # %%

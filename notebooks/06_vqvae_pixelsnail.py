@@ -131,6 +131,7 @@ from t2ilib.encoders.choosing import GuideScore
 from t2ilib.errors import CheckpointMismatch
 from t2ilib.layers.causal import CausalConv
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, rotate_through
+from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_unit
 from t2ilib.methods import generate_with_record
@@ -957,7 +958,7 @@ judgement = Judgement(load_judge(device=device_), everything)
 guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
 training_names = judgement.concepts("train")
 bank = judgement.data_features(judgement.one_row_each(training_names))
-name_features = F.normalize(words.encode(training_names).pooled.float().cpu(), dim=1)
+nearest_names = NearestNames(judgement, words)
 
 
 def through_codes(rows):
@@ -966,9 +967,7 @@ def through_codes(rows):
 
 def nearest_drawings(names):
     """The training drawing whose name is nearest, for each name."""
-    features = F.normalize(words.encode(names).pooled.float().cpu(), dim=1)
-    nearest = (features @ name_features.T).argmax(1).tolist()
-    return through_codes(judgement.one_row_each([training_names[i] for i in nearest]))
+    return through_codes(judgement.one_row_each(nearest_names(names)))
 
 
 # %%
@@ -1100,9 +1099,9 @@ except NotImplementedError as error:
 #
 # ```python
 # def visible(k, own):
-#     seen = torch.ones(k, k)
-#     seen[-1, k // 2 + (1 if own else 0):] = 0
-#     return seen
+#     mask = torch.ones(k, k)
+#     mask[-1, k // 2 + (1 if own else 0):] = 0
+#     return mask
 # ```
 #
 # </details>

@@ -116,6 +116,7 @@ from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.choosing import GuideScore
+from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_unit
 from t2ilib.media.film import FilmWriter
@@ -753,7 +754,7 @@ bank_rows = judgement.one_row_each(training_names)
 if profile == "full":
     bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 bank = judgement.data_features(bank_rows)
-name_features = F.normalize(words.encode(training_names).pooled.float().cpu(), dim=1)
+nearest_names = NearestNames(judgement, words)
 eyes = load_eyes(device=device_) if cfg.eyes else None
 
 
@@ -768,9 +769,7 @@ def through_codes(rows):
 
 def nearest_drawings(names):
     """The training drawing whose name is nearest, for each name."""
-    features = F.normalize(words.encode(names).pooled.float().cpu(), dim=1)
-    nearest = (features @ name_features.T).argmax(1).tolist()
-    return through_codes(judgement.one_row_each([training_names[i] for i in nearest]))
+    return through_codes(judgement.one_row_each(nearest_names(names)))
 
 
 # %%

@@ -95,10 +95,10 @@ from t2ilib.data import load_captioned
 from t2ilib.encoders import load_judge, load_text_encoder
 from t2ilib.errors import RunFailed, check_name
 from t2ilib.leaderboard import (
+    Baselines,
     Entry,
     PromptSet,
     Scorer,
-    baseline_pictures,
     draw_entry,
     measure_cost,
     paired_differences,
@@ -258,7 +258,7 @@ SHOWN = ("place", "top10", "top1", "shuffled", "kid", "precision", "recall", "ki
          "between", "nearest", "n")
 BOUNDS = {"top10": ("low", "high"), "precision": ("precision_low", "precision_high")}
 scorer = Scorer(judgement, load_eyes(device=device_) if cfg.eyes else None, rows=cfg.rows)
-encoder = load_text_encoder("minilm", device=device_)
+baselines = Baselines(judgement, reals, load_text_encoder("minilm", device=device_), rows=cfg.rows)
 
 
 def rows_of(split, side=0):
@@ -269,13 +269,11 @@ def rows_of(split, side=0):
     for label, one in drawn.items():
         pictures = one.of(names)
         scored = scorer.score(pictures, names, seeds=len(seeds), side=side)
-        shuffled = scorer.shuffled(pictures, names, seeds=len(seeds))
-        table[label] = scored.row | {"shuffled": shuffled}
+        table[label] = scored.row | {"shuffled": scored.shuffled}
         hits[label] = scored.hits
     for label, place in places(hits, names * len(seeds)).items():
         table[label]["place"] = place
-    looked_up = baseline_pictures(judgement, reals, encoder, names, rows=cfg.rows)
-    for label, pictures in looked_up.items():
+    for label, pictures in baselines.pictures(names).items():
         table[label] = scorer.score(pictures, names, seeds=1, side=side).row
     table["chance"] = {"top10": table[next(iter(drawn))]["chance10"]}
     return table, hits

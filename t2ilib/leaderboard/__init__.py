@@ -4,12 +4,12 @@
 numbers of it, and `places` says which rows can be told apart.
 """
 
-from .baselines import baseline_pictures
+from .baselines import Baselines, NearestNames
 from .cost import Cost, measure_cost
 from .entries import Drawn, Entry, draw_entry
 from .places import paired_differences, places
 from .prompts import FREE, ORIGINAL, PromptSet
 from .scores import Scorer
 
-__all__ = ["FREE", "ORIGINAL", "Cost", "Drawn", "Entry", "PromptSet", "Scorer", "baseline_pictures", "draw_entry",
-           "measure_cost", "paired_differences", "places"]
+__all__ = ["FREE", "ORIGINAL", "Baselines", "Cost", "Drawn", "Entry", "NearestNames", "PromptSet", "Scorer",
+           "draw_entry", "measure_cost", "paired_differences", "places"]

@@ -16,37 +16,58 @@ REAL = "real drawings"
 NEAREST = "the nearest name's drawing"
 MEAN = "the mean picture"
 NOISE = "noise"
-BASELINES = (REAL, NEAREST, MEAN, NOISE)
 
 
-def baseline_pictures(judgement: Judgement, pictures: CaptionedImages, text_encoder: TextEncoder,
-                      names: Sequence[str], *, rows: int = 0, seed: int = 0) -> dict[str, Tensor]:
-    """Return the pictures of each of `BASELINES` for concepts: (len(names), 3, H, W) in [0, 1].
+class NearestNames:
+    """Which training concept has the name that is closest to a text, by the cosine of pooled features.
+
+    Args:
+        judgement: knows the training concepts. text_encoder: reads their names, once.
+    """
+
+    def __init__(self, judgement: Judgement, text_encoder: TextEncoder):
+        self.text_encoder = text_encoder
+        self.known = judgement.concepts("train")
+        self._features = self._encode(self.known)  # (M, E)
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """Return the closest name for each text; a training concept's own is its name."""
+        closest = (self._encode(texts) @ self._features.T).argmax(dim=1)
+        return [self.known[i] for i in closest.tolist()]
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        return F.normalize(self.text_encoder.encode(list(texts)).pooled.float().cpu(), dim=-1)
+
+
+class Baselines:
+    """Pictures that need no method.
 
     Args:
         judgement: knows which rows show which concept. pictures: the set of the judgement, all splits in the same
-            order, at the size that is wanted.
-        text_encoder: finds the training concept whose name is closest; of a training concept that is itself.
+            order, at the size that is to be compared.
+        text_encoder: finds the training concept whose name is closest.
         rows: the mean is that of so many training drawings, spread over them; 0 is all.
     """
-    real = to_unit(pictures.batch(torch.tensor(judgement.one_row_each(names))))
-    looked_up = [judgement.rows_of[name][0] for name in nearest_names(judgement, text_encoder, names)]
-    training_rows = [i for i, split in enumerate(pictures.columns["split"]) if split == "train"]
-    if rows:
-        training_rows = training_rows[::max(1, len(training_rows) // rows)]
-    mean = mean_picture(pictures, training_rows)
-    noise = torch.rand(real.shape, generator=generator(seed, "leaderboard", "noise"))
-    return {REAL: real, NEAREST: to_unit(pictures.batch(torch.tensor(looked_up))),
-            MEAN: mean.expand(len(names), -1, -1, -1), NOISE: noise}
 
+    def __init__(self, judgement: Judgement, pictures: CaptionedImages, text_encoder: TextEncoder, *, rows: int = 0):
+        self.judgement = judgement
+        self.data = pictures
+        self.nearest = NearestNames(judgement, text_encoder)
+        training_rows = [i for i, split in enumerate(pictures.columns["split"]) if split == "train"]
+        if rows:
+            training_rows = training_rows[::max(1, len(training_rows) // rows)]
+        self.mean = mean_picture(pictures, training_rows)
 
-def nearest_names(judgement: Judgement, text_encoder: TextEncoder, names: Sequence[str]) -> list[str]:
-    """Return the training concept whose name is closest to each text by the cosine of pooled features."""
-    known = judgement.concepts("train")
-    known_features = F.normalize(text_encoder.encode(known).pooled, dim=-1)  # (M, E)
-    features = F.normalize(text_encoder.encode(list(names)).pooled, dim=-1)  # (N, E)
-    closest = (features @ known_features.T).argmax(dim=1)
-    return [known[i] for i in closest.tolist()]
+    def pictures(self, names: Sequence[str], *, seed: int = 0) -> dict[str, Tensor]:
+        """Return name of a baseline -> its pictures of concepts, (len(names), 3, H, W) in [0, 1]."""
+        looked_up = [self.judgement.rows_of[name][0] for name in self.nearest(names)]
+        real = self._drawings(self.judgement.one_row_each(names))
+        noise = torch.rand(real.shape, generator=generator(seed, "leaderboard", "noise"))
+        return {REAL: real, NEAREST: self._drawings(looked_up), MEAN: self.mean.expand(len(names), -1, -1, -1),
+                NOISE: noise}
+
+    def _drawings(self, rows: Sequence[int]) -> Tensor:
+        return to_unit(self.data.batch(torch.tensor(rows)))
 
 
 def mean_picture(pictures: CaptionedImages, rows: Sequence[int]) -> Tensor:

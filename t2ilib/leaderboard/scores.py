@@ -23,10 +23,12 @@ class Scored:
     Attributes:
         row: what the table shows, see `Scorer.score`.
         hits: (N,) whether the concept is among the judge's `TOP` names, for paired differences.
+        shuffled: top10 when each picture is asked for the name of another one, half the list away.
     """
 
     row: dict[str, Any]
     hits: Tensor
+    shuffled: float
 
 
 class Scorer:
@@ -74,22 +76,18 @@ class Scorer:
         nearest, _ = self.judgement.novelty(features, self._features_of("train"))
         row["nearest"] = nearest.mean().item()
         if self.eyes is not None:
-            row |= self._seen(self.eyes, images, concepts)
+            row |= self._looks(self.eyes, images, concepts)
         ranks = self.judgement.ranks(features, concepts)
-        return Scored(row, (ranks <= TOP).float())
-
-    def _seen(self, eyes: Eyes, images: Tensor, concepts: Sequence[str]) -> dict[str, float]:
-        """Return what the eyes see of pictures, by the names of `score`."""
-        seen = eyes.report(eyes.features(images), groups=concepts)
-        return {"kid": seen["kid"], "precision": seen["precision"], "precision_low": seen["low"],
-                "precision_high": seen["high"], "recall": seen["recall"]}
-
-    def shuffled(self, pictures: Tensor, names: Sequence[str], *, seeds: int) -> float:
-        """Return top10 when each picture is asked for the name of another one, half the list away."""
         half = len(names) // 2
-        other = [*names[half:], *names[:half]] * seeds
-        ranks = self.judgement.ranks(self.judgement.features(pictures), other)
-        return top_k(ranks, TOP)
+        others = [*names[half:], *names[:half]] * seeds
+        shuffled = top_k(self.judgement.ranks(features, others), TOP)
+        return Scored(row, (ranks <= TOP).float(), shuffled)
+
+    def _looks(self, eyes: Eyes, images: Tensor, concepts: Sequence[str]) -> dict[str, float]:
+        """Return what the eyes see of pictures, by the names of `score`."""
+        report = eyes.report(eyes.features(images), groups=concepts)
+        return {"kid": report["kid"], "precision": report["precision"], "precision_low": report["low"],
+                "precision_high": report["high"], "recall": report["recall"]}
 
     def free_ranks(self, pictures: Tensor, texts: Sequence[str], *, seeds: int) -> Tensor:
         """Return the rank of each picture's text among all `texts`, 1 being best: (seeds * len(texts),)."""
