@@ -386,9 +386,9 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
         share = probability.value if augment else 0.0
-        seen = training.step(draw_batch(training, beside["batches"].next(), side, beside["stream"], share), rate)
-        probability.update(seen.on_real)
-        history.add(step, **{key: value.item() for key, value in seen.losses.items()})
+        report = training.step(draw_batch(training, beside["batches"].next(), side, beside["stream"], share), rate)
+        probability.update(report.on_real)
+        history.add(step, **{key: value.item() for key, value in report.losses.items()})
         if look and loop.passes((steps // 16, steps // 4, steps)):
             history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done

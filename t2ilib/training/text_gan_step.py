@@ -5,7 +5,7 @@ is backpropagated as soon as it is known, so that no more than one graph is in m
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,12 +95,12 @@ class TextGanBatch:
     clip_text: Tensor | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class TextGanStep:
-    """What was seen in a step, without gradients: name of a loss -> value, and the scores (P, B) of real pictures."""
+    """What a step reports, without gradients: name of a loss -> value, and the scores (P, B) of real pictures."""
 
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    on_real: Tensor | None = None
+    losses: dict[str, Tensor]
+    on_real: Tensor
 
 
 def says_real(scores: Tensor) -> Tensor:
@@ -207,17 +207,21 @@ class TextGanTraining:
         if learning_rate is not None:
             set_lr(self.generator_optimizer, learning_rate)
             set_lr(self.discriminator_optimizer, learning_rate)
-        seen = TextGanStep()
         with autocast(batch.real.device, self.dtype):
             drawn = self.generator(batch.z, *batch.text)
-        self._judge(batch, [x.detach().float() for x in drawn], seen)
-        self._draw(batch, drawn, seen)
+        losses, on_real = self._judge(batch, [x.detach().float() for x in drawn])
+        losses |= self._draw(batch, drawn)
         self.count += 1
         self.ema.update(self.generator)
-        return seen
+        return TextGanStep(losses, on_real)
 
-    def _judge(self, batch: TextGanBatch, drawn: list[Tensor], seen: TextGanStep) -> None:
-        """Make the discriminators' step; each term's graph is gone before the next begins."""
+    def _judge(self, batch: TextGanBatch, drawn: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Make the discriminators' step; each term's graph is gone before the next begins.
+
+        Returns:
+            name of a loss -> value, and the scores (P, B) of real pictures
+        """
+        losses = {}
         pooled = batch.text[2]
         wrong = pooled[batch.others.to(pooled.device)]
         real = batch.real
@@ -228,17 +232,17 @@ class TextGanTraining:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         matching = self.rule.matching
         pyramid = self.discriminator.pyramid(real)
-        seen.losses["real"], on_real = self._term(says_real, pyramid, pooled, 1.0)
-        seen.on_real = on_real
-        seen.losses["drawn"], _ = self._term(says_generated, drawn, pooled, 1.0)
+        losses["real"], on_real = self._term(says_real, pyramid, pooled, 1.0)
+        losses["drawn"], _ = self._term(says_generated, drawn, pooled, 1.0)
         if matching:
-            seen.losses["real, wrong text"], _ = self._term(says_generated, pyramid, wrong, matching)
-            seen.losses["drawn, wrong text"], _ = self._term(says_generated, drawn, wrong, matching)
+            losses["real, wrong text"], _ = self._term(says_generated, pyramid, wrong, matching)
+            losses["drawn, wrong text"], _ = self._term(says_generated, drawn, wrong, matching)
         if self.rule.r1 and self.count % self.rule.r1_every == 0:
             penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
-            seen.losses["r1"] = penalty.detach()
+            losses["r1"] = penalty.detach()
         self.discriminator_optimizer.step()
+        return losses, on_real
 
     def _term(self, loss: Callable[[Tensor], Tensor], pictures: Sequence[Tensor], pooled: Tensor,
               weight: float) -> tuple[Tensor, Tensor]:
@@ -253,8 +257,12 @@ class TextGanTraining:
             (weight * self.rule.features * loss(others)).backward()
         return value.detach(), scores.detach()
 
-    def _draw(self, batch: TextGanBatch, drawn: list[Tensor], seen: TextGanStep) -> None:
-        """Make the generator's step: gradients are collected at the pictures, and sent through it once."""
+    def _draw(self, batch: TextGanBatch, drawn: list[Tensor]) -> dict[str, Tensor]:
+        """Make the generator's step: gradients are collected at the pictures, and sent through it once.
+
+        Returns:
+            name of a loss -> value
+        """
         pooled = batch.text[2]
         # the graph is cut at the pictures, and the weights that judge get no gradient
         leaves = [x.detach().float().requires_grad_() for x in drawn]
@@ -264,7 +272,7 @@ class TextGanTraining:
         with autocast(pooled.device, self.dtype):
             scores = self.discriminator(shown, pooled)
         loss = says_real(scores)
-        seen.losses["generator"] = loss.detach()
+        losses = {"generator": loss.detach()}
         if self.features is not None:
             with autocast(pooled.device, self.dtype):
                 others = self.features(shown[0], pooled)
@@ -276,11 +284,12 @@ class TextGanTraining:
         if self.rule.clip:
             value, at_largest = contrastive_gradient(leaves[0], batch.clip_text, self._encode, self.rule.clip_scale,
                                                      chunk=self.chunk)
-            seen.losses["clip"] = value
+            losses["clip"] = value
             gradients[0] = gradients[0] + self.rule.clip * at_largest
         self.generator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(drawn, [g.to(x.dtype) for g, x in zip(gradients, drawn, strict=True)])
         self.generator_optimizer.step()
+        return losses
 
     def _encode(self, pictures: Tensor) -> Tensor:
         """Return the CLIP's features of pictures (b, 3, H, W) in [-1, 1]."""
