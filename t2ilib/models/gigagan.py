@@ -233,7 +233,7 @@ class TextHead(nn.Module):
     The score is that of the features alone plus their product with the text's (Miyato & Koyama 2018, eq. 3).
 
     Shapes:
-        x: (B, channels, h, w), pooled: (B, E) or None -> (B,)
+        x: (B, channels, h, w), texts: pooled features (B, E), or None for none -> (B,) for each text
     """
 
     def __init__(self, *, channels: int, text_dim: int, hidden: int):
@@ -242,12 +242,16 @@ class TextHead(nn.Module):
         self.alone = nn.Linear(hidden, 1)
         self.text = nn.Linear(text_dim, hidden)
 
-    def forward(self, x: Tensor, pooled: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, texts: Sequence[Tensor | None]) -> list[Tensor]:
         features = activated(self.conv(x)).mean(dim=(2, 3))  # (B, hidden)
-        score = self.alone(features)[:, 0]
-        if pooled is None:
-            return score
-        return score + (features * self.text(_unit(pooled))).sum(1) * features.shape[1] ** -0.5
+        alone = self.alone(features)[:, 0]
+        scores = []
+        for pooled in texts:
+            score = alone
+            if pooled is not None:
+                score = score + (features * self.text(_unit(pooled))).sum(1) * features.shape[1] ** -0.5
+            scores.append(score)
+        return scores
 
 
 @configurable
@@ -278,13 +282,13 @@ class GigaDiscriminator(nn.Module):
         found = sides(image_size, widths)[::-1]  # from the largest down
         self.sides = found[:-1]  # those that a block halves
         self.reads = sorted(reads, reverse=True)
-        self.scores = sorted(scores)
+        self.scored = sorted(scores)
         self.conditional = conditional
         halved = [side // 2 for side in self.sides]
         if self.reads[:1] != [image_size] or not set(self.reads) <= set(self.sides):
             raise BadParameter(f"reads must begin with image_size={image_size} and be among {self.sides}, got "
                                f"{list(reads)}")
-        if not self.scores or not set(self.scores) <= set(halved):
+        if not self.scored or not set(self.scored) <= set(halved):
             raise BadParameter(f"scores must be among {halved}, got {list(scores)}")
         self.from_rgb = nn.ModuleDict()
         self.blocks = nn.ModuleList()
@@ -294,7 +298,7 @@ class GigaDiscriminator(nn.Module):
                 self.from_rgb[str(side)] = nn.Conv2d(3, before, 1)
             self.blocks.append(DiscriminatorBlock(in_channels=before, out_channels=after, attention=side in attention,
                                                   heads=heads))
-            if side // 2 in self.scores:
+            if side // 2 in self.scored:
                 self.heads[str(side // 2)] = TextHead(channels=after, text_dim=text_dim, hidden=hidden)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:
@@ -302,6 +306,11 @@ class GigaDiscriminator(nn.Module):
         return [x if side == x.shape[-1] else F.adaptive_avg_pool2d(x, side) for side in self.reads]
 
     def forward(self, pictures: Sequence[Tensor], pooled: Tensor) -> Tensor:
+        scores, = self.scores(pictures, [pooled])
+        return scores
+
+    def scores(self, pictures: Sequence[Tensor], texts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the scores (P, B) of pictures with each of several texts (B, E); the pictures are looked at once."""
         by_side = {picture.shape[-1]: picture for picture in pictures}
         for side in self.reads:
             if side not in by_side:
@@ -315,11 +324,11 @@ class GigaDiscriminator(nn.Module):
                 h = entering if h is None else torch.cat([h, entering])  # (streams * B, C, side, side)
                 streams += 1
             h = block(h)
-            if side // 2 in self.scores:
-                text = pooled.repeat(streams, 1) if self.conditional else None
-                score = self.heads[str(side // 2)](h, text)
-                scores.append(score.unflatten(0, (streams, -1)))  # (streams, B)
-        return torch.cat(scores)
+            if side // 2 in self.scored:
+                repeated = [pooled.repeat(streams, 1) if self.conditional else None for pooled in texts]
+                found = self.heads[str(side // 2)](h, repeated)
+                scores.append([score.unflatten(0, (streams, -1)) for score in found])  # (streams, B) each
+        return [torch.cat(of_text) for of_text in zip(*scores, strict=True)]
 
 
 class FeatureDiscriminator(nn.Module):
@@ -349,12 +358,18 @@ class FeatureDiscriminator(nn.Module):
         self._network = [network]  # in a list, so that it is neither saved nor trained
 
     def forward(self, pictures: Tensor, pooled: Tensor) -> Tensor:
+        scores, = self.scores(pictures, [pooled])
+        return scores
+
+    def scores(self, pictures: Tensor, texts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the scores (layers, B) of pictures with each of several texts (B, E)."""
         x = (pictures + 1) / 2
         if x.shape[-1] != self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
         maps = self._network[0](x, list(self.layers))
+        read = texts if self.conditional else [None] * len(texts)
         scores = []
         for name in self.layers:
             h = self.convs[name](maps[name])
-            scores.append(self.heads[name](h, pooled if self.conditional else None))
-        return torch.stack(scores)
+            scores.append(self.heads[name](h, read))
+        return [torch.stack(of_text) for of_text in zip(*scores, strict=True)]

@@ -1,7 +1,7 @@
 """One step of a text-conditional GAN: what the discriminator and the generator learn from a batch, term by term.
 
-Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.05511, section 3.3 and appendix A. Each term
-is backpropagated as soon as it is known, so that no more than one graph is in memory.
+Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.05511, section 3.3 and appendix A. The loss
+of real pictures is backpropagated before generated ones are looked at, so that no more than one graph is in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,12 +150,34 @@ def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callab
     return loss.detach(), torch.cat(gradients)
 
 
+@dataclass(frozen=True)
+class _Term:
+    """One term of the discriminators' loss: what it says about scores with a text (B, E), and how much it weighs."""
+
+    name: str
+    loss: Callable[[Tensor], Tensor]
+    text: Tensor
+    weight: float
+
+
+def _backpropagate(terms: Sequence[_Term], scores: Sequence[Tensor], weight: float) -> dict[str, Tensor]:
+    """Backpropagate the weighted sum of terms, each of its own scores; return their values by name."""
+    values = {}
+    total = torch.zeros((), device=scores[0].device)
+    for term, of_text in zip(terms, scores, strict=True):
+        value = term.loss(of_text)
+        values[term.name] = value.detach()
+        total = total + weight * term.weight * value
+    total.backward()
+    return values
+
+
 class TextGanTraining:
     """A generator and its discriminators in training.
 
     Args:
         generator: `(z, tokens, mask, pooled) -> pictures` from the largest to the smallest; with `without_text`.
-        discriminator: `(pictures, pooled) -> scores (P, B)`, with `pyramid`.
+        discriminator: `(pictures, pooled) -> scores (P, B)`, with `scores` of several texts, and `pyramid`.
         rule: what weighs how much.
         features: the discriminator on frozen features, where `rule.features` is above 0.
         encode: of the CLIP, where `rule.clip` is above 0; see `contrastive_gradient`.
@@ -216,12 +238,11 @@ class TextGanTraining:
         return TextGanStep(losses, on_real)
 
     def _judge(self, batch: TextGanBatch, drawn: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Make the discriminators' step; each term's graph is gone before the next begins.
+        """Make the discriminators' step: real pictures, then generated ones, each with their own and with wrong texts.
 
         Returns:
             name of a loss -> value, and the scores (P, B) of real pictures
         """
-        losses = {}
         pooled = batch.text[2]
         wrong = pooled[batch.others.to(pooled.device)]
         real = batch.real
@@ -229,14 +250,15 @@ class TextGanTraining:
             of_real, of_drawn = batch.augmentation
             real = of_real(real)
             drawn = of_drawn.each(drawn)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
         matching = self.rule.matching
-        pyramid = self.discriminator.pyramid(real)
-        losses["real"], on_real = self._term(says_real, pyramid, pooled, 1.0)
-        losses["drawn"], _ = self._term(says_generated, drawn, pooled, 1.0)
+        of_reals = [_Term("real", says_real, pooled, 1.0)]
+        of_drawns = [_Term("drawn", says_generated, pooled, 1.0)]
         if matching:
-            losses["real, wrong text"], _ = self._term(says_generated, pyramid, wrong, matching)
-            losses["drawn, wrong text"], _ = self._term(says_generated, drawn, wrong, matching)
+            of_reals.append(_Term("real, wrong text", says_generated, wrong, matching))
+            of_drawns.append(_Term("drawn, wrong text", says_generated, wrong, matching))
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        losses, on_real = self._learn(of_reals, self.discriminator.pyramid(real))
+        losses |= self._learn(of_drawns, drawn)[0]
         if self.rule.r1 and self.count % self.rule.r1_every == 0:
             penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
@@ -244,18 +266,21 @@ class TextGanTraining:
         self.discriminator_optimizer.step()
         return losses, on_real
 
-    def _term(self, loss: Callable[[Tensor], Tensor], pictures: Sequence[Tensor], pooled: Tensor,
-              weight: float) -> tuple[Tensor, Tensor]:
-        """Backpropagate one term of the discriminators' loss; return its value and the first one's scores (P, B)."""
-        with autocast(pooled.device, self.dtype):
-            scores = self.discriminator(pictures, pooled)
-        value = loss(scores)
-        (weight * value).backward()
+    def _learn(self, terms: Sequence[_Term], pictures: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Backpropagate terms of the discriminators' loss about the same pictures, which are looked at once.
+
+        Returns:
+            name of a loss -> value, and the scores (P, B) of the first term
+        """
+        texts = [term.text for term in terms]
+        with autocast(texts[0].device, self.dtype):
+            scores = self.discriminator.scores(pictures, texts)
+        losses = _backpropagate(terms, scores, 1.0)
         if self.features is not None:
-            with autocast(pooled.device, self.dtype):
-                others = self.features(pictures[0], pooled)
-            (weight * self.rule.features * loss(others)).backward()
-        return value.detach(), scores.detach()
+            with autocast(texts[0].device, self.dtype):
+                others = self.features.scores(pictures[0], texts)
+            _backpropagate(terms, others, self.rule.features)
+        return losses, scores[0].detach()
 
     def _draw(self, batch: TextGanBatch, drawn: list[Tensor]) -> dict[str, Tensor]:
         """Make the generator's step: gradients are collected at the pictures, and sent through it once.

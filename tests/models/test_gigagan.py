@@ -94,6 +94,18 @@ def test_a_score_depends_on_its_own_picture_and_text_alone():
                                discriminator(conditional=False)(pictures, pooled.flip(0)))
 
 
+def test_several_texts_are_scored_as_one_by_one_and_the_pictures_are_looked_at_once():
+    network = discriminator().eval()
+    _, _, pooled = text()
+    pictures = network.pyramid(torch.randn(3, 3, 16, 16))
+    looks = []
+    network.blocks[0].register_forward_hook(lambda module, inputs, output: looks.append(len(output)))
+    own, wrong = network.scores(pictures, [pooled, pooled.flip(0)])
+    assert looks == [3]
+    torch.testing.assert_close(own, network(pictures, pooled))
+    torch.testing.assert_close(wrong, network(pictures, pooled.flip(0)))
+
+
 def test_work_grows_linearly_with_the_sides_that_are_read():
     torch.manual_seed(0)
     rows = []

@@ -72,19 +72,23 @@ def test_pairs_of_the_matching_aware_loss():
             return [x]
 
         def forward(self, pictures, pooled):
-            seen.append((pictures[0].mean().item(), pooled.detach().clone()))
-            return (self.weight + pictures[0].mean((1, 2, 3)) * 0)[None]
+            return self.scores(pictures, [pooled])[0]
+
+        def scores(self, pictures, texts):
+            for pooled in texts:
+                seen.append((pictures[0].mean().item(), pooled.detach().clone()))
+            return [(self.weight + pictures[0].mean((1, 2, 3)) * 0)[None]] * len(texts)
 
     torch.manual_seed(0)
     generator = GigaGenerator(**SMALL, latent_dim=6, style_dim=20)
     game = TextGanTraining(generator, Recorder(), TextGanRule(clip=0.0, r1=0.0))
     data = batch(real=torch.full((4, 3, 16, 16), 0.5))
     losses = game.step(data).losses
-    assert list(losses) == ["real", "drawn", "real, wrong text", "drawn, wrong text", "generator"]
+    assert list(losses) == ["real", "real, wrong text", "drawn", "drawn, wrong text", "generator"]
     pooled = data.text[2]
     is_real = [abs(mean - 0.5) < 1e-6 for mean, _ in seen]
-    assert is_real == [True, False, True, False, False]
-    expected = [pooled, pooled, pooled[data.others], pooled[data.others], pooled]
+    assert is_real == [True, True, False, False, False]
+    expected = [pooled, pooled[data.others], pooled, pooled[data.others], pooled]
     for (_, found), right in zip(seen, expected, strict=True):
         assert torch.equal(found, right)
     assert (pooled[data.others] != pooled).any(1).all()
