@@ -10,6 +10,7 @@ from torch import Tensor
 from .code_store import code_store_rows
 from .eyes import eyes_rows
 from .gan_step import gan_step_rows
+from .gigagan import gigagan_rows
 from .guidance import vqgan_clip_rows
 from .guidance_quality import vqgan_clip_quality_rows
 from .guidance_score import vqgan_clip_score_rows
@@ -61,7 +62,7 @@ def vqgan_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "kernels": kernels_rows, "vqgan": vqgan_rows, "vqgan_clip": vqgan_clip_rows,
     "vqgan_clip_score": vqgan_clip_score_rows, "vqgan_clip_quality": vqgan_clip_quality_rows,
-    "minimagen": minimagen_rows, "gan_step": gan_step_rows, "profile": profile_rows,
+    "minimagen": minimagen_rows, "gan_step": gan_step_rows, "gigagan": gigagan_rows, "profile": profile_rows,
     "startup": startup_rows, "eyes": eyes_rows, "shapes": shapes_rows,
     "text_transformer": text_transformer_rows, "pixelsnail": pixelsnail_rows,
     "code_store": code_store_rows,
