@@ -82,6 +82,9 @@ plain_rows: Optional[bool] = None  # also one draft without a guide, where a met
 costs: Optional[bool] = None  # measure seconds and memory, in a process for each method
 eyes: Optional[bool] = None  # KID, precision and recall; the first time on a machine takes minutes
 unseen: str = "validation"  # the split of unseen concepts; held_out for a table that is published
+inception: str = ""  # a file with the weights of FID's Inception, or "download"; "" leaves FID out
+clip: str = ""  # a CLIP for the CLIP score, such as ViT-B-32/openai; "" leaves it out
+cmmd_clip: str = ""  # ViT-L-14-336/openai for CMMD; "" leaves it out
 home: str = ""  # folder that keeps the pictures; "" is reports/leaderboard
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
@@ -92,7 +95,7 @@ import torch
 
 from t2ilib import metrics, runtime, show
 from t2ilib.data import load_captioned
-from t2ilib.encoders import load_judge, load_text_encoder
+from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.errors import RunFailed, check_name
 from t2ilib.leaderboard import (
     Baselines,
@@ -108,13 +111,15 @@ from t2ilib.lesson import start
 from t2ilib.methods import METHODS
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
+from t2ilib.metrics.standard import load_inception, standard_report
 from t2ilib.paths import reports_dir
 
 # %%
 run, cfg, device_, dtype_ = start(
     "10_leaderboard", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     methods=methods, num_concepts=num_concepts, num_free=num_free, num_seeds=num_seeds,
-    plain_rows=plain_rows, costs=costs, eyes=eyes, unseen=unseen, home=home,
+    plain_rows=plain_rows, costs=costs, eyes=eyes, unseen=unseen, home=home, inception=inception,
+    clip=clip, cmmd_clip=cmmd_clip,
     smoke=dict(num_concepts=6, num_free=2, plain_rows=False, costs=False, wall=2,
                rows=32, fast=True),
     quick=dict(num_concepts=4, num_free=2, num_seeds=1, plain_rows=True, costs=True, eyes=False,
@@ -319,6 +324,30 @@ if len(drawn) > 1:
 # %%
 table, _ = rows_of(unseen, side=64)
 run.keep("table_64", table_of(table, unseen, f"{unseen}, all at 64 pixels"))
+
+# %% [markdown]
+# ## The metrics of published tables
+# FID, KID and the Inception score are defined on one Inception network, the CLIP score and CMMD each on a CLIP. With
+# their weights (`-p inception FILE`, `-p clip ViT-B-32/openai`, `-p cmmd_clip ViT-L-14-336/openai`) the table is made
+# here; on any other network the numbers would be others, so without them there is none. FID falls with the number of
+# pictures: compare it at equal n.
+
+# %%
+networks = {}
+if inception:
+    networks["inception"] = load_inception(inception, device=device_)
+if clip:
+    networks["clip"] = load_clip(clip, device=device_)
+if cmmd_clip:
+    networks["cmmd_clip"] = load_clip(cmmd_clip, device=device_)
+if networks:
+    names = prompts.concepts[unseen]
+    rows_of_split = [i for i, name in enumerate(reals.columns["split"]) if name == unseen]
+    drawings = (reals.batch(torch.tensor(rows_of_split)) + 1) / 2
+    rows = {}
+    for label, one in drawn.items():
+        rows[label] = standard_report(one.of(names), drawings, names * len(seeds), **networks)
+    run.keep("standard", show.Table(rows, digits=2, title=f"{unseen}, beside its real drawings"))
 
 # %% [markdown]
 # ## Free texts
