@@ -28,9 +28,9 @@ class NetworkTraining:
             the network is given (pictures, times, tokens) as well.
         learning_rate: of the first step. ema_decay: of the average.
         fused: AdamW in one kernel; None leaves it to torch.
-        muon: above 0, the matrices of the network's blocks are trained by Muon (Jordan et al. 2024: momentum whose
-            singular values are brought to 1), with so many times the learning rate; the rest stays with AdamW. Not with
-            float16, whose scaled gradients it would mix.
+        muon: above 0, the matrices and kernels of the network's blocks are trained by Muon (Jordan et al. 2024:
+            momentum whose singular values are brought to 1), with so many times the learning rate; the rest stays with
+            AdamW. Not with float16, whose scaled gradients it would mix.
 
     Attributes:
         ema: the averaged network, which is drawn with. optimizer: AdamW.
@@ -89,7 +89,7 @@ class NetworkTraining:
 
 
 def block_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """Return the matrices of a network's blocks: no embeddings, no first or last layer, which Muon is not made for.
+    """Return matrices and kernels of a network's blocks: no embeddings, no first or last layer, which are not Muon's.
 
     Raises:
         BadParameter: there are none.
@@ -97,7 +97,7 @@ def block_matrices(network: nn.Module) -> list[nn.Parameter]:
     found = []
     for name, parameter in network.named_parameters():
         is_in_a_block = BLOCKS in name.split(".")
-        if is_in_a_block and name.endswith("weight") and parameter.ndim == 2:
+        if is_in_a_block and name.endswith("weight") and parameter.ndim >= 2:
             found.append(parameter)
     if not found:
         raise BadParameter(f"muon trains matrices inside {BLOCKS!r}, and {type(network).__name__} has none; take "
@@ -109,8 +109,10 @@ def _muon(matrices: list[nn.Parameter], learning_rate: float, scale: float) -> t
     """Return Muon for matrices, with steps as long as AdamW's at `scale` times the learning rate."""
     if not hasattr(torch.optim, "Muon"):
         raise BadParameter(f"muon needs torch 2.9 or later, this is {torch.__version__}; take muon=0")
-    optimizer = torch.optim.Muon(matrices, lr=scale * learning_rate, weight_decay=WEIGHT_DECAY,
-                                 adjust_lr_fn="match_rms_adamw")
+    from .muon import KernelMuon
+
+    optimizer = KernelMuon(matrices, lr=scale * learning_rate, weight_decay=WEIGHT_DECAY,
+                           adjust_lr_fn="match_rms_adamw")
     for group in optimizer.param_groups:
         group["lr_scale"] = scale
     return optimizer

@@ -24,6 +24,7 @@ from t2ilib.training import (
     save_training,
 )
 from t2ilib.training.code_step import code_cross_entropies, draw_mask, expected_code_errors
+from t2ilib.training.muon import KernelMuon
 from t2ilib.training.network_training import block_matrices
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
@@ -224,6 +225,33 @@ def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest():
     assert_close(dict(net.named_parameters())[name].detach(), alone.detach(), atol=1e-4, rtol=1e-3)
     moved = (net.code_embedding.weight - before["code_embedding.weight"]).abs().max().item()
     assert moved <= 5.1e-3  # AdamW's first step
+
+
+def test_muon_moves_a_kernel_as_the_matrix_of_its_windows():
+    kernel = nn.Parameter(torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0)))
+    matrix = nn.Parameter(kernel.detach().clone().flatten(1))
+    settings = dict(lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    ours, plain = KernelMuon([kernel], **settings), torch.optim.Muon([matrix], **settings)
+    for number in range(3):
+        gradient = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(number))
+        kernel.grad = gradient
+        matrix.grad = gradient.flatten(1)
+        ours.step()
+        plain.step()
+    assert torch.equal(kernel.flatten(1), matrix)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_trains_the_kernels_of_blocks_wherever_they_lie_in_memory(memory_format):
+    net = nn.ModuleDict({"blocks": nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)])})
+    net = net.to(memory_format=memory_format)
+    before = [conv.weight.detach().clone() for conv in net["blocks"]]
+    training = NetworkTraining(net, make_fabric(), learning_rate=1e-2, muon=1.0)
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    training.loss = lambda batch: net["blocks"][0](batch).square().mean()
+    training.step(x)
+    used, unused = net["blocks"]
+    assert not torch.allclose(used.weight, before[0], atol=1e-4) and torch.equal(unused.weight, before[1])
 
 
 def names_of(net):
