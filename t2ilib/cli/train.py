@@ -88,7 +88,8 @@ def work_on(names: list[str], args: argparse.Namespace) -> int:
         results.append(result)
         failed |= result.status == "failed"
         if result.status == "interrupted":
-            print(_how_it_goes_on(name, RECIPES[name].state_file), flush=True)
+            state = RECIPES[name].state_file(plans[name].values["work_dir"])
+            print(_how_it_goes_on(name, state), flush=True)
         if left is not None:
             left -= result.seconds
     print_summary(results)

@@ -24,9 +24,10 @@ class Recipe:
     state: str
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def state_file(self) -> Path:
-        """Return where the training keeps its state."""
+    def state_file(self, work_dir: str = "") -> Path:
+        """Return where the training keeps its state, given the notebook's parameter `work_dir`."""
+        if work_dir:
+            return Path(work_dir) / Path(self.state).name
         return reports_dir() / "training" / self.state
 
 
@@ -101,7 +102,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     folder = checkpoints_dir() / recipe.checkpoint
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
-    state = recipe.state_file
+    state = recipe.state_file()
     return {"notebook": recipe.notebook, "checkpoint": recipe.checkpoint, "pictures": pictures_seen(config),
             "validation": _validation(config), "state": state if state.is_file() else None}
 

@@ -75,6 +75,15 @@ def test_the_time_is_shared(started, capsys):
     assert "0 ok, 0 failed, 4 interrupted" in capsys.readouterr().out
 
 
+def test_a_state_elsewhere_is_found_again(started, capsys, tmp_path):
+    call = ["train", "words", "--minutes", "5", "-p", "work_dir", str(tmp_path)]
+    assert main(call) == 0
+    assert "before the first step" in capsys.readouterr().out
+    (tmp_path / "recipe.pt").write_bytes(b"")
+    assert main(call) == 0
+    assert "the same command goes on from" in capsys.readouterr().out
+
+
 def test_time_that_one_does_not_need_goes_to_the_next(started, monkeypatch):
     limits = []
 
