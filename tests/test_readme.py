@@ -1,4 +1,4 @@
-"""Every command and every import that the README shows is understood by the program as it is."""
+"""Every command and every import that the README and its pages show is understood by the program as it is."""
 
 import ast
 import re
@@ -13,13 +13,15 @@ from t2ilib.paths import repo_root
 from t2ilib.runner.plan import plan_run
 from t2ilib.runner.recipes import RECIPES, find_recipes, is_queue
 
-README = (repo_root() / "README.md").read_text(encoding="utf-8").replace("\\\n", "")  # long lines joined
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = ("README.md", "t2ilib/methods/README.md", "t2ilib/training/README.md")
+TEXT = "\n".join((repo_root() / page).read_text(encoding="utf-8") for page in PAGES)
+TEXT = TEXT.replace("\\\n", "")  # long lines joined
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if "-m t2ilib" in line]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
+def test_a_command_of_the_pages_is_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "prompts.txt").write_text("a red heart\n")
@@ -53,7 +55,7 @@ def test_there_are_commands_and_python():
             ast.parse(block)
 
 
-def test_names_that_the_python_of_the_readme_imports_exist():
+def test_names_that_the_python_of_the_pages_imports_exist():
     for kind, block in BLOCKS:
         if kind != "python":
             continue

@@ -1,4 +1,4 @@
-"""The README's examples, drawn one after the other as a reader would: nothing is missing, and git sees nothing new."""
+"""The examples of the README and its pages, drawn as a reader would: nothing is missing, and git sees nothing new."""
 
 import re
 import shlex
@@ -12,8 +12,10 @@ from t2ilib.cli import main
 from t2ilib.methods.minimagen import STAGES
 from t2ilib.paths import checkpoints_dir, repo_root
 
-README = (repo_root() / "README.md").read_text(encoding="utf-8").replace("\\\n", "")  # long lines joined
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = ("README.md", "t2ilib/methods/README.md", "t2ilib/training/README.md")  # in the order of reading
+TEXT = "\n".join((repo_root() / page).read_text(encoding="utf-8") for page in PAGES)
+TEXT = TEXT.replace("\\\n", "")  # long lines joined
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 OUTSIDE = "# Needs "  # begins a block of Python that downloads, or reads files of the reader's
 TRAINED = "outputs/mine"  # what a training of hours would leave there
 WRITES = re.compile(r"(?:--out|--film|-p checkpoint) (\S+)|> (\S+)|papermill \S+ (\S+)|"
@@ -21,7 +23,7 @@ WRITES = re.compile(r"(?:--out|--film|-p checkpoint) (\S+)|> (\S+)|papermill \S+
 
 
 def examples():
-    """Return the commands that draw, the lines of the shell between them, and the Python, in the order of the page."""
+    """Return the commands that draw, the lines of the shell between them, and the Python, in the order of the pages."""
     found = []
     for kind, block in BLOCKS:
         if kind == "python" and not block.startswith(OUTSIDE):
@@ -33,7 +35,7 @@ def examples():
 
 
 def places():
-    """Return the files and folders that the page's examples write by name."""
+    """Return the files and folders that the examples write by name."""
     text = "\n".join(block for kind, block in BLOCKS if not block.startswith(OUTSIDE))
     return sorted({name for names in WRITES.findall(text) for name in names if name})
 
@@ -65,7 +67,7 @@ def test_each_example_draws_and_git_sees_nothing_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind, text in examples():
         if kind == "python":
-            exec(compile(text, "README.md", "exec"), {})
+            exec(compile(text, "an example", "exec"), {})
         elif text.startswith("printf "):
             subprocess.run(text, shell=True, check=True)
         else:
