@@ -86,7 +86,7 @@ arm_steps: Optional[int] = None  # training steps of each of the three ways; 0 l
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split that are judged
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
-work_dir: str = ""  # keeps the training states; "" is reports/training/emoji-text-transformer
+work_dir: str = ""  # keeps training states; "": full in reports/training/emoji-text-transformer
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -364,13 +364,16 @@ run.keep("sizes", show.Table(rows))
 # with AdamW.
 
 # %%
+fabric = make_fabric(device_, dtype_)  # one process, or as many as `train 09 --devices N` starts
+
+
 def start_training(name, size, arm, start_from="scratch"):
     """A network from words to codes in training, and its batches, random numbers and history."""
     runtime.seed_everything(seed)  # the first weights do not depend on what was drawn before
     network = TextTransformer(**size, causal=arm == "autoregressive", dropout=0.0).train()
     take_weights(network, start_from, NAME)
     codebook = vqgan.codebook if arm == "regression" else None
-    training = CodeTraining(network.to(device_), make_fabric(device_, dtype_), codebook=codebook,
+    training = CodeTraining(network.to(fabric.device), fabric, codebook=codebook,
                             ema_decay=cfg.ema_decay, fused=device_.type != "mps", muon=cfg.muon)
     order = runtime.generator(seed, name, "batches")
     beside = {"batches": Batches(len(drawings), cfg.batch_size, order),
@@ -379,10 +382,14 @@ def start_training(name, size, arm, start_from="scratch"):
 
 
 def draw_batch(network, rows, rng):
-    """One of the versions and one of the captions of each drawing, with codes hidden."""
+    """One of the versions and one of the captions of each drawing, with codes hidden.
+
+    Of several processes each gets its share.
+    """
     view = torch.randint(codes.shape[1], (len(rows),), generator=rng)
     return draw_code_batch(codes[rows, view], caption_rows[rows], texts, rng, network=network,
-                           drop_text=cfg.drop_text, exchange=cfg.exchange, device=device_)
+                           drop_text=cfg.drop_text, exchange=cfg.exchange, rank=fabric.global_rank,
+                           world_size=fabric.world_size, device=fabric.device)
 
 
 # %%
@@ -393,8 +400,8 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
                 start_from="scratch"):
     """Train a network: its running average, its history, and the steps that are done.
 
-    In `full` the whole state is kept: training goes on where it ended. `look` is called at three
-    of the steps.
+    In `full`, or with a `work_dir`, the whole state is kept: training goes on where it ended.
+    `look` is called at three of the steps.
     """
     training, beside = start_training(name, size, arm, start_from)
     history = beside["history"]
@@ -402,16 +409,18 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
                     network=training.network.config, steps=steps, views=cfg.views,
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, muon=cfg.muon,
                     ema_decay=cfg.ema_decay, drop_text=cfg.drop_text, exchange=cfg.exchange)
+    keep_state = profile == "full" or work_dir
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
-                        parts=training.parts() | beside, run=run, desc=name,
-                        state=folder / f"{name}.pt" if profile == "full" else None)
+                        parts=training.parts() | beside, run=run, desc=name, fabric=fabric,
+                        state=folder / f"{name}.pt" if keep_state else None)
     warmup = steps // 50
     looks = (steps // 16, steps // 4, steps)
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
         batch = draw_batch(training.network, beside["batches"].next(), beside["stream"])
-        history.add(step, loss=training.step(batch, rate).item())
-        if look and loop.passes(looks):
+        loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
+        history.add(step, loss=loss.item())
+        if look and loop.passes(looks) and not fabric.global_rank:
             history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done
 
@@ -564,6 +573,13 @@ if cfg.train:
     averaged, history, done = train_codes("recipe", TEXT_TRANSFORMER[cfg.words_size],
                                           cfg.words_steps, arm=ARM, minutes=minutes,
                                           look=look, start_from=start_from)
+
+# %% tags=["trained"]
+if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
+    raise SystemExit
+
+# %%
+if cfg.train:
     run.keep("while_learning", show.compare(history.pictures, titles=asked, scale=1.3))
     saved = keep_trained(averaged, done * cfg.batch_size + seen_before(start_from, NAME))
     network = load_model(TextTransformer, saved, device=device_)
@@ -579,7 +595,7 @@ else:
           "of above, which has learned for a moment only")
 painter = CodePainter(network, vqgan, words, precision=dtype)
 
-# %% tags=["trained"]
+# %%
 if not measure:
     raise SystemExit
 
