@@ -227,7 +227,53 @@ run.keep("straight_through", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
 # The true gradient is zero almost everywhere and infinite in between. The straight-through gradient is wrong about the
-# step and right about the direction: it moves $z_e$ until it crosses the border to a better code.
+# step. Is it right about the direction? Follow each $z_e$ against its gradient to the first border on its way: is the
+# code behind it a better one? Beside it the code behind the first border in a random direction.
+
+# %%
+def next_code(z, table, direction):
+    """Codes of z (N, D), and the codes behind the first border that it meets along `direction`.
+
+    Moved by s, row j is as near as the own code e where |z - j|^2 - |z - e|^2 = 2 s direction . (j - e).
+    """
+    distance = torch.cdist(z, table).square()  # (N, K)
+    codes = distance.argmin(1)
+    gap = distance - distance.gather(1, codes[:, None])  # (N, K)
+    approach = 2 * torch.einsum("nd,nkd->nk", direction, table - table[codes][:, None])
+    crossed_at = torch.where(approach > 0, gap / approach, torch.inf)  # (N, K)
+    crossed_at = crossed_at.scatter(1, codes[:, None], torch.inf)
+    border, following = crossed_at.min(1)
+    return codes, torch.where(border.isfinite(), following, codes)
+
+
+def better_codes(z, table, goal, direction):
+    """How many of the z (N, D) come to a code that is nearer to the goal."""
+    before, after = next_code(z, table, direction)
+    loss = (table - goal).square().sum(1)  # (K,)
+    return (loss[after] < loss[before]).sum().item()
+
+
+# %%
+wide_table = torch.randn(64, 8, generator=rng)
+wide_z = torch.randn(320, 8, generator=rng)
+wide_goal = torch.randn(8, generator=rng)
+worlds = {"3 numbers, 12 codes": (z.detach(), table, goal),
+          "8 numbers, 64 codes": (wide_z, wide_table, wide_goal)}
+rows = {}
+for name, (points, rows_of_table, aim) in worlds.items():
+    chosen_rows = rows_of_table[nearest_code(points, rows_of_table)]
+    against_gradient = aim - chosen_rows  # the gradient of the squared distance, without its 2
+    somewhere = torch.randn(points.shape, generator=rng)
+    better = better_codes(points, rows_of_table, aim, against_gradient)
+    by_luck = better_codes(points, rows_of_table, aim, somewhere)
+    assert better > by_luck
+    rows[name] = {"better code": better, "random direction": by_luck, "n": len(points)}
+run.keep("direction", show.Table(rows, digits=0, note="how many vectors come to a better code; "
+                                                      f"seed {seed}"))
+
+# %% [markdown]
+# So it is right about the direction for most vectors, far more often than by chance, and not for all: the gradient is
+# that of the code, not of $z_e$, and the first code on the way may lie beyond the goal or beside it.
 #
 # ## The data
 # Augmentation for an autoencoder must not blur what it is to learn: mirror, whole-pixel moves, exchanged colour
@@ -951,7 +997,8 @@ show.slider(with_few_codes, [2, 4, 16, 64, 256, len(shipped.codebook)], label="c
 
 # %% [markdown]
 # ## Summary
-# - Nearest code forward, gradient handed through backward: wrong about the step, right about the direction.
+# - Nearest code forward, gradient handed through backward: wrong about the step, and for most vectors right about the
+#   direction.
 # - A codebook is learnt by averages; rows that nobody chooses are moved to where the vectors are.
 # - Pixels first, features and critic late and light: each serves its own measure, so look at the pictures.
 # - 352 bytes hold a recognisable 64 x 64 picture, and a code means a patch: that is what makes codes good to paint
