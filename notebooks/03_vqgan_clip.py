@@ -302,23 +302,18 @@ class LivePreview:
     def __init__(self, every=5):
         self.every = every
         self.frames = []
-        self.display = None
+        self.live = show.Live()
         self.began = time.perf_counter()
-        if runtime.is_interactive():
-            from IPython.display import display
-
-            empty = show.grid(torch.zeros(num_images, 3, 64, 64))
-            self.display = display(empty, display_id=True)
 
     def __call__(self, preview):
         done = preview.step + 1
         if preview.step % self.every and done < preview.steps:
             return
         self.frames.append(preview.images.cpu())
-        if self.display:
+        if self.live.watched:
             left = (time.perf_counter() - self.began) / done * (preview.steps - done)
             title = f"step {done}/{preview.steps}, loss {preview.losses.mean():.3f}, {left:.0f} s left"
-            self.display.update(show.grid(self.frames[-1], title=title))
+            self.live.update(show.grid(self.frames[-1], title=title))
 
 # %%
 refined = WITH_PRIOR | dict(steps=cfg.steps, candidates=cfg.candidates, num_images=num_images,

@@ -2,8 +2,8 @@
 
 from .figures import compare, curves, grid, read_metrics, save, scatter
 from .tables import Table, deviations, over_seeds
-from .widgets import gallery, slider
+from .widgets import Live, gallery, slider
 from ..media import contact_sheet, to_pil
 
-__all__ = ["Table", "compare", "contact_sheet", "curves", "deviations", "gallery", "grid", "over_seeds", "read_metrics",
-           "save", "scatter", "slider", "to_pil"]
+__all__ = ["Live", "Table", "compare", "contact_sheet", "curves", "deviations", "gallery", "grid", "over_seeds",
+           "read_metrics", "save", "scatter", "slider", "to_pil"]

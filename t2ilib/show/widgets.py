@@ -1,12 +1,19 @@
 """Widgets for whoever watches, each with a static figure for whoever does not."""
 
+import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from .figures import grid
 from ..media import picture_list, to_pil
 from ..media.sheets import png_bytes
 from ..runtime import is_interactive
+
+LEAST_CHANGE = 0.003  # of the range of values, mean over a picture: less than this nobody sees
 
 
 def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "value", scale: float = 1.8) -> Any:
@@ -17,9 +24,14 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
         values: stops of the slider.
         label: what the values are; static pictures are titled "label = value".
         scale: width of a picture in the static grid, in inches.
+
+    Warns:
+        UserWarning: where nobody watches, if two neighbouring stops show the same picture: the value does not act.
     """
     if not is_interactive():
-        return grid([to_pil(draw(value)) for value in values], [f"{label} = {value}" for value in values], scale=scale)
+        pictures = [to_pil(draw(value)) for value in values]
+        _warn_of_idle_stops(pictures, values, label)
+        return grid(pictures, [f"{label} = {value}" for value in values], scale=scale)
     import ipywidgets
 
     drawn: dict[int, bytes] = {}
@@ -36,6 +48,46 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
     control.observe(update, names="value")
     update()
     return ipywidgets.VBox([control, picture])
+
+
+class Live:
+    """One figure that is redrawn in place where a person watches; elsewhere it shows nothing.
+
+    Ask `watched` before drawing what only `update` needs.
+    """
+
+    def __init__(self) -> None:
+        self.watched = is_interactive()
+        self._handle: Any = None
+
+    def update(self, figure: Any) -> None:
+        """Show the figure in the place of the one before."""
+        if not self.watched:
+            return
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+
+
+def _warn_of_idle_stops(pictures: Sequence[Image.Image], values: Sequence[Any], label: str) -> None:
+    """Warn of each pair of neighbouring stops whose pictures are equal, or nearly so."""
+    for (before, after), (first, second) in zip(pairwise(pictures), pairwise(values), strict=True):
+        change = picture_change(before, after)
+        if change < LEAST_CHANGE:
+            warnings.warn(f"the slider {label!r} does nothing between {first} and {second}: the picture changes by "
+                          f"{change:.2%} of its range; let it move what decides the picture", stacklevel=3)
+
+
+def picture_change(before: Image.Image, after: Image.Image) -> float:
+    """Return the mean difference of two pictures, from 0 (equal) to 1 (black and white); 1 if their sizes differ."""
+    if before.size != after.size:
+        return 1.0
+    first = np.asarray(before.convert("RGB"), dtype=np.float32)
+    second = np.asarray(after.convert("RGB"), dtype=np.float32)
+    return float(np.abs(first - second).mean() / 255)
 
 
 def gallery(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None, size: int = 160) -> Any:

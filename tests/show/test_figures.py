@@ -121,6 +121,37 @@ def test_widgets_fall_back_to_pictures_where_nobody_watches(monkeypatch):
     assert len(show.gallery(pictures(3), ["a", "b", "c"]).children) == 3
 
 
+def test_live_redraws_one_display_and_only_for_a_person(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, figure):
+            shown.append(("update", figure))
+
+    def display(figure, display_id):
+        shown.append(("display", figure))
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    live = show.Live()
+    live.update("first")
+    assert not live.watched and shown == []
+    monkeypatch.setenv("T2I_INTERACTIVE", "1")
+    live = show.Live()
+    for figure in ("first", "second", "third"):
+        live.update(figure)
+    assert live.watched and shown == [("display", "first"), ("update", "second"), ("update", "third")]
+
+
+def test_a_slider_that_does_nothing_is_warned_of():
+    with pytest.warns(UserWarning, match="'size' does nothing between 5 and 9: the picture changes by 0.00%"):
+        show.slider(lambda value: torch.full((3, 8, 8), min(value, 5) / 10), [1, 5, 9], label="size")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        show.slider(lambda value: torch.full((3, 8, 8), value / 10), [1, 5, 9])
+        show.slider(lambda value: torch.zeros(3, value, value), [1, 5, 9])  # another size is another picture
+
+
 def test_scatter_names_its_points():
     figure = show.scatter({"one": (1.0, 0.5), "two": (10.0, 0.7)}, bars={"one": (0.4, 0.6)}, log=True, xlabel="s")
     axis = figure.axes[0]
