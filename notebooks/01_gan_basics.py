@@ -19,7 +19,8 @@
 # **What you will learn**
 # - the game, its two losses, and a training step that waits for nothing
 # - why the first loss stops teaching as soon as the discriminator is good, in exact numbers
-# - what mode collapse is and how to count it: classes, entropy, duplicates, a thousand modes of stacked digits
+# - what mode collapse looks like on a ring of eight heaps of points, and how to count it: classes, entropy, duplicates,
+#   a thousand modes of stacked digits
 # - why a falling loss says little about the pictures, as a rank correlation
 # - what seven remedies are worth on the same budget, beside real digits and noise
 #
@@ -87,6 +88,7 @@ from types import SimpleNamespace
 
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 from torch.nn import functional as F
 
 from t2ilib import metrics, runtime, show
@@ -97,7 +99,7 @@ from t2ilib.media import to_unit
 from t2ilib.models.digit_classifier import DigitClassifier
 from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
 from t2ilib.models.sizes import DIGIT_GAN
-from t2ilib.training import GanRule, critic_step, gan_step, losses
+from t2ilib.training import GanRule, critic_step, gan_step, generator_step, losses
 
 # %%
 train_digits = load_digits(data, split="train")
@@ -106,13 +108,13 @@ run, cfg, device_, _ = start(
     "01_gan_basics", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
     data=data, steps=steps, seeds=seeds, batch_size=batch_size, learning_rate=learning_rate,
     smoke=dict(classifier_steps=20, linear_steps=4, steps=4, stacked_steps=2, looks=3, samples=64,
-               stacked_samples=64, frozen_steps=2, final_steps=2),
+               stacked_samples=64, frozen_steps=2, final_steps=2, ring_steps=6),
     quick=dict(classifier_steps=500, linear_steps=200, steps=600, stacked_steps=400, looks=10,
                samples=2000, seeds=1, stacked_samples=4000, frozen_steps=400, final_steps=1000,
-               batch_size=64, learning_rate=1e-3),
+               ring_steps=800, batch_size=64, learning_rate=1e-3),
     full=dict(classifier_steps=2000, linear_steps=1000, steps=4000, stacked_steps=6000, looks=20,
               samples=10000, seeds=3, stacked_samples=26000, frozen_steps=1000, final_steps=8000,
-              learning_rate=5e-4))
+              ring_steps=2000, learning_rate=5e-4))
 
 # %% [markdown]
 # ## The idea
@@ -663,10 +665,108 @@ run.keep("classes", show.Table(rows, digits=2, baselines=["real test digits"],
                                note=f"share of each digit, n = {real_count} pictures, seed {seed}"))
 
 # %% [markdown]
-# Why should it collapse at all? The theory wants the generator to answer a discriminator that is always at its best.
-# Turn that round: freeze a discriminator and let the generator raise its logit as high as it goes. The best answer is
-# the one picture that this discriminator likes most, again and again. In training both move at once, and how much of
-# this shows is a matter of pace.
+# ### Collapse that one can see
+# Digits have many dimensions, and ten classes are easy to keep. So look at collapse where it can be drawn: real
+# ones are points of the plane, in eight small heaps on a ring (Metz et al. 2017). Generator and discriminator are fully
+# connected, with the rules of above. What changes from row to row is the *pace*: how many updates the generator makes
+# for each update of the discriminator.
+#
+# In theory the generator answers a discriminator that is always at its best. Turn that round, let the generator find
+# its best answer to a discriminator that hardly moves: the best answer is the one place that the discriminator likes
+# most, for every noise. Then the discriminator learns that this place is fake, another one becomes the best, and all
+# points move on together.
+
+# %%
+directions = torch.arange(8) * (2 * math.pi / 8)
+heaps = 2 * torch.stack([directions.cos(), directions.sin()], dim=1)  # (8, 2)
+ring_z = torch.randn(500, 2, generator=runtime.generator(seed, "ring", "look"))
+
+
+def draw_heaps(count, stream):
+    """Real points (count, 2)."""
+    heap = torch.randint(len(heaps), (count,), generator=stream)
+    return heaps[heap] + 0.02 * torch.randn(count, 2, generator=stream)
+
+
+def fully_connected(outputs):
+    return nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
+                         nn.Linear(64, outputs))
+
+
+def heap_shares(points):
+    """The share of the points whose nearest heap is number i: (8,)."""
+    nearest = torch.cdist(points, heaps).argmin(1)
+    return torch.bincount(nearest, minlength=len(heaps)).double() / len(points)
+
+
+# %%
+def train_ring(name, rule, pace, repeat=0):
+    """Clouds of points from the same noise, at eight looks; the scatter follows where one watches."""
+    torch.manual_seed(runtime.derived_seed(seed, "ring", repeat))
+    net = fully_connected(2)
+    critic = nn.Sequential(fully_connected(1), nn.Flatten(0))  # (B, 2) -> (B,)
+    optimizers = [torch.optim.Adam(x.parameters(), 2e-3, (0.5, 0.99)) for x in (net, critic)]
+    stream = runtime.generator(seed, "ring", "train", repeat)
+    live = show.Live()
+    looks = []
+    for step in range(cfg.ring_steps):
+        real = draw_heaps(128, stream)
+        fake = net(torch.randn(128, 2, generator=stream))
+        judged = critic_step(rule, critic, optimizers[1], real, fake)
+        for _ in range(pace):
+            fake = net(torch.randn(128, 2, generator=stream))
+            generator_step(rule, net, critic, optimizers[0], fake, on_real=judged.on_real)
+        if live.watched and step % 10 == 0:
+            points = net(ring_z).detach()
+            live.update(show.clouds({f"{name}, step {step + 1}": [points]}, around=heaps, scale=3))
+        if (step + 1) % max(1, cfg.ring_steps // 8) == 0:
+            looks.append(net(ring_z).detach())
+    return looks[:8]
+
+
+# %% [markdown]
+# *Heaps at a time*: $e^{\text{entropy}}$ of the shares of the heaps, 8 if all have as many points and 1 if one has all,
+# the mean over the second half of the looks. *Heaps visited*: in how many of the eight most points lay at some look.
+
+# %%
+PACES = {"1 update for each": (GanRule(), 1),
+         "5 updates for each": (GanRule(), 5),
+         "5 updates, R1 + R2": (GanRule(**REMEDIES["R1 + R2, relativistic"]), 5)}
+ring_rows = {}
+ring_clouds = {}
+for name, (rule, pace) in PACES.items():
+    measured = []
+    for k in range(cfg.seeds):
+        looks = train_ring(name, rule, pace, repeat=k)
+        shares = torch.stack([heap_shares(points) for points in looks])  # (looks, 8)
+        at_a_time = torch.special.entr(shares).sum(1).exp()  # (looks,)
+        measured.append({"heaps at a time": at_a_time[len(looks) // 2:].mean().item(),
+                         "heaps visited": float(len(shares.argmax(1).unique()))})
+        ring_clouds.setdefault(name, looks)
+    ring_rows[name] = over_seeds(("heaps at a time", "heaps visited"), measured)
+    run.metric(**{f"ring, {name}": ring_rows[name]["heaps at a time"]})
+
+# %%
+columns = ("heaps at a time", "heaps visited")
+run.keep("ring_measured", show.Table(
+    ring_rows, columns=columns, units=dict.fromkeys(columns, "of 8"), digits=1,
+    intervals=bounds(columns),
+    note=f"n = 500 points at each of 8 looks, {cfg.ring_steps} steps of 128 points; {SEEDS}"))
+run.keep("ring", show.clouds(ring_clouds, around=heaps, title="the same noise at eight looks"))
+if profile != "smoke":
+    balanced, ahead, penalised = [row["heaps at a time"] for row in ring_rows.values()]
+    assert balanced > 6 and max(ahead, penalised) < 3, "the text below says something else"
+
+# %% [markdown]
+# At equal pace the points spread over the ring. With five updates for each they fall onto one place, which wanders
+# around the ring: that is mode collapse, and both networks learn all the time. The last row has the penalties that lead
+# the table of the digits. They smooth the discriminator; they do not help against a generator that runs ahead of it.
+#
+# ### The limit: a discriminator that stands still
+# Freeze the discriminator of the digits altogether, and let the generator raise its logit as high as it goes. The best
+# answer is one pattern, again and again. It is no digit: it is an adversarial pattern of this one network, found far
+# from where the network was ever trained (FID-digits says how far). So this shows why a generator that is ahead ends in
+# one place, and not what that place looks like in a real training.
 
 # %%
 victim = copy.deepcopy(trained["non-saturating"][0])
@@ -689,7 +789,8 @@ run.keep("collapse", show.compare(pictures, scale=0.7,
 
 # %%
 curves = {}
-for column, label in {"entropy": "entropy", "duplicates": "share of duplicates"}.items():
+labels = {"entropy": "entropy", "duplicates": "share of duplicates", "FID-digits": "FID-digits"}
+for column, label in labels.items():
     curves[label] = [row["step"] for row in found], [row[column] for row in found]
     run.metric(**{f"frozen_{column}": found[-1][column]})
     print(f"{label}: {found[0][column]:.2f} -> {found[-1][column]:.2f}")
@@ -697,7 +798,7 @@ run.keep("collapse_curves", show.curves(curves, separate=True, size=(5.0, 2.4)))
 
 # %% [markdown]
 # ### A thousand modes
-# Ten classes are easily covered. Three digits at once, as red, green and blue, make a thousand (Metz et al. 2017). A
+# Ten classes of digits are easily covered. Three at once, as red, green and blue, make a thousand (Metz et al. 2017). A
 # mode counts as covered if one picture shows it. How many can n pictures show at best? The line of real stacked test
 # digits says.
 
@@ -795,15 +896,17 @@ run.keep("losses", show.curves(curves, smooth=max(1, cfg.steps // 40), size=(6.0
 # - *Penalties cost*: two to three times the time of a step. At equal time the order may be another.
 # - *The first loss is not lost*: with Adam it is in the middle of the table, and it catches up from behind (18.5) as
 #   the other does (19.6). With plain gradient descent it never moves (259).
-# - *Nothing collapsed*: ten classes everywhere, of a thousand stacked modes 990 to 998. At this size collapse must be
-#   provoked, with a discriminator that stands still (entropy 2.2 to 0.6).
-# - *Losses*: without a penalty the discriminator's loss goes with FID-digits (+0.7) and the generator's *against* it
-#   (-0.6 to -0.8): it rises as the pictures improve. With a penalty they say little (within ±0.5, other signs for other
-#   seeds). So a falling loss of the generator is no good news anywhere.
+# - *No digits collapsed*: ten classes everywhere, of a thousand stacked modes 990 to 998. On the ring it takes a
+#   generator that is ahead. A frozen discriminator is answered by one pattern (entropy 2.2 to 0.6), which
+#   is no digit.
+# - *Losses*: without a penalty the discriminator's loss goes with FID-digits (+0.7 to +0.8) and the generator's
+#   *against* it (-0.6 to -0.8): it rises as the pictures improve. With R1 and R2 both signs are turned (-0.4 ± 0.2 and
+#   +0.4 ± 0.1); with R1 alone and with WGAN-GP one deviation between seeds reaches from one sign to the other.
 # - *On MNIST* (`quick` with `-p data mnist`, one seed, 11 minutes): 39 to 61, real digits 1.3, R1 with R2 first again.
 #   Stacked digits after 400 steps are a mush of 2 modes, and with R1 and R2 rough digits of 648. And in these young
-#   trainings the generator's loss *falls* as the pictures improve (+0.9): what a loss says depends on when one looks.
-# - One learning rate and one weight for all is fair and cruel: each rule has a better one of its own.
+#   trainings the generator's loss *falls* as the pictures improve (+0.9). So a loss that falls says nothing by itself:
+#   its sign changes with the rule, the data and the age of the training.
+# - All rules share one learning rate, and penalties one weight for all data. Each rule has better ones of its own.
 # - The classifier puts everything into one of ten classes, also what is no digit: ten modes do not mean ten digits.
 #   FID-digits sees that, entropy does not. Coverage within a class is not measured by either.
 # - FID-digits depends on this classifier and on n, 297 here. It compares rows of one table, not of two.
@@ -874,8 +977,8 @@ show.slider(lambda place: between(place, place)[0], stops, label="from corner to
 # ## Summary
 # - The saturating loss sends back $\sigma(\ell)$, which is nothing where the discriminator is right; the other sends
 #   back $\sigma(-\ell)$, which is everything there.
-# - Collapse is the best answer to a discriminator that stands still. It is counted, not guessed: classes, entropy,
-#   duplicates, a thousand modes, each beside real digits.
+# - A generator that learns much faster than the discriminator answers it with one place, which wanders. Collapse is
+#   counted, not guessed: heaps, classes, entropy, duplicates, a thousand modes, each beside real ones.
 # - The losses of this game are measured against an opponent who learns, so their values say little about the pictures.
 # - A step needs no loader and no number read from the device; fakes are detached, and only the pictures' gradient is
 #   asked of the discriminator.

@@ -199,6 +199,44 @@ def scatter(points: Mapping[str, tuple[float, float]], *, bars: Mapping[str, tup
     return figure
 
 
+def clouds(rows: Mapping[str, Sequence[Any]], *, around: Any, titles: Sequence[str] | None = None, scale: float = 1.2,
+           title: str | None = None) -> Figure:
+    """Return a figure of point clouds in the plane, one labelled row of panels for each entry, all on the same axes.
+
+    Args:
+        rows: label -> clouds (N, 2), a panel each; rows may differ in length.
+        around: (M, 2) places that are marked in every panel, such as those that the points should reach; they decide
+            which part of the plane is seen.
+        titles: one for each column.
+        scale: width of one panel in inches.
+        title: line above all.
+
+    Raises:
+        BadParameter: no clouds.
+    """
+    rows = {label: [np.asarray(cloud, dtype=float) for cloud in clouds_of_row] for label, clouds_of_row in rows.items()}
+    columns = max((len(row) for row in rows.values()), default=0)
+    if not columns:
+        raise BadParameter("clouds needs at least one cloud of points, got none")
+    marks = np.asarray(around, dtype=float)
+    middle = (marks.max(0) + marks.min(0)) / 2  # (2,)
+    reach = 0.75 * (marks.max(0) - marks.min(0)).max()
+    size = (columns * scale + 1, len(rows) * (scale + 0.06) + (0.25 if titles else 0))
+    figure, axes = _figure(len(rows), columns, size, title)
+    for r, (label, row) in enumerate(rows.items()):
+        for c, axis in enumerate(axes[r]):
+            _bare(axis)
+            if c < len(row):
+                axis.plot(*row[c].T, ".", markersize=2, alpha=0.5, color=COLOURS[1])
+                axis.plot(*marks.T, "+", markersize=5, color=COLOURS[0])
+                axis.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
+                axis.set_aspect("equal")
+            if r == 0 and titles and c < len(titles):
+                axis.set_title(titles[c], fontsize=9)
+        axes[r][0].set_ylabel(textwrap.fill(label, 16), rotation=0, ha="right", va="center", labelpad=8)
+    return figure
+
+
 def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tuple[list[float], list[float]]]:
     """Return name -> (steps, values) from a `metrics.csv` (columns step, name, value), or the run folder with one.
 

@@ -161,3 +161,17 @@ def test_scatter_names_its_points():
         show.scatter({})
     with pytest.raises(UnknownName, match="thre"):
         show.scatter({"three": (0.0, 0.0)}, bars={"thre": (0.0, 1.0)})
+
+
+def test_clouds_share_their_axes_and_mark_what_is_aimed_at():
+    ring = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0], [0.0, -2.0]])
+    figure = show.clouds({"one": [torch.zeros(5, 2), torch.ones(3, 2)], "two": [9 * torch.ones(1, 2)]}, around=ring,
+                         titles=["step 1", "step 2"])
+    filled = [axis for axis in figure.axes if axis.lines]
+    assert len(figure.axes) == 4 and len(filled) == 3  # the second row has one cloud only
+    assert {axis.get_xlim() for axis in filled} == {axis.get_ylim() for axis in filled} == {(-3.0, 3.0)}
+    points, marks = filled[0].lines
+    assert len(points.get_xdata()) == 5 and len(marks.get_xdata()) == 4
+    assert [axis.get_title() for axis in figure.axes] == ["step 1", "step 2", "", ""]
+    with pytest.raises(BadParameter, match="at least one cloud"):
+        show.clouds({}, around=ring)
