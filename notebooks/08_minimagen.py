@@ -260,13 +260,16 @@ print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts
 
 # %% [markdown]
 # Noise hides less of a larger picture: an eye averages over pixels, and noise averages out where shapes do not. So the
-# larger sizes get their noise earlier: the log of the signal-to-noise ratio is moved by $2 \log$ of the ratio of sizes
-# (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with the shift it does not.
+# larger sizes get their noise earlier: the log of the signal-to-noise ratio is lowered, by $2 \log(\text{size} / 32)$,
+# which is 1.39 at 64 pixels (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with
+# the shift it does not.
 
 # %%
 schedules = {}
 for name, size in SIZES.items():
-    schedules[name] = diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32))
+    shift = diffusion.resolution_shift(size, 32)  # added to the log of the ratio
+    torch.testing.assert_close(shift, -2 * math.log(size / 32))
+    schedules[name] = diffusion.Schedule("cosine", shift)
 
 # %% tags=["look"]
 example = validation.batch(torch.linspace(0, len(validation) - 1, cfg.looks).long())
@@ -799,7 +802,9 @@ rows = {name: draw(drafts, asked, **settings[name]) for name in shown}
 run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 
 # %% [markdown]
-# Without guidance a draft is a possible picture of many things; with too much, colours burn and everything looks alike.
+# Scale 0 does not read the words at all. Scale 1 takes them as they were learned: that is what "without guidance" means
+# here and in most papers (some count from there and call it 0). Larger scales exaggerate the words; with too much,
+# colours burn and everything looks alike.
 # Dynamic thresholding is made for photographs. Here most of a picture is white, the end of the range: one stray peak
 # above it, and all that was white is divided into grey. So this cascade draws with static thresholding.
 #
@@ -1123,8 +1128,10 @@ run.keep("sheet", sheet)
 # %% [markdown]
 # ## What else a cascade can do
 # Nothing here needs training. *Edit*: noise a picture to a time, and draw it anew for other words (Meng et al. 2022).
-# A large plain area outlasts much noise: at $t = 0.85$ the heart is still red, and only then do words change it.
-# *Fill in*: keep a part of the picture in every step. *Mix*: go from one text's numbers to another's. *Away from*: in
+# A large plain area outlasts much noise: compare what is left of the red at each $t$.
+# *Fill in*: keep a part of the picture in every step. Where the two parts meet there is a seam: the new half is told
+# what lies beside it only by the noisy half that is put back before each step, and it goes where its own words want.
+# *Mix*: go from one text's numbers to another's. *Away from*: in
 # the place of "no text", guide away from words, which must read like a caption: "red" alone was never one, and does
 # nothing.
 
@@ -1141,18 +1148,20 @@ def change(method, *args, text, **options):
 
 # %%
 strengths = (0.7, 0.85, 0.95)
-edits = [to_unit(heart)]
+edits = {"the heart": to_unit(heart)}
 for strength in strengths:
-    edits.append(change(cascade.edit, heart, text="a blue heart", strength=strength))
+    edits[f"a blue heart, noise to t = {strength}"] = change(
+        cascade.edit, heart, text="a blue heart", strength=strength)
 side = heart.shape[-1]
 mask = torch.zeros(1, 1, side, side)
 mask[..., side // 2:, :] = 1  # the lower half is drawn anew
-filled = [to_unit(heart)]
+filled = {"the heart": to_unit(heart)}
 for text in ("a yellow heart", "a red apple", "a tree"):
-    filled.append(change(cascade.inpaint, heart, mask, text=text))
-titles = ["", *(f"blue, to t = {strength}" for strength in strengths)]
-run.keep("edits", show.compare({"edit": torch.cat(edits), "lower half": torch.cat(filled)},
-                               scale=1.4, titles=titles))
+    filled[f"lower half: {text}"] = change(cascade.inpaint, heart, mask, text=text)
+run.keep("edits", show.grid(torch.cat(list(edits.values())), list(edits), scale=1.5, columns=4,
+                            title="edit: noised to t, and drawn for other words"))
+run.keep("fills", show.grid(torch.cat(list(filled.values())), list(filled), scale=1.5, columns=4,
+                            title="fill in: the upper half is kept"))
 
 # %%
 ends = cascade.encode(["a grinning face", "a red apple"])
