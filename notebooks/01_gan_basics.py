@@ -701,7 +701,7 @@ def heap_shares(points):
 
 # %%
 def train_ring(name, rule, pace, repeat=0):
-    """Clouds of points from the same noise, at eight looks; the scatter follows where one watches."""
+    """Clouds of points from the same noise, at eight looks; live where a person watches."""
     torch.manual_seed(runtime.derived_seed(seed, "ring", repeat))
     net = fully_connected(2)
     critic = nn.Sequential(fully_connected(1), nn.Flatten(0))  # (B, 2) -> (B,)

@@ -896,10 +896,10 @@ run.keep("looked_up", show.Table(rows))
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes, which is what `generate` does; the best of several by guides; and, pale, what it
-# has to be compared with: prompts handed round, the training drawing whose name is nearest by MiniLM (looking up, which
-# draws nothing), the mean of all training drawings, and real drawings, painted from their codes. *Copy* is the judge's
-# cosine to the nearest training drawing. *Within* and *between* are the spread of pictures of one prompt, and of
-# different ones: 1 minus the mean cosine.
+# has to be compared with: pictures asked for each other's prompts, the training drawing whose name is nearest by MiniLM
+# (looking up, which draws nothing), the mean of all training drawings, and real drawings, painted from their codes.
+# *Copy* is the judge's cosine to the nearest training drawing. *Within* and *between* are the spread of pictures of one
+# prompt, and of different ones: 1 minus the mean cosine.
 
 # %%
 CHOOSERS = ("emoji-clip-b", "emoji-clip")
@@ -958,7 +958,7 @@ DRAFT = "one draft"
 CHOSEN = f"best of {cfg.candidates} by guides"
 LOOKED_UP = "the nearest name's drawing"
 REAL = "real drawings, from codes"
-SHUFFLED = "one draft, prompts handed round"
+SHUFFLED = "one draft, prompts swapped"
 MEAN = "the mean drawing"
 
 

@@ -844,7 +844,7 @@ if not measure:
 # %% [markdown]
 # ## Bits per code
 # A code that could be anything takes $\log_2 K$ bits; who knows how often each occurs needs fewer. For a causal network
-# the bits are its cross entropy, exactly. Words handed round to other drawings say how much the words are worth.
+# the bits are its cross entropy, exactly. With the words of another drawing the bits say how much the right words help.
 
 # %%
 def flat(source, rows, view=0):
@@ -869,7 +869,7 @@ def bits(codes, prompts):
 
 unseen_codes = flat(unseen_store, torch.arange(len(unseen)))
 names = [plain_name(name) for name in unseen.columns["name"]]
-handed_round = names[len(names) // 2:] + names[:len(names) // 2]
+swapped = names[len(names) // 2:] + names[:len(names) // 2]
 known = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
 known_names = [plain_name(drawings.columns["name"][i]) for i in known.tolist()]
 every_code = flat(store, torch.arange(len(drawings))).flatten()
@@ -879,7 +879,7 @@ validation_bits, low, high = metrics.bootstrap_interval(bits(unseen_codes, names
 rows = {"anything": {"bits a code": math.log2(header.codes)},
         "by frequency": {"bits a code": by_frequency},
         "PixelSNAIL": {"bits a code": validation_bits, "low": low, "high": high},
-        "words handed round": {"bits a code": bits(unseen_codes, handed_round).mean().item()},
+        "words swapped": {"bits a code": bits(unseen_codes, swapped).mean().item()},
         "training drawings": {"bits a code": bits(flat(store, known), known_names).mean().item()}}
 note = (f"n = {len(unseen)} validation drawings and as many training ones; 95 % interval over "
         "concepts")
@@ -950,8 +950,8 @@ run.keep("completed", show.compare(completed, titles=titles, scale=1.2))
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
-# pale, prompts handed round, the training drawing whose name is nearest, and real drawings painted from their codes.
-# *Copy* is the judge's cosine to the nearest training drawing.
+# pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
+# from their codes. *Copy* is the judge's cosine to the nearest training drawing.
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
@@ -973,7 +973,7 @@ def nearest_drawings(names):
 # %%
 DRAFT, CHOSEN = "one draft, no guide", f"best of {cfg.candidates} by the guides"
 LOOKED_UP, REAL = "the nearest name's drawing", "real drawings, from codes"
-SHUFFLED = "one draft, prompts handed round"
+SHUFFLED = "one draft, prompts swapped"
 
 
 def compare_all(split):

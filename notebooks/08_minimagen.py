@@ -651,9 +651,9 @@ if not measure:
     raise SystemExit
 
 # %% [markdown]
-# Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that
-# were never seen, noise level by noise level. *Handed round* is the same network with somebody else's captions: the
-# distance between the two is what words are worth.
+# Look first: drafts along the way, from the same noise. Then count: the error of $v$ on drawings of concepts that were
+# never seen, noise level by noise level. *Swapped captions* is the same network with the captions of other drawings:
+# the difference between the two rows is how much the words help.
 
 # %%
 if data == "emoji" and STAGES[0] in present():
@@ -676,13 +676,13 @@ run.keep("drafts", show.compare(drawn_at, titles=repeated, scale=1.1))
 
 # %%
 half = len(validation_captions) // 2
-handed_round = validation_captions[half:] + validation_captions[:half]
+swapped = validation_captions[half:] + validation_captions[:half]
 errors["shipped"] = validation_errors(shipped, validation_captions)
-errors["shipped, handed round"] = validation_errors(shipped, handed_round)
+errors["shipped, swapped captions"] = validation_errors(shipped, swapped)
 for row in errors.values():
     row["mean"] = sum(row.values()) / len(LEVELS)
 run.keep("errors", show.Table(
-    errors, digits=4, best="-mean", baselines=["shipped, handed round"],
+    errors, digits=4, best="-mean", baselines=["shipped, swapped captions"],
     note=f"error of v; n = {len(validation)} validation drawings of 32 pixels, one noise for all "
          f"rows, seed {seed}"))
 
@@ -703,8 +703,8 @@ run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
 # With `-p data shapes` the pictures are coloured shapes on white, and a program reads exactly which shapes a picture
 # shows, in which colours, and where. It is asked the questions of GenEval (Ghosh et al. 2023). Captions of `train` are
 # new scenes of what was trained; those of `validation` name a colour of a shape, a number, a pair or a relation that no
-# training picture shows. *Exact* pictures show nothing else. *Shuffled* has the captions of a category handed round.
-# What follows this section asks about emoji, and says nothing of a network that was trained on shapes.
+# training picture shows. *Exact* pictures show nothing else. *Shuffled* compares each picture with another caption of
+# its category. What follows this section asks about emoji, and says nothing of a network that was trained on shapes.
 
 # %%
 def composed(split):
@@ -915,9 +915,10 @@ print(f"at equal steps the judge tells the solvers apart in {told} of {2 * len(c
 # but on what the network believes the picture to be: so nothing is differentiated but the CLIP (He et al. 2024).
 #
 # Only early steps are steered, $t \geq 0.4$. Compare the rows: early, the guide moves shapes, which the network then
-# draws properly. Late, it adds a texture that pleases nobody but itself. A guide also does not stop by itself: it goes
-# on to repaint a heart that is a heart already, in colours that it likes still better. So the row *enough* leaves a
-# picture alone as soon as it is as similar to its words as real drawings are.
+# draws properly. Late, it adds a texture that raises its own score, and what the judge says of it stands in its row. A
+# guide also does not stop by itself: it goes on to repaint a heart that is a heart already, in colours that it likes
+# still better. So the row *enough* leaves a picture alone as soon as it is as similar to its words as real drawings
+# are.
 
 # %%
 guide = load_clip("emoji-clip-b", device=device_)
@@ -1058,9 +1059,10 @@ run.keep("styles", show.compare(rows, titles=few[:4], scale=1.4))
 # the prompt one of its ten best for this picture? *Best of N* lets two guides choose among drafts before they are
 # enlarged: the one that steered them, and `emoji-clip`, since what the first likes now is no evidence any more. Beside
 # that: the same without steering; the variant whose first stage draws among the latents of `emoji-vqgan` with the prior
-# of notebook 14; a base that was trained for some minutes only; looking up the drawing whose name is closest; the
-# prompts handed round; real drawings, one for each prompt; chance. KID is again a distance to real drawings, now to all
-# of the split, at 64 pixels; the real ones are among those, and so come out at zero or below. Pale rows are baselines.
+# of notebook 14; a base that was trained for some minutes only; looking up the drawing whose name is closest; the the
+# pictures asked for each other's prompts; real drawings, one for each prompt; chance. KID is again a distance to real
+# drawings, now to all of the split, at 64 pixels; the real ones are among those, and so come out at zero or below. Pale
+# rows are baselines.
 
 # %%
 second = load_clip(device=device_)
@@ -1116,7 +1118,7 @@ def compare_entrants(split, names):
         table[name] = row | {"seconds": (time.perf_counter() - began) / len(names)}
         if name == chosen:
             half = len(names) // 2
-            table["prompts handed round"] = judgement.report(features, names[half:] + names[:half])
+            table["prompts swapped"] = judgement.report(features, names[half:] + names[:half])
     table["the nearest name's drawing"] = judge(looked_up(names), names)
     table["real drawings"] = judge(judgement.data_features(judgement.one_row_each(names)), names)
     table["chance"] = {"top1": 1 / len(judgement.names), "top10": table[chosen]["chance10"]}
@@ -1126,7 +1128,7 @@ def compare_entrants(split, names):
 # %%
 splits = ("train", "validation", "held_out") if profile == "full" else ("train", "validation")
 columns = ("top1", "top10", "caption_top1", "caption_top5", "kid", "seconds")
-baselines = ("prompts handed round", "the nearest name's drawing", "real drawings", "chance")
+baselines = ("prompts swapped", "the nearest name's drawing", "real drawings", "chance")
 drawn_by = {}
 for split in splits:
     names = judgement.concepts(split, cfg.num_concepts)
@@ -1297,7 +1299,8 @@ show.slider(guided, [float(scale) for scale in cfg.scales], label="scale")
 # - Larger pictures need more noise; a cascade spends its effort on the small one, where it is decided what there is.
 # - The condition of a super-resolution network must be made by one function in training and in drawing.
 # - Guidance decides what is drawn and burns colours; thresholding and few, well-chosen steps make it affordable.
-# - A CLIP that steers early steps helps most with words that were never drawn; in late ones it only pleases itself.
+# - A CLIP that steers early steps helps most with words that were never drawn; in late ones it mostly raises its own
+#   score.
 #
 # ## Exercises
 # 1. Train the live base with `drop_text=0.0`. What becomes of scale 0, and of scale 3?

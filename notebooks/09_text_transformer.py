@@ -465,7 +465,7 @@ for name in ARMS if cfg.arm_steps else ():
                                                  arm=name)
 
 # %% [markdown]
-# How many bits does a network need for drawings that it never saw, with their words, and with the words handed round?
+# How many bits does a network need for drawings that it never saw, with their words, and with those of another drawing?
 # For the autoregressive network this is its cross entropy; for a masked one a bound, the mean over random orders in
 # which codes are revealed. The regression has no probabilities worth the name.
 
@@ -486,12 +486,12 @@ def bits(network, codes, prompts):
 def bits_row(network):
     """Bits per code on validation drawings, with their words and others', and on training ones."""
     names = [plain_name(name) for name in unseen.columns["name"]]
-    handed_round = names[len(names) // 2:] + names[:len(names) // 2]
+    swapped = names[len(names) // 2:] + names[:len(names) // 2]
     some = torch.linspace(0, len(drawings) - 1, len(unseen)).long().tolist()
     known = [plain_name(drawings.columns["name"][i]) for i in some]
     middle, low, high = metrics.bootstrap_interval(bits(network, unseen_codes, names), groups=names)
     return {"validation": middle, "low": low, "high": high,
-            "words handed round": bits(network, unseen_codes, handed_round).mean().item(),
+            "words swapped": bits(network, unseen_codes, swapped).mean().item(),
             "training": bits(network, codes[some, 0], known).mean().item()}
 
 
@@ -756,10 +756,10 @@ run.keep("completed", show.compare(rows, titles=titles, scale=1.3))
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes; the best of several drafts by two guides, which is what `generate` does; and,
-# pale, what it has to be compared with: prompts handed round, the training drawing whose name is nearest by MiniLM
-# (looking up, which draws nothing), and real drawings, painted from their codes. *Copy* is the judge's cosine to the
-# nearest training drawing: compare it with that of real drawings. *Spread* is how far pictures of one prompt lie apart,
-# 1 minus their mean cosine.
+# pale, what it has to be compared with: pictures asked for each other's prompts, the training drawing whose name is
+# nearest by MiniLM (looking up, which draws nothing), and real drawings, painted from their codes. *Copy* is the
+# judge's cosine to the nearest training drawing: compare it with that of real drawings. *Spread* is how far pictures of
+# one prompt lie apart, 1 minus their mean cosine.
 
 # %%
 judgement = Judgement(load_judge(device=device_),
@@ -810,7 +810,7 @@ DRAFT = "one draft"
 CHOSEN = f"best of {cfg.candidates} by the guides"
 LOOKED_UP = "the nearest name's drawing"
 REAL = "real drawings, from codes"
-SHUFFLED = "one draft, prompts handed round"
+SHUFFLED = "one draft, prompts swapped"
 
 
 def timed(work):

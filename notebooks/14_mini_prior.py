@@ -492,7 +492,8 @@ if data == "shapes":
 # The error of $v$ on drawings of concepts that were not trained on, with the same noise for everybody, beside
 # - *predict 0*: the best answer of somebody who knows only mean 0 and variance 1; the error is 1 at every level;
 # - *no caption*: the network with its learned "no text";
-# - *wrong captions*: handed round by half the set. Whoever ignores them does not notice.
+# - *wrong captions*: each drawing gets the caption of another one, half the set further on. A network that ignores
+#   captions has the same error.
 
 # %%
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -768,8 +769,8 @@ run.keep("bank", show.compare(rows, titles=titles, scale=1.2))
 # ## Measure
 # A judge that none of these networks knows is asked strictly: among all concept names of the set, synonyms aside, is
 # the prompt one of its ten best for this picture? One picture for each concept, none chosen. Beside them stand the
-# nearest drawing itself (looking up, which draws nothing), the prompts handed round, real drawings, and chance.
-# *Like start* is the judge's cosine to the nearest drawing: a copy would have 1.
+# nearest drawing itself (looking up, which draws nothing), the same pictures asked for each other's prompts, real
+# drawings, and chance. *Like start* is the judge's cosine to the nearest drawing: a copy would have 1.
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)
@@ -803,8 +804,8 @@ for name, draw in entrants.items():
     row = judgement.report(features, concepts)
     table[name] = row | {"like start": like_start, "seconds": seconds}
     if name == "from noise":
-        handed_round = judgement.report(features, concepts[half:] + concepts[:half])
-        table["from noise, prompts handed round"] = handed_round
+        swapped = judgement.report(features, concepts[half:] + concepts[:half])
+        table["from noise, prompts swapped"] = swapped
 table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["from noise"]["chance10"]}
 
 # %% [markdown]
@@ -813,7 +814,7 @@ table["chance"] = {"top1": 1 / len(judgement.names), "top10": table["from noise"
 # %%
 note = (f"n = {len(concepts)} validation concepts, one picture each, seed {seed}; strict rank "
         f"among {len(judgement.names)} names; 95 % interval of top10 over concepts")
-baselines = ["from noise, prompts handed round", "the nearest drawing itself",
+baselines = ["from noise, prompts swapped", "the nearest drawing itself",
              "real drawings, as codes", "chance"]
 columns = ("top1", "top10", "like start", "seconds")
 run.keep("judged", show.Table(table, columns=columns, units={"seconds": "a picture"}, best="top10",

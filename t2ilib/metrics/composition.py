@@ -81,7 +81,7 @@ def composition(captions: Sequence[str], pictures: Tensor | Sequence[Tensor], *,
     Returns:
         Category -> n, the number of pictures; shown, the share in which the caption's category holds, and its interval
         low, high; exact, the share that shows nothing else either, with exact_low, exact_high; shuffled, the share
-        shown if the captions of a category are handed round at random. Only categories that occur; last "all
+        shown if the captions of a category are shuffled. Only categories that occur; last "all
         categories", the mean over these, GenEval's overall score.
 
     Raises:
@@ -132,7 +132,7 @@ def _mean_of_categories(values: Tensor) -> Tensor:
 
 
 def _shuffled(descriptions: list[Description], found: list[list[Found]], seed: int) -> float:
-    """Return the share shown if the captions of one category are handed round at random."""
+    """Return the share shown if the captions of one category are shuffled."""
     category = descriptions[0].category
     order = torch.randperm(len(found), generator=generator(seed, "composition", category)).tolist()
     answers = [is_shown(descriptions[i], found[other])[category] for i, other in enumerate(order)]

@@ -335,7 +335,7 @@ class _Drafts:
         self.chunks_done += 1
 
     def pictures(self, every: int = 1) -> Tensor:
-        """Return the pictures of every so-manieth draft, with the pixels that are kept."""
+        """Return the pictures of drafts 0, `every`, 2 `every` and so on, with the pixels that are kept."""
         pictures = self.painter.decode(self.codes[::every])
         if self.known is None or self.known.pictures is None:
             return pictures

@@ -33,7 +33,7 @@ class GanRule:
         real_label: what real pictures count as in the logistic losses; 0.9 is one-sided label smoothing.
         r1, r2: weights of `losses.zero_centred_penalty` at real and at fake pictures.
         penalty: weight of `losses.gradient_penalty`.
-        penalty_every: the penalty is computed in every so-manieth step of the critic, and weighs as much more ("lazy
+        penalty_every: the penalty is computed once in so many steps of the critic, and weighs as much more ("lazy
             regularisation", Karras et al. 2020).
         one_pass: real and fake pictures go through the critic in one batch: faster, and not for a critic that compares
             the pictures of its batch.

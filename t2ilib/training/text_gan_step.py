@@ -60,7 +60,7 @@ class TextGanRule:
         matching: real pictures, and generated ones, with the text of another concept count as generated.
         clip: of the contrastive loss of a CLIP; 0 leaves it out. clip_scale: of its cosines, inverse temperature.
         features: of a discriminator on frozen features, beside the first; 0 leaves it out.
-        r1: of the penalty on the gradient at real pictures. r1_every: it is computed in every so-manieth step, and
+        r1: of the penalty on the gradient at real pictures. r1_every: it is computed once in so many steps, and
             weighs as much more.
     """
 

@@ -31,5 +31,5 @@ def test_the_judge_recognises_what_it_knows(painter):
     assert painter.size == (128, 128) and painted.pictures.shape == (24, 3, 128, 128)
     features = judgement.features(to_unit(painted.pictures))
     assert judgement.report(features, names)["top10"] >= 0.6
-    handed_round = names[12:] + names[:12]
-    assert judgement.report(features, handed_round)["top10"] < 0.2
+    swapped = names[12:] + names[:12]
+    assert judgement.report(features, swapped)["top10"] < 0.2

@@ -157,7 +157,7 @@ def test_extreme_scores_keep_losses_and_gradients_finite():
             assert loss.isfinite() and gradient.isfinite().all()
 
 
-def test_lazy_r1_is_due_in_every_so_manieth_step():
+def test_lazy_r1_is_due_once_in_so_many_steps():
     game = training(TextGanRule(clip=0.0, r1_every=3))
     due = ["r1" in game.step(batch()).losses for _ in range(6)]
     assert due == [True, False, False, True, False, False]
