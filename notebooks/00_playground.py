@@ -233,6 +233,17 @@ run.finish()
 # 3. Try *a blue apple*, then *an apple*: does the colour come from the words or from the examples that the networks
 #    saw? Then push against it with *an apple | red:-0.5*.
 #
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. The guide chooses the best of more candidates, so its number cannot fall. (Expected: the judge's may; it did not
+#    choose, so believe it.)
+# 2. This is the search of notebook 03 without what holds it. (Expected: texture, a high guide and a judge that sees
+#    something else.)
+# 3. Most apples of the set are red. (Expected: both push on each other; which wins depends on the seed, so draw
+#    several.)
+#
+# </details>
+#
 # ## References
 # - Crowson et al. 2022, *VQGAN-CLIP: open domain image generation and editing with natural language guidance*
 # - Radford et al. 2021, *Learning transferable visual models from natural language supervision*

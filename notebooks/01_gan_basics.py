@@ -983,13 +983,66 @@ show.slider(lambda place: between(place, place)[0], stops, label="from corner to
 # - A step needs no loader and no number read from the device; fakes are detached, and only the pictures' gradient is
 #   asked of the discriminator.
 #
-# ## Exercises
+# ## Exercise: the penalty R1
+# **Write these lines**: half the squared length of the gradient of the critic's output at each real picture, the mean
+# over the batch, with a graph, so that a loss can contain it. The check passes when it agrees with the library.
+# (Expected for a critic that adds up twice all $d$ numbers of a picture: $2 d$.)
+#
+# <details><summary>Hint</summary>
+#
+# `torch.autograd.grad(critic(real).sum(), real, create_graph=True)`: pictures do not see one another in the critic, so
+# the gradient of the sum holds that of each.
+#
+# </details>
+
+# %% tags=["exercise"]
+def r1_penalty(critic, real):
+    """A function (B, ...) -> (B,) and pictures (B, ...) -> scalar, with a graph."""
+    raise NotImplementedError("write these lines")
+
+
+def check_r1_penalty(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    real = torch.rand(4, 1, 3, 3, generator=rng)
+    weight = torch.rand(9, generator=rng, requires_grad=True)
+    for critic in (lambda x: 2 * x.flatten(1).sum(1), lambda x: (x.flatten(1) @ weight).tanh()):
+        expected = losses.zero_centred_penalty(critic, real)
+        torch.testing.assert_close(function(critic, real.clone()), expected)
+    (gradient,) = torch.autograd.grad(function(critic, real.clone()), weight)
+    assert gradient.abs().max() > 0, "no gradient reaches the critic: create_graph=True"
+
+
+try:
+    check_r1_penalty(r1_penalty)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/01_gan_basics.py](solutions/01_gan_basics.py).
+#
+# More exercises:
 # 1. Give WGAN-GP its five updates of the critic for each of the generator, at the same number of critic updates and
 #    then at the same time. Which comparison is fair?
 # 2. Put `real_label=0.9` on the *fake* side too (count fakes as 0.1). What does the generator learn from fakes that are
 #    already good?
 # 3. Average the generator's weights (`t2ilib.training.EMA`) and measure FID-digits with and without. When does it help,
 #    and what has to be done about batch norm?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. Count updates of the critic in `train`: `GanRule` has no ratio, so call `critic_step` five times. (Expected: at
+#    equal critic updates the generator has learned a fifth as often and FID-digits is worse; at equal time neither is
+#    favoured by construction. Say which question you ask.)
+# 2. `losses.logistic_critic_loss` smooths the real side only; write the fake side as `-0.1 * log(sigmoid) - 0.9 * log(1
+#    - sigmoid)`. (Expected: the best discriminator no longer depends on the ratio of densities alone; where fakes are,
+#    it is pulled up, and the generator keeps what it already draws.)
+# 3. `EMA(net).update(net)` after each step, and `recalibrate_batch_norm` before you draw, since averaged weights do not
+#    fit the statistics of any of their batches. (Expected: it helps most in the middle of a training, when looks differ
+#    much from one another.)
+#
+# </details>
 #
 # ## References
 # - Goodfellow et al. 2014, *Generative adversarial nets*, arXiv:1406.2661

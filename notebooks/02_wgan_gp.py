@@ -976,11 +976,58 @@ show.slider(truncated, [0.1, 0.25, 0.5, 0.75, 1.0], label="share")
 # - Detached fakes, one pass, a lazy penalty and an averaged generator: each line is short, and together they save
 #   most of the time.
 #
-# ## Exercises
+# ## Exercise: Wasserstein distance on a line
+# **Write these lines**: the cheapest mean way between as many coins as holes on a line, without trying any plan. The
+# check passes when it agrees with all plans. (Expected for the coins and holes above: the number of the table.)
+#
+# <details><summary>Hint</summary>
+#
+# On a line the cheapest plan never lets two coins cross. Which coin then goes into the leftmost hole?
+#
+# </details>
+
+# %% tags=["exercise"]
+def line_distance(coins, holes):
+    """Places (n,) and (n,) -> scalar."""
+    raise NotImplementedError("write these lines")
+
+
+def check_line_distance(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    for _ in range(5):
+        one, two = torch.rand(2, 6, generator=rng, dtype=torch.float64)
+        plans = [(one - two[list(plan)]).abs().mean() for plan in itertools.permutations(range(6))]
+        torch.testing.assert_close(function(one, two), min(plans))
+
+
+try:
+    check_line_distance(line_distance)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/02_wgan_gp.py](solutions/02_wgan_gp.py).
+#
+# More exercises:
 # 1. Set `-p n_critic 5` and `-p n_critic 1`, with the same number of real pictures. Which curve can be read, and which
 #    samples are better?
 # 2. `-p penalty_every 1` against 16: what does the slope along lines look like, and what did it cost?
 # 3. Give the critic of `t2ilib.models.wgan` a batch norm. Which test fails, and what does the penalty then punish?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. Same number of *real pictures*: with `n_critic 5` a generator step uses five batches, so it makes a fifth of the
+#    steps. (Expected: with 5 the critic's estimate is smoother and falls with the distance; the samples at equal
+#    pictures are younger.)
+# 2. Look at the table of slopes along lines and at the seconds. (Expected: 1 costs most, since the penalty needs a
+#    second derivative in every step; is the slope along lines any nearer to 1?)
+# 3. `torch.nn.BatchNorm2d` in the place of the critic's norms. (Expected: scores of one picture then depend on the
+#    others of its batch, so a test that scores pictures alone and in a batch fails, and the gradient at one picture
+#    holds what it does to the scores of the others.)
+#
+# </details>
 #
 # ## References
 # - Arjovsky, Chintala and Bottou 2017, *Wasserstein GAN*, arXiv:1701.07875

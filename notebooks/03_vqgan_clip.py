@@ -836,13 +836,64 @@ show.slider(lambda i: frames[i], list(range(len(frames))), label="frame")
 #   distillation keeps them whole.
 # - The judge, strict ranks, retrieval and real pictures around the number are what make it worth reporting.
 #
-# ## Exercises
+# ## Exercise: an angle without arccos
+# **Write these lines**: half the squared angle between unit vectors, the loss of the search, from the length of their
+# difference. The slope of $\arccos$ is infinite where vectors are equal; that of $\arcsin$ of half the chord is not.
+# The check passes when values and gradients are right. (Expected at a right angle: $\pi^2 / 8 = 1.2337$.)
+#
+# <details><summary>Hint</summary>
+#
+# Draw two radii and the chord between their ends. Half the chord is the sine of half the angle.
+#
+# </details>
+
+# %% tags=["exercise"]
+def half_squared_angle(a, b):
+    """Unit vectors (N, D) and (N, D) -> (N,)."""
+    raise NotImplementedError("write these lines")
+
+
+def check_half_squared_angle(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    a, b = F.normalize(torch.randn(2, 8, 16, generator=rng, dtype=torch.float64), dim=2)
+    angles = (a * b).sum(1).arccos()
+    torch.testing.assert_close(function(a, b), angles.square() / 2)
+    near = F.normalize(a + 1e-6 * b, dim=1).requires_grad_()
+    (gradient,) = torch.autograd.grad(function(near, a).sum(), near)
+    assert gradient.isfinite().all(), "the gradient must be finite where the vectors nearly agree"
+
+
+try:
+    check_half_squared_angle(half_squared_angle)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/03_vqgan_clip.py](solutions/03_vqgan_clip.py).
+#
+# More exercises:
 # 1. Replace the angle in `plain_vqgan_clip` by the plain cosine, `loss = (1 - cosine).mean()`. For one view the
 #    gradient is the same but for a factor, $\sin\theta / \theta$, which is below 1 where picture and words disagree. Do
 #    early steps slow down? Try it with Adam and with `torch.optim.SGD`.
 # 2. Give the prompt a negative part: `"a red heart | yellow:-0.5"`. At which weight does the heart dissolve?
 # 3. Set `prior_weight` to 0, 1, 4 and 16. Where does the guide stop correcting, where does the prior stop protecting?
 # 4. Replace `cutouts` by the other methods in the ablation. Which one helps a guide that saw only whole drawings?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. Compare lengths of the first gradients, then pictures after the same steps. (Expected: with Adam hardly a
+#    difference, since it divides a factor away that all steps share; with gradient descent early steps are shorter, by
+#    0.64 at a right angle.)
+# 2. Go from -0.25 to -2 in steps of a factor of two. (Expected: the colour moves away from yellow first; the shape
+#    dissolves where the pull away outweighs the pull towards the heart.)
+# 3. Print `guide_similarity` beside each picture. (Expected: the guide's cosine falls from 0 to 16, and the pictures
+#    become cleaner and more alike.)
+# 4. `cutouts` is a field of `GuidanceConfig`; what each method shows stands under "What the options do". (Expected:
+#    crops that show a small part help least, because this guide has only seen whole drawings.)
+#
+# </details>
 #
 # ## References
 # - Crowson et al. 2022, *VQGAN-CLIP: open domain image generation and editing with natural language guidance*

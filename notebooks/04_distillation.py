@@ -1265,21 +1265,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def codes_from_lengths(lengths):
-#     codes = [0] * len(lengths)
-#     code = before = 0
-#     for length, symbol in sorted((n, i) for i, n in enumerate(lengths) if n):
-#         code <<= length - before
-#         codes[symbol] = code
-#         code += 1
-#         before = length
-#     return codes
-# ```
-#
-# </details>
+# One solution: [solutions/04_distillation.py](solutions/04_distillation.py).
 #
 # More exercises:
 # 1. Leave the mixed views out: replace `kind % 2 == 1` by `kind < 0`. What do mixtures buy in $R^2$ on validation, and

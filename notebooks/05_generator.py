@@ -1095,15 +1095,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def diversity(x1, x2, z1, z2):
-#     apart = (x1 - x2).abs().mean((1, 2, 3))
-#     return (apart / (z1 - z2).abs().mean(1)).mean()
-# ```
-#
-# </details>
+# One solution: [solutions/05_generator.py](solutions/05_generator.py).
 #
 # More exercises:
 # 1. Train the arm `two guides` and look at *gap*. Does a second family close it? (Expected: it becomes smaller, and the

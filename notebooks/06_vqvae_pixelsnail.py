@@ -1095,16 +1095,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def visible(k, own):
-#     mask = torch.ones(k, k)
-#     mask[-1, k // 2 + (1 if own else 0):] = 0
-#     return mask
-# ```
-#
-# </details>
+# One solution: [solutions/06_vqvae_pixelsnail.py](solutions/06_vqvae_pixelsnail.py).
 #
 # More exercises:
 # 1. Set `restart_below` to 0.5 in the section on collapse. Do more codes help the pictures? (Expected: perplexity

@@ -1302,10 +1302,59 @@ show.slider(guided, [float(scale) for scale in cfg.scales], label="scale")
 # - A CLIP that steers early steps helps most with words that were never drawn; in late ones it mostly raises its own
 #   score.
 #
-# ## Exercises
+# ## Exercise: dynamic thresholding
+# **Write these lines** (Imagen, section 2.3): for each picture the threshold $s$ is that percentile of the absolute
+# values of its pixels, and at least 1; pixels are cut off at $\pm s$ and divided by $s$. The check passes when it
+# agrees with the library. (Expected: what lies within $\pm 1$ stays as it is; a picture of twos becomes a picture of
+# ones.)
+#
+# <details><summary>Hint</summary>
+#
+# `x.abs().flatten(1).quantile(percentile, dim=1)` is one number for each picture; `clamp(min=1)`, and give it three
+# dimensions more.
+#
+# </details>
+
+# %% tags=["exercise"]
+def dynamic_threshold(x_0, percentile):
+    """Pictures (B, 3, H, W), also out of range -> (B, 3, H, W) in [-1, 1]."""
+    raise NotImplementedError("write these lines")
+
+
+def check_dynamic_threshold(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    for size in (0.2, 1.0, 3.0):
+        x_0 = size * torch.randn(4, 3, 8, 8, generator=rng)
+        for percentile in (0.5, 0.9, 0.995):
+            expected = diffusion.threshold_x0(x_0, "dynamic", percentile=percentile)
+            torch.testing.assert_close(function(x_0, percentile), expected)
+
+
+try:
+    check_dynamic_threshold(dynamic_threshold)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/08_minimagen.py](solutions/08_minimagen.py).
+#
+# More exercises:
 # 1. Train the live base with `drop_text=0.0`. What becomes of scale 0, and of scale 3?
 # 2. Give `low_resolution_condition` the level 0.0 in training and 0.2 in drawing. What does the cascade make of it?
 # 3. `Stage` takes `schedule="linear"` and `target="eps"`: train with both, as the original did. Which steps suffer?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. `drop_text` is a setting of `quick`. (Expected: scale 0 asks for something that was never trained and draws mush;
+#    scale 3 goes away from that mush, a direction that says nothing: compare it with scale 1.)
+# 2. Train `sr64` with `-p stages sr64` and change the level in `draw_low_resolution_condition`. (Expected: the network
+#    trusts its input wholly, and draws the noise as texture.)
+# 3. `OBJECTIVE` under "What else could be different" names the fields. (Expected: the steps at the noisy end, where the
+#    picture is the noise's error divided by a small $\alpha_t$.)
+#
+# </details>
 #
 # ## References
 # - Ho, Jain and Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv:2006.11239

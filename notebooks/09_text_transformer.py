@@ -927,18 +927,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def nucleus(logits, p):
-#     probabilities = logits.softmax(0)
-#     order = probabilities.argsort(descending=True)
-#     likelier = probabilities[order].cumsum(0) - probabilities[order]
-#     logits[order[likelier >= p]] = -math.inf
-#     return logits
-# ```
-#
-# </details>
+# One solution: [solutions/09_text_transformer.py](solutions/09_text_transformer.py).
 #
 # More exercises:
 # 1. The original's first plan: two autoencoders, of pictures and of captions, with a shared latent. Train a small
@@ -946,6 +935,7 @@ except NotImplementedError as error:
 #    look like, and which arm above do they resemble? (Expected: the regression.)
 # 2. Draw with `temperature=0`. Are pictures better, and what becomes of *spread*? (Expected: spread falls to 0.)
 # 3. Complete the lower half of a drawing with the wrong name. Who wins, the words or the codes above?
+#    (Expected: it depends on guidance; draw with 0 and with the largest stop of the slider.)
 #
 # ## Try it
 # The slider moves guidance; elsewhere the stops stand side by side.

@@ -456,23 +456,13 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def is_better(first, second, rng):
-#     difference = first - second
-#     picks = torch.randint(len(difference), (2000, len(difference)), generator=rng)
-#     means = difference[picks].mean(dim=1)
-#     return bool(means.quantile(0.025) > 0)
-# ```
-#
-# </details>
+# One solution: [solutions/10_leaderboard.py](solutions/10_leaderboard.py).
 #
 # More exercises:
 # 1. Run with `-p num_seeds 3`. Does a second and third seed shrink the intervals as much as twice the concepts do?
 #    (Expected: no. Most of what varies lies between concepts.)
 # 2. Add a method of your own with `METHODS.add("mine", method)` before the pictures are drawn, and see it appear in
-#    every table. What is drawn already stays.
+#    every table. What is drawn already stays. (Expected: a row more in each table, and only its pictures are drawn.)
 # 3. Ask `emoji-clip`, the guide, instead of the judge: `Judgement(load_clip("emoji-clip"), everything)`. Which rows
 #    gain? (Expected: those that it guided.)
 

@@ -752,11 +752,62 @@ show.slider(piece, [0.2, 0.25, 0.4, 0.6, 0.8, 1.0], label="share of the side")
 # - Masked lanes must hold what changes nothing; odd sizes find the bug; the interpreter shows it.
 # - A kernel's backward has no graph. Guard it, and test second derivatives.
 #
-# ## Exercises
+# ## Exercise: the nearest code, tile by tile
+# **Write these lines**: for each vector the index of its nearest code, while only `tile` codes are looked at at a time,
+# as a kernel does whose memory holds no more. Of equally near codes the first one counts. The check passes when it
+# agrees with `nearest_code`, ties included.
+#
+# <details><summary>Hint</summary>
+#
+# Keep the smallest distance so far and where it was. A tile replaces both only where it is *strictly* smaller: that is
+# what makes the first of equals win.
+#
+# </details>
+
+# %% tags=["exercise"]
+def nearest_by_tiles(z, codebook, tile):
+    """Vectors (N, D) and codes (K, D) -> indices (N,)."""
+    raise NotImplementedError("write these lines")
+
+
+def check_nearest_by_tiles(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    z = torch.randn(50, 8, generator=rng)
+    codebook = torch.randn(37, 8, generator=rng)
+    codebook[30] = codebook[2]  # equally near, in another tile
+    z[0] = codebook[2]
+    for tile in (5, 16, 64):
+        expected = nearest_code(z, codebook, backend="torch")
+        assert torch.equal(function(z, codebook, tile), expected)
+
+
+try:
+    check_nearest_by_tiles(nearest_by_tiles)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/11_gpu_kernels.py](solutions/11_gpu_kernels.py).
+#
+# More exercises:
 # 1. Give `row_max_kernel` a second result, where the maximum is. What must happen between tiles for ties?
 # 2. Write the sum over rows with `tl.sum`, add up 10,000 times 0.1 in bfloat16 tiles with and without
 #    `.to(tl.float32)`, and compare with float64.
 # 3. Which share of the roof can `by_distances` reach at most, if N = 625, K = 16,384, D = 256? Count its passes.
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. The running maximum is replaced only where the new one is strictly larger. (Expected: equal to `x.max(dim=1)` on
+#    rows with repeated maxima, at every tile size.)
+# 2. Adding 0.1 to a sum of 32 changes nothing in bfloat16, which has 8 bits: half a unit there is 0.125. (Expected: a
+#    plain bfloat16 sum stops near 32; with float32 it is 1000 to four digits.)
+# 3. Bytes it must move at least: z, codes and indices once. Bytes `by_distances` moves: the same, and the N x K matrix
+#    written and read. (Expected: z, codes and answer are 17.5 MB. The matrix of 41 MB is passed over six times in eager
+#    mode, the codes three times more: about 0.3 GB, a twentieth of the memory roof at most.)
+#
+# </details>
 #
 # ## References
 # - Williams, Waterman and Patterson 2009, *Roofline: an insightful visual performance model for multicore

@@ -1202,13 +1202,59 @@ show.slider(on_the_way, [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0], label="towards pizz
 # - A retrieval number needs its candidates, its chance level, and concepts nobody trained on.
 # - A tower that recognises is not a tower that can draw, and never judges what was climbed on it.
 #
-# ## Exercises
+# ## Exercise: the rank of the right name
+# **Write these lines**: for each picture how many names are at least as similar to it as its own, its own included:
+# rank 1 is best. An equal score counts against the picture, else a tower that answers the same for everything would be
+# perfect. The check passes when it agrees with the library. (Expected for such a tower among M names: rank M.)
+#
+# <details><summary>Hint</summary>
+#
+# `scores = pictures @ names.T`, the own score of each row by `gather`, then count in each row.
+#
+# </details>
+
+# %% tags=["exercise"]
+def own_ranks(pictures, names, own):
+    """Unit vectors (N, D) and (M, D), indices (N,) -> ranks (N,)."""
+    raise NotImplementedError("write these lines")
+
+
+def check_own_ranks(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    pictures = F.normalize(torch.randn(20, 8, generator=rng), dim=1)
+    names = F.normalize(torch.randn(50, 8, generator=rng), dim=1)
+    own = torch.randint(50, (20,), generator=rng)
+    expected = metrics.retrieval_ranks(pictures, names, own)
+    assert torch.equal(function(pictures, names, own), expected)
+    assert (function(pictures, names[:1].repeat(50, 1), own) == 50).all(), "equal scores count against"
+
+
+try:
+    check_own_ranks(own_ranks)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/12_mini_clip.py](solutions/12_mini_clip.py).
+#
+# More exercises:
 # 1. Take the mask of same concepts out of `clip_loss`. What happens to top-1, and what to the pairs of "errors that
 #    are none"?
 # 2. Replace the bank by the captions of the batch: in `train_step`, `bank = text` and
 #    `concept = torch.arange(len(text))`. How many steps does it cost to reach the same top-5?
 # 3. Set `EPSILON` to 0.3 and to 3 in `emoji-clip-b`, and climb again. Which makes smoother pictures, and what does it
 #    cost in retrieval?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. Look for `same` in `clip_loss`. (Expected: right answers are punished as errors, so top-1 falls or comes later.)
+# 2. Keep batch size and seed. (Expected: more steps for the same top-5, because 63 rivals are easier than 1,500.)
+# 3. `EPSILON` is how far the attack goes, as length over pixels. (Expected: larger ones make smoother pictures and cost
+#    some top-5.)
+#
+# </details>
 #
 # ## References
 # - Radford et al. 2021, *Learning transferable visual models from natural language supervision*, arXiv:2103.00020

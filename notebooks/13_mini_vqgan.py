@@ -106,7 +106,12 @@ from t2ilib.data.augment import augment_exact
 from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
-from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, straight_through
+from t2ilib.layers.quantize import (
+    EMACodebook,
+    VectorQuantizer,
+    code_perplexity,
+    straight_through,
+)
 from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.models import sizes
@@ -1004,12 +1009,58 @@ show.slider(with_few_codes, [2, 4, 16, 64, 256, len(shipped.codebook)], label="c
 # - 352 bytes hold a recognisable 64 x 64 picture, and a code means a patch: that is what makes codes good to paint
 #   with.
 #
-# ## Exercises
+# ## Exercise: how many codes are in use
+# **Write these lines**: the perplexity of codes, $\exp$ of the entropy of their shares. The check passes when it agrees
+# with the library. (Expected: K if all K codes are used alike, 1 if only one is, 2 for two that are used alike.)
+#
+# <details><summary>Hint</summary>
+#
+# `torch.bincount(codes.flatten(), minlength=count)` counts; a code that never occurs adds 0, and `torch.special.entr`
+# knows that.
+#
+# </details>
+
+# %% tags=["exercise"]
+def perplexity(codes, count):
+    """Codes of any shape, each below count -> scalar."""
+    raise NotImplementedError("write these lines")
+
+
+def check_perplexity(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    codes = torch.randint(20, (4, 8, 8), generator=rng)
+    torch.testing.assert_close(function(codes, 64), code_perplexity(codes, 64))
+    assert abs(float(function(torch.tensor([5, 5, 5]), 8)) - 1) < 1e-6
+    assert abs(float(function(torch.arange(8), 8)) - 8) < 1e-5
+
+
+try:
+    check_perplexity(perplexity)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/13_mini_vqgan.py](solutions/13_mini_vqgan.py).
+#
+# More exercises:
 # 1. Train with `restart_below=0` in the recipe's codebook. How many codes are used after 200 steps, and what is the
 #    PSNR?
 # 2. Run `-p perceptual_weight 0.0` and `-p perceptual_weight 2.0`. Which column of the table improves, which suffers?
 # 3. Give `sizes.VQGAN["small"]` another rate: `n_embed=64`, or `ch_mult=[1, 2, 2]` (8 x 8 codes). Where do the
 #    two land on the curve?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. Count with your own lines of above. (Expected: fewer codes, as those that nobody chose at the beginning are never
+#    chosen later; a lower PSNR.)
+# 2. Two runs of `quick` with one seed. (Expected: 0.0 has the higher PSNR and softer edges; 2.0 the lower perceptual
+#    distance.)
+# 3. Bits of a picture are the number of codes times the logarithm of `n_embed`. (Expected: both take fewer bits, with a
+#    lower PSNR; the picture with 8 x 8 codes loses small parts.)
+#
+# </details>
 #
 # ## References
 # - van den Oord et al. 2017, *Neural discrete representation learning*, arXiv:1711.00937

@@ -871,11 +871,60 @@ show.slider(redrawn, [0.3, 0.6, 0.75, 0.85, 0.95, 1.0], label="t")
 # - Neighbours explain most of the error, words little; guidance exaggerates that little, and it decides what is drawn.
 # - A noised drawing gives the layout that noise does not, and the share of noise says how much of it survives.
 #
-# ## Exercises
+# ## Exercise: what v says
+# **Write these lines**: from the noised latents $z_t = \cos\varphi\, z_0 + \sin\varphi\, \epsilon$ and $v =
+# \cos\varphi\, \epsilon - \sin\varphi\, z_0$ back to $z_0$ and $\epsilon$. The check passes when both come back, at
+# every noise level. (Expected: no division, so no level is a problem.)
+#
+# <details><summary>Hint</summary>
+#
+# It is a rotation by $\varphi$. Multiply one equation by the cosine, the other by the sine, and add.
+#
+# </details>
+
+# %% tags=["exercise"]
+def from_v(z_t, v, phi):
+    """Latents, v and the angle -> z_0 and eps."""
+    raise NotImplementedError("write these lines")
+
+
+def check_from_v(function):
+    """Raise AssertionError unless the function is right."""
+    rng = runtime.generator(seed, "exercise")
+    drawing, eps = torch.randn(2, 4, 8, 4, 4, generator=rng)  # (4, 8, 4, 4) each
+    for phi in (0.0, 0.4, 1.1, math.pi / 2):
+        z_t = math.cos(phi) * drawing + math.sin(phi) * eps
+        v = math.cos(phi) * eps - math.sin(phi) * drawing
+        found, found_eps = function(z_t, v, phi)
+        torch.testing.assert_close(found, drawing, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found_eps, eps, rtol=1e-4, atol=1e-5)
+
+
+try:
+    check_from_v(from_v)
+    print("right")
+except NotImplementedError as error:
+    print(f"exercise: {error}")
+
+# %% [markdown]
+# One solution: [solutions/14_mini_prior.py](solutions/14_mini_prior.py).
+#
+# More exercises:
 # 1. Set `drop_text=0.0` in the settings and train. What becomes of *no caption* in the table, and of scale 0?
 # 2. Judge `from_bank` with `level=0.5` and `level=0.95`. How do top-10 and *like start* move, and which would you ship?
 # 3. Let the network predict the noise instead of $v$: `target="eps"` in `training_target` and in the sampler. Which
 #    noise level suffers?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. `drop_text` is the share of captions that training leaves out. (Expected: without captions the error rises most,
+#    because the network has never been asked that way; scale 0 draws mush.)
+# 2. Look at both columns at once. (Expected: with 0.5 pictures stay near the drawing they start from and top-10 is
+#    high; with 0.95 *like start* falls. What top-10 does is the question.)
+# 3. Change both places, else the sampler reads noise as $v$. (Expected: the noisiest level, where the drawing is found
+#    by dividing by a cosine near 0.)
+#
+# </details>
 #
 # ## References
 # - Ho and Salimans 2022, *Classifier-free diffusion guidance*, arXiv:2207.12598

@@ -1086,15 +1086,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def directions_apart(a, b):
-#     difference = F.normalize(a, dim=1) - F.normalize(b, dim=1)
-#     return difference.square().sum(1).mean((1, 2))
-# ```
-#
-# </details>
+# One solution: [solutions/15_perceptual_losses.py](solutions/15_perceptual_losses.py).
 #
 # More exercises:
 # 1. Which layer of the table of AUCs separates concepts best? Train with it: add

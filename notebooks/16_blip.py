@@ -692,17 +692,7 @@ except NotImplementedError as error:
     print(f"exercise: {error}")
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def shifted_bleu(captions, references):
-#     total = 0.0
-#     for k in range(1, len(captions)):
-#         total += caption_scores(captions, references[k:] + references[:k]).bleu[0]
-#     return total / (len(captions) - 1)
-# ```
-#
-# </details>
+# One solution: [solutions/16_blip.py](solutions/16_blip.py).
 #
 # More exercises:
 # 1. Draw wrong captions from the whole set instead of the subgroup (`torch.randperm` in the place of `draw_partners`).
