@@ -27,7 +27,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 35 s | 1.1 GB |
-# | quick | 2 CPU cores | 2.5 min | 1.2 GB |
+# | quick | 2 CPU cores | 3 min | 1.2 GB |
 # | full, three seeds | 1 CPU core | 70 min | 1.3 GB |
 # | full, three seeds | GPU | not measured | |
 #

@@ -220,7 +220,7 @@ def clouds(rows: Mapping[str, Sequence[Any]], *, around: Any, titles: Sequence[s
         raise BadParameter("clouds needs at least one cloud of points, got none")
     marks = np.asarray(around, dtype=float)
     middle = (marks.max(0) + marks.min(0)) / 2  # (2,)
-    reach = 0.75 * (marks.max(0) - marks.min(0)).max()
+    reach = (marks.max(0) - marks.min(0)).max()
     size = (columns * scale + 1, len(rows) * (scale + 0.06) + (0.25 if titles else 0))
     figure, axes = _figure(len(rows), columns, size, title)
     for r, (label, row) in enumerate(rows.items()):

@@ -169,7 +169,7 @@ def test_clouds_share_their_axes_and_mark_what_is_aimed_at():
                          titles=["step 1", "step 2"])
     filled = [axis for axis in figure.axes if axis.lines]
     assert len(figure.axes) == 4 and len(filled) == 3  # the second row has one cloud only
-    assert {axis.get_xlim() for axis in filled} == {axis.get_ylim() for axis in filled} == {(-3.0, 3.0)}
+    assert {axis.get_xlim() for axis in filled} == {axis.get_ylim() for axis in filled} == {(-4.0, 4.0)}
     points, marks = filled[0].lines
     assert len(points.get_xdata()) == 5 and len(marks.get_xdata()) == 4
     assert [axis.get_title() for axis in figure.axes] == ["step 1", "step 2", "", ""]
