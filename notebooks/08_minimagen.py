@@ -1208,9 +1208,10 @@ run.keep("sheet", sheet)
 # ## Where it fails
 # Of each prompt the first pictures, without steering and without choosing. The titles say which of all names the judge
 # takes a picture for. When this was written the flag of Italy, a training concept, often came out as that of France:
-# both are three upright stripes, and the printed cosine says how near their names are. A blue fish was blue and no
-# fish, and an owl, which no training picture shows, was some brown animal. Does more guidance help? Ask the slider
-# below, with `-p prompt "the flag of Italy"`.
+# both are three upright stripes, and the printed cosine says how near their names are. The judge mixed them up as well,
+# and called a blue stripe Italy's: what a judge cannot see, no table here can show. A blue fish was blue and no fish,
+# and an owl, which no training picture shows, was some brown animal. Does more guidance help? Ask the slider below,
+# with `-p prompt "the flag of Italy"`.
 
 # %%
 FAILURES = ("the flag of Italy", "a blue fish", "an owl")
@@ -1253,7 +1254,7 @@ def change(method, *args, text, **options):
 strengths = (0.7, 0.85, 0.95)
 edits = {"the heart": to_unit(heart)}
 for strength in strengths:
-    edits[f"a blue heart, noise to t = {strength}"] = change(
+    edits[f"a blue heart, t = {strength}"] = change(
         cascade.edit, heart, text="a blue heart", strength=strength)
 side = heart.shape[-1]
 mask = torch.zeros(1, 1, side, side)
