@@ -87,7 +87,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a red heart"  # what to draw
-text: str = "minilm"  # the text encoder that PixelSNAIL reads; emoji-blip where it is trained
+text: str = ""  # what reads texts: emoji-blip, minilm, a BLIP's folder; "": emoji-blip where it is
 levels: int = 1  # grids of codes: 1, or 2 for a VQ-VAE-2
 stages: str = "vqvae,pixelsnail"  # what `full` trains, with commas between
 train: Optional[bool] = None  # whether to train what ships; None: the profile's own
@@ -117,7 +117,7 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib import metrics, runtime, show
-from t2ilib.checkpoint import load_model, save_model
+from t2ilib.checkpoint import load_model, read_config, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
 from t2ilib.data.captions import caption_table
@@ -127,6 +127,7 @@ from t2ilib.data.code_views import CodeViews, view_names, write_views
 from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
+from t2ilib.encoders.blip import EMBEDDED as BLIP
 from t2ilib.encoders.choosing import GuideScore
 from t2ilib.errors import CheckpointMismatch
 from t2ilib.layers.causal import CausalConv
@@ -135,7 +136,7 @@ from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_unit
 from t2ilib.methods import generate_with_record
-from t2ilib.methods.vqvae_pixelsnail import card_of
+from t2ilib.methods.vqvae_pixelsnail import card_of, keep_text_encoder
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.pixelsnail_levels import CoarseToFine
@@ -191,6 +192,7 @@ folder = reports_dir() / "training" / "emoji-vqvae-pixelsnail"
 if work_dir:
     folder = pathlib.Path(work_dir)
 kept = folder if profile == "full" else home  # where codes are taken from what was trained
+keeps = cfg.train and "pixelsnail" in stages_  # PixelSNAIL is trained and saved, not taken
 
 # %% [markdown]
 # ## The idea
@@ -257,7 +259,16 @@ run.keep("gradients", show.Table(rows, digits=2, note="cosines"))
 
 # %% [markdown]
 # ## The data
-# All choices are made on `validation` drawings.
+# All choices are made on `validation` drawings. Texts are read by BLIP, which has learned what words look like
+# ([16](16_blip.ipynb)), where `emoji-blip` is among the checkpoints or `-p text FOLDER` names a BLIP; elsewhere by
+# MiniLM, which has never seen a picture.
+
+# %%
+shipped_snail = checkpoints_dir() / (SNAIL if levels == 1 else f"{SNAIL}-fine")
+snail_card = {} if keeps or not shipped_snail.is_dir() else read_config(shipped_snail)
+default_text = BLIP if (checkpoints_dir() / BLIP).is_dir() else "minilm"
+words = load_text_encoder(text or snail_card.get("text_encoder", default_text), device=device_)
+print(f"texts are read by {words.name}: {words.dim} numbers a token")
 
 # %%
 everything = load_captioned("emoji", split="all", image_size=64)
@@ -743,7 +754,6 @@ run.keep("cache", show.Table(times, digits=2, note=note))
 # in ten is replaced by a learned "no text", for guidance: $l_\varnothing + s\,(l_w - l_\varnothing)$ on logits.
 
 # %%
-words = load_text_encoder(text, device=device_)
 captions, caption_rows = caption_table(drawings)  # caption_rows: (N, captions of a drawing)
 texts = encode_texts(words, captions, dtype=dtype_, progress="captions",
                      cache=cache_dir() / "texts" if profile == "full" else None)
@@ -796,7 +806,8 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
 def keep_snail(name, net, pictures_seen):
     """Save it in 8 bits, with the hash of the VQ-VAE whose codes it draws, as the method asks."""
     keep_previous(home, [name])
-    card = dict(card_of(vqvae, VQVAE, words.name), seed=seed, splits=["train"], training=vars(cfg),
+    words.name = keep_text_encoder(words, home)
+    card = dict(card_of(vqvae, VQVAE, words), seed=seed, splits=["train"], training=vars(cfg),
                 data={"name": "emoji", "sha256": drawings.fingerprint()}, commit=runtime.commit(),
                 pictures_seen=pictures_seen, licence="MIT")
     saved = save_model(home / name, net, dtype=torch.int8, **card)
@@ -807,11 +818,10 @@ def keep_snail(name, net, pictures_seen):
 
 
 parts_of = {-1: SNAIL} if len(header.shapes) == 1 else {0: f"{SNAIL}-coarse", -1: f"{SNAIL}-fine"}
-keeps = cfg.train and "pixelsnail" in stages_
 shipped = load_vqvae(VQVAE, device=device_).digest() if (checkpoints_dir() / VQVAE).is_dir() else ""
 nets, curves = {}, {}
 for level, name in parts_of.items():
-    if not keeps and (checkpoints_dir() / name).is_dir() and shipped == vqvae.digest():
+    if snail_card.get("text_encoder") == words.name and shipped == vqvae.digest():
         nets[level] = load_model(PixelSNAIL, checkpoints_dir() / name, device=device_)
         continue
     nets[level], history, done = train_snail(name, cfg.snail_size, cfg.snail_steps, source=store,
@@ -1051,8 +1061,7 @@ for what, original, ours, comparable in rows:
 # In the original the pictures were drawn from BLIP's features of the test picture itself: what is to be drawn is part
 # of the condition. Here the condition is the text alone. How much such a condition knows of its picture, what an
 # accuracy of 1.0 on right pairs is worth, and how the original's caption scores read, is the subject of [16,
-# BLIP](16_blip.ipynb). `-p text emoji-blip` lets PixelSNAIL read BLIP's text features in the place of MiniLM's, once
-# `train blip` has made them.
+# BLIP](16_blip.ipynb). `-p text minilm` is the control: words read by a network that knows no pictures.
 #
 # ## What these numbers say, and what they do not
 # - PSNR asks how near a picture comes through the codes; it says nothing about new pictures.

@@ -25,7 +25,7 @@ from .records import (
     parquet_records,
 )
 from .shape_scenes import shape_records
-from ..errors import BadParameter, unknown_name
+from ..errors import BadParameter, MissingAsset, UnknownName, unknown_name
 from ..media import to_signed
 
 KINDS = ("emoji", "shapes", "hub:owner/name", "coco:FOLDER", "a folder with metadata.jsonl or .csv", "a .parquet file")
@@ -267,6 +267,38 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
             images = images[:, :3].contiguous()
     captions = [record.text for record in records]
     return CaptionedImages(images, captions, columns_of(records), name=name)
+
+
+def load_with_validation(name_or_path: str | Path, *, image_size: int = 64, every: int = 10
+                         ) -> tuple[CaptionedImages, CaptionedImages]:
+    """Load what a set has to train on, and pictures of the same set to choose by.
+
+    Those are its `validation` split; where it has none, all pictures of every tenth caption, which are then not trained
+    on. No caption is in both.
+
+    Args:
+        every: one of so many captions goes to validation, where the set does not decide.
+
+    Raises:
+        BadParameter: the set has no `validation` split, and fewer than two captions. Others as `load_captioned`.
+    """
+    train = load_captioned(name_or_path, split="train", image_size=image_size)
+    try:
+        return train, load_captioned(name_or_path, split="validation", image_size=image_size)
+    except (UnknownName, MissingAsset):
+        pass
+    except BadParameter:
+        if not str(name_or_path).startswith("hub:"):  # whose sets call their parts what they like
+            raise
+    captions = list(dict.fromkeys(train.captions))
+    if len(captions) < 2:
+        raise BadParameter(f"{name_or_path} has {len(captions)} caption, and no split 'validation'; give it pictures "
+                           "with other captions to choose by")
+    chosen = set(captions[1::every])
+    rows_of: dict[bool, list[int]] = {False: [], True: []}
+    for row, caption in enumerate(train.captions):
+        rows_of[caption in chosen].append(row)
+    return train.select(rows_of[False]), train.select(rows_of[True])
 
 
 def _records(name: str, split: str, image_size: int, limit: int | None, image_column: str | None,

@@ -3,6 +3,7 @@
 A VQ-VAE with two grids has two networks: the coarse codes are drawn first, and the fine ones from them.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
 from ..checkpoint import read_config
+from ..encoders import TextEncoder
+from ..encoders.blip import EMBEDDED as BLIP
+from ..encoders.minilm import SHA256 as MINILM
 from ..errors import CheckpointMismatch, MissingAsset
+from ..files import read_json
 from ..models.code_network import CodeNetwork
 from ..models.pixelsnail import PixelSNAIL
 from ..models.pixelsnail_levels import CoarseToFine
@@ -79,17 +84,75 @@ def build_painter(networks: Networks, *, model: str, precision: str, chunk: int)
     else:
         network = CoarseToFine(_network(networks, COARSE, vqvae, model), _network(networks, FINE, vqvae, model))
         folder = networks.home / FINE
-    text_encoder = networks.text_encoder(read_config(folder).get("text_encoder", TEXT_ENCODER))
+    text_encoder = _text_encoder(networks, folder)
     return CodePainter(network, vqvae, text_encoder, precision=precision, chunk=chunk)
 
 
-def card_of(vqvae: VQVAE2, name: str, text_encoder: str = TEXT_ENCODER) -> dict[str, str]:
+def card_of(vqvae: VQVAE2, name: str, text_encoder: TextEncoder | str = TEXT_ENCODER) -> dict[str, str]:
     """Return what the card of a checkpoint must say, for `save_model(folder, network, **card_of(...), ...)`.
 
     Args:
         vqvae: on whose codes the network was trained, and name: what it is called.
+        text_encoder: what it reads. Of any but MiniLM, which has one version, the card also says which weights: a BLIP
+            that was trained anew has other features under the same name.
     """
-    return {"vqvae": name, "vqvae_sha256": vqvae.digest(), "text_encoder": text_encoder}
+    card = {"vqvae": name, "vqvae_sha256": vqvae.digest()}
+    if isinstance(text_encoder, str):
+        return card | {"text_encoder": text_encoder}
+    card["text_encoder"] = text_encoder.name
+    if text_encoder.name not in MINILM:
+        card["text_weights"] = _weights_of(text_encoder)
+    return card
+
+
+def keep_text_encoder(text_encoder: TextEncoder, home: Path) -> str:
+    """Copy an embedded BLIP that was loaded from a folder to `home`, and return what a card there should call it.
+
+    So the checkpoints of a training stay together, and its card names no path. Other encoders stay where they are: the
+    hub's are found by name, and folders in its layout are large; the card names those by their whole path.
+    """
+    folder = Path(text_encoder.name).expanduser()
+    if not (folder / "config.json").is_file():
+        return text_encoder.name
+    folder = folder.resolve()
+    if "class" not in read_json(folder / "config.json"):
+        return str(folder)
+    kept = home.resolve() / folder.name
+    if kept != folder:
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+    return kept.name
+
+
+def _text_encoder(networks: Networks, folder: Path) -> TextEncoder:
+    """Return the text encoder that the checkpoint in a folder was trained with: one beside it, or one by name."""
+    absence = _absent_blip(folder)
+    if absence:
+        raise MissingAsset(absence)
+    card = read_config(folder)
+    name = card.get("text_encoder", TEXT_ENCODER)
+    beside = folder.parent / name
+    is_beside = (beside / "config.json").is_file() and folder.parent != checkpoints_dir()
+    text_encoder = networks.text_encoder(str(beside) if is_beside else name)
+    weights = _weights_of(text_encoder)
+    if card.get("text_weights", weights) != weights:
+        raise CheckpointMismatch(f"{folder} was trained with another {name} than {text_encoder.name}; put the one of "
+                                 f"its training into {folder.parent}, or train the network anew: `{RECIPE}`")
+    return text_encoder
+
+
+def _absent_blip(folder: Path) -> str:
+    """Return what to do where the checkpoint in a folder reads texts by a BLIP that is not here, "" elsewhere."""
+    name = read_config(folder).get("text_encoder", TEXT_ENCODER)
+    homes = (folder.parent, checkpoints_dir())
+    if name != BLIP or any((home / BLIP).is_dir() for home in homes):
+        return ""
+    return (f"{folder} reads texts by {BLIP}, which is not here; train it with `python -m t2ilib train blip`, or put "
+            f"the one of its training into {folder.parent}")
+
+
+def _weights_of(text_encoder: TextEncoder) -> str:
+    """Return what tells the weights of a text encoder from others, wherever they lie."""
+    return text_encoder.fingerprint.rpartition("@")[2]
 
 
 def _network(networks: Networks, name: str, vqvae: VQVAE2, model: str) -> PixelSNAIL:
@@ -114,7 +177,7 @@ def absent() -> str:
     for name in (VQVAE_NAME, CHECKPOINT):
         if not (home / name).is_dir():
             return absent_message(name, RECIPE, home)
-    return ""
+    return _absent_blip(home / CHECKPOINT)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ilib.data import CaptionedImages, load_captioned
+from t2ilib.data import CaptionedImages, load_captioned, load_with_validation
 from t2ilib.data.captioned import over_background
 from t2ilib.errors import BadParameter, MissingAsset, UnknownName
 
@@ -161,6 +161,23 @@ def test_folder_with_a_folder_for_each_split(folder):
         (outer / split / "metadata.jsonl").write_text(json.dumps({"file_name": "x.png", "text": split}))
     assert load_captioned(outer, split="test", image_size=16).captions == ["test"]
     assert sorted(load_captioned(outer, split="all", image_size=16).captions) == ["test", "train"]
+
+
+def test_pictures_to_choose_by_are_the_validation_split_or_every_tenth_caption(folder):
+    def write(rows):
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    rows = [{"file_name": "a.png", "text": f"number {i // 2}"} for i in range(24)]
+    write(rows)
+    train, validation = load_with_validation(folder, image_size=16)
+    assert validation.captions == ["number 1"] * 2 + ["number 11"] * 2 and len(train) == 20
+    assert not set(train.captions) & set(validation.captions)
+    write([row | {"split": "train"} for row in rows[:3]] + [rows[5] | {"split": "validation"}])
+    train, validation = load_with_validation(folder, image_size=16)
+    assert len(train) == 3 and validation.captions == ["number 2"]
+    write(rows[:2])
+    with pytest.raises(BadParameter, match="1 caption, and no split 'validation'"):
+        load_with_validation(folder, image_size=16)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from PIL import Image
 from torch import nn
 
 from t2ilib.checkpoint import save_model
+from t2ilib.encoders import load_text_encoder
+from t2ilib.encoders.emoji_blip import EmojiBlip, tokens_of
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
 from t2ilib.methods import METHODS, generate_with_record, vqvae_pixelsnail
-from t2ilib.methods.vqvae_pixelsnail import CHECKPOINT, COARSE, FINE, METHOD, card_of, load_painter
+from t2ilib.methods.vqvae_pixelsnail import CHECKPOINT, COARSE, FINE, METHOD, card_of, keep_text_encoder, load_painter
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.vqvae2 import VQVAE2
 
@@ -27,12 +29,22 @@ def save_vqvae(folder, levels=1, seed=0):
     return vqvae
 
 
-def save_network(folder, name, vqvae, **changes):
+def save_blip(folder, seed=0):
+    """Save a tiny BLIP with random weights; its texts have 32 numbers a token."""
+    torch.manual_seed(seed)
+    tokens = tokens_of(["a red heart"])
+    blip = EmojiBlip(vocabulary=len(tokens) + 5, width=32, heads=2, vision_layers=1, text_layers=1, channels=[8, 8, 16])
+    blip.tokens.copy_(torch.tensor(tokens))
+    nn.init.normal_(blip.retrieval.text_encoder.embeddings.word_embeddings.weight)
+    return save_model(folder, blip)
+
+
+def save_network(folder, name, vqvae, text_encoder="minilm", **changes):
     torch.manual_seed(0)
     network = PixelSNAIL(**{**SNAIL, **changes})
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
-    save_model(folder / name, network, **card_of(vqvae, "emoji-vqvae"))
+    save_model(folder / name, network, **card_of(vqvae, "emoji-vqvae", text_encoder))
 
 
 @pytest.fixture(params=[1, 2])
@@ -121,6 +133,42 @@ def test_another_vqvae_is_refused(tmp_path):
     save_network(tmp_path, CHECKPOINT, vqvae, codes=31)
     with pytest.raises(BadParameter, match="31 codes, and this VQVAE2 has 32"):
         draw(tmp_path)
+
+
+def test_texts_are_read_by_the_blip_that_the_card_names(tmp_path):
+    vqvae = save_vqvae(tmp_path)
+    words = load_text_encoder(str(save_blip(tmp_path / "elsewhere" / "emoji-blip")))
+    words.name = keep_text_encoder(words, tmp_path)
+    assert words.name == "emoji-blip" and keep_text_encoder(words, tmp_path) == "emoji-blip"
+    save_network(tmp_path, CHECKPOINT, vqvae, words, text_dim=32)
+    (one, other), record = draw(tmp_path, ["a red heart", "a heart"])
+    assert one.tobytes() != other.tobytes() and record["text_encoder"] == str(tmp_path / "emoji-blip")
+    assert load_painter(home=tmp_path).text_encoder.dim == 32
+
+    save_blip(tmp_path / "emoji-blip", seed=1)
+    with pytest.raises(CheckpointMismatch, match="another emoji-blip"):
+        draw(tmp_path)
+
+
+def test_an_absent_blip_is_named(tmp_path, monkeypatch):
+    vqvae = save_vqvae(tmp_path)
+    words = load_text_encoder(str(save_blip(tmp_path / "elsewhere" / "emoji-blip")))
+    words.name = "emoji-blip"
+    save_network(tmp_path, CHECKPOINT, vqvae, words, text_dim=32)
+    monkeypatch.setattr(vqvae_pixelsnail, "checkpoints_dir", lambda: tmp_path)
+    assert "reads texts by emoji-blip" in METHODS["vqvae_pixelsnail"].missing()
+    with pytest.raises(MissingAsset, match="train blip.*put the one of its training into"):
+        draw(tmp_path)
+
+
+def test_a_blip_of_the_hub_is_named_by_its_folder(tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "blip"}')
+    words = load_text_encoder()
+    words.name = str(folder)
+    assert keep_text_encoder(words, tmp_path) == str(folder.resolve())
+    assert keep_text_encoder(load_text_encoder(), tmp_path) == "minilm"
 
 
 def test_without_a_checkpoint(tmp_path, monkeypatch):
