@@ -270,6 +270,8 @@ run.keep("gradients", show.Table(rows, digits=2, note="cosines"))
 # checkpoints or `-p text FOLDER` names a BLIP; elsewhere by MiniLM, which has never seen a picture.
 
 # %%
+fabric = make_fabric(device_)  # several processes under `train 06 --devices 2`
+share = slice(fabric.global_rank, None, fabric.world_size)  # of a batch, for this process
 shipped_snail = checkpoints_dir() / (SNAIL if levels == 1 else f"{SNAIL}-fine")
 snail_card = {} if keeps or not shipped_snail.is_dir() else read_config(shipped_snail)
 default_text = BLIP if (checkpoints_dir() / BLIP).is_dir() else "minilm"
@@ -310,7 +312,7 @@ def train_small(steps, start_on_batch, restart_below):
     """Train a small VQ-VAE for a moment; codes in use and their perplexity, by step."""
     runtime.seed_everything(seed)
     net = VQVAE2(**VQVAE_SIZES["small"]).to(device_).train()
-    training = VQVAETraining(net, make_fabric(device_), dtype=dtype_,
+    training = VQVAETraining(net, fabric, dtype=dtype_,
                              codebook={"restart_below": restart_below})
     for codebook in training.codebooks:
         codebook.started = not start_on_batch
@@ -319,7 +321,7 @@ def train_small(steps, start_on_batch, restart_below):
     used, perplexity = [], []
     for _ in range(steps):
         x = augment_exact(all_drawings.images[order.next()], stream).to(device_)
-        training.step(x)
+        training.step(x[share])
         with torch.no_grad():
             quantized = net(x)[1][0].quantized
         used.append(len(quantized.codes.unique()))
@@ -366,14 +368,14 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     runtime.seed_everything(seed)
     net = VQVAE2(**size).to(device_).train()
     take_weights(net, start_from if keep else "scratch", VQVAE)
-    training = VQVAETraining(net, make_fabric(device_), dtype=dtype_, ema_decay=cfg.ema_decay)
+    training = VQVAETraining(net, fabric, dtype=dtype_, ema_decay=cfg.ema_decay)
     order = Batches(len(all_drawings), 16, runtime.generator(seed, name, "batches"))
     stream = runtime.generator(seed, name, "views")
     history = History()
     settings = dict(seed=seed, data=all_drawings.fingerprint(), network=net.config, steps=steps,
                     learning_rate=cfg.learning_rate, ema_decay=cfg.ema_decay)
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
-                        start_from=start_from if keep else "scratch",
+                        start_from=start_from if keep else "scratch", fabric=fabric,
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
                         state=folder / f"{name}.pt" if keep and profile == "full" else None)
     looks = {round(steps * share / 12) for share in range(1, 13)}
@@ -381,7 +383,8 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
                          floor=0.02)
         x = augment_exact(all_drawings.images[order.next()], stream).to(device_)
-        history.add(step, loss=training.step(x, rate).item())
+        loss = fabric.all_reduce(training.step(x[share], rate), reduce_op="mean")
+        history.add(step, loss=loss.item())
         if loop.passes(looks):
             row, found = evaluate(training.ema.model, watched)
             history.add(step, **row)
@@ -452,7 +455,9 @@ trained = "the trained one"
 if cfg.train and "vqvae" in stages_:
     averaged, history, done = train_vqvae("vqvae", VQVAE_SIZES[cfg.vqvae_size], cfg.vqvae_steps,
                                           minutes=minutes, keep=True)
-    keep_vqvae(averaged, done * 16 + seen_before(start_from, VQVAE), history)
+    if not fabric.global_rank:
+        keep_vqvae(averaged, done * 16 + seen_before(start_from, VQVAE), history)
+    fabric.barrier()  # the others wait for what they read
 if (kept / VQVAE).is_dir() or (checkpoints_dir() / VQVAE).is_dir():
     vqvae = load_vqvae(VQVAE, home=kept, device=device_)
 else:
@@ -479,7 +484,7 @@ run.keep("vqvae", show.Table(rows, units={"psnr": "dB"}, digits=2, note=note,
 run.keep("vqvae", show.compare(pictures, scale=1.3))
 run.metric(vqvae_validation_psnr=rows[trained]["psnr"])
 
-# %% tags=["trained"]
+# %%
 if not measure and "pixelsnail" not in stages_:
     raise SystemExit
 
@@ -543,7 +548,9 @@ def store_of(net, data, split, views):
     def encode(x):
         return [grid.cpu() for grid in net.encode_codes(x.to(device_))]
 
-    write_views(path, header, data, encode, views=views, seed=seed)
+    if not fabric.global_rank:
+        write_views(path, header, data, encode, views=views, seed=seed)
+    fabric.barrier()
     return CodeViews(path, header, data, views=views), header
 
 
@@ -796,7 +803,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
     runtime.seed_everything(seed)
     net = snail_of(size, level).to(device_).train()
     take_weights(net, start_from if keep else "scratch", name)
-    training = CodeTraining(net, make_fabric(device_), dtype=dtype_, ema_decay=cfg.ema_decay)
+    training = CodeTraining(net, fabric, dtype=dtype_, ema_decay=cfg.ema_decay)
     order = Batches(len(drawings), cfg.batch_size, runtime.generator(seed, name, "batches"))
     stream = runtime.generator(seed, name, "training")
     history = History()
@@ -805,7 +812,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
                     ema_decay=cfg.ema_decay, drop_text=cfg.drop_text, exchange=cfg.exchange)
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
-                        start_from=start_from if keep else "scratch",
+                        start_from=start_from if keep else "scratch", fabric=fabric,
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
                         state=folder / f"{name}.pt" if keep and profile == "full" else None)
     for step in history.timed(loop):
@@ -815,10 +822,12 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
         codes = source.batch(rows, view, level=level).flatten(1)  # (B, N)
         batch = draw_code_batch(codes, caption_rows[rows], texts, stream, network=net,
                                 coarse=coarse, drop_text=cfg.drop_text, exchange=cfg.exchange,
+                                rank=fabric.global_rank, world_size=fabric.world_size,
                                 device=device_)
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
                          floor=0.02)
-        history.add(step, loss=training.step(batch, rate).item())
+        loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
+        history.add(step, loss=loss.item())
     return training.ema.model, history, loop.done
 
 
@@ -839,7 +848,7 @@ def keep_snail(name, net, pictures_seen):
 
 parts_of = {-1: SNAIL} if len(header.shapes) == 1 else {0: f"{SNAIL}-coarse", -1: f"{SNAIL}-fine"}
 shipped = load_vqvae(VQVAE, device=device_).digest() if (checkpoints_dir() / VQVAE).is_dir() else ""
-nets, curves = {}, {}
+nets, curves, steps_done = {}, {}, {}
 for level, name in parts_of.items():
     if snail_card.get("text_encoder") == words.name and shipped == vqvae.digest():
         nets[level] = load_model(PixelSNAIL, checkpoints_dir() / name, device=device_)
@@ -847,8 +856,16 @@ for level, name in parts_of.items():
     nets[level], history, done = train_snail(name, cfg.snail_size, cfg.snail_steps, source=store,
                                              level=level, minutes=minutes, keep=keeps)
     curves[name] = history.curves["loss"]
+    steps_done[name] = done
+
+# %% tags=["trained"]
+if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
+    raise SystemExit
+
+# %%
+for level, name in parts_of.items() if curves else ():
     if keeps:
-        nets[level] = keep_snail(name, nets[level], done * cfg.batch_size)
+        nets[level] = keep_snail(name, nets[level], steps_done[name] * cfg.batch_size)
     else:
         print(f"{name} has learned for a moment only: what it draws is colour, hardly a shape")
 network = nets[-1].eval() if len(nets) == 1 else CoarseToFine(nets[0].eval(), nets[-1].eval())
@@ -867,7 +884,7 @@ if keeps:
     print("drawn by", ", ".join(sorted(path.name for path in home.iterdir())),
           f"in {record['seconds']:.1f} s")
 
-# %% tags=["trained"]
+# %%
 if not measure:
     raise SystemExit
 

@@ -1,0 +1,45 @@
+"""The training of notebook 06: two processes do what one does."""
+
+import pytest
+import torch
+
+from t2ilib.checkpoint import save_model
+from t2ilib.models.sizes import VQVAE2 as SIZES
+from t2ilib.models.vqvae2 import VQVAE2
+
+# a codebook starts on vectors of the batch that its process has, and dropout is drawn by each process for itself
+ALIKE = """
+from t2ilib.layers.quantize import EMACodebook
+from t2ilib.models.sizes import PIXELSNAIL
+EMACodebook._place = lambda self, rows, vectors: 0
+for size in PIXELSNAIL.values():
+    size["dropout"] = 0.0
+"""
+
+
+def check_one_and_two(training, **parameters):
+    one, two = training.by_one_and_by_two(live_steps=0, text="minilm", **parameters)
+    for name, weights in one.items():
+        for key, value in weights.items():
+            torch.testing.assert_close(torch.tensor(two[name][key]), torch.tensor(value), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def shared_folder(tmp_path, monkeypatch):
+    """One run folder for all processes, as in `train --devices 2`."""
+    monkeypatch.setenv("T2I_RUN_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_vqvae_that_one_does(notebook_training, shared_folder):
+    training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("vqvae", averaged)]')
+    check_one_and_two(training, vqvae_steps=3, snail_steps=1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, shared_folder):
+    torch.manual_seed(0)
+    save_model(shared_folder / "checkpoints" / "emoji-vqvae", VQVAE2(**SIZES["small"]))
+    training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("pixelsnail", nets[-1])]')
+    check_one_and_two(training, stages="pixelsnail", snail_steps=3)
