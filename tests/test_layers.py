@@ -24,6 +24,7 @@ BOXES = [
     {"cascade", "guidance", "metrics", "sampling", "training"},
     {"methods"},
     {"bench", "leaderboard", "packing", "playground", "runner"},
+    {"sweep"},
     {"cli"},
     {"__main__"},
 ]

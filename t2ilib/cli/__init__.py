@@ -1,4 +1,5 @@
-"""The command line: `python -m t2ilib run | generate | train | bench | gpu | bundle | models | notebooks | report`.
+"""The command line: `python -m t2ilib run | generate | train | sweep | bench | gpu | bundle | models | notebooks |
+report`.
 
 Exit code 0 only on success; 1 when something failed; 2 for bad input, an absent input file among it, answered with one
 line; 130 when interrupted.
@@ -19,8 +20,7 @@ from .. import __version__
 from ..errors import BadParameter, T2IError, close_matches, unknown_name
 from ..files import reason
 
-COMMANDS = ("run", "generate", "train", "bench", "gpu", "bundle", "models", "notebooks", "report")
-COMING = ("sweep",)
+COMMANDS = ("run", "generate", "train", "sweep", "bench", "gpu", "bundle", "models", "notebooks", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return what a command line asks for; raises BadParameter where it cannot be."""
     parser = _Parser(prog="python -m t2ilib", description="A laboratory for text-to-image generation.",
-                     epilog=f"coming: {', '.join(COMING)}", allow_abbrev=False)
+                     allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     for name in COMMANDS:
@@ -64,8 +64,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         parser.print_help()
         raise SystemExit(2)
     command = argv[0]
-    if command in COMING:
-        raise BadParameter(f"the command {command!r} is still to come; there are {', '.join(COMMANDS)}")
     if command.startswith("-") and command not in parser._option_string_actions:
         raise BadParameter(f"unknown argument {command!r} before the command; {_hint(command, parser, '--help')}")
     if not command.startswith("-") and command not in COMMANDS:

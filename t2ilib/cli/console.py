@@ -78,3 +78,56 @@ def relative(path: Path) -> str:
     """Return `path` as one would type it here: relative to the working directory if it lies below."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+class LiveTable:
+    """The runs of a sweep: redrawn every second on a terminal; in a log a line for each that has ended.
+
+    Args:
+        name: of what runs.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.start = time.monotonic()
+        self.terminal = sys.stdout.isatty()
+        self.drawn = 0  # lines on the terminal
+        self.last = 0.0  # when they were drawn
+
+    def __enter__(self) -> "LiveTable":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._clear()
+
+    def show(self, sweep: Any, ended: Any) -> None:
+        """Take a sweep as it is, and the row of a run that has just ended, or None."""
+        if ended is not None:
+            self._clear()
+            error = f"  {ended.error}" if ended.error else ""
+            print(f"{ended.job.label}  {ended.status}  {_clock(ended.began or time.monotonic())}{error}", flush=True)
+        if self.terminal and (ended is not None or time.monotonic() - self.last > 1):
+            self._clear()
+            self._draw(sweep)
+
+    def _draw(self, sweep: Any) -> None:
+        size = shutil.get_terminal_size()
+        lines = [f"{self.name}: {sweep.count('ok')} of {len(sweep.rows)} done, {sweep.count('running')} running, "
+                 f"{sweep.count('failed', 'lost')} failed, {sweep.count('waiting')} waiting  {_clock(self.start)}"]
+        for row in sweep.rows:
+            if row.status == "running":
+                done, total = row.progress
+                part = f"{done} of {total}" if total else "starts"
+                lines.append(f"  {row.job.label}  {part}  {_clock(row.began)}")
+        lines = lines[:max(1, size.lines - 2)]
+        for line in lines:
+            print(line[:size.columns - 1])
+        sys.stdout.flush()
+        self.drawn = len(lines)
+        self.last = time.monotonic()
+
+    def _clear(self) -> None:
+        """Take the lines away that were drawn last."""
+        if self.drawn:
+            print(f"\033[{self.drawn}A\033[J", end="", flush=True)
+            self.drawn = 0

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +135,20 @@ def end_with(parent: int, launcher: int) -> None:
     os._exit(1)
 
 
-def main(job_path: str) -> int:
-    """Run the job described in the file; the error text goes to the file that the job names."""
+def serve(job_path: str, work: Callable[[dict[str, Any]], str]) -> int:
+    """Do the work of the job in a file, and return the exit code; this process ends with the one that began it.
+
+    Args:
+        work: takes the job and returns the error that stopped it, or ""; that text goes to the file which the job
+            names as `error`.
+    """
     threading.Thread(target=end_with, args=(os.getppid(), os.getppid()), daemon=True).start()
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
-    error = execute(job)
+    error = work(job)
     if error:
         Path(job["error"]).write_text(error, encoding="utf-8")
     return 1 if error else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], execute))

@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from .execute import STARTUP_FAILURES
 from .percent import with_parameters
-from .plan import Plan
+from .plan import Plan, Planned
 from ..errors import BadParameter
 from ..files import utc_now, without_folders, write_json, write_text
 from ..locks import hold, release
@@ -24,19 +25,24 @@ from ..paths import new_run_dir, python_path
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
 ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b")
-SCRIPT = "t2ilib.runner.script"  # module that runs one
+NOTEBOOK = "t2ilib.runner.execute"  # module that runs a notebook
+SCRIPT = "t2ilib.runner.script"  # module that runs a script
 KEPT_LINES = 40  # of a script's output, in which its error is looked for
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: status "ok", "failed" or "interrupted", and the folder with everything it left."""
+    """How a run ended: status "ok", "failed" or "interrupted", and the folder with everything it left.
+
+    `failed_at_start` says that nothing of its own had run yet: it may be tried again.
+    """
 
     name: str
     status: str
     seconds: float
     dir: Path
     error: str = ""
+    failed_at_start: bool = False
 
 
 def run_notebook(plan: Plan, *, run_dir: Path | None = None, timeout: int | None = None,
@@ -51,27 +57,48 @@ def run_notebook(plan: Plan, *, run_dir: Path | None = None, timeout: int | None
         timeout: seconds that one cell may take; None is no limit.
         progress: called with (cells done, cells in all).
     """
+    with tempfile.TemporaryDirectory(prefix="t2i-jupyter-") as scratch:
+        env = {"JUPYTER_RUNTIME_DIR": scratch, "IPYTHONDIR": str(Path(scratch, "ipython")),
+               "JUPYTER_PREFER_ENV_PATH": "1"}
+        job = {"notebook": str(plan.path), "overrides": plan.overrides, "timeout": timeout}
+        return run_module(NOTEBOOK, plan, job, run_dir=run_dir, progress=progress, cwd=plan.path.parent, env=env)
+
+
+def run_module(module: str, plan: Planned, job: Mapping[str, Any], *, run_dir: Path | None = None,
+               progress: Callable[[int, int], None] = lambda done, total: None, cwd: Path | None = None,
+               env: Mapping[str, str] | None = None) -> Result:
+    """Run a module in a subprocess of its own, with a job as its one argument, and leave a run folder.
+
+    The module reads the job as `execute.serve` does, and prints its progress as lines "done/total".
+
+    Args:
+        module: its dotted name. plan: what the record says was asked.
+        job: plain JSON types; `run_dir` and `error`, the file for the text of an error, are added.
+        progress: called with (parts done, parts in all). cwd: where it runs. env: more environment variables.
+    """
+    done = 0
     with _recorded(plan, run_dir) as run, tempfile.TemporaryDirectory(prefix="t2i-run-") as scratch:
         error_file = Path(scratch, "error.txt")
-        job = {"notebook": str(plan.path), "overrides": plan.overrides, "run_dir": str(run.dir), "timeout": timeout,
-               "error": str(error_file)}
         job_file = Path(scratch, "job.json")
-        job_file.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "t2ilib.runner.execute", str(job_file)]
-        env = _environment(run.dir, JUPYTER_RUNTIME_DIR=scratch, IPYTHONDIR=str(Path(scratch, "ipython")),
-                           JUPYTER_PREFER_ENV_PATH="1")
+        whole_job = {**job, "run_dir": str(run.dir), "error": str(error_file)}
+        job_file.write_text(json.dumps(whole_job), encoding="utf-8")
+        command = [sys.executable, "-m", module, str(job_file)]
         log_file = run.dir / "log.txt"
         with (open(log_file, "w", encoding="utf-8") as log,
-              _process(command, env=env, cwd=plan.path.parent, stdout=subprocess.PIPE, stderr=log, text=True) as child):
+              _process(command, env=_environment(run.dir, **(env or {})), cwd=cwd, stdout=subprocess.PIPE, stderr=log,
+                       text=True) as child):
             for line in child.stdout:
-                done, _, total = line.strip().partition("/")
-                if done.isdigit() and total.isdigit():
-                    progress(int(done), int(total))
+                count, _, total = line.strip().partition("/")
+                if count.isdigit() and total.isdigit():
+                    done = int(count)
+                    progress(done, int(total))
         _tidy_log(log_file)
         if child.returncode:
             run.error = f"the process ended with code {child.returncode}; see log.txt"
             if error_file.exists():
                 run.error = error_file.read_text(encoding="utf-8")
+            is_known = any(text in run.error for text in STARTUP_FAILURES)
+            run.failed_at_start = done == 0 and (is_known or not error_file.exists())
     return run.result
 
 
@@ -159,14 +186,15 @@ def _last_error(tail: list[str], code: int) -> str:
 class _Running:
     """A run on its way: its folder, and the error that ended it if one did."""
 
-    def __init__(self, plan: Plan, run_dir: Path | None):
+    def __init__(self, plan: Planned, run_dir: Path | None):
         profile = plan.values.get("profile", "quick")
         seed = plan.values.get("seed", 0)
-        self.dir = (run_dir or new_run_dir(plan.path.stem, profile=profile, seed=seed)).resolve()
+        self.dir = (run_dir or new_run_dir(plan.name, profile=profile, seed=seed)).resolve()
         self.dir.mkdir(parents=True, exist_ok=True)
         self.error = ""
+        self.failed_at_start = False
         self.result: Result
-        self.record = {"name": plan.path.stem, "status": "running", "started": utc_now(), "profile": profile,
+        self.record = {"name": plan.name, "status": "running", "started": utc_now(), "profile": profile,
                        "seed": seed, "parameters": {"given": without_folders(plan.values), "resolved": {}},
                        "metrics": {}, "artefacts": [], "figures": [], "fallbacks": []}
 
@@ -179,7 +207,7 @@ class _Running:
 
 
 @contextlib.contextmanager
-def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Iterator[_Running]:
+def _recorded(plan: Planned, run_dir: Path | None, *, keeper: bool = True) -> Iterator[_Running]:
     """Write `run.json` before a run, so that one that dies at once leaves a trace too, and complete it after.
 
     What the notebook records in between stays; status, time and error are added here. `keeper` is False on machines
@@ -198,13 +226,15 @@ def _recorded(plan: Plan, run_dir: Path | None, *, keeper: bool = True) -> Itera
         raise
     finally:
         seconds = round(time.monotonic() - began, 2)
-        run.result = Result(plan.path.stem, run.status, seconds, run.dir, run.error)
+        run.result = Result(plan.name, run.status, seconds, run.dir, run.error, run.failed_at_start)
         if keeper:
             record = json.loads(record_file.read_text(encoding="utf-8"))
             overrides = without_folders(plan.overrides)
             record.update(status=run.status, finished=utc_now(), seconds=seconds, overrides=overrides)
             if run.error:
                 record["error"] = run.error
+            if run.failed_at_start:
+                record["failed_at_start"] = True
             is_written = False
             try:
                 write_json(record_file, record)
@@ -234,7 +264,7 @@ def _interrupted_after(seconds: float | None, child: subprocess.Popen) -> Iterat
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let a child that begins here take interrupts: where a shell's background job ignores them, it would, too."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if not ignored or threading.current_thread() is not threading.main_thread():
@@ -259,7 +289,7 @@ def _give_way(session: int) -> None:
 def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
     """Run a child that gets an interrupt when we do, then ten seconds to close its kernel or ranks in order."""
     posix = os.name == "posix"
-    with _interruptible():
+    with interruptible():
         child = subprocess.Popen(command, start_new_session=posix, **options)
     if posix:
         _give_way(child.pid)

@@ -2,12 +2,29 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import parameters as cells
 from .notebooks import find_notebook, read_parameters
 from ..errors import check_name
 from ..profiles import PROFILES
+
+
+class Planned(Protocol):
+    """What the record of a run says of what was asked, a notebook's `Plan` or another.
+
+    Attributes:
+        name: of what runs. overrides: values that the user gave, by name. values: those and all defaults.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def overrides(self) -> dict[str, Any]: ...
+
+    @property
+    def values(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,11 @@ class Plan:
     path: Path
     overrides: dict[str, Any]
     values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the notebook's name, such as "08_minimagen"."""
+        return self.path.stem
 
 
 def plan_run(name: str, parameters: dict[str, Any] | None = None, profile: str | None = None,

@@ -22,6 +22,7 @@ from ..paths import notebooks_dir, repo_root, reports_dir
 STATUSES = {"ok": "ok", "failed": "failed", "running": "running", "interrupted": "stopped"}
 NO_RUNS = '<p class="empty">No runs yet. Start with <code>python -m t2ilib run 03 --profile quick</code>.</p>'
 NO_MATCH = '<p class="empty" id="none" hidden>No run matches.</p>'
+ABOUT = "Every card is one notebook run: picture, numbers, parameters, and the rendered notebook."
 MAX_METRICS = 6
 THUMBNAIL_WIDTH = 640
 
@@ -71,9 +72,15 @@ def _unreadable(folder: Path, problem: str) -> dict[str, Any]:
             "dir": folder}
 
 
-def render(runs: list[dict[str, Any]], base: Path) -> str:
-    """Return the HTML page for `runs`; `base` is the folder that links start from."""
-    latest = find_latest(runs)
+def render(runs: list[dict[str, Any]], base: Path, *, title: str = "Runs", about: str = ABOUT, above: str = "",
+           every: bool = False) -> str:
+    """Return the HTML page for `runs`.
+
+    Args:
+        base: the folder that links start from. title, about: heading and the sentence below it.
+        above: HTML before the cards. every: show all runs, those too that have a newer one.
+    """
+    latest = [True] * len(runs) if every else find_latest(runs)
     cards = []
     for run, is_latest in zip(runs, latest, strict=True):
         try:
@@ -83,7 +90,8 @@ def render(runs: list[dict[str, Any]], base: Path) -> str:
         cards.append(card)
     empty = NO_MATCH if runs else NO_RUNS
     older = latest.count(False)
-    values = {"cards": "\n".join(cards), "chips": _chips(runs), "empty": empty, "older": older,
+    values = {"title": _e(title), "about": _e(about), "above": above,
+              "cards": "\n".join(cards), "chips": _chips(runs), "empty": empty, "older": older,
               "older_hidden": "" if older else "hidden", "count": f"{len(runs)} run{'s' * (len(runs) != 1)}",
               "made": datetime.now().strftime("%d %B %Y, %H:%M")}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
@@ -204,7 +212,9 @@ def _table(title: str, values: dict[str, Any]) -> str:
 
 
 def _command(run: dict[str, Any]) -> str:
-    """Return the command that repeats a run."""
+    """Return the command that repeats a run: the one that it recorded, or that of a notebook."""
+    if isinstance(run.get("command"), str):
+        return run["command"]
     command = f"python -m t2ilib run {run['name']}"
     for name, value in run.get("overrides", {}).items():
         command += f" --profile {value}" if name == "profile" else f" -p {name} {shlex.quote(str(value))}"

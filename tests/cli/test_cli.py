@@ -19,7 +19,7 @@ from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import repo_root
 from t2ilib.runner.parameters import parse_cell
 
-COMMANDS = ("run", "generate", "train", "models", "notebooks", "report")
+COMMANDS = ("run", "generate", "train", "sweep", "models", "notebooks", "report")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_help_needs_no_heavy_package():
 
 
 @pytest.mark.parametrize(("argv", "text"), [
-    ("generat x", "did you mean generate"), ("sweep", "still to come"),
+    ("generat x", "did you mean generate"), ("sweep", "GRID"), ("swep x", "did you mean sweep"),
     ("bench kernel", "did you mean kernels"), ("run 99_nothing", "unknown notebook"),
     ("run 90 --profil smoke", "did you mean --profile"), ("run --profile smok", "did you mean smoke"),
     ("run 90 -p scal 1", "did you mean scale"), ("run 90 -p seed x", "seed must be int"),
