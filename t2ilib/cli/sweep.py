@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     engine = _engine(args, grid)
     interrupted = False
     try:
-        with LiveTable(grid.name) as live:
+        with LiveTable(sweep.name) as live:
             sweep.run(engine, retries=args.retries, watch=live.show)
     except KeyboardInterrupt:
         interrupted = True

@@ -81,11 +81,6 @@ class Grid:
                                f"{len(self.prompts)} prompts and concepts: {self.concepts}")
 
     @property
-    def name(self) -> str:
-        """Return the name of what runs, as the file has it."""
-        return self.notebook or self.method
-
-    @property
     def count(self) -> int:
         """Return the number of runs."""
         count = len(self.seeds)

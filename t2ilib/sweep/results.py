@@ -90,7 +90,7 @@ def table(sweep: Sweep) -> Table | None:
     is_measured = any(metric in row for row in rows.values())
     best = ("-" if sweep.grid.goal == "lowest" else "") + metric if is_measured else ""
     return Table(rows, columns=[*columns, "seeds"], intervals=deviations(columns), best=best, baselines=incomplete,
-                 units={"seconds": "s"}, title=f"{sweep.grid.name}: {sweep.count('ok')} of {len(sweep.rows)} runs",
+                 units={"seconds": "s"}, title=f"{sweep.name}: {sweep.count('ok')} of {len(sweep.rows)} runs",
                  note=_note(sweep, rows, best, incomplete))
 
 
@@ -146,4 +146,4 @@ def page(sweep: Sweep) -> str:
             runs.append({**defaults, **row.record, "metrics": numbers(row.record.get("metrics", {})),
                          "dir": row.job.run_dir})
     about = f"{len(sweep.rows)} runs planned. Every card is one run."
-    return render(runs, sweep.folder, title=f"Sweep of {sweep.grid.name}", about=about, above=above, every=True)
+    return render(runs, sweep.folder, title=f"Sweep of {sweep.name}", about=about, above=above, every=True)

@@ -87,6 +87,11 @@ class Sweep:
         return sum(row.status in statuses for row in self.rows)
 
     @property
+    def name(self) -> str:
+        """Return what runs, such as "08_minimagen"."""
+        return self.rows[0].job.plan.name
+
+    @property
     def succeeded(self) -> bool:
         """Return whether every run has finished."""
         return self.count("ok") == len(self.rows)
