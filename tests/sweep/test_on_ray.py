@@ -51,7 +51,7 @@ def test_a_killed_worker_costs_its_run_only(tiny, tmp_path):
 
     threading.Thread(target=kill_when_it_waits, daemon=True).start()
     sweep.run(RayEngine(cpus=2))
-    assert [row.status for row in sweep.rows] == ["lost", "ok", "ok"]
+    assert [row.status for row in sweep.rows] == ["lost", "ok", "ok"], [row.error for row in sweep.rows]
     assert "its worker was lost" in sweep.rows[0].error and [row.attempts for row in sweep.rows] == [1, 1, 1]
     shorter = Grid(notebook="90", sweep={"scale": [1, 2]}, metric="validation_score")
     kept = Sweep(shorter, plan_jobs(shorter, folder, notebooks=notebooks), folder)

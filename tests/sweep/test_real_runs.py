@@ -77,7 +77,7 @@ def test_notebooks_run_resume_and_are_shown(tiny_sweep, tmp_path, capsys):
     assert main(tiny_sweep([1, 2])) == 0
     shown = capsys.readouterr().out
     assert "2 ok (1 from before)" in shown and "* best by validation_score" in shown
-    assert next(line for line in shown.splitlines() if line.startswith("scale=2")).endswith("*")
+    assert any(line.startswith("scale=2 ") and line.endswith("*") for line in shown.splitlines())
     with open(tmp_path / "sweep" / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["scale"], row["validation_score"], row["threads"]) for row in rows] == [("1", "-1.0", "1"),
