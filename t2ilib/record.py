@@ -109,8 +109,11 @@ class Run:
             display(Image(filename=str(path)))  # what is shown is what was kept
         close_figure(shown)
 
-    def metric(self, **values: float | str) -> None:
-        """Record final values, shown in the report; the last value under a name counts."""
+    def metric(self, **values: float | str | dict[str, float]) -> None:
+        """Record final values, shown in the report; the last value under a name counts.
+
+        A value with its n is `{"value": value, "n": n}`.
+        """
         self.data["metrics"].update(_plain(values))
         self._write()
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import IO, NamedTuple, Protocol
 
 from .jobs import Job
@@ -36,7 +36,7 @@ class Engine(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended | None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended | None, None, None]:
         """Perform jobs, each in a worker of its own, and yield each that has ended; None every now and then between.
 
         How a job ended stands in its folder. Closing the iterator interrupts the workers that still run.
@@ -95,7 +95,7 @@ class LocalEngine:
     def __exit__(self, *error: object) -> None:
         """Nothing is left to close: `run` ends its workers."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended | None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended | None, None, None]:
         """Perform jobs as `Engine.run` says."""
         waiting = deque(jobs)
         workers: list[_Worker] = []
@@ -120,6 +120,7 @@ class LocalEngine:
         with interruptible():
             process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
                                        text=True, env=env, start_new_session=os.name == "posix")
+        assert process.stdin is not None  # a pipe, as was asked
         with contextlib.suppress(BrokenPipeError):  # it ended at once, which `poll` will tell
             process.stdin.write(json.dumps(job.order()))
             process.stdin.close()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from .engines import PATIENCE, Ended
@@ -69,7 +69,7 @@ class RayEngine:
         raise BadParameter(f"a run takes cpus: {self.cpus_per_run} and gpus: {self.gpus_per_run:g}, and no machine of "
                            f"the cluster has that; the largest numbers are {largest['CPU']:g} and {largest['GPU']:g}")
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended | None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended | None, None, None]:
         """Perform jobs as `Engine.run` says."""
         task = self.ray.remote(_carried_task()).options(num_cpus=self.cpus_per_run, num_gpus=self.gpus_per_run,
                                                     max_retries=0)

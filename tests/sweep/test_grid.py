@@ -1,8 +1,14 @@
+import re
+import textwrap
+
 import pytest
 import yaml
 
+from t2ilib import sweep
+from t2ilib.cli.sweep import EXAMPLE
 from t2ilib.errors import BadParameter, MissingAsset, UnknownName
-from t2ilib.sweep import Grid, read_grid
+from t2ilib.paths import repo_root
+from t2ilib.sweep import Grid, plan_jobs, read_grid
 
 GOOD = {"method": "generator", "prompts": ["a red heart"], "sweep": {"noise": [1, 2], "candidates": [1, 4]},
         "seeds": [0, 3]}
@@ -61,3 +67,14 @@ def test_broken_files(tmp_path):
                           ("1: 2", "unknown key of a grid '1'"), ("a: !!python/object:os.system {}", "no valid YAML")):
         with pytest.raises(BadParameter, match=message):
             read_grid(write(tmp_path, text))
+
+
+def test_the_examples_that_are_shown_are_grids(tmp_path):
+    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
+    shown, = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    grid = read_grid(write(tmp_path, shown))
+    assert f"{grid.count} runs" in shown and len(plan_jobs(grid, tmp_path)) == grid.count
+    for text in (sweep.__doc__.split("is a YAML file:")[1].split("A notebook's")[0],
+                 EXAMPLE.split("explains it):")[1].split("The same")[0]):
+        grid = read_grid(write(tmp_path, textwrap.dedent(text)))
+        assert len(plan_jobs(grid, tmp_path)) == grid.count == 18
