@@ -243,9 +243,12 @@ def _sha256_of_version(path: Path, size: int, changed: int) -> str:
 
 
 def paths_in(value: Any) -> list[Path]:
-    """Return the files and folders that the texts in a value name, also those that a weight follows ("face.png:2")."""
+    """Return the files and folders that the texts in a value name.
+
+    Also those that a weight follows ("face.png:2"), and those behind a kind ("diffusers:folder").
+    """
     if isinstance(value, str):
-        for text in (value, value.rpartition(":")[0], value.partition(":")[0]):
+        for text in (value, value.rpartition(":")[0], value.partition(":")[0], value.partition(":")[2]):
             path = _existing(text)
             if path is not None:
                 return [path]

@@ -34,7 +34,7 @@ ALLOWED: set[tuple[str, str]] = set()
 PEERS = {"models", "methods"}
 # What such alternatives have in common.
 SHARED = {("methods", "code_checkpoints"), ("methods", "code_drawing"), ("methods", "drawing"), ("methods", "limits"),
-          ("methods", "networks"), ("methods", "one_pass"), ("methods", "registry")}
+          ("methods", "networks"), ("methods", "one_pass"), ("methods", "pipeline_folders"), ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.pixelsnail_levels", "models.pixelsnail"),  # one network of two
@@ -46,7 +46,7 @@ HEAVY = {"open_clip": {"encoders"}, "transformers": {"encoders"}, "timm": {"enco
          "lpips": {"metrics", "training"}, "taming": {"bench", "layers"}, "papermill": {"runner"},
          "jupytext": {"runner"}, "nbconvert": {"runner"}, "ray": {"sweep"}, "wandb": {"training"},
          "lmdb": {"data"}, "pyarrow": {"data"}, "lightning_fabric": {"training"}, "torchmetrics": {"metrics"},
-         "nltk": {"metrics"}}
+         "nltk": {"metrics"}, "diffusers": {"methods"}}
 LIGHT = {"typing.Any", "t2ilib.waiting.choose_waiting"}  # what t2ilib/__init__.py may import
 LEVEL = {unit: level for level, box in enumerate(BOXES) for unit in box}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -155,7 +155,7 @@ def _check_call(call: Call) -> None:
     if call.num_images < 1:
         raise BadParameter(f"--num-images must be at least 1, got {call.num_images}")
     if call.method != "all" and call.method not in METHODS:
-        raise unknown_name("method", call.method, ["all", *METHODS])
+        raise unknown_name("method", call.method, ["all", *METHODS.known_names()])
 
 
 def _split_option(text: str) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def generate_with_record(prompt: str | Sequence[str], *, method: str = "vqgan_cl
         _need(chosen.resumable, f"method {method!r} cannot go on from a state; leave out state")
         hooks["state"] = state
     check_cost(chosen, num_images * len(prompts), values)
-    inputs = hashes_of_inputs(values)
+    inputs = hashes_of_inputs({"method": method, **values})  # a family's method is told by a folder
     images, record = chosen.run(prompt, num_images=num_images, seed=seed, **hooks, **values)
     call = {"prompt": prompt, "method": method, "num_images": num_images, "seed": seed, **values}
     return images, {**record, "inputs": inputs, "call": call if is_plain(call) else None}

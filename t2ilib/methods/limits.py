@@ -24,6 +24,8 @@ def check_cost(method: Method, pictures: int, options: Mapping[str, Any]) -> Est
     if method.estimate is None:
         return None
     estimate = method.estimate(pictures, options)
+    if estimate is None:
+        return None
     days = estimate.seconds / 86_400
     memory = total_memory()
     problem = ""

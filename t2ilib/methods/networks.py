@@ -74,7 +74,7 @@ def weights_version(name: str) -> str:
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
         return ",".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
     shipped = checkpoints_dir() / name
     return short_hash(shipped) if shipped.is_dir() else ""

@@ -42,7 +42,7 @@ class Method:
         resumable: `run` takes `state`, a file that keeps its state, and goes on from there.
         live: it is fast enough to draw while one types.
         edits: it has the options `init_image` and `mask`.
-        estimate: `(number of pictures, given options) -> Estimate`; None makes none.
+        estimate: `(number of pictures, given options) -> Estimate`, or None where it cannot tell; None makes none.
         aliases: names that other tools use for options -> the name here.
         notes: more Markdown for the page of options, made when the page is.
         absent: returns what is missing before the method can draw with its defaults, in one sentence, or "" where
@@ -57,7 +57,7 @@ class Method:
     resumable: bool = False
     edits: bool = False
     live: bool = False
-    estimate: Callable[[int, Mapping[str, Any]], Estimate] | None = None
+    estimate: Callable[[int, Mapping[str, Any]], Estimate | None] | None = None
     aliases: Mapping[str, str] | None = None
     notes: Callable[[], str] | None = None
     absent: Callable[[], str] | None = None
@@ -91,18 +91,44 @@ class Method:
 class Registry(Mapping[str, Method]):
     """Method by name; a method's module is imported when it is first asked for.
 
+    A family is a kind of methods of which each is told by a place, as "diffusers:PATH": its methods are found by name,
+    and not listed among the others.
+
     Args:
         modules: name -> module whose METHOD it is, or the method itself.
+        families: name -> module whose `method_of(place, name)` makes the method of a place.
     """
 
-    def __init__(self, modules: Mapping[str, str | Method]):
+    def __init__(self, modules: Mapping[str, str | Method], families: Mapping[str, str] | None = None):
         self._modules = dict(modules)
+        self._families = dict(families or {})
+        self._of_families: dict[str, Method] = {}
 
     def __getitem__(self, name: str) -> Method:
+        if self._is_of_family(name):
+            return self._of_family(name)
         module = self._modules[name]
         method: Method = importlib.import_module(module).METHOD if isinstance(module, str) else module
         self._modules[name] = method
         return method
+
+    def _is_of_family(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        family, _, place = name.partition(":")
+        return family in self._families and bool(place.strip())
+
+    def _of_family(self, name: str) -> Method:
+        """Return the method of a name such as "diffusers:PATH"."""
+        if name not in self._of_families:
+            family, _, place = name.partition(":")
+            module = importlib.import_module(self._families[family])
+            self._of_families[name] = module.method_of(place.strip(), name)
+        return self._of_families[name]
+
+    def known_names(self) -> list[str]:
+        """Return what may be asked for: all names, and how that of a family's method is written."""
+        return [*self._modules, *(f"{family}:PATH" for family in self._families)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
@@ -111,11 +137,12 @@ class Registry(Mapping[str, Method]):
         return len(self._modules)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules
+        return name in self._modules or self._is_of_family(name)
 
     def find(self, name: str) -> Method:
         """Return the method called `name`; raises UnknownName with the nearest names."""
-        check_name("method", name, self._modules)
+        if not self._is_of_family(name):
+            check_name("method", name, self._modules, listed=self.known_names())
         return self[name]
 
     def add(self, name: str, module: str | Method) -> None:
@@ -137,7 +164,7 @@ METHODS = Registry({
     "text_transformer": "t2ilib.methods.text_transformer",
     "vqvae_pixelsnail": "t2ilib.methods.vqvae_pixelsnail",
     "gigagan": "t2ilib.methods.gigagan",
-})
+}, families={"diffusers": "t2ilib.methods.diffusers_pipelines"})
 
 
 def read_prompts(prompt: str | Sequence[str]) -> list[str]:

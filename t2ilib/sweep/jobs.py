@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..methods.registry import Method
 from ..runner.plan import Plan, plan_run
 
 DIGITS = 12  # of the hash
+MOST_LETTERS = 80  # of a folder's name
 JUDGED = ("judge_similarity", "seconds_per_picture")
 JUDGED_CONCEPTS = ("validation_top10", "validation_top1", *JUDGED)  # what a method's run records
 
@@ -102,9 +104,10 @@ def _plan_job(grid: Grid, swept: Mapping[str, Any], seed: int, folder: Path, *, 
     else:
         plan = _plan_method(grid, parameters, seed)
         identity = {"method": plan.name, "values": plan.values}
-    identity["inputs"] = versions_of_inputs(plan.values)
+    identity["inputs"] = versions_of_inputs({"name": plan.name, **plan.values})
     key = hash_of(identity)
-    return Job(plan, dict(swept), seed, identity, key, folder / "runs" / plan.name / key, timeout, grid.cpus)
+    run_dir = folder / "runs" / folder_name(plan.name) / key
+    return Job(plan, dict(swept), seed, identity, key, run_dir, timeout, grid.cpus)
 
 
 def _plan_method(grid: Grid, parameters: Mapping[str, Any], seed: int) -> MethodPlan:
@@ -126,6 +129,11 @@ def _plan_method(grid: Grid, parameters: Mapping[str, Any], seed: int) -> Method
 def _plain_defaults(method: Method) -> dict[str, Any]:
     """Return the defaults of a method as plain JSON types."""
     return json.loads(json.dumps(method.defaults(), default=str))
+
+
+def folder_name(name: str) -> str:
+    """Return a name as one of a folder: that of a family's method holds a path."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")[-MOST_LETTERS:] or "run"
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
