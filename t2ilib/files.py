@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from .errors import BadParameter
 
 NEEDED = 2**20  # bytes that a place must have room for
+MOST_LETTERS = 80  # of a folder's name
 LEFT_SECONDS = 3600.0  # after which a temporary file that nobody wrote to belongs to no process of another machine
 
 
@@ -272,6 +274,11 @@ def _existing(text: str) -> Path | None:
         return path if path.exists() else None
     except (OSError, ValueError):  # too long for a name, or with a zero byte
         return None
+
+
+def folder_name(name: str) -> str:
+    """Return a name as one of a folder: it may hold a path, as that of a method "diffusers:PATH" does."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")[-MOST_LETTERS:] or "unnamed"
 
 
 def hashes_of_inputs(values: dict[str, Any], *, folders: bool = True) -> dict[str, dict[str, str]]:

@@ -110,7 +110,8 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
         call[option] = _found_beside(call.get(option), path.parent, files)
         present_files = {file.name: content_hash(file) for file in paths_in(call[option])}
         for name, used in files.items():
-            present = present_files.get(name, f"absent (give it with -o {option}=PATH)")
+            argument = f"--method {call[option]}, with its folder" if option == "method" else f"-o {option}=PATH"
+            present = present_files.get(name, f"absent (give it with {argument})")
             if present != used:
                 differences.append(f"{name} {used}, here it is {present}")
     differences += _other_machine(record, call)

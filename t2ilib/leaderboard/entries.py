@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import BadParameter, CheckpointMismatch
-from ..files import hashes_of_inputs, read_json, utc_now, write_json
+from ..files import folder_name, hashes_of_inputs, read_json, utc_now, write_json
 from ..media import load_picture
 from ..media.png import save_png
 from ..methods import METHODS, generate_with_record
@@ -110,7 +110,7 @@ def _file(folder: Path, prompt: str, seed: int) -> Path:
 def _card(entry: Entry, checkpoints: Mapping[str, str]) -> dict[str, Any]:
     """Return what the pictures belong to, as plain JSON types."""
     card = {"method": entry.method, "options": dict(entry.options), "checkpoints": dict(checkpoints),
-            "inputs": hashes_of_inputs(dict(entry.options))}
+            "inputs": hashes_of_inputs({"method": entry.method, **entry.options})}
     return json.loads(json.dumps(card, default=str))
 
 
@@ -122,7 +122,7 @@ def _folder_of(entry: Entry, record: Mapping[str, Any], home: Path, *, before: P
     """
     card = _card(entry, record["checkpoints"])
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:12]
-    folder = home / f"{entry.method}-{digest}"
+    folder = home / f"{folder_name(entry.method)}-{digest}"
     if before is not None and folder != before:
         raise CheckpointMismatch(f"a network of {entry.label} was exchanged while it was drawing; draw it again")
     if not (folder / CARD).exists():
@@ -138,7 +138,7 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kept(entry: Entry, home: Path) -> Path | None:
     """Return the folder with pictures of this entry by the networks that are there now, None where there is none."""
-    for path in sorted(home.glob(f"{entry.method}-*/{CARD}")):
+    for path in sorted(home.glob(f"{folder_name(entry.method)}-*/{CARD}")):
         card = read_json(path)
         current = {name: weights_version(name) for name in card["checkpoints"]}
         now = _card(entry, current)

@@ -39,6 +39,7 @@ from ..options import Option
 FLOPS_CPU = 3e10  # a second, of one core
 FLOPS_GPU = 3e13
 ACTIVATIONS = 512  # numbers for each pixel while the decoder runs
+SHOW_PROGRESS = {"disable": None, "leave": False}  # None: only on a terminal
 OWN = "; empty is the pipeline's own"
 OPTIONS = (
     Option("guidance_scale", None, f"how literally the words are taken{OWN}", "drawing", type="float | None", low=0,
@@ -73,8 +74,15 @@ def method_of(place: str, name: str) -> Method:
 
 def run(place: str, prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
-    """Draw with the pipeline at a place; other arguments as `Method.run` describes them."""
+    """Draw with the pipeline at a place; other arguments as `Method.run` describes them.
+
+    Every picture has its generator, on the CPU, so that a seed means the same noise on every device.
+    """
     settings = {option.name: option.default for option in OPTIONS} | options
+    for name in ("width", "height"):
+        if settings[name] is not None and settings[name] % LATENT_PIXELS:
+            raise BadParameter(f"{name} must be a multiple of {LATENT_PIXELS}, the pixels of a latent; got "
+                               f"{settings[name]}")
     texts, seeds = texts_and_seeds(prompt, num_images, seed)
     device = runtime.pick_device(settings["device"])
     dtype = runtime.pick_dtype(device, settings["precision"])
@@ -109,12 +117,16 @@ def _draw(pipeline: Any, texts: list[str], seeds: list[int], settings: Mapping[s
         arguments["image"] = to_unit(pictures_to_edit(settings["init_image"], size, len(texts)))
     try:
         with torch.inference_mode():
-            images = pipeline(**arguments).images
+            output = pipeline(**arguments)
     except (ValueError, TypeError) as error:  # of a size or a text that it does not take
         raise BadParameter(f"{type(pipeline).__name__} of {place} does not take that: {error}") from error
+    images = getattr(output, "images", None)
     if not isinstance(images, Tensor):
-        raise BadParameter(f"{type(pipeline).__name__} of {place} made {type(images).__name__} and no pictures; it is "
-                           "no text-to-image pipeline")
+        raise BadParameter(f"{type(pipeline).__name__} of {place} made {type(output).__name__} and no pictures; give a "
+                           "text-to-image pipeline")
+    blanked = sum(map(bool, getattr(output, "nsfw_content_detected", None) or ()))
+    if blanked:
+        runtime.warn_fallback(f"the safety checker of {place} has replaced {blanked} of {len(texts)} pictures by black")
     return images.float().cpu()
 
 
@@ -193,7 +205,11 @@ def _load(folder: Path, parts: Mapping[str, Any], device: torch.device, dtype: t
     if "prompt" not in arguments_of(pipeline):
         raise BadParameter(f"{folder} is a {type(pipeline).__name__}, which takes no prompt; give a text-to-image "
                            "pipeline")
-    pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only on a terminal
+    pipeline.set_progress_bar_config(**SHOW_PROGRESS)
+    for part in pipeline.components.values():
+        is_network = isinstance(part, torch.nn.Module)
+        if is_network and getattr(part, "dtype", dtype) != dtype:  # diffusers without accelerate leaves some as saved
+            part.to(dtype)
     return pipeline.to(device)
 
 
@@ -204,10 +220,12 @@ def edit_pipeline(pipeline: Any, place: str) -> Any:
         BadParameter: diffusers has none.
     """
     try:
-        return import_diffusers().AutoPipelineForImage2Image.from_pipe(pipeline)
+        edits = import_diffusers().AutoPipelineForImage2Image.from_pipe(pipeline)
     except ValueError as error:
         raise BadParameter(f"init_image: {type(pipeline).__name__} of {place} has no form that begins with a picture; "
                            "leave it out") from error
+    edits.set_progress_bar_config(**SHOW_PROGRESS)
+    return edits
 
 
 def estimate(place: str, pictures: int, options: Mapping[str, Any]) -> Estimate | None:

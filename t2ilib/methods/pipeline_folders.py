@@ -6,6 +6,7 @@ A folder is read as data: its parts are safetensors, and classes of diffusers or
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def quiet_diffusers() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of names that older versions know, too
             yield
     finally:
         logging.set_verbosity(level)

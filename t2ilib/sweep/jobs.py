@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 from .grid import Grid
 from ..errors import BadParameter, check_name
-from ..files import content_hash, paths_in
+from ..files import content_hash, folder_name, paths_in
 from ..methods import METHODS
 from ..methods.limits import check_cost
 from ..methods.registry import Method
 from ..runner.plan import Plan, plan_run
 
 DIGITS = 12  # of the hash
-MOST_LETTERS = 80  # of a folder's name
 JUDGED = ("judge_similarity", "seconds_per_picture")
 JUDGED_CONCEPTS = ("validation_top10", "validation_top1", *JUDGED)  # what a method's run records
 
@@ -129,11 +127,6 @@ def _plan_method(grid: Grid, parameters: Mapping[str, Any], seed: int) -> Method
 def _plain_defaults(method: Method) -> dict[str, Any]:
     """Return the defaults of a method as plain JSON types."""
     return json.loads(json.dumps(method.defaults(), default=str))
-
-
-def folder_name(name: str) -> str:
-    """Return a name as one of a folder: that of a family's method holds a path."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")[-MOST_LETTERS:] or "run"
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:

@@ -73,3 +73,9 @@ def test_runs_of_a_method(tmp_path):
         values = dict(method="minimagen", concepts=4, metric="validation_top1") | changes
         with pytest.raises(error, match=message):
             plan_jobs(Grid(**values), tmp_path)
+
+
+def test_a_method_told_by_a_path_has_a_folder_of_one_name(tmp_path):
+    job, = plan_jobs(Grid(method="diffusers:some/where", prompts=("a",)), tmp_path)
+    assert job.run_dir == tmp_path / "runs" / "diffusers_some_where" / job.key
+    assert json.loads(json.dumps(job.order()))["options"] == {}
