@@ -27,6 +27,7 @@ KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every k
 ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b")
 NOTEBOOK = "t2ilib.runner.execute"  # module that runs a notebook
 SCRIPT = "t2ilib.runner.script"  # module that runs a script
+INTERRUPTS = ("KeyboardInterrupt", "SystemExit")  # errors by which somebody else ends a run
 KEPT_LINES = 40  # of a script's output, in which its error is looked for
 
 
@@ -203,7 +204,8 @@ class _Running:
         """Return how it ended, by its error."""
         if not self.error:
             return "ok"
-        return "interrupted" if "KeyboardInterrupt" in self.error else "failed"
+        is_interrupt = any(name in self.error for name in INTERRUPTS)
+        return "interrupted" if is_interrupt else "failed"
 
 
 @contextlib.contextmanager
@@ -223,6 +225,9 @@ def _recorded(plan: Planned, run_dir: Path | None, *, keeper: bool = True) -> It
         yield run
     except KeyboardInterrupt:
         run.error = "KeyboardInterrupt: stopped by the user"
+        raise
+    except BaseException as error:  # such as a full disk: what stopped it must not look like its end
+        run.error = f"{type(error).__name__}: {error}"
         raise
     finally:
         seconds = round(time.monotonic() - began, 2)

@@ -9,8 +9,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from typing import IO, NamedTuple, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from typing import IO, Any, NamedTuple, Protocol
 
 from .jobs import Job
 from ..errors import BadParameter
@@ -51,20 +51,68 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-class _Worker(NamedTuple):
+class Worker(NamedTuple):
+    """A process that performs an order; `errors` is the file of what it writes to its standard error."""
+
     process: subprocess.Popen
-    job: Job
-    errors: IO[str]  # what it writes to its standard error
+    errors: IO[str]
 
     def problem(self) -> str:
-        """Return in words how it ended otherwise than by itself, or ""."""
+        """Return in words how it ended otherwise than by itself, or "", once it has ended."""
         code = self.process.returncode
-        if code == 0:
-            return ""
         self.errors.seek(0)
         last = self.errors.read().strip().splitlines()[-1:]
+        self.errors.close()
+        if code == 0:
+            return ""
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return f"its worker ended with {how}" + (f": {last[0]}" if last else "")
+
+
+def start_worker(order: Mapping[str, Any], command: Sequence[str] = WORKER) -> Worker:
+    """Begin a process that reads an order from its standard input and performs it."""
+    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed with the worker
+    env = {**os.environ, "PYTHONPATH": python_path()}
+    with interruptible():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True,
+                                   env=env, start_new_session=os.name == "posix")
+    assert process.stdin is not None  # a pipe, as was asked
+    with contextlib.suppress(BrokenPipeError):  # it ended at once, which `poll` will tell
+        process.stdin.write(json.dumps(order))
+        process.stdin.close()
+    return Worker(process, errors)
+
+
+def stop_workers(workers: Sequence[Worker]) -> None:
+    """Interrupt workers, wait until they have closed what they run, and end those that do not."""
+    for worker in workers:
+        if os.name == "posix":
+            worker.process.send_signal(signal.SIGINT)
+        else:
+            worker.process.terminate()
+    end = time.monotonic() + PATIENCE
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.errors.close()
+
+
+def perform_in_process(order: Mapping[str, Any]) -> str:
+    """Perform an order in a worker of its own, and return what is known of how that ended, "" for by itself.
+
+    An interrupt of this process interrupts the worker; it ends with this process, however that ends.
+    """
+    worker = start_worker(order)
+    try:
+        while worker.process.poll() is None:
+            time.sleep(POLL)
+    except BaseException:
+        stop_workers([worker])
+        raise
+    return worker.problem()
 
 
 class LocalEngine:
@@ -98,47 +146,17 @@ class LocalEngine:
     def run(self, jobs: Sequence[Job]) -> Generator[Ended | None, None, None]:
         """Perform jobs as `Engine.run` says."""
         waiting = deque(jobs)
-        workers: list[_Worker] = []
+        working: list[tuple[Worker, Job]] = []
         try:
-            while waiting or workers:
-                while waiting and len(workers) < self.slots:
-                    workers.append(self._start(waiting.popleft()))
-                for worker in list(workers):
+            while waiting or working:
+                while waiting and len(working) < self.slots:
+                    job = waiting.popleft()
+                    working.append((start_worker(job.order(), self.command), job))
+                for worker, job in list(working):
                     if worker.process.poll() is not None:
-                        workers.remove(worker)
-                        problem = worker.problem()
-                        worker.errors.close()
-                        yield Ended(worker.job, problem)
+                        working.remove((worker, job))
+                        yield Ended(job, worker.problem())
                 yield None
                 time.sleep(POLL)
         finally:
-            _stop(workers)
-
-    def _start(self, job: Job) -> _Worker:
-        errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - its worker's
-        env = {**os.environ, "PYTHONPATH": python_path()}
-        with interruptible():
-            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
-                                       text=True, env=env, start_new_session=os.name == "posix")
-        assert process.stdin is not None  # a pipe, as was asked
-        with contextlib.suppress(BrokenPipeError):  # it ended at once, which `poll` will tell
-            process.stdin.write(json.dumps(job.order()))
-            process.stdin.close()
-        return _Worker(process, job, errors)
-
-
-def _stop(workers: Sequence[_Worker]) -> None:
-    """Interrupt workers, wait until they have closed what they run, and end those that do not."""
-    for worker in workers:
-        if os.name == "posix":
-            worker.process.send_signal(signal.SIGINT)
-        else:
-            worker.process.terminate()
-    end = time.monotonic() + PATIENCE
-    for worker in workers:
-        try:
-            worker.process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-        worker.errors.close()
+            stop_workers([worker for worker, _ in working])

@@ -87,11 +87,10 @@ class RayEngine:
     def _problem(self, reference: Any) -> str:
         """Return what Ray says of a task that did not end by itself, or ""."""
         try:
-            self.ray.get(reference)
+            return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[:1] or [""]
             return f"its worker was lost ({type(error).__name__}): {first[0]}"
-        return ""
 
     def _stop(self, pending: list[Any]) -> None:
         """Interrupt tasks, and wait until they have closed what they run."""
@@ -102,16 +101,16 @@ class RayEngine:
             _, pending = self.ray.wait(pending, num_returns=len(pending), timeout=POLL)
 
 
-def _carried_task() -> Callable[[str, Mapping[str, Any]], None]:
+def _carried_task() -> Callable[[str, Mapping[str, Any]], str]:
     """Return the function that Ray carries to a worker: as code, since a worker finds this library only through it."""
 
-    def perform_at(root: str, order: Mapping[str, Any]) -> None:
+    def perform_at(root: str, order: Mapping[str, Any]) -> str:
         import sys
 
         if root not in sys.path:
             sys.path.insert(0, root)
-        from t2ilib.sweep.worker import perform
+        from t2ilib.sweep.engines import perform_in_process
 
-        perform(order)
+        return perform_in_process(order)
 
     return perform_at

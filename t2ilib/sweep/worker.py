@@ -31,7 +31,8 @@ def perform(order: Mapping[str, Any]) -> None:
         os.environ[name] = str(order["threads"])
 
     def progress(done: int, total: int) -> None:
-        write_json(run_dir / WORKER_FILE, {"pid": os.getpid(), "done": done, "total": total})
+        about = {"pid": os.getpid(), "parent": os.getppid(), "done": done, "total": total}
+        write_json(run_dir / WORKER_FILE, about)
 
     progress(0, 0)
     if "notebook" in order:

@@ -168,6 +168,18 @@ def test_a_nice_script_gives_way_to_other_sessions(tiny, tmp_path, monkeypatch):
     assert "nice 7" in echo.getvalue()
 
 
+@pytest.mark.parametrize(("error", "status"), [(OSError("No space left"), "failed"), (SystemExit(1), "interrupted")])
+def test_what_stops_a_run_from_outside_does_not_look_like_its_end(tiny, tmp_path, error, status):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise error
+
+    with pytest.raises(type(error)):
+        run_script(plan_run("90", folder=tiny()), run_dir=tmp_path / "run", echo=Full())
+    left = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert left["status"] == status and left["error"] == f"{type(error).__name__}: {error}"
+
+
 def test_a_failing_script_reports_its_last_error(tiny, tmp_path):
     folder = tiny("print('so far')\nraise ValueError('no such thing')")
     result = run_script(plan_run("90", folder=folder), run_dir=tmp_path / "run")

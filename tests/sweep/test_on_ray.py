@@ -47,7 +47,7 @@ def test_a_killed_worker_costs_its_run_only(tiny, tmp_path):
         end = time.monotonic() + 180
         while not (victim / "waits").exists() and time.monotonic() < end:
             time.sleep(0.2)
-        os.kill(json.loads((victim / "worker.json").read_text())["pid"], signal.SIGKILL)
+        os.kill(json.loads((victim / "worker.json").read_text())["parent"], signal.SIGKILL)  # the worker of Ray
 
     threading.Thread(target=kill_when_it_waits, daemon=True).start()
     sweep.run(RayEngine(cpus=2))
@@ -56,6 +56,29 @@ def test_a_killed_worker_costs_its_run_only(tiny, tmp_path):
     shorter = Grid(notebook="90", sweep={"scale": [1, 2]}, metric="validation_score")
     kept = Sweep(shorter, plan_jobs(shorter, folder, notebooks=notebooks), folder)
     assert kept.succeeded and [row.kept for row in kept.rows] == [True, True]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_an_interrupt_ends_the_runs(tiny, tmp_path):
+    notebooks = tiny(BODY)
+    grid = Grid(notebook="90", sweep={"scale": [13, 1, 2]})
+    sweep = Sweep(grid, plan_jobs(grid, tmp_path, notebooks=notebooks), tmp_path)
+    victim = sweep.rows[0].job.run_dir
+    main_thread = threading.main_thread().ident
+
+    def interrupt_when_it_waits():
+        end = time.monotonic() + 180
+        while not (victim / "waits").exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    threading.Thread(target=interrupt_when_it_waits, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(RayEngine(cpus=1))
+    assert [row.status for row in sweep.rows] == ["interrupted", "waiting", "waiting"]
+    assert json.loads((victim / "run.json").read_text())["status"] == "interrupted"
 
 
 @needs_ray
