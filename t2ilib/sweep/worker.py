@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -56,6 +57,8 @@ def read_progress(run_dir: Path) -> tuple[int, int] | None:
 def main() -> int:
     """Perform the order on standard input; this process ends with the one that began it."""
     threading.Thread(target=end_with, args=(os.getppid(), os.getppid()), daemon=True).start()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in its workers and their children
     order = json.loads(sys.stdin.read())
     try:
         perform(order)
