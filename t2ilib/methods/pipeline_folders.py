@@ -128,11 +128,14 @@ def weight_files(folder: Path, parts: Mapping[str, Any],
         if others and not found[part]:
             raise MissingAsset(f"{folder / part} has {others[0].name} and no safetensors; a pickle is not opened. Save "
                                "the pipeline anew with safe_serialization=True, or take the safetensors of its page")
-    half = {part: [file for file in files if ".fp16." in file.name] for part, files in found.items()}
-    whole = {part: [file for file in files if ".fp16." not in file.name] for part, files in found.items()}
-    takes_half = any(half.values()) and (dtype == torch.float16 or not any(whole.values()))
-    chosen = half if takes_half else whole
-    return {part: files for part, files in chosen.items() if files}, "fp16" if takes_half else None
+    half: dict[str, list[Path]] = {}
+    whole: dict[str, list[Path]] = {}
+    for part, files in found.items():
+        for file in files:
+            chosen = half if ".fp16." in file.name else whole
+            chosen.setdefault(part, []).append(file)
+    takes_half = bool(half) and (dtype == torch.float16 or not whole)
+    return (half, "fp16") if takes_half else (whole, None)
 
 
 def count_parameters(file: Path) -> int:

@@ -59,15 +59,19 @@ class RayEngine:
 
     def _check_room(self) -> None:
         """Refuse runs that no machine of the cluster could take: Ray would wait for ever."""
-        needed = {"CPU": self.cpus_per_run, "GPU": self.gpus_per_run}
-        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        for machine in machines:
-            if all(machine.get(name, 0) >= count for name, count in needed.items()):
-                return
-        largest = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in needed}
+        largest_cpus = 0.0
+        largest_gpus = 0.0
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                cpus = node["Resources"].get("CPU", 0)
+                gpus = node["Resources"].get("GPU", 0)
+                if cpus >= self.cpus_per_run and gpus >= self.gpus_per_run:
+                    return
+                largest_cpus = max(largest_cpus, cpus)
+                largest_gpus = max(largest_gpus, gpus)
         self.ray.shutdown()
         raise BadParameter(f"a run takes cpus: {self.cpus_per_run} and gpus: {self.gpus_per_run:g}, and no machine of "
-                           f"the cluster has that; the largest numbers are {largest['CPU']:g} and {largest['GPU']:g}")
+                           f"the cluster has that; the largest numbers are {largest_cpus:g} and {largest_gpus:g}")
 
     def run(self, jobs: Sequence[Job]) -> Generator[Ended | None, None, None]:
         """Perform jobs as `Engine.run` says."""

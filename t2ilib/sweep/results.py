@@ -83,7 +83,8 @@ def table(sweep: Sweep) -> Table | None:
     rows = {}
     incomplete = []
     for combination, runs in finished.items():
-        known = [name for name in columns if all(name in run for run in runs)]
+        in_every_run = set(columns).intersection(*runs)
+        known = [name for name in columns if name in in_every_run]
         rows[combination] = {**over_seeds(runs, known), "seeds": len(runs)}
         if len(runs) < len(sweep.grid.seeds):
             incomplete.append(combination)
