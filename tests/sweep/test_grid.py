@@ -70,8 +70,8 @@ def test_broken_files(tmp_path):
 
 
 def test_the_examples_that_are_shown_are_grids(tmp_path):
-    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
-    shown, = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    page = (repo_root() / "t2ilib" / "training" / "README.md").read_text(encoding="utf-8")
+    shown, = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     grid = read_grid(write(tmp_path, shown))
     assert f"{grid.count} runs" in shown and len(plan_jobs(grid, tmp_path)) == grid.count
     for text in (sweep.__doc__.split("is a YAML file:")[1].split("A notebook's")[0],
