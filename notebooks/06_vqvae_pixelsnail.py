@@ -711,15 +711,15 @@ print("causal convolutions: the library computes the same")
 
 
 # %%
-def small_network(**changes):
-    """A PixelSNAIL with random weights, without a text."""
+def small_network(std=0.3, **changes):
+    """A PixelSNAIL with random weights of this deviation, without a text."""
     sizes = dict(codes=16, height=9, width=9, channels=16, hidden=16, kernel=3, blocks=1,
                  res_blocks=1, heads=2, text_dim=0)
     runtime.seed_everything(seed)
     net = PixelSNAIL(**{**sizes, **changes}).eval()
     rng = runtime.generator(seed, "small network")
     for weights in net.parameters():
-        torch.nn.init.normal_(weights, std=0.3, generator=rng)
+        torch.nn.init.normal_(weights, std=std, generator=rng)
     return net
 
 
@@ -760,8 +760,8 @@ for name, field in fields.items():
 # about one pass.
 
 # %%
-net = small_network(codes=header.codes, height=cfg.cache_side, width=cfg.cache_side, channels=64,
-                    hidden=64, blocks=2, res_blocks=2, heads=4)
+net = small_network(std=0.05, codes=header.codes, height=cfg.cache_side, width=cfg.cache_side,
+                    channels=64, hidden=64, blocks=2, res_blocks=2, heads=4)
 times, drawn = {}, {}
 for name, cached in (("everything anew", False), ("one column a code", True)):
     began = time.perf_counter()

@@ -898,7 +898,8 @@ for count in cfg.step_counts:
 told = sum(row["told apart"] == "yes" for row in list(rows.values())[:-len(cfg.step_counts)])
 run.metric(solvers_told_apart=told)
 if 1 in cfg.step_counts:
-    assert torch.equal(hits["dpm_solver", 1], hits["ancestral", 1])
+    differs = (hits["dpm_solver", 1] != hits["ancestral", 1]).double().mean()
+    assert differs < 0.02  # one step is the same step in all, up to rounding
 
 # %%
 run.keep("solvers", show.Table(
