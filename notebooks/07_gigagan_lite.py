@@ -88,7 +88,7 @@ ladder_steps: Optional[int] = None  # training steps of each row of the ladder; 
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split that are judged
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
-work_dir: str = ""  # keeps the training states; "" is reports/training/emoji-gigagan
+work_dir: str = ""  # keeps training states; "": full in reports/training/emoji-gigagan
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
@@ -134,6 +134,7 @@ from t2ilib.training import (
     checkpoint_home,
     cosine_lr,
     keep_previous,
+    make_fabric,
     seen_before,
     take_weights,
 )
@@ -325,6 +326,7 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 # %%
 lite = load_perceptual("efficientnet-lite0", device=device_)
 LAYERS = {"stage1": 24, "stage2": 40, "stage4": 112}  # name -> channels
+fabric = make_fabric(device_)  # one process, or as many as `train 07 --devices N` starts
 
 
 def start_training(name, size, rule, *, start_from="scratch", **changes):
@@ -346,7 +348,7 @@ def start_training(name, size, rule, *, start_from="scratch", **changes):
             network.to(device_)
     training = TextGanTraining(generator, discriminator, rule, features=features,
                                encode=guide.encode_image, learning_rate=cfg.learning_rate,
-                               ema_decay=cfg.ema_decay, dtype=dtype_)
+                               ema_decay=cfg.ema_decay, dtype=dtype_, fabric=fabric)
     beside = {"batches": Batches(len(drawings), cfg.batch_size, runtime.generator(seed, name, "batches")),
               "stream": runtime.generator(seed, name, "training"), "history": History(),
               "probability": AdaptiveProbability(0.3)}
@@ -354,7 +356,10 @@ def start_training(name, size, rule, *, start_from="scratch", **changes):
 
 # %%
 def draw_batch(training, rows, side, rng, probability):
-    """What a step learns from: drawings, one caption of each, noise, others' texts, augmentation."""
+    """What a step learns from: drawings, one caption of each, noise, others' texts, augmentation.
+
+    All is drawn for the common batch, of which each process takes its share.
+    """
     real = augment_exact(drawings.images[rows], rng, shift=3, mirror=mirror[rows], recolour=0.0, white=1.0)
     real = F.adaptive_avg_pool2d(real, side).to(device_)
     chosen = torch.randint(caption_rows.shape[1], (len(rows),), generator=rng)
@@ -365,8 +370,11 @@ def draw_batch(training, rows, side, rng, probability):
     if probability:
         augmentation = (draw_augmentation(len(rows), probability, rng),
                         draw_augmentation(len(rows), probability, rng))
-    return TextGanBatch(real, (text[0].float(), text[1], text[2].float()), z,
-                        mismatch(concept_of[rows], rng), augmentation, clip_texts[caption].to(device_))
+    others = mismatch(concept_of[rows], rng)
+    pooled = text[2].float()
+    batch = TextGanBatch(real, (text[0].float(), text[1], pooled), z, pooled[others.to(device_)],
+                         augmentation, clip_texts[caption].to(device_))
+    return batch.share(fabric.global_rank, fabric.world_size)
 
 
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / NAME
@@ -380,16 +388,17 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
     settings = dict(seed=seed, data=drawings.fingerprint(), size=size, rule=vars(rule), steps=steps,
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, augment=augment,
                     ema_decay=cfg.ema_decay, changes=changes)
+    keep_state = profile == "full" or work_dir
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
-                        parts=training.parts() | beside, run=run, desc=name,
-                        state=folder / f"{name}.pt" if profile == "full" else None)
+                        parts=training.parts() | beside, run=run, desc=name, fabric=fabric,
+                        state=folder / f"{name}.pt" if keep_state else None)
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
         share = probability.value if augment else 0.0
         report = training.step(draw_batch(training, beside["batches"].next(), side, beside["stream"], share), rate)
         probability.update(report.on_real)
         history.add(step, **{key: value.item() for key, value in report.losses.items()})
-        if look and loop.passes((steps // 16, steps // 4, steps)):
+        if look and loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
             history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done
 
@@ -495,6 +504,13 @@ if cfg.train:
     rule = TextGanRule(features=1.0)
     averaged, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, minutes=minutes,
                                         look=partial(draw, prompts=asked), start_from=start_from)
+
+# %% tags=["trained"]
+if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
+    raise SystemExit
+
+# %%
+if cfg.train:
     run.keep("while_learning", show.compare(history.pictures, titles=asked, scale=1.3))
     saved = keep_trained(averaged, done * cfg.batch_size + seen_before(start_from, NAME))
     network = load_model(GigaGenerator, saved, device=device_)
@@ -509,7 +525,7 @@ elif arms:
 else:
     raise SystemExit("no network to draw with: train one (-p train true), or a ladder")
 
-# %% tags=["trained"]
+# %%
 if not measure:
     raise SystemExit
 

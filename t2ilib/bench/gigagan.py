@@ -161,11 +161,11 @@ class OurGigaGan:
         mask = torch.ones(shape.batch, TEXT_TOKENS, dtype=torch.bool, device=device)
         self.text: Text = (tokens, mask, tokens[:, 0])
         self.z = noise(shape.batch, net.latent_dim, device=device, name="z")
-        self.others = mismatch(torch.arange(shape.batch), generator(0, "bench", "gigagan"))
+        self.wrong = self.text[2][mismatch(torch.arange(shape.batch), generator(0, "bench", "gigagan"))]
 
     def step(self) -> None:
         """Train the discriminator, with right and wrong texts, then the generator and its average."""
-        self.training.step(TextGanBatch(self.real, self.text, self.z, self.others))
+        self.training.step(TextGanBatch(self.real, self.text, self.z, self.wrong))
 
     @torch.no_grad()
     def draw(self) -> Tensor:

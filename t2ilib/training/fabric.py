@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
@@ -61,3 +61,15 @@ def average_gradients(fabric: Any, network: nn.Module) -> None:
     parts = mean.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def gather_shares(fabric: Any, share: Tensor, dim: int = 0) -> Tensor:
+    """Return what all processes hold of a common batch, in its order, without gradient.
+
+    Args:
+        share: every `world_size`-th item along `dim`, from the one whose number is the rank.
+    """
+    if fabric.world_size == 1:
+        return share.detach()
+    shares = fabric.all_gather(share.detach().movedim(dim, 0).contiguous())  # (world_size, b, ...)
+    return shares.transpose(0, 1).flatten(0, 1).movedim(0, dim)

@@ -7,7 +7,7 @@ each is left out with a probability above 0: otherwise the generator would learn
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class DrawnAugmentation:
         middle = x.mean(dim=(1, 2, 3), keepdim=True)
         x = middle + (x - middle) * _over(self.contrast, x) + _over(self.brightness, x)
         return x * ~self._erased(x)
+
+    def share(self, rank: int, world_size: int) -> "DrawnAugmentation":
+        """Return what is done to every `world_size`-th picture: the share of one process."""
+        parts = [getattr(self, field.name)[rank::world_size] for field in fields(self)]
+        return DrawnAugmentation(*parts)
 
     def each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
         """Return pictures of several sizes, all augmented alike."""

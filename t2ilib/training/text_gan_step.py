@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .averaging import EMA
+from .fabric import average_gradients, gather_shares
 from .gan_augment import DrawnAugmentation
 from .losses import zero_centred_penalty
 from .schedule import set_lr
@@ -82,7 +83,7 @@ class TextGanBatch:
 
     Attributes:
         real: pictures (B, 3, H, W) in [-1, 1]. text: tokens, mask and pooled of their captions. z: (B, latent_dim).
-        others: (B,), from `mismatch`.
+        wrong: (B, E), pooled, the text of another concept for each picture: `pooled[mismatch(...)]`.
         augmentation: of the discriminator's pictures, in the order real, generated; None is none.
         clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None.
     """
@@ -90,14 +91,33 @@ class TextGanBatch:
     real: Tensor
     text: Text
     z: Tensor
-    others: Tensor
+    wrong: Tensor
     augmentation: tuple[DrawnAugmentation, DrawnAugmentation] | None = None
     clip_text: Tensor | None = None
+
+    def share(self, rank: int, world_size: int) -> "TextGanBatch":
+        """Return every `world_size`-th picture and what belongs to it: the share of one process."""
+        if len(self.real) % world_size:
+            raise BadParameter(f"a batch of {len(self.real)} pictures cannot be shared among {world_size} processes "
+                               "alike; take a multiple")
+        own = slice(rank, None, world_size)
+        tokens, mask, pooled = self.text
+        augmentation = None
+        if self.augmentation is not None:
+            of_real, of_drawn = self.augmentation
+            augmentation = (of_real.share(rank, world_size), of_drawn.share(rank, world_size))
+        clip_text = None if self.clip_text is None else self.clip_text[own]
+        return TextGanBatch(self.real[own], (tokens[own], mask[own], pooled[own]), self.z[own], self.wrong[own],
+                            augmentation, clip_text)
 
 
 @dataclass(frozen=True)
 class TextGanStep:
-    """What a step reports, without gradients: name of a loss -> value, and the scores (P, B) of real pictures."""
+    """What a step reports, of the batch of all processes and without gradients.
+
+    Attributes:
+        losses: by name. on_real: scores (P, B) of real pictures.
+    """
 
     losses: dict[str, Tensor]
     on_real: Tensor
@@ -124,7 +144,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: float
 
 
 def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callable[[Tensor], Tensor], scale: float, *,
-                         chunk: int = 16) -> tuple[Tensor, Tensor]:
+                         chunk: int = 16, fabric: Any = None) -> tuple[Tensor, Tensor]:
     """Return the contrastive loss of pictures and its gradient at them, with the graph of one chunk in memory.
 
     The features of all pictures are computed without a graph, and the gradient of the loss at them; then each chunk is
@@ -132,6 +152,8 @@ def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callab
 
     Args:
         encode: pictures (b, 3, H, W) -> unit vectors (b, D), differentiable.
+        fabric: of several processes, each with its share: pictures compete with the texts of all, and the mean of the
+            processes' gradients is that of the whole batch.
 
     Shapes:
         pictures: (B, 3, H, W), text_features: (B, D) -> (), (B, 3, H, W)
@@ -139,9 +161,14 @@ def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callab
     parts = pictures.detach().split(chunk)
     with torch.no_grad():
         features = torch.cat([encode(part) for part in parts])
+    rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+    if world_size > 1:
+        features = gather_shares(fabric, features)
+        text_features = gather_shares(fabric, text_features)
     features = features.detach().requires_grad_()
     loss = contrastive_loss(features, text_features, scale)
-    at_features, = torch.autograd.grad(loss, features)
+    at_all, = torch.autograd.grad(loss, features)
+    at_features = world_size * at_all[rank::world_size]
     gradients = []
     for part, at_part in zip(parts, at_features.split(chunk), strict=True):
         part = part.requires_grad_()
@@ -183,6 +210,7 @@ class TextGanTraining:
         encode: of the CLIP, where `rule.clip` is above 0; see `contrastive_gradient`.
         learning_rate: of both optimisers. ema_decay: of the average that is drawn with. dtype: of autocast.
         chunk: pictures that the CLIP sees at a time.
+        fabric: of several processes, each of which is given its share of the batch; None is one process.
 
     Raises:
         BadParameter: a term weighs something and has no network.
@@ -191,7 +219,7 @@ class TextGanTraining:
     def __init__(self, generator: nn.Module, discriminator: nn.Module, rule: TextGanRule, *,
                  features: nn.Module | None = None, encode: Callable[[Tensor], Tensor] | None = None,
                  learning_rate: float = 3e-4, ema_decay: float = 0.999, dtype: torch.dtype = torch.float32,
-                 chunk: int = 32):
+                 chunk: int = 32, fabric: Any = None):
         if rule.clip and encode is None or rule.features and features is None:
             raise BadParameter("a CLIP loss needs encode=..., and a loss on features needs features=...")
         self.generator = generator
@@ -201,6 +229,7 @@ class TextGanTraining:
         self.rule = rule
         self.dtype = dtype
         self.chunk = chunk
+        self.fabric = fabric
         self.count = 0
         self.ema = EMA(generator, ema_decay)
         judging = list(discriminator.parameters())
@@ -235,7 +264,20 @@ class TextGanTraining:
         losses |= self._draw(batch, drawn)
         self.count += 1
         self.ema.update(self.generator)
-        return TextGanStep(losses, on_real)
+        return self._report(losses, on_real)
+
+    def _report(self, losses: dict[str, Tensor], on_real: Tensor) -> TextGanStep:
+        """Return what a step found, of all processes together."""
+        if self.fabric is None:
+            return TextGanStep(losses, on_real)
+        means = {name: self.fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
+        return TextGanStep(means, gather_shares(self.fabric, on_real, dim=1))
+
+    def _average(self, *networks: nn.Module) -> None:
+        """Give every process the mean of all processes' gradients."""
+        if self.fabric is not None:
+            for network in networks:
+                average_gradients(self.fabric, network)
 
     def _judge(self, batch: TextGanBatch, drawn: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Make the discriminators' step: real pictures, then generated ones, each with their own and with wrong texts.
@@ -244,7 +286,6 @@ class TextGanTraining:
             name of a loss -> value, and the scores (P, B) of real pictures
         """
         pooled = batch.text[2]
-        wrong = pooled[batch.others.to(pooled.device)]
         real = batch.real
         if batch.augmentation is not None:
             of_real, of_drawn = batch.augmentation
@@ -254,8 +295,8 @@ class TextGanTraining:
         of_reals = [_Term("real", says_real, pooled, 1.0)]
         of_drawns = [_Term("drawn", says_generated, pooled, 1.0)]
         if matching:
-            of_reals.append(_Term("real, wrong text", says_generated, wrong, matching))
-            of_drawns.append(_Term("drawn, wrong text", says_generated, wrong, matching))
+            of_reals.append(_Term("real, wrong text", says_generated, batch.wrong, matching))
+            of_drawns.append(_Term("drawn, wrong text", says_generated, batch.wrong, matching))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         losses, on_real = self._learn(of_reals, self.discriminator.pyramid(real))
         losses |= self._learn(of_drawns, drawn)[0]
@@ -263,6 +304,7 @@ class TextGanTraining:
             penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
             losses["r1"] = penalty.detach()
+        self._average(self.discriminator, *([] if self.features is None else [self.features]))
         self.discriminator_optimizer.step()
         return losses, on_real
 
@@ -308,11 +350,12 @@ class TextGanTraining:
             gradients.append(torch.zeros_like(leaf) if gradient is None else gradient)
         if self.rule.clip:
             value, at_largest = contrastive_gradient(leaves[0], batch.clip_text, self._encode, self.rule.clip_scale,
-                                                     chunk=self.chunk)
+                                                     chunk=self.chunk, fabric=self.fabric)
             losses["clip"] = value
             gradients[0] = gradients[0] + self.rule.clip * at_largest
         self.generator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(drawn, [g.to(x.dtype) for g, x in zip(gradients, drawn, strict=True)])
+        self._average(self.generator)
         self.generator_optimizer.step()
         return losses
 

@@ -1,5 +1,9 @@
 """A step of a text-conditional GAN: which pairs are right, who gets gradients, and what the terms cost."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +11,7 @@ from torch.nn import functional as F
 
 from t2ilib.errors import BadParameter
 from t2ilib.models.gigagan import GigaDiscriminator, GigaGenerator
+from t2ilib.paths import repo_root
 from t2ilib.training import load_training, save_training
 from t2ilib.training.gan_augment import MOST, AdaptiveProbability, draw_augmentation
 from t2ilib.training.text_gan_step import (
@@ -45,8 +50,8 @@ def batch(count=4, **changes):
     text = (torch.randn(count, 5, 12), torch.ones(count, 5, dtype=torch.bool), torch.randn(count, 12))
     others = mismatch(torch.arange(count), torch.Generator().manual_seed(0))
     clip_text = F.normalize(torch.randn(count, 7), dim=1)
-    values = dict(real=torch.randn(count, 3, 16, 16).clamp(-1, 1), text=text, z=torch.randn(count, 6), others=others,
-                  clip_text=clip_text)
+    values = dict(real=torch.randn(count, 3, 16, 16).clamp(-1, 1), text=text, z=torch.randn(count, 6),
+                  wrong=text[2][others], clip_text=clip_text)
     return TextGanBatch(**{**values, **changes})
 
 
@@ -88,10 +93,10 @@ def test_pairs_of_the_matching_aware_loss():
     pooled = data.text[2]
     is_real = [abs(mean - 0.5) < 1e-6 for mean, _ in seen]
     assert is_real == [True, True, False, False, False]
-    expected = [pooled, pooled[data.others], pooled, pooled[data.others], pooled]
+    expected = [pooled, data.wrong, pooled, data.wrong, pooled]
     for (_, found), right in zip(seen, expected, strict=True):
         assert torch.equal(found, right)
-    assert (pooled[data.others] != pooled).any(1).all()
+    assert (data.wrong != pooled).any(1).all()
 
 
 def test_the_discriminator_learns_what_is_real_and_the_generator_gets_no_gradient_from_it():
@@ -244,3 +249,50 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
     other = AdaptiveProbability()
     other.load_state_dict(probability.state_dict())
     assert other.value == 0.3
+
+
+SCRIPT = """
+import torch
+from test_text_gan_step import AdaptiveProbability, TextGanRule, batch, draw_augmentation, training
+from t2ilib.training import make_fabric
+
+fabric = make_fabric()
+game = training(TextGanRule(r1_every=2), fabric=fabric)
+probability = AdaptiveProbability(0.3)
+for step in range(3):
+    rng = torch.Generator().manual_seed(step)
+    augmentation = (draw_augmentation(4, 0.5, rng), draw_augmentation(4, 0.5, rng))
+    whole = batch(augmentation=augmentation)
+    report = game.step(whole.share(fabric.global_rank, fabric.world_size), 1e-4)
+    probability.update(report.on_real)
+if fabric.global_rank == 0:
+    weights = dict(game.generator.state_dict()) | dict(game.discriminator.state_dict())
+    torch.save((fabric.world_size, weights, report.losses, report.on_real, probability.state_dict()), {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    found = []
+    folder = str(repo_root() / "tests" / "training")
+    for count in (1, 2):
+        out = str(tmp_path / f"by{count}.pt")
+        script = tmp_path / f"by{count}.py"
+        script.write_text(SCRIPT.format(out=out))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
+        done = subprocess.run([sys.executable, *torchrun, str(script)], capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": os.pathsep.join([str(repo_root()), folder])})
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(torch.load(out))
+    (one, weights, losses, on_real, probability), (two, others, other_losses, other_real, other_probability) = found
+    assert (one, two) == (1, 2) and probability == pytest.approx(other_probability)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=2e-5)
+    for name, value in losses.items():
+        torch.testing.assert_close(other_losses[name], value, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(other_real, on_real, rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_that_processes_cannot_share():
+    with pytest.raises(BadParameter, match="4 pictures cannot be shared among 3"):
+        batch().share(0, 3)
