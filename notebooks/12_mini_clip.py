@@ -1192,7 +1192,7 @@ def on_the_way(t):
 
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
-show.slider(on_the_way, [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0], label="towards pizza")
+show.slider(on_the_way, [0.0, 0.2, 0.4, 0.5, 0.6, 1.0], label="towards pizza")
 
 # %% [markdown]
 # ## Summary

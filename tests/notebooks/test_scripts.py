@@ -17,5 +17,5 @@ def test_notebook_runs_as_a_script(name, tmp_path):
     assert result.status == "ok", (tmp_path / "log.txt").read_text()[-3000:]
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["metrics"], f"{name} records no metric"
-    idle = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "does nothing between" in line]
+    idle = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "does nothing at any stop" in line]
     assert not idle, f"{name} has a slider that does not change its picture: {idle}"

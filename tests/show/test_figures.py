@@ -146,6 +146,9 @@ def test_live_redraws_one_display_and_only_for_a_person(monkeypatch):
 def test_a_slider_that_does_nothing_is_warned_of():
     with pytest.warns(UserWarning, match="'size' does nothing between 5 and 9: the picture changes by 0.00%"):
         show.slider(lambda value: torch.full((3, 8, 8), min(value, 5) / 10), [1, 5, 9], label="size")
+    with pytest.warns(UserWarning) as caught:
+        show.slider(lambda value: torch.zeros(3, 8, 8), [1, 5, 9], label="size")
+    assert str(caught[-1].message) == "the slider 'size' does nothing at any stop"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         show.slider(lambda value: torch.full((3, 8, 8), value / 10), [1, 5, 9])
