@@ -1116,8 +1116,8 @@ for what, original, ours, comparable in rows:
 #
 # ## Exercise: what a causal kernel sees
 # **Write these lines**: for a kernel of k x k whose last row lies on the row of the place itself, and whose middle
-# column lies on its column, which of its weights may be used? With `own` the place itself is seen, as in ours; without
-# it is not, as in the port. The check passes when it agrees with the library.
+# column lies on its column, which of its weights may be used? With `sees_itself` the place itself is seen, as in ours;
+# without it is not, as in the port. The check passes when it agrees with the library.
 #
 # <details><summary>Hint</summary>
 #
@@ -1126,7 +1126,7 @@ for what, original, ours, comparable in rows:
 # </details>
 
 # %% tags=["exercise"]
-def visible(k, own):
+def visible(k, sees_itself):
     """(k, k) of 1 where the weight may be used and 0 elsewhere."""
     raise NotImplementedError("write these lines")
 
@@ -1134,11 +1134,11 @@ def visible(k, own):
 def check_visible(function):
     """Raise AssertionError unless the function is right."""
     for k in (3, 5, 7):
-        for own in (True, False):
-            block = small_network(kernel=k, attention=False, sees_itself=own,
-                                  embedding=own).blocks[0].res_blocks[0]
-            expected = block.first.visible
-            torch.testing.assert_close(function(k, own).float(), expected)
+        for sees_itself in (True, False):
+            net = small_network(kernel=k, attention=False, sees_itself=sees_itself,
+                                embedding=sees_itself)
+            expected = net.blocks[0].res_blocks[0].first.visible
+            torch.testing.assert_close(function(k, sees_itself).float(), expected)
 
 
 try:

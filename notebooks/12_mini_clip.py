@@ -1214,7 +1214,7 @@ show.slider(on_the_way, [0.0, 0.2, 0.4, 0.5, 0.6, 1.0], label="towards pizza")
 # </details>
 
 # %% tags=["exercise"]
-def own_ranks(pictures, names, own):
+def own_ranks(pictures, names, targets):
     """Unit vectors (N, D) and (M, D), indices (N,) -> ranks (N,)."""
     raise NotImplementedError("write these lines")
 
@@ -1224,10 +1224,11 @@ def check_own_ranks(function):
     rng = runtime.generator(seed, "exercise")
     pictures = F.normalize(torch.randn(20, 8, generator=rng), dim=1)
     names = F.normalize(torch.randn(50, 8, generator=rng), dim=1)
-    own = torch.randint(50, (20,), generator=rng)
-    expected = metrics.retrieval_ranks(pictures, names, own)
-    assert torch.equal(function(pictures, names, own), expected)
-    assert (function(pictures, names[:1].repeat(50, 1), own) == 50).all(), "equal scores count against"
+    targets = torch.randint(50, (20,), generator=rng)
+    expected = metrics.retrieval_ranks(pictures, names, targets)
+    assert torch.equal(function(pictures, names, targets), expected)
+    alike = names[:1].repeat(50, 1)
+    assert (function(pictures, alike, targets) == 50).all(), "equal scores count against"
 
 
 try:

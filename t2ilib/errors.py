@@ -61,14 +61,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"unknown {kind} {name!r}; {hint}{listing}")
 
 
-def check_name(kind: str, name: Any, known: Collection[str], *, listed: Iterable[str] | None = None) -> None:
+def check_name(kind: str, name: Any, known: Collection[str]) -> None:
     """Raise UnknownName unless `name` is one of the `known` names of this kind.
-
-    Args:
-        listed: what the message lists, where that is more than the known names.
 
     Example:
         check_name("method", "vqgan-clip", METHODS)
     """
     if not isinstance(name, str) or name not in known:
-        raise unknown_name(kind, str(name), known if listed is None else listed)
+        raise unknown_name(kind, str(name), known)

@@ -25,6 +25,7 @@ from .pipeline_folders import (
     check_index,
     count_parameters,
     find_folder,
+    first_line,
     import_diffusers,
     quiet_diffusers,
     side_of_folder,
@@ -200,8 +201,8 @@ def _load(folder: Path, parts: Mapping[str, Any], device: torch.device, dtype: t
                 str(folder), torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
                 **left_out)
         except (OSError, ValueError, AttributeError, ImportError, RuntimeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BadParameter(f"{folder} cannot be loaded by diffusers {diffusers.__version__}: {first}") from error
+            raise BadParameter(f"{folder} cannot be loaded by diffusers {diffusers.__version__}: "
+                               f"{first_line(error)}") from error
     if "prompt" not in arguments_of(pipeline):
         raise BadParameter(f"{folder} is a {type(pipeline).__name__}, which takes no prompt; give a text-to-image "
                            "pipeline")

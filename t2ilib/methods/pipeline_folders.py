@@ -40,6 +40,11 @@ def missing_package() -> str:
             '`pip install -e ".[diffusers]"` in this repository')
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def quiet_diffusers() -> Iterator[None]:
     """Silence what diffusers and transformers say while they load."""
@@ -79,8 +84,8 @@ def find_folder(place: str, *, local_only: bool = False) -> Path:
                 return Path(diffusers.DiffusionPipeline.download(place, local_files_only=local_only,
                                                                  use_safetensors=True))
             except (OSError, ValueError) as error:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                problem = f"no such folder, nor in the Hugging Face cache or on its hub ({absence or first})"
+                found = absence or first_line(error)
+                problem = f"no such folder, nor in the Hugging Face cache or on its hub ({found})"
     raise MissingAsset(f"no pipeline of diffusers at {place!r}: {problem}; give diffusers:FOLDER, where FOLDER holds "
                        f"{INDEX}, or diffusers:OWNER/NAME of the hub")
 

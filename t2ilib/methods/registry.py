@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadParameter, check_name
+from ..errors import BadParameter, check_name, unknown_name
 from ..options import Option, check_option_names
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ class Registry(Mapping[str, Method]):
         return len(self._modules)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules or self._is_of_family(name)
+        return isinstance(name, str) and (name in self._modules or self._is_of_family(name))
 
     def find(self, name: str) -> Method:
         """Return the method called `name`; raises UnknownName with the nearest names."""
-        if not self._is_of_family(name):
-            check_name("method", name, self._modules, listed=self.known_names())
+        if name not in self:
+            raise unknown_name("method", str(name), self.known_names())
         return self[name]
 
     def add(self, name: str, module: str | Method) -> None:

@@ -74,15 +74,12 @@ class Live:
 
 def _warn_of_idle_stops(pictures: Sequence[Image.Image], values: Sequence[Any], label: str) -> None:
     """Warn of each pair of neighbouring stops whose pictures are equal, or nearly so, and of a slider of such only."""
-    moves = False
-    for (before, after), (first, second) in zip(pairwise(pictures), pairwise(values), strict=True):
-        change = picture_change(before, after)
+    changes = [picture_change(before, after) for before, after in pairwise(pictures)]
+    for change, (first, second) in zip(changes, pairwise(values), strict=True):
         if change < LEAST_CHANGE:
             warnings.warn(f"the slider {label!r} does nothing between {first} and {second}: the picture changes by "
                           f"{change:.2%} of its range; let it move what decides the picture", stacklevel=3)
-        else:
-            moves = True
-    if len(pictures) > 1 and not moves:
+    if changes and max(changes) < LEAST_CHANGE:
         warnings.warn(f"the slider {label!r} does nothing at any stop", stacklevel=3)
 
 

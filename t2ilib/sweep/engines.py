@@ -16,6 +16,7 @@ from .jobs import Job
 from ..errors import BadParameter
 from ..paths import python_path
 from ..runner.launch import interruptible
+from ..waiting import usable_cores
 
 POLL = 0.2  # seconds between two looks at the workers
 PATIENCE = 20.0  # seconds that interrupted workers have to close their notebooks in order
@@ -44,13 +45,6 @@ class Engine(Protocol):
         ...
 
 
-def available_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Worker(NamedTuple):
     """A process that performs an order; `errors` is the file of what it writes to its standard error."""
 
@@ -65,8 +59,8 @@ class Worker(NamedTuple):
         self.errors.close()
         if code == 0:
             return ""
-        how = f"signal {-code}" if code < 0 else f"code {code}"
-        return f"its worker ended with {how}" + (f": {last[0]}" if last else "")
+        exit_status = f"signal {-code}" if code < 0 else f"code {code}"
+        return f"its worker ended with {exit_status}" + (f": {last[0]}" if last else "")
 
 
 def start_worker(order: Mapping[str, Any], command: Sequence[str] = WORKER) -> Worker:
@@ -128,7 +122,7 @@ class LocalEngine:
 
     def __init__(self, *, cpus_per_run: int = 1, gpus_per_run: float = 0, cpus: int | None = None,
                  command: Sequence[str] = WORKER):
-        self.cpus = available_cpus() if cpus is None else cpus
+        self.cpus = usable_cores() if cpus is None else cpus
         if gpus_per_run:
             raise BadParameter(f"gpus: {gpus_per_run:g} asks for GPUs, which `--engine ray` places; without gpus the "
                                "runs share the GPUs of this machine")

@@ -132,7 +132,8 @@ def critic_step(rule: GanRule, critic: nn.Module, optimizer: torch.optim.Optimiz
         loss = loss + rule.r2 * losses.zero_centred_penalty(critic, fake)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    _update(critic, optimizer, fabric)
+    average_gradients(fabric, critic)
+    optimizer.step()
     return CriticStep(loss.detach(), on_real.detach(), on_fake.detach(), None if penalty is None else penalty.detach())
 
 
@@ -153,7 +154,8 @@ def generator_step(rule: GanRule, generator: nn.Module, critic: nn.Module, optim
     (at_pictures,) = torch.autograd.grad(loss, pictures)
     optimizer.zero_grad(set_to_none=True)
     fake.backward(at_pictures)
-    _update(generator, optimizer, fabric)
+    average_gradients(fabric, generator)
+    optimizer.step()
     return GeneratorStep(loss.detach(), at_pictures)
 
 
@@ -191,9 +193,3 @@ def _scores(rule: GanRule, critic: nn.Module, real: Tensor, fake: Tensor, dtype:
 def _full(scores: Tensor) -> Tensor:
     """Return scores in at least float32, in which losses are computed."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def _update(network: nn.Module, optimizer: torch.optim.Optimizer, fabric: Any) -> None:
-    if fabric is not None:
-        average_gradients(fabric, network)
-    optimizer.step()

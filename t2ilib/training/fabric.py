@@ -47,15 +47,17 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def average_gradients(fabric: Any, network: nn.Module) -> None:
-    """Give every process the mean of all processes' gradients; with one process it does nothing.
+def average_gradients(fabric: Any, *networks: nn.Module) -> None:
+    """Give every process the mean of all processes' gradients; with one process, or no fabric, it does nothing.
 
     For losses that contain a gradient, whose second backward pass a wrapped network (`fabric.setup`) does not survive.
     With equal shares of one batch the result is the gradient of that batch.
     """
-    if fabric.world_size == 1:
+    if fabric is None or fabric.world_size == 1:
         return
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    gradients = []
+    for network in networks:
+        gradients += [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     mean = fabric.all_reduce(flat, reduce_op="mean")
     parts = mean.split([gradient.numel() for gradient in gradients])
@@ -64,12 +66,12 @@ def average_gradients(fabric: Any, network: nn.Module) -> None:
 
 
 def gather_shares(fabric: Any, share: Tensor, dim: int = 0) -> Tensor:
-    """Return what all processes hold of a common batch, in its order, without gradient.
+    """Return what all processes hold of a common batch, in its order, without gradient; without a fabric the share.
 
     Args:
         share: every `world_size`-th item along `dim`, from the one whose number is the rank.
     """
-    if fabric.world_size == 1:
+    if fabric is None or fabric.world_size == 1:
         return share.detach()
     shares = fabric.all_gather(share.detach().movedim(dim, 0).contiguous())  # (world_size, b, ...)
     return shares.transpose(0, 1).flatten(0, 1).movedim(0, dim)

@@ -100,15 +100,15 @@ class TextGanBatch:
         if len(self.real) % world_size:
             raise BadParameter(f"a batch of {len(self.real)} pictures cannot be shared among {world_size} processes "
                                "alike; take a multiple")
-        own = slice(rank, None, world_size)
+        share = slice(rank, None, world_size)
         tokens, mask, pooled = self.text
         augmentation = None
         if self.augmentation is not None:
             of_real, of_drawn = self.augmentation
             augmentation = (of_real.share(rank, world_size), of_drawn.share(rank, world_size))
-        clip_text = None if self.clip_text is None else self.clip_text[own]
-        return TextGanBatch(self.real[own], (tokens[own], mask[own], pooled[own]), self.z[own], self.wrong[own],
-                            augmentation, clip_text)
+        clip_text = None if self.clip_text is None else self.clip_text[share]
+        return TextGanBatch(self.real[share], (tokens[share], mask[share], pooled[share]), self.z[share],
+                            self.wrong[share], augmentation, clip_text)
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,8 @@ def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callab
     with torch.no_grad():
         features = torch.cat([encode(part) for part in parts])
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    if world_size > 1:
-        features = gather_shares(fabric, features)
-        text_features = gather_shares(fabric, text_features)
-    features = features.detach().requires_grad_()
+    features = gather_shares(fabric, features).requires_grad_()
+    text_features = gather_shares(fabric, text_features)
     loss = contrastive_loss(features, text_features, scale)
     at_all, = torch.autograd.grad(loss, features)
     at_features = world_size * at_all[rank::world_size]
@@ -232,11 +230,10 @@ class TextGanTraining:
         self.fabric = fabric
         self.count = 0
         self.ema = EMA(generator, ema_decay)
-        judging = list(discriminator.parameters())
-        if self.features is not None:
-            judging += self.features.parameters()
+        judging = [discriminator] if self.features is None else [discriminator, self.features]
+        self.discriminators = nn.ModuleList(judging)
         self.generator_optimizer = torch.optim.Adam(generator.parameters(), lr=learning_rate, betas=BETAS)
-        self.discriminator_optimizer = torch.optim.Adam(judging, lr=learning_rate, betas=BETAS)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminators.parameters(), lr=learning_rate, betas=BETAS)
 
     def parts(self) -> dict[str, Any]:
         """Return what `save_training` and `load_training` keep of it, by name."""
@@ -273,12 +270,6 @@ class TextGanTraining:
         means = {name: self.fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
         return TextGanStep(means, gather_shares(self.fabric, on_real, dim=1))
 
-    def _average(self, *networks: nn.Module) -> None:
-        """Give every process the mean of all processes' gradients."""
-        if self.fabric is not None:
-            for network in networks:
-                average_gradients(self.fabric, network)
-
     def _judge(self, batch: TextGanBatch, drawn: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Make the discriminators' step: real pictures, then generated ones, each with their own and with wrong texts.
 
@@ -304,7 +295,7 @@ class TextGanTraining:
             penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
             losses["r1"] = penalty.detach()
-        self._average(self.discriminator, *([] if self.features is None else [self.features]))
+        average_gradients(self.fabric, *self.discriminators)
         self.discriminator_optimizer.step()
         return losses, on_real
 
@@ -355,7 +346,7 @@ class TextGanTraining:
             gradients[0] = gradients[0] + self.rule.clip * at_largest
         self.generator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(drawn, [g.to(x.dtype) for g, x in zip(gradients, drawn, strict=True)])
-        self._average(self.generator)
+        average_gradients(self.fabric, self.generator)
         self.generator_optimizer.step()
         return losses
 
