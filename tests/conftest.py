@@ -4,8 +4,11 @@ import atexit
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,48 @@ def tiny(tmp_path):
         return folder
 
     return add
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """A function that runs a script, under torchrun in several processes, and asserts that it ended well."""
+    from t2ilib.paths import repo_root
+
+    def run(script, *arguments, processes=1, **environment):
+        torchrun = []
+        if processes > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *torchrun, str(script), *map(str, arguments)]
+        env = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"} | environment
+        done = subprocess.run(command, capture_output=True, text=True, cwd=repo_root(), env=env, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """A function that waits until a condition holds."""
+    def wait(condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.2)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def is_alive():
+    """A function that returns whether a process of this number runs; reads /proc."""
+    def alive(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    return alive
 
 
 @pytest.fixture(scope="session")

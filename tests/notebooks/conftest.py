@@ -1,9 +1,6 @@
 """The cells of a notebook up to a tagged one: its training, as one process and as two, interrupted and resumed."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +54,7 @@ class NotebookTraining:
 
     folder: Path
     monkeypatch: Any
+    run_python: Any
     notebook: str
     networks: str
     first: str = ""
@@ -79,11 +77,8 @@ class NotebookTraining:
     def by_one_and_by_two(self, **parameters: Any) -> list[dict[str, dict[str, list]]]:
         """Return the weights that one process leaves, and those that two leave."""
         for count in (1, 2):
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if count == 2 else []
-            done = subprocess.run([sys.executable, *torchrun, str(self.script(f"by{count}", **parameters))],
-                                  capture_output=True, text=True, cwd=repo_root(),
-                                  env=os.environ | self.environment(), timeout=600)
-            assert done.returncode == 0, done.stderr[-3000:]
+            script = self.script(f"by{count}", **parameters)
+            self.run_python(script, processes=count, **self.environment())
         found = [self.left("by1"), self.left("by2")]
         assert [f["world"] for f in found] == [1, 2]
         return [f["weights"] for f in found]
@@ -126,12 +121,12 @@ def code_until():
 
 
 @pytest.fixture
-def notebook_training(tmp_path, monkeypatch):
+def notebook_training(tmp_path, monkeypatch, run_python):
     """Return a function that cuts the training out of a notebook."""
     from t2ilib.training import Every
 
     monkeypatch.setattr(Every, "__call__", Every.__call__)  # whatever a script puts there ends with the test
 
     def cut(notebook: str, **options: Any) -> NotebookTraining:
-        return NotebookTraining(tmp_path, monkeypatch, notebook, **options)
+        return NotebookTraining(tmp_path, monkeypatch, run_python, notebook, **options)
     return cut

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -32,26 +31,10 @@ time.sleep(600)
 """
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.slow
 @pytest.mark.parametrize("code, devices", [(RUN, 1), (TRAIN, 1), (TRAIN, 2)], ids=["notebook", "script", "torchrun"])
-def test_a_killed_parent_takes_its_notebook_along(tiny, tmp_path, code, devices):
+def test_a_killed_parent_takes_its_notebook_along(tiny, tmp_path, wait_for, is_alive, code, devices):
     folder = tiny(SLEEP)
     reports = tmp_path / "reports"
     environment = {**os.environ, "T2I_REPORTS": str(reports), "PYTHONPATH": str(repo_root())}

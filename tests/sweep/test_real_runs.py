@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -91,7 +90,7 @@ def test_notebooks_run_resume_and_are_shown(tiny_sweep, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_killed_sweep_takes_its_runs_along(tiny, tmp_path):
+def test_a_killed_sweep_takes_its_runs_along(tiny, tmp_path, wait_for, is_alive):
     folder = tiny("import os, pathlib, time\n"
                   "pathlib.Path(os.environ['T2I_RUN_DIR'], 'kernel').write_text(str(os.getpid()))\ntime.sleep(600)")
     code = ("import sys; from pathlib import Path; from t2ilib.sweep import *\n"
@@ -110,21 +109,6 @@ def test_a_killed_sweep_takes_its_runs_along(tiny, tmp_path):
     grid = Grid(notebook="90")
     again = Sweep(grid, plan_jobs(grid, tmp_path / "sweep", notebooks=folder), tmp_path / "sweep")
     assert again.rows[0].status == "waiting"
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.slow

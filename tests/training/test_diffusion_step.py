@@ -1,9 +1,6 @@
 """A step of diffusion training is its formula, draws the same for one process and two, and goes on where it stopped."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +10,6 @@ from t2ilib import diffusion
 from t2ilib.data.text_features import EncodedTexts
 from t2ilib.errors import BadParameter
 from t2ilib.models.imagen_unet import ImagenUNet
-from t2ilib.paths import repo_root
 from t2ilib.runtime import generator
 from t2ilib.training import DiffusionTraining, draw_diffusion_batch, make_fabric
 
@@ -129,19 +125,7 @@ if fabric.global_rank == 0:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path):
-    found = []
-    folder = str(repo_root() / "tests" / "training")
-    for count in (1, 2):
-        out = str(tmp_path / f"by{count}.pt")
-        script = tmp_path / f"by{count}.py"
-        script.write_text(SCRIPT.format(out=out))
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        done = subprocess.run([sys.executable, *torchrun, str(script)], capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": os.pathsep.join([str(repo_root()), folder])})
-        assert done.returncode == 0, done.stderr[-3000:]
-        processes, weights = torch.load(out)
-        assert processes == count
-        found.append(weights)
-    for name, value in found[0].items():
-        assert_close(found[1][name], value, rtol=1e-3, atol=2e-5)
+def test_two_processes_train_what_one_does(by_one_and_by_two):
+    (one,), (two,) = by_one_and_by_two(SCRIPT)
+    for name, value in one.items():
+        assert_close(two[name], value, rtol=1e-3, atol=2e-5)

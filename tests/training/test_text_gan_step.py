@@ -1,9 +1,5 @@
 """A step of a text-conditional GAN: which pairs are right, who gets gradients, and what the terms cost."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +7,6 @@ from torch.nn import functional as F
 
 from t2ilib.errors import BadParameter
 from t2ilib.models.gigagan import GigaDiscriminator, GigaGenerator
-from t2ilib.paths import repo_root
 from t2ilib.training import load_training, save_training
 from t2ilib.training.gan_augment import MOST, AdaptiveProbability, draw_augmentation
 from t2ilib.training.text_gan_step import (
@@ -272,20 +267,11 @@ if fabric.global_rank == 0:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path):
-    found = []
-    folder = str(repo_root() / "tests" / "training")
-    for count in (1, 2):
-        out = str(tmp_path / f"by{count}.pt")
-        script = tmp_path / f"by{count}.py"
-        script.write_text(SCRIPT.format(out=out))
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        done = subprocess.run([sys.executable, *torchrun, str(script)], capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": os.pathsep.join([str(repo_root()), folder])})
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(torch.load(out))
-    (one, weights, losses, on_real, probability), (two, others, other_losses, other_real, other_probability) = found
-    assert (one, two) == (1, 2) and probability == pytest.approx(other_probability)
+def test_two_processes_train_what_one_does(by_one_and_by_two):
+    one, two = by_one_and_by_two(SCRIPT)
+    weights, losses, on_real, probability = one
+    others, other_losses, other_real, other_probability = two
+    assert probability == pytest.approx(other_probability)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=2e-5)
     for name, value in losses.items():

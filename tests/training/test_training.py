@@ -476,16 +476,12 @@ if fabric.global_rank == 0:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
+def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch, run_python):
     script = tmp_path / "job.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "one")])
     runpy.run_path(str(script))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *torchrun, str(script), str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(script, tmp_path / "two", processes=2)
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
     left = [(tmp_path / f"two.threads{rank}").read_text() for rank in range(2)]
