@@ -116,7 +116,18 @@ run, cfg, device_, _ = start(
               samples=10000, seeds=3, stacked_samples=26000, frozen_steps=1000, final_steps=8000,
               ring_steps=2000, learning_rate=5e-4))
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["noise z", "generator G", "fake picture", "", ""],
+     ["", "", "real picture", "discriminator D", "logit"]],
+    ["noise z > generator G > fake picture > discriminator D > logit",
+     "real picture > discriminator D"],
+    learns=["generator G", "discriminator D"],
+    gradients=["logit > discriminator D > fake picture > generator G"]))
+
 # %% [markdown]
+# The dashed arrows are the step of $G$: what it learns comes to it through $D$ alone.
+#
 # ## The idea
 # A generator $G$ turns noise $z$ into a picture. A discriminator $D$ gives a picture a logit, whose sigmoid is its
 # belief that the picture is real. It learns to be right, the generator learns to make it wrong (Goodfellow et al.

@@ -247,7 +247,7 @@ rows = {}
 for i in (2, 8, 16, 32):
     slope = (divergence[i] - divergence[i - 1]) / (shifts[1] - shifts[0])
     rows[f"apart by {shifts[i]:.1f}"] = {"Jensen-Shannon": divergence[i],
-                                         "its slope": f"{slope:.1e}",
+                                         "critic's slope": f"{slope:.1e}",
                                          "earth mover": distance[i]}
 run.keep("divergences", show.Table(rows, digits={"Jensen-Shannon": 4, "earth mover": 2},
                                    units={"Jensen-Shannon": "nats", "earth mover": "places"}))
@@ -292,6 +292,16 @@ def draw_noise(job):
 few_rows = torch.linspace(0, len(faces[SHIPPED_SIZE]) - 1, 2 * cfg.looks).long()
 few_faces = faces[SHIPPED_SIZE].batch(few_rows)
 run.keep("faces", show.grid(unit(few_faces), columns=cfg.looks, scale=1.0))
+
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["noise z", "generator", "fake picture", "critic", "mean of fakes", ""],
+     ["", "", "point between", "critic's slope", "penalty", "loss"],
+     ["", "", "real picture", "same critic", "mean of reals", ""]],
+    ["noise z > generator > fake picture > critic > mean of fakes > loss",
+     "real picture > same critic > mean of reals > loss",
+     "fake picture > point between > critic's slope > penalty > loss", "real picture > point between"],
+    learns=["generator", "critic", "same critic"], losses=["loss", "penalty"]))
 
 # %% [markdown]
 # ## The penalty

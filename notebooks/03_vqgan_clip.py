@@ -171,6 +171,19 @@ grey = codes[:, None].repeat(1, 3, 1, 1) / code_count  # (6, 3, h, w)
 rows = {"picture": examples.cpu(), "its codes": grey.cpu(), "repainted": repainted.cpu()}
 run.keep("codes", show.compare(rows, titles=words))
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["", "", "", "cutouts A", "CLIP's picture tower I", ""],
+     ["latents z", "nearest codes q", "decoder D", "picture", "", "loss: the angle"],
+     ["", "", "", "prompt", "CLIP's text tower T", ""]],
+    ["latents z > nearest codes q > decoder D > picture > cutouts A > CLIP's picture tower I",
+     "CLIP's picture tower I > loss: the angle",
+     "prompt > CLIP's text tower T > loss: the angle"],
+    learns=["latents z"], losses=["loss: the angle"],
+    frozen=["decoder D", "CLIP's picture tower I", "CLIP's text tower T"],
+    gradients=["loss: the angle > CLIP's picture tower I > cutouts A > picture",
+               "picture > decoder D > nearest codes q > latents z"]))
+
 # %% [markdown]
 # ## The loop
 # Let $z$ be a grid of vectors, $q(z)$ its nearest codes, $D$ the decoder, $A$ a random view (crop, warp, noise), and

@@ -202,6 +202,14 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used={key: getattr(cfg, key) for key in RECIPE}, start_from=start_from,
                        minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["", "teacher", "t(x), stored once", ""],
+     ["picture x", "", "", "loss"],
+     ["", "student", "s(x)", ""]],
+    ["picture x > teacher > t(x), stored once > loss", "picture x > student > s(x) > loss"],
+    learns=["student"], frozen=["teacher"], losses=["loss"], gradients=["loss > s(x) > student"]))
+
 # %% [markdown]
 # ## The idea
 # A *teacher* maps a picture $x$ to a unit vector $t(x)$. A much smaller *student* shall give the same: $s(x) \approx

@@ -165,7 +165,21 @@ RECIPE = dict(data="emoji", steps=40_000)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=dict(data=data, steps=cfg.steps),
                        start_from=start_from, minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["noise z", "mapping", "style w", "", "", "", ""],
+     ["", "", "", "generator", "several sizes", "discriminator", "logits"],
+     ["caption", "text encoder", "tokens", "", "CLIP", "CLIP loss", ""]],
+    ["noise z > mapping > style w > generator > several sizes > discriminator > logits",
+     "caption > text encoder > tokens > generator", "text encoder > mapping",
+     "several sizes > CLIP > CLIP loss"],
+    learns=["mapping", "generator", "discriminator"], frozen=["text encoder", "CLIP"],
+    losses=["CLIP loss"]))
+
 # %% [markdown]
+# $w$ mixes the kernels of each layer, and the tokens are looked at by its attention. The discriminator reads the text
+# as well, and judges every size.
+#
 # ## The filter bank
 # A convolution draws every picture with the same kernels. A GAN that shall draw a heart, a clock and a flag in one pass
 # wants others for each. GigaGAN keeps a *bank* of $N$ kernels and mixes them by what the text and the noise say:

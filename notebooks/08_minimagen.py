@@ -173,7 +173,20 @@ used = dict(data=data, text_encoder=text_encoder, steps=cfg.steps)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=used, start_from=start_from,
                        minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["noise, 32 px", "base", "32 px", "", "", "", ""],
+     ["prompt", "text encoder", "", "enlarger to 64", "64 px", "enlarger to 128", "128 px"],
+     ["", "", "", "noise, 64 px", "", "noise, 128 px", ""]],
+    ["prompt > text encoder > base", "noise, 32 px > base > 32 px > enlarger to 64 > 64 px",
+     "noise, 64 px > enlarger to 64", "64 px > enlarger to 128 > 128 px",
+     "noise, 128 px > enlarger to 128", "text encoder > enlarger to 64"],
+    learns=["base", "enlarger to 64", "enlarger to 128"], frozen=["text encoder"]))
+
 # %% [markdown]
+# Each network is asked some dozen times for one picture, from pure noise to none; the enlarger to 128 reads the
+# text as well. Each is trained by itself.
+#
 # ## The idea
 # Hide a picture $x_0$ in noise $\epsilon$, more and more of it as time $t$ goes from 0 to 1, and let a network guess
 # what was hidden, given the words:

@@ -176,6 +176,15 @@ home = checkpoint_home(run.dir, checkpoint, recipe=dict(batch_size=128, steps=ch
                        used=dict(batch_size=cfg.batch_size, steps=cfg.steps),
                        start_from=start_from, minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["B pictures", "picture tower", "u: (B, D), unit vectors", "", ""],
+     ["", "", "", "s u v^T: (B, B)", "loss"],
+     ["B captions", "text tower", "v: (B, D), unit vectors", "", ""]],
+    ["B pictures > picture tower > u: (B, D), unit vectors > s u v^T: (B, B) > loss",
+     "B captions > text tower > v: (B, D), unit vectors > s u v^T: (B, B)"],
+    learns=["picture tower", "text tower"], losses=["loss"]))
+
 # %% [markdown]
 # ## The idea
 # Let $u_i$ be the unit vector of picture $i$ and $v_i$ that of its caption. In a batch of $B$ pairs each picture must

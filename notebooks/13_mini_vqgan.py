@@ -156,6 +156,17 @@ DECISIVE = ("steps", "batch_size", "learning_rate", "ema_decay", "mse_weight", "
             "perceptual_weight", "gan_weight", "polish_start", "polish_lr", "critic_lr",
             "grow_steps", "grow_lr", "grow_polish", "grow_read")
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["picture x", "encoder", "vectors z_e", "codes k", "vectors z_q", "decoder", "picture again"],
+     ["", "", "", "codebook", "reconstruction loss", "perceptual loss", "discriminator"]],
+    ["picture x > encoder > vectors z_e > codes k > vectors z_q > decoder > picture again",
+     "codebook > codes k", "picture again > reconstruction loss",
+     "picture again > perceptual loss", "picture again > discriminator"],
+    learns=["encoder", "decoder", "codebook", "discriminator"],
+    losses=["reconstruction loss", "perceptual loss"],
+    gradients=["picture again > decoder > vectors z_q > vectors z_e > encoder"]))
+
 # %% [markdown]
 # ## The idea
 # An encoder turns the picture into a grid of vectors $z_e$. Each is replaced by the nearest row of a table, the

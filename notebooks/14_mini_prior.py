@@ -145,6 +145,15 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used=dict(data=data, network=cfg.network, steps=cfg.steps),
                        start_from=start_from, minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["caption", "text encoder", "words", "", "", ""],
+     ["drawing", "VQGAN encoder", "latent z_0", "z_t, half hidden", "U-Net", "v, then z_0"],
+     ["", "", "noise", "time t", "", ""]],
+    ["caption > text encoder > words > U-Net", "noise > z_t, half hidden", "time t > U-Net",
+     "drawing > VQGAN encoder > latent z_0 > z_t, half hidden > U-Net > v, then z_0"],
+    learns=["U-Net"], frozen=["text encoder", "VQGAN encoder"]))
+
 # %% [markdown]
 # ## The idea
 # A picture is a grid of 256 codes, each one of 2048. Of the $2048^{256}$ grids nearly none is a drawing, so a search

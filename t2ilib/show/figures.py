@@ -76,7 +76,7 @@ def grid(images: Any, titles: Sequence[str] | None = None, *, columns: int | Non
     line_count = max((line.count("\n") + 1 for line in lines), default=0)
     extra = 0.06 + 0.17 * line_count
     tallest = max(p.height / p.width for p in pictures)
-    figure, axes = _figure(rows, columns, (columns * scale, rows * (scale * tallest + extra)), title)
+    figure, axes = new_figure(rows, columns, (columns * scale, rows * (scale * tallest + extra)), title)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(pictures):
@@ -101,7 +101,7 @@ def compare(rows: Mapping[str, Any] | Sequence[tuple[str, Any]], *, titles: Sequ
         raise BadParameter("compare needs at least one row of pictures, got none")
     columns = max(len(pictures) for _, pictures in rows)
     size = (columns * scale + 1, len(rows) * (scale + 0.06) + (0.25 if titles else 0))
-    figure, axes = _figure(len(rows), columns, size, title)
+    figure, axes = new_figure(len(rows), columns, size, title)
     for r, (label, pictures) in enumerate(rows):
         for c, axis in enumerate(axes[r]):
             _bare(axis)
@@ -142,7 +142,7 @@ def curves(series: Mapping[str, Any] | str | Path, *, names: Sequence[str] | Non
     columns = min(panels, 3)
     rows = math.ceil(panels / columns)
     width = size[0] if panels == 1 else 0.7 * size[0] * columns
-    figure, axes = _figure(rows, columns, (width, size[1] * rows), title)
+    figure, axes = new_figure(rows, columns, (width, size[1] * rows), title)
     for axis in list(axes.flat)[panels:]:
         axis.axis("off")
     for i, (name, (x, y)) in enumerate(data.items()):
@@ -180,7 +180,7 @@ def scatter(points: Mapping[str, tuple[float, float]], *, bars: Mapping[str, tup
     """
     if not points:
         raise BadParameter("scatter needs at least one point, got none")
-    figure, axes = _figure(1, 1, size, title)
+    figure, axes = new_figure(1, 1, size, title)
     axis = axes[0][0]
     for i, (name, (x, y)) in enumerate(points.items()):
         colour = COLOURS[i % len(COLOURS)]
@@ -222,7 +222,7 @@ def clouds(rows: Mapping[str, Sequence[Any]], *, around: Any, titles: Sequence[s
     middle = (marks.max(0) + marks.min(0)) / 2  # (2,)
     reach = (marks.max(0) - marks.min(0)).max()
     size = (columns * scale + 1, len(rows) * (scale + 0.06) + (0.25 if titles else 0))
-    figure, axes = _figure(len(rows), columns, size, title)
+    figure, axes = new_figure(len(rows), columns, size, title)
     for r, (label, row) in enumerate(rows.items()):
         for c, axis in enumerate(axes[r]):
             _bare(axis)
@@ -258,7 +258,8 @@ def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tup
     return found
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], title: str | None) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, size: tuple[float, float], title: str | None) -> tuple[Figure, np.ndarray]:
+    """Return an empty figure of this house's style, and its axes (rows, columns); `size` is in inches."""
     with matplotlib.rc_context(STYLE):
         figure = _Shown(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
