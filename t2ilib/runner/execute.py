@@ -6,6 +6,7 @@ folder also when the notebook fails. Exit code 0 only if every cell ran.
 
 import json
 import os
+import re
 import signal
 import site
 import sys
@@ -13,13 +14,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import paths_in, process_runs, replacing, write_text
 from ..paths import repo_root
 
+BASE64 = re.compile(r"(;base64,[A-Za-z0-9+/=]+)")  # in a page, such as a film's
 STARTUP_FAILURES = ("before replying to kernel_info", "didn't respond in", "Address already in use")
 
 
@@ -100,26 +102,35 @@ def scrub(notebook: Any, *, inputs: Sequence[Path] = ()) -> None:
              os.environ.get("T2I_RUN_DIR", ""): "<run>"}
     known |= {str(Path(path).resolve()): short for path, short in known.items() if path}
     known |= {str(path): path.name for path in inputs if path.is_absolute()}
-    paths = sorted((p for p in known if len(p) > 3), key=len, reverse=True)
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            for path in paths:
-                value = value.replace(path, known[path])
-            return value
-        if isinstance(value, dict):
-            for key in value:
-                value[key] = clean(value[key])
-        elif isinstance(value, list):
-            value[:] = [clean(item) for item in value]
-        return value
-
-    clean(notebook.metadata)
+    known = {path: known[path] for path in sorted(known, key=len, reverse=True) if len(path) > 3}
+    _replace_paths(notebook.metadata, known)
     for cell in notebook.cells:
-        clean(cell.metadata)
-        clean(cell.get("outputs", []))
+        _replace_paths(cell.metadata, known)
+        _replace_paths(cell.get("outputs", []), known)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = clean(cell.source)
+            cell.source = _replace_paths(cell.source, known)
+
+
+def _replace_paths(value: Any, known: Mapping[str, str]) -> Any:
+    """Return a value of plain JSON types with other names for the known paths; dicts and lists are changed in place.
+
+    What is written in base64 stays as it is: "/tmp" is four letters of it, too.
+    """
+    if isinstance(value, str):
+        pieces = BASE64.split(value)  # every second one is base64
+        for i in range(0, len(pieces), 2):
+            for path, short in known.items():
+                pieces[i] = pieces[i].replace(path, short)
+        return "".join(pieces)
+    if isinstance(value, dict):
+        for key in value:
+            is_picture = key.startswith("image/") and key != "image/svg+xml"
+            is_buffer = key == "data" and value.get("encoding") == "base64"  # of a widget
+            if not is_picture and not is_buffer:
+                value[key] = _replace_paths(value[key], known)
+    elif isinstance(value, list):
+        value[:] = [_replace_paths(item, known) for item in value]
+    return value
 
 
 def end_with(parent: int, launcher: int) -> None:
