@@ -1,6 +1,7 @@
-"""`python -m t2ilib notebooks`: list the notebooks, show one's parameters, keep pairs and addresses in step."""
+"""`python -m t2ilib notebooks`: list them, show one's parameters, keep pairs, addresses and executed copies in step."""
 
 import argparse
+from pathlib import Path
 
 from .console import relative
 
@@ -13,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NN", help="show the parameters of this notebook")
     parser.add_argument("--sync", action="store_true", help="make every .ipynb from its .py, without outputs")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a pair or an address does not agree")
+    parser.add_argument("--keep", metavar="RUN", type=Path, help="copy what this run folder executed, with small "
+                        "pictures, to reports/notebooks")
     parser.add_argument("--set-address", metavar="URL", help="set the public address: pyproject.toml, badges, README")
 
 
@@ -23,6 +26,12 @@ def run(args: argparse.Namespace) -> int:
     if args.set_address or args.sync:
         changed = pairing.set_repository_url(args.set_address) if args.set_address else pairing.sync_pairs()
         print("\n".join(f"changed {relative(path)}" for path in changed) or "nothing to change")
+        return 0
+    if args.keep:
+        from ..runner.copies import keep_copy
+
+        path = keep_copy(args.keep)
+        print(f"{relative(path)}, {path.stat().st_size / 2**20:.1f} MiB")
         return 0
     if args.check:
         problems = pairing.address_problems()
