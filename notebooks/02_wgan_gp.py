@@ -615,10 +615,12 @@ def train(label, kind, networks, steps, seed, state=None, minutes=None):
     loop = TrainingLoop(steps=steps, minutes=minutes, state=state, settings=settings, parts=parts,
                         run=run, desc=label, fabric=fabric)
     look_after = (1, steps // 16, steps // 4, steps)
+    live = show.Live()
     for step in job.history.timed(loop):
         values = train_step(job, step, cosine_lr(loop.position, steps, peak=1.0, floor=0.05))
         if step % cfg.log_every == 0 or loop.is_last:
             keep_values(job, label, step, values)
+        live.refresh(lambda: show.grid(unit(draw(job.ema.model, watched)), columns=cfg.looks))
         if loop.passes(look_after):
             job.history.pictures[f"step {step + 1}"] = draw(job.ema.model, watched)
     if job.history.seconds:

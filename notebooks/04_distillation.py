@@ -505,10 +505,12 @@ def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, min
                         run=run, state=state,
                         desc=f"{side} student",
                         parts=training.parts() | dict(history=history, batches=batches))
+    live = show.Live()
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 20)
         batch = make_batch(student, batches.next())
         history.add(step, loss=training.step(batch, rate).item())
+        live.refresh(lambda: show.curves(history.curves, smooth=20))
     # the rate has fallen to nothing, so the statistics of batch norm belong to the average, too
     tower.load_state_dict(training.ema.model.state_dict())
     tower.eval()

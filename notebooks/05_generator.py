@@ -439,10 +439,12 @@ def train_arm(name, arm, steps, arm_seed=seed):
     rng = runtime.generator(arm_seed, name, "noise")
     history = History()
     marks = {round(i * steps / cfg.looks) for i in range(1, cfg.looks + 1)}
+    live = show.Live()
     for step in history.timed(range(steps)):
         batch = arm_batch(arm, network, batches.next(), rng)
         loss = training.step(batch, cosine_lr(step, steps, peak=cfg.arm_lr, warmup=steps // 20))
         history.add(step, loss=loss.item())
+        live.refresh(lambda: show.grid(arm_pictures(arm, network, asked).cpu(), asked))
         if step + 1 in marks:
             drawn_with = training.ema.model if arm.get("average") else network
             look_at_arm(history, step + 1, arm, drawn_with, network)
@@ -776,6 +778,7 @@ def train_generator(steps):
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
                         parts=training.parts() | beside, run=run, desc=NAME,
                         state=folder / "recipe.pt" if profile == "full" else None)
+    live = show.Live()
     for step in beside["history"].timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50)
         i = beside["batches"].next()
@@ -783,6 +786,7 @@ def train_generator(steps):
                                      beside["stream"], predicted_share=0.25, hidden_share=0.3,
                                      device=device_)
         beside["history"].add(step, loss=training.step(batch, rate).item())
+        live.refresh(lambda: show.curves(beside["history"].curves, smooth=20))
     return training.ema.model, beside["history"], loop.done
 
 

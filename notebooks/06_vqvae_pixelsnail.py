@@ -379,12 +379,14 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
                         state=folder / f"{name}.pt" if keep and profile == "full" else None)
     looks = {round(steps * share / 12) for share in range(1, 13)}
+    live = show.Live()
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
                          floor=0.02)
         x = augment_exact(all_drawings.images[order.next()], stream).to(device_)
         loss = fabric.all_reduce(training.step(x[share], rate), reduce_op="mean")
         history.add(step, loss=loss.item())
+        live.refresh(lambda: show.grid(through(training.ema.model, watched[few])[0]))
         if loop.passes(looks):
             row, found = evaluate(training.ema.model, watched)
             history.add(step, **row)
@@ -815,6 +817,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
                         start_from=start_from if keep else "scratch", fabric=fabric,
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
                         state=folder / f"{name}.pt" if keep and profile == "full" else None)
+    live = show.Live()
     for step in history.timed(loop):
         rows = order.next()
         view = torch.randint(cfg.views, (len(rows),), generator=stream)
@@ -828,6 +831,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
                          floor=0.02)
         loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
         history.add(step, loss=loss.item())
+        live.refresh(lambda: show.curves(history.curves, smooth=20))
     return training.ema.model, history, loop.done
 
 

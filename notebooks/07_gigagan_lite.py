@@ -406,12 +406,15 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
                         parts=training.parts() | beside, run=run, desc=name, fabric=fabric,
                         state=folder / f"{name}.pt" if keep_state else None)
+    live = show.Live()
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
         share = probability.value if augment else 0.0
         report = training.step(draw_batch(training, beside["batches"].next(), side, beside["stream"], share), rate)
         probability.update(report.on_real)
         history.add(step, **{key: value.item() for key, value in report.losses.items()})
+        if look:
+            live.refresh(lambda: show.grid(look(training.ema.model)))
         if look and loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
             history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done

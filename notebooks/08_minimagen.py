@@ -515,11 +515,14 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
     warmup = min(200, steps // 10)
     looks = (steps // 16, steps // 4, steps)
     already = loop.seconds
+    live = show.Live()
     for step in loop:
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
         loss = training.step(draw_batch(name, batches.next(), stream), rate)
         loss = fabric.all_reduce(loss, reduce_op="mean")
         run.log(step, **{f"{label}_loss": loss.item()})
+        if look:
+            live.refresh(lambda: show.grid(draw(base_alone(training.ema.model), asked)))
         if look and loop.passes(looks):
             look(step + 1, training.ema.model)
     if loop.seconds > already:

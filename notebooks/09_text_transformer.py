@@ -415,11 +415,14 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
                         state=folder / f"{name}.pt" if keep_state else None)
     warmup = steps // 50
     looks = (steps // 16, steps // 4, steps)
+    live = show.Live()
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
         batch = draw_batch(training.network, beside["batches"].next(), beside["stream"])
         loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
         history.add(step, loss=loss.item())
+        if look:
+            live.refresh(lambda: show.grid(look(training.ema.model)))
         if look and loop.passes(looks) and not fabric.global_rank:
             history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done

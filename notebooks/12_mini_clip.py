@@ -700,11 +700,13 @@ look_due = Every(300)
 looks_after = {1, cfg.steps // 10 + 1, cfg.steps // 3 + 1, cfg.steps}
 
 # %%
+live = show.Live()
 for step in loop:
     loss = train_step(loop.position)
     values = dict(loss=loss, scale=model.logit_scale.exp().item())
     history.add(step, **values)
     run.log(step, **values)
+    live.refresh(lambda: show.curves(history.curves, separate=True, smooth=10))
     if loop.passes(looks_after) or (profile == "full" and look_due()):
         numbers = evaluate(ema.model)
         run.log(step, **numbers)

@@ -561,10 +561,12 @@ look_due = Every(300)
 looks_after = {1, cfg.steps // 8, cfg.steps // 2, cfg.steps}
 
 # %%
+live = show.Live()
 for step in loop:
     values = train_step(loop.position)
     history.add(step, **values)
     run.log(step, **values)
+    live.refresh(lambda: show.grid(unit(through(ema.model, faces)[0])))
     if loop.passes(looks_after) or (profile == "full" and look_due()):
         history.pictures[f"step {step + 1}"] = unit(through(ema.model, faces)[0])
         numbers = evaluate(ema.model, watched)
@@ -927,8 +929,10 @@ settings = settings | dict(network=grown.config)
 loop = TrainingLoop(steps=cfg.grow_steps, minutes=minutes, start_from=start_from,
                     settings=settings, parts=parts, run=run, desc="growing",
                     state=folder / "state_128.pt" if profile == "full" else None)
+live = show.Live()
 for step in loop:
     run.log(step, grow_loss=grow_step(loop.position))
+    live.refresh(lambda: show.grid(unit(through(grown_ema.model, faces)[0])))
 
 # %% [markdown]
 # The small network's pictures, enlarged, against what this run and the shipped `emoji-vqgan-128` paint from codes. PSNR

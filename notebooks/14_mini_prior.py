@@ -405,11 +405,13 @@ looks = (cfg.steps // 16, cfg.steps // 4, cfg.steps)  # after which drafts are d
 ema = training.ema
 
 # %%
+live = show.Live()
 for step in history.timed(loop):
     rate = cosine_lr(loop.position, cfg.steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
     loss = training.step(draw_batch(batches.next(), stream), rate).item()
     history.add(step, **{"v-loss": loss})
     run.log(step, prior_loss=loss)
+    live.refresh(lambda: show.grid(paint(drafts(ema.model, words, 1, guidance_scale=2.0)), words))
     if loop.passes(looks):
         z = drafts(ema.model, words, 2, guidance_scale=2.0)
         history.pictures[f"step {step + 1}"] = paint(z)

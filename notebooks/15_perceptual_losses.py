@@ -808,8 +808,10 @@ def finished(name, arm_seed):
     state = folder / "state.pt" if profile == "full" else None
     loop = TrainingLoop(steps=cfg.study_steps, state=state, settings=settings, parts=arm.parts(),
                         run=run, desc=f"{name}, seed {arm_seed}")
+    live = show.Live()
     for step in loop:
         arm.history.add(step, **train_step(arm, step))
+        live.refresh(lambda: show.curves(arm.history.curves, separate=True, smooth=20))
     arm.model.eval()
     rows = f"row_{len(test)}.json"
     if state is not None and (folder / rows).is_file():

@@ -311,6 +311,7 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     training = BlipTraining(network.train(), fabric, ema_decay=cfg.ema_decay)
     loop, parts = blip_loop(training, network, drawings, steps, BLIP, minutes=minutes, state=state,
                             start_from=start_from)
+    live = show.Live()
     for step in parts["history"].timed(loop):
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
                                 draw_pictures=partial(vary, drawings),
@@ -319,6 +320,7 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
                          floor=0.02)
         training.step(batch.to(device_), rate)
         parts["history"].add(step, **training.losses)
+        live.refresh(lambda: show.curves(parts["history"].curves, separate=True, smooth=20))
     return training.ema.model, parts["history"], loop.done
 
 # %%

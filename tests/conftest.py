@@ -168,6 +168,22 @@ def browser():
         chromium.close()
 
 
+class WatchedNotebooks:
+    """Notebooks under nbmake run as if a person watched; as scripts, in `tests/notebooks`, nobody does."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        with pytest.MonkeyPatch.context() as patch:
+            if item.path.suffix == ".ipynb":
+                patch.setenv("T2I_INTERACTIVE", "1")  # inherited by the kernel
+            return (yield)
+
+
+def pytest_configure(config):
+    """Register what also concerns tests outside this folder, whose hooks this file would not get."""
+    config.pluginmanager.register(WatchedNotebooks())
+
+
 def pytest_collection_modifyitems(items):
     """Mark what runs a notebook: nbmake's items, and everything in tests/notebooks."""
     notebooks = Path(__file__).parent / "notebooks"

@@ -1,5 +1,6 @@
 """Widgets for whoever watches, each with a static figure for whoever does not."""
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ from ..media import picture_list, to_pil
 from ..media.sheets import png_bytes
 from ..runtime import is_interactive
 
+LEAST_PAUSE = 2.0  # seconds between two figures of a training
 LEAST_CHANGE = 0.003  # of the range of values, mean over a picture: less than this nobody sees
 
 
@@ -53,12 +55,27 @@ def slider(draw: Callable[[Any], Any], values: Sequence[Any], *, label: str = "v
 class Live:
     """One figure that is redrawn in place where a person watches; elsewhere it shows nothing.
 
-    Ask `watched` before drawing what only `update` needs.
+    `refresh` in a training loop draws by itself whenever that costs little. Ask `watched` before drawing what only
+    `update` needs.
     """
 
     def __init__(self) -> None:
         self.watched = is_interactive()
         self._handle: Any = None
+        self._due = 0.0  # seconds of `time.monotonic`
+
+    def refresh(self, draw: Callable[[], Any]) -> None:
+        """Show the figure that `draw` returns, unless the last one is too young.
+
+        Drawing takes at most a tenth of the time, and happens at most once in `LEAST_PAUSE` seconds. `draw` must leave
+        what it draws as it is: no step of a random stream that the training uses.
+        """
+        began = time.monotonic()
+        if not self.watched or began < self._due:
+            return
+        self.update(draw())
+        ended = time.monotonic()
+        self._due = ended + max(LEAST_PAUSE, 9 * (ended - began))
 
     def update(self, figure: Any) -> None:
         """Show the figure in the place of the one before."""

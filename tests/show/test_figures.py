@@ -1,4 +1,5 @@
 import warnings
+from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -178,3 +179,31 @@ def test_clouds_share_their_axes_and_mark_what_is_aimed_at():
     assert [axis.get_title() for axis in figure.axes] == ["step 1", "step 2", "", ""]
     with pytest.raises(BadParameter, match="at least one cloud"):
         show.clouds({}, around=ring)
+
+
+def test_a_training_draws_at_once_and_then_for_a_tenth_of_the_time(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("t2ilib.show.widgets.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("IPython.display.display", lambda figure, display_id: Mock())
+    drawn = []
+
+    def draw(seconds):
+        drawn.append(clock[0])
+        clock[0] += seconds
+        return "figure"
+
+    show.Live().refresh(lambda: draw(0.1))
+    assert drawn == []  # nobody watches
+    monkeypatch.setenv("T2I_INTERACTIVE", "1")
+    live = show.Live()
+    for _ in range(400):  # 40 seconds of steps and 5 figures
+        live.refresh(lambda: draw(1.0))
+        clock[0] += 0.1
+    assert [round(second) for second in drawn] == [100, 110, 120, 130, 140]
+    drawn.clear()
+    quick = show.Live()
+    began = clock[0]
+    for _ in range(100):  # 10 seconds
+        quick.refresh(lambda: draw(0.0))
+        clock[0] += 0.1
+    assert [round(second - began) for second in drawn] == [0, 2, 4, 6, 8]
