@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as interrupt:
         if not pictures:
             raise
-        from .results import save_each
+        from .pictures import save_each
 
         finished = " and ".join(save_each(pictures, args.out))
         raise KeyboardInterrupt(f"{interrupt}; finished before: {finished}") from None
@@ -111,7 +111,7 @@ def read_call(args: argparse.Namespace) -> Call:
     """Return what the arguments ask for; raises BadParameter where that cannot be."""
     call = Call()
     if args.source:
-        from .results import repeat
+        from .pictures import repeat
 
         repeated, call.index = repeat(args.source)
         for name in ("prompt", "method", "seed", "num_images"):
@@ -183,7 +183,7 @@ def read_prompts_file(path: Path) -> list[str]:
 def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespace) -> list[Any]:
     """Return the pictures of one method."""
     from .keeper import make
-    from .results import Picture, judge_scores
+    from .pictures import Picture, judge_scores
     from ..methods import METHODS
     from ..methods.limits import check_cost, describe
 
@@ -212,7 +212,7 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
 
 def _save_elsewhere(pictures: list[Any], name: str, *, title: str) -> str:
     """Save pictures where there is room for them, and return in words where that is."""
-    from .results import save
+    from .pictures import save
 
     for parent in (Path(tempfile.gettempdir()), Path.home(), Path.cwd()):
         with contextlib.suppress(OSError):
@@ -229,7 +229,7 @@ def _save_elsewhere(pictures: list[Any], name: str, *, title: str) -> str:
 def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     """Save the pictures and print the record or the path."""
     from .keeper import picture_so_far
-    from .results import older_files, save
+    from .pictures import older_files, save
 
     title = call.prompt if isinstance(call.prompt, str) else " | ".join(call.prompt)
     try:

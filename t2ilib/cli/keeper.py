@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from .results import Picture, save_one
+from .pictures import Picture, save_one
 from ..errors import BadParameter, T2IError
 from ..files import reason, remove_leftovers
 from ..locks import hold, release

@@ -10,7 +10,7 @@ from PIL import Image
 
 import t2ilib
 from t2ilib.cli import main
-from t2ilib.cli.results import judge_scores
+from t2ilib.cli.pictures import judge_scores
 from t2ilib.data import load_captioned
 from t2ilib.encoders import load_clip
 from t2ilib.errors import MissingAsset, UnknownName
@@ -114,7 +114,7 @@ def test_without_the_judge_pictures_are_not_lost(monkeypatch):
     def absent():
         raise MissingAsset("emoji-judge: no checkpoint")
 
-    monkeypatch.setattr("t2ilib.cli.results.load_judge", absent)
+    monkeypatch.setattr("t2ilib.cli.pictures.load_judge", absent)
     with pytest.warns(UserWarning, match="not judged: emoji-judge: no checkpoint"):
         assert judge_scores([Image.new("RGB", (32, 32))], ["a red heart"]) is None
 
