@@ -218,7 +218,8 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
     config = read_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout`, or train it again")
+        raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout` or `python -m "
+                           "t2ilib release --fetch`, or train it again")
     found = sha256_of(path)
     waiting = Path(folder) / NEXT_CONFIG
     if found != config["sha256"] and waiting.is_file() and read_json(waiting).get("sha256") == found:

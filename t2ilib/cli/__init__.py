@@ -1,5 +1,5 @@
 """The command line: `python -m t2ilib run | generate | train | sweep | bench | gpu | bundle | models | notebooks |
-report | results | info`.
+report | results | release | info`.
 
 Exit code 0 only on success; 1 when something failed; 2 for bad input, an absent input file among it, answered with one
 line; 130 when interrupted.
@@ -21,7 +21,7 @@ from ..errors import BadParameter, T2IError, close_matches, unknown_name
 from ..files import reason
 
 COMMANDS = ("run", "generate", "train", "sweep", "bench", "gpu", "bundle", "models", "notebooks", "report", "results",
-            "info")
+            "release", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -242,7 +242,7 @@ def checkpoint_table() -> str:
         weights = path.with_name(WEIGHTS)
         if not weights.is_file():
             raise MissingAsset(f"{weights} is not here, and its size stands in the table: `python -m t2ilib release "
-                               "--fetch ARCHIVE` brings it, or `git checkout`")
+                               "--fetch` brings it, or `git checkout`")
         seen = pictures_seen(card)
         lines.append([f"`{path.parent.name}`", f"`{card['class']}`", f"{card['parameters']:,}",
                       f"{weights.stat().st_size:,}", card["dtype"], str(card.get("seed", ABSENT)),
