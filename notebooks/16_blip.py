@@ -105,18 +105,24 @@ from torch.nn import functional as F
 from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import save_model
 from t2ilib.data import load_captioned
-from t2ilib.data.augment import augment
 from t2ilib.data.hard_pairs import draw_partners, partner_rows
-from t2ilib.data.left_out import left_out_rows
 from t2ilib.data.musti import load_musti
 from t2ilib.data.phrases import plain_name, with_article
 from t2ilib.encoders import Blip, load_blip, load_clip, load_text_encoder
 from t2ilib.encoders.emoji_blip import SIZES, BlipPieces, EmojiBlip, Ids, pad_rows
 from t2ilib.files import write_text
 from t2ilib.lesson import start
-from t2ilib.media import save_pictures, stack_pictures, to_signed, to_unit
+from t2ilib.media import save_pictures, stack_pictures, to_unit
 from t2ilib.methods import METHODS, generate
-from t2ilib.metrics.captions import SMOOTHING, caption_scores, shuffled_scores
+from t2ilib.metrics.captions import (
+    NEAREST_DRAWING,
+    SHUFFLED_CAPTIONS,
+    SMOOTHING,
+    caption_scores,
+    caption_score_rows,
+    nearest_captions,
+    shuffled_scores,
+)
 from t2ilib.metrics.matching import best_threshold, matching
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.training import (
@@ -130,12 +136,7 @@ from t2ilib.training import (
     seen_before,
     take_weights,
 )
-from t2ilib.training.blip_step import (
-    BlipTraining,
-    CaptionTraining,
-    TextTraining,
-    draw_blip_batch,
-)
+from t2ilib.training.blip_step import BlipTraining, TextTraining, draw_blip_batch
 from t2ilib.training.blip_texts import (
     blip_texts,
     caption_tokens,
@@ -143,6 +144,7 @@ from t2ilib.training.blip_texts import (
     start_stem,
     start_words,
 )
+from t2ilib.training.captioner import split_for_captioner, train_captioner, varied
 
 # %%
 run, cfg, device_, dtype_ = start(
@@ -284,11 +286,6 @@ def teach_words(network, texts, steps):
 
 
 # %%
-def vary(data, rows, rng):
-    """Turned, moved, recoloured drawings (B, 3, 64, 64), as BLIP's picture encoder reads them."""
-    return to_signed(augment(data.images[rows], rng))
-
-
 def blip_loop(training, network, data, steps, name, **options):
     """The loop of a training, with what it goes on with: batches, random numbers, history."""
     parts = {"stream": runtime.generator(seed, name, "training"), "history": History(),
@@ -314,7 +311,7 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     live = show.Live()
     for step in parts["history"].timed(loop):
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
-                                draw_pictures=partial(vary, drawings),
+                                draw_pictures=partial(varied, drawings),
                                 rank=fabric.global_rank, world_size=fabric.world_size)
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 20,
                          floor=0.02)
@@ -494,33 +491,12 @@ run.metric(leak=rows[list(rows)[-1]]["R^2"] - rows[list(rows)[-2]]["R^2"])
 # but one drawing of each, so that it knows the words.
 
 # %%
-def train_captioner(data, steps):
-    """Train the second captioner, which writes and does nothing else; returns it as a BLIP."""
-    tokens = caption_tokens(everything)
-    runtime.seed_everything(seed + 1)
-    network = EmojiBlip(vocabulary=len(tokens) + 5, **SIZES["captioner"]).to(device_).train()
-    network.tokens.copy_(torch.tensor(tokens))
-    texts = blip_texts(data, BlipPieces(tokens), None)
-    training = CaptionTraining(network, make_fabric(device_, dtype_), ema_decay=cfg.ema_decay)
-    state = folder / "captioner.pt" if profile == "full" else None
-    loop, parts = blip_loop(training, network, data, steps, "captioner", state=state)
-    pairs = partner_rows(data)
-    for step in loop:
-        batch = draw_blip_batch(parts["batches"].next(), pairs, texts, parts["stream"],
-                                draw_pictures=partial(vary, data), phrases=0, names=0)
-        rate = cosine_lr(loop.position, steps, peak=1e-3, warmup=steps // 20, floor=0.02)
-        parts["history"].add(step, loss=training.step(batch.to(device_), rate).item())
-    network = training.ema.model.network
-    reader = Blip(network, retrieval=None, captioning=network.captioning, name="captioner",
-                  tokenizer=BlipPieces(tokens), image_size=64, mean=[0.5] * 3, std=[0.5] * 3)
-    return reader, parts["history"]
-
-
-# %%
-is_left_out = torch.zeros(len(everything), dtype=torch.bool)
-is_left_out[left_out_rows(everything)] = True
-captioner_train = everything.select((~is_left_out).nonzero()[:, 0]).spread(cfg.rows)
-captioner, history = train_captioner(captioner_train, cfg.captioner_steps)
+captioner_train, captioner_unseen = split_for_captioner(everything)
+captioner_train = captioner_train.spread(cfg.rows)
+captioner, history = train_captioner(
+    captioner_train, steps=cfg.captioner_steps, half=cfg.half, ema_decay=cfg.ema_decay, seed=seed,
+    device=device_, dtype=dtype_, run=run,
+    state=folder / "captioner.pt" if profile == "full" else None)
 run.keep("captioner_loss", show.curves(history.curves, ylabel="nats a token", size=(5.0, 2.6),
                                        smooth=max(1, cfg.captioner_steps // 20)))
 
@@ -533,35 +509,24 @@ run.keep("captioner_loss", show.curves(history.curves, ylabel="nats a token", si
 # **The shuffled row is the number to beat**, not 0.
 
 # %%
-def nearest_names(pictures, data):
-    """The name of the training drawing that looks most alike, to emoji-clip, for each picture."""
-    eyes = load_clip("emoji-clip", device=device_)
-    known = to_unit(data.batch(torch.arange(len(data)))).to(device_)
-    known = torch.cat([eyes.encode_image(part) for part in known.split(128)])
-    found = torch.cat([eyes.encode_image(part) for part in pictures.to(device_).split(128)])
-    return [with_article(data.captions[row]) for row in (found @ known.T).argmax(1).tolist()]
-
-
-def caption_table(pictures, names, data):
-    """Scores of the captioner on pictures that should show these names, and two baselines."""
+def score_captions(pictures, names):
+    """What the captioner says of pictures that should show these names; its scores, and two baselines."""
     said = captioner.caption(pictures)
+    nearest = nearest_captions(load_clip("emoji-clip", device=device_), pictures, captioner_train)
     rng = runtime.generator(seed, "shuffled captions")
-    shuffled = shuffled_scores(said, names, generator=rng, shuffles=cfg.shuffles)
-    nearest = caption_scores(nearest_names(pictures, data), names)
-    return said, {"captions": caption_scores(said, names).row(), "shuffled": shuffled.row(),
-                  "nearest training drawing": nearest.row()}
+    return said, caption_score_rows(said, names, nearest, generator=rng, shuffles=cfg.shuffles)
 
 
 # %%
-new = everything.select(is_left_out.nonzero()[:, 0]).spread(cfg.captioned)
+new = captioner_unseen.spread(cfg.captioned)
 new_pictures = to_unit(new.batch(torch.arange(len(new))))
 new_names = [with_article(text) for text in new.captions]
-said, rows = caption_table(new_pictures, new_names, captioner_train)
+said, rows = score_captions(new_pictures, new_names)
 variant = caption_scores(said, new_names).meteor_variant
 note = (f"n = {len(new)} drawings that the captioner never saw, of concepts that it did; BLEU "
         f"smoothed by {SMOOTHING}; METEOR: {variant}; shuffled {cfg.shuffles} times")
 run.keep("caption_scores", show.Table(rows, note=note,
-                                      baselines=["shuffled", "nearest training drawing"]))
+                                      baselines=[SHUFFLED_CAPTIONS, NEAREST_DRAWING]))
 print(f"{len(set(said))} different captions of {len(said)} pictures")
 few = torch.linspace(0, len(new) - 1, 8).long().tolist()
 titles = [f"{new_names[row]}: {said[row]}" for row in few]
@@ -571,20 +536,20 @@ run.keep("captions", show.grid(new_pictures[few], titles, columns=4, scale=1.9))
 # A captioner that says the same of every picture has equal rows for captions and shuffled ones, and no score of 0.
 #
 # **Drawn pictures.** A method draws the names of validation concepts, and the captioner says what it sees. Beside it
-# the real drawings of the same concepts: no method can be expected to do better than they.
+# real drawings of the same concepts that the captioner never saw: no method can be expected to do better than they.
 
 # %%
 absent = METHODS.find(method).missing()
-judged = sorted(set(everything.where(split="validation").columns["name"]))
+judged = sorted(set(captioner_unseen.where(split="validation").columns["name"]))
 picked = torch.linspace(0, len(judged) - 1, cfg.drawn).long().tolist()
 prompts = [with_article(plain_name(judged[row])) for row in picked]
 if absent:
     print(f"{method} cannot draw here: {absent}")
 else:
     drawn = stack_pictures(generate(prompts, method=method, num_images=1, seed=seed))
-    said, rows = caption_table(drawn, prompts, captioner_train)
-    first_row = {name: row for row, name in reversed(list(enumerate(everything.columns["name"])))}
-    real = to_unit(everything.batch([first_row[judged[row]] for row in picked]))
+    said, rows = score_captions(drawn, prompts)
+    unseen_row = {name: row for row, name in enumerate(captioner_unseen.columns["name"])}
+    real = to_unit(captioner_unseen.batch([unseen_row[judged[row]] for row in picked]))
     rows["real drawings"] = caption_scores(captioner.caption(real), prompts).row()
     note = (f"n = {cfg.drawn} validation concepts, one picture each by {method}, seed {seed}; "
             "the captioner conditions, chooses and filters nothing")

@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .image import nearest_neighbour
+from ..data.phrases import with_article
 from ..errors import BadParameter, MissingAsset
+from ..media import to_unit
 
 ORDERS = 4  # BLEU-1 to BLEU-4
 SMOOTHING = "method 1 of Chen and Cherry 2014: 0.1 where a count is 0"
 METEOR_WORDNET = "exact, stem, WordNet"
 METEOR_PLAIN = "exact, stem"
 ROUGE = ("rouge1", "rouge2", "rougeL")
+SHUFFLED_CAPTIONS = "shuffled"  # labels of the rows of `caption_score_rows`
+NEAREST_DRAWING = "nearest training drawing"
 
 
 @dataclass(frozen=True)
@@ -152,24 +158,71 @@ def shuffled_scores(captions: Sequence[str], references: Sequence[str | Sequence
                     generator: torch.Generator, shuffles: int = 10, wordnet: bool | None = None) -> CaptionScores:
     """Return the mean scores of captions that are compared with the references of others: the number to beat.
 
-    In each shuffle every caption gets another one's references.
+    In each shuffle every caption gets references that are not its own. Where several captions have the same references,
+    such as those of pictures drawn with several seeds, all of them get the same other ones.
 
     Args:
         captions, references, wordnet: as in `caption_scores`. generator: on the CPU. shuffles: how many.
 
     Raises:
-        BadParameter: fewer than two captions.
+        BadParameter: fewer than two different references.
     """
-    if len(captions) < 2:
-        raise BadParameter("one caption alone cannot be shuffled; give two or more")
+    listed = [tuple(texts) for texts in _as_lists(captions, references)]
+    different = list(dict.fromkeys(listed))
+    if len(different) < 2:
+        raise BadParameter("captions of one reference alone cannot be shuffled; give two or more different references")
+    place = {texts: i for i, texts in enumerate(different)}
     found = []
     for _ in range(shuffles):
-        order = torch.randperm(len(captions), generator=generator)
+        order = torch.randperm(len(different), generator=generator)
         partner = torch.empty_like(order)
         partner[order] = order.roll(1)  # a circle through all of them, in which nobody is its own partner
-        others = [references[row] for row in partner.tolist()]
+        others = [different[int(partner[place[texts]])] for texts in listed]
         found.append(caption_scores(captions, others, wordnet=wordnet))
     return mean_scores(found)
+
+
+def nearest_captions(encoder: Any, pictures: Tensor, data: Any, *, batch_size: int = 128) -> list[str]:
+    """Return the caption of the drawing of a set that looks most alike, for each picture.
+
+    It is what a captioner could say that only looks pictures up.
+
+    Args:
+        encoder: with `.encode_image`, such as `load_clip("emoji-clip")`; it decides what looks alike.
+        data: captioned pictures, those that the captioner learned from.
+
+    Shapes:
+        pictures: (B, 3, H, W) in [0, 1]
+    """
+    bank = []
+    for rows in torch.arange(len(data)).split(batch_size):
+        bank.append(_features(encoder, to_unit(data.batch(rows))))
+    features = torch.cat([_features(encoder, part) for part in pictures.split(batch_size)])  # (B, D)
+    _, nearest = nearest_neighbour(features, torch.cat(bank))
+    return [with_article(data.captions[row]) for row in nearest.tolist()]
+
+
+@torch.no_grad()
+def _features(encoder: Any, pictures: Tensor) -> Tensor:
+    device = getattr(encoder, "device", pictures.device)
+    return encoder.encode_image(pictures.to(device)).cpu()
+
+
+def caption_score_rows(captions: Sequence[str], references: Sequence[str | Sequence[str]], nearest: Sequence[str], *,
+                  generator: torch.Generator, shuffles: int = 10, label: str = "captions",
+                  wordnet: bool | None = None) -> dict[str, dict[str, float]]:
+    """Return the rows of a table: captions against their references, and the two baselines that belong beside them.
+
+    Args:
+        captions, references, wordnet: as in `caption_scores`. nearest: from `nearest_captions`, for the same pictures.
+        generator, shuffles: of `shuffled_scores`. label: of the first row.
+
+    Returns:
+        `label`, `SHUFFLED_CAPTIONS` and `NEAREST_DRAWING` -> scores by name.
+    """
+    shuffled = shuffled_scores(captions, references, generator=generator, shuffles=shuffles, wordnet=wordnet)
+    return {label: caption_scores(captions, references, wordnet=wordnet).row(), SHUFFLED_CAPTIONS: shuffled.row(),
+            NEAREST_DRAWING: caption_scores(nearest, references, wordnet=wordnet).row()}
 
 
 def mean_scores(scores: Sequence[CaptionScores]) -> CaptionScores:

@@ -6,9 +6,19 @@ import pytest
 import torch
 from torchmetrics.functional.text import bleu_score
 
+from t2ilib.data.captioned import CaptionedImages
 from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.metrics import captions
-from t2ilib.metrics.captions import caption_scores, mean_scores, shuffled_scores, words
+from t2ilib.metrics.captions import (
+    NEAREST_DRAWING,
+    SHUFFLED_CAPTIONS,
+    caption_scores,
+    caption_score_rows,
+    mean_scores,
+    nearest_captions,
+    shuffled_scores,
+    words,
+)
 
 CAPTIONS = ["a red heart on a white wall", "the flag of France in the wind", "two dogs that run on the grass"]
 REFERENCES = [["a red heart on a wall"], ["the flag of Italy in the wind", "the flag of France"],
@@ -77,6 +87,36 @@ def test_shuffled_captions_meet_the_references_of_others():
     one_form = [f"a picture of a {text}" for text in texts]
     found = shuffled_scores(one_form, one_form, generator=torch.Generator().manual_seed(0))
     assert found.bleu[0] == pytest.approx(4 / 5)  # all words but one, whatever they are about
+
+
+def test_pictures_of_one_concept_never_meet_their_own_name():
+    names = ["one", "one", "one", "two", "two", "two"]
+    found = shuffled_scores(names, names, generator=torch.Generator().manual_seed(0), shuffles=5)
+    assert found.rouge1 == 0 and found.n == 6
+
+
+def test_a_table_has_the_captions_and_both_baselines():
+    names = ["one", "two", "three", "four"]
+    rng = torch.Generator().manual_seed(0)
+    rows = caption_score_rows(names, names, ["one", "two", "five", "five"], generator=rng, label="drawn")
+    assert list(rows) == ["drawn", SHUFFLED_CAPTIONS, NEAREST_DRAWING]
+    assert rows["drawn"]["ROUGE-1"] == 1 and rows[SHUFFLED_CAPTIONS]["ROUGE-1"] == 0 and rows[NEAREST_DRAWING]["ROUGE-1"] == 0.5
+    assert list(rows["drawn"]) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-1", "ROUGE-2", "ROUGE-L"]
+
+
+def test_the_nearest_drawing_lends_its_name():
+    class MeanColour:
+        def encode_image(self, x):
+            return x.mean((2, 3))
+
+    red = torch.zeros(4, 8, 8, dtype=torch.uint8)
+    red[0] = 255
+    red[3] = 255
+    blue = red[[2, 1, 0, 3]]
+    data = CaptionedImages(torch.stack([red, blue]), ["apple", "blue square"], {})
+    pictures = torch.tensor([[0.1, 0.1, 0.9], [0.8, 0.2, 0.1], [0.0, 0.1, 0.7]])[:, :, None, None].expand(-1, -1, 8, 8)
+    found = nearest_captions(MeanColour(), pictures, data, batch_size=1)
+    assert found == ["a blue square", "an apple", "a blue square"]
 
 
 def test_mean_of_scores():
