@@ -118,8 +118,8 @@ from t2ilib.metrics.captions import (
     NEAREST_DRAWING,
     SHUFFLED_CAPTIONS,
     SMOOTHING,
-    caption_scores,
     caption_score_rows,
+    caption_scores,
     nearest_captions,
     shuffled_scores,
 )
@@ -510,7 +510,7 @@ run.keep("captioner_loss", show.curves(history.curves, ylabel="nats a token", si
 
 # %%
 def score_captions(pictures, names):
-    """What the captioner says of pictures that should show these names; its scores, and two baselines."""
+    """The captioner's words for pictures of these names; their scores, and two baselines."""
     said = captioner.caption(pictures)
     nearest = nearest_captions(load_clip("emoji-clip", device=device_), pictures, captioner_train)
     rng = runtime.generator(seed, "shuffled captions")

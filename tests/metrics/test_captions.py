@@ -12,8 +12,8 @@ from t2ilib.metrics import captions
 from t2ilib.metrics.captions import (
     NEAREST_DRAWING,
     SHUFFLED_CAPTIONS,
-    caption_scores,
     caption_score_rows,
+    caption_scores,
     mean_scores,
     nearest_captions,
     shuffled_scores,
@@ -100,7 +100,9 @@ def test_a_table_has_the_captions_and_both_baselines():
     rng = torch.Generator().manual_seed(0)
     rows = caption_score_rows(names, names, ["one", "two", "five", "five"], generator=rng, label="drawn")
     assert list(rows) == ["drawn", SHUFFLED_CAPTIONS, NEAREST_DRAWING]
-    assert rows["drawn"]["ROUGE-1"] == 1 and rows[SHUFFLED_CAPTIONS]["ROUGE-1"] == 0 and rows[NEAREST_DRAWING]["ROUGE-1"] == 0.5
+    assert rows["drawn"]["ROUGE-1"] == 1
+    assert rows[SHUFFLED_CAPTIONS]["ROUGE-1"] == 0
+    assert rows[NEAREST_DRAWING]["ROUGE-1"] == 0.5
     assert list(rows["drawn"]) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-1", "ROUGE-2", "ROUGE-L"]
 
 
