@@ -1412,7 +1412,8 @@ show.slider(at_temperature, [0.4, 0.8, 1.2][:cfg.looks], label="temperature")
 # ## References
 # - Papineni et al. 2002, *BLEU*; Banerjee and Lavie 2005, *METEOR*; Lin 2004, *ROUGE*; Chen and Cherry 2014, on
 #   smoothing
-# - Zhang et al. 2018, *The unreasonable effectiveness of deep features as a perceptual metric* (LPIPS), arXiv:1801.03924
+# - Zhang et al. 2018, *The unreasonable effectiveness of deep features as a perceptual metric* (LPIPS),
+#   arXiv:1801.03924
 # - van den Oord, Vinyals and Kavukcuoglu 2017, *Neural discrete representation learning*, arXiv:1711.00937
 # - Razavi, van den Oord and Vinyals 2019, *Generating diverse high-fidelity images with VQ-VAE-2*, arXiv:1906.00446
 # - Chen, Mishra, Rohaninejad and Abbeel 2018, *PixelSNAIL*, arXiv:1712.09763
