@@ -1123,11 +1123,12 @@ if captions_measured:
                                            smooth=max(1, cfg.captioner_steps // 20)))
 
 # %% [markdown]
-# Rows: captions of what was drawn; the best of several drafts; and to compare with, pale: the same captions, each with
-# the words of another picture (*shuffled*); the name of the training drawing that looks most like the drawn picture to
-# `emoji-clip`; captions of the drawing whose name is nearest; captions of a real drawing of the concept that the
-# captioner never saw, painted from its codes; and the words themselves, which are the most that can be had. (METEOR
-# gives less than 1 even to equal texts: it takes something off for one piece, more in short texts.)
+# Rows: captions of what was drawn; of the best of several drafts; and to compare with, pale: the captions of the first
+# row, each with the words of another picture (*shuffled*); the name of the drawing, among all that the captioner
+# learned from, that looks most like the drawn picture to `emoji-clip`; captions of the training drawing whose name is
+# nearest; captions of a real drawing of the concept that the captioner never saw, painted from its codes; and the words
+# themselves, which are the most that can be had. (METEOR gives less than 1 even to equal texts: it takes something off
+# for one piece, more in short texts.)
 
 # %%
 def real_unseen(names):

@@ -55,6 +55,8 @@ def train_captioner(data: CaptionedImages, *, steps: int, half: int = 32, ema_de
                     state: Path | None = None, run: Any = None) -> tuple[Blip, History]:
     """Train the second captioner, and return it with the curve of its loss.
 
+    It is trained in this process alone: where several train a method, one of them goes on to measure it.
+
     Args:
         data: what it learns from, such as the first set of `split_for_captioner`. steps: of training.
         half: of a batch, in which every picture comes with a partner. ema_decay: of the averaged weights.
@@ -72,7 +74,7 @@ def train_captioner(data: CaptionedImages, *, steps: int, half: int = 32, ema_de
     network.tokens.copy_(torch.tensor(tokens))
     texts = blip_texts(data, pieces, None)
     pairs = partner_rows(data)
-    training = CaptionTraining(network, make_fabric(device, dtype), ema_decay=ema_decay)
+    training = CaptionTraining(network, make_fabric(device, dtype, alone=True), ema_decay=ema_decay)
     batches = Batches(len(data), half, generator(seed, CAPTIONER, "batches"))
     stream = generator(seed, CAPTIONER, "training")
     history = History()

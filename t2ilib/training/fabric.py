@@ -11,24 +11,29 @@ from torch import Tensor, nn
 PRECISION = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
-def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, *, alone: bool = False):
     """Return a launched Lightning Fabric for this process, or for all processes that torchrun started.
 
     Under `torchrun` (WORLD_SIZE > 1) it joins the group: NCCL on GPUs, gloo on CPUs. `fabric.setup` wraps networks
     and optimisers, `fabric.backward` replaces `loss.backward`; nothing else of the loop changes.
+
+    Args:
+        alone: train in this process by itself even under torchrun, such as when the others have ended.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
+    nodes = 1 if alone else int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     device = torch.device(device)
     accelerator = device.type if device.type in ("cuda", "mps") else "cpu"
     devices = processes // nodes or 1
     if device.type == "cuda" and device.index is not None and processes == 1:
         devices = [device.index]
     strategy = "ddp" if processes > 1 else "auto"
+    plugins = [LightningEnvironment()] if alone else None  # else Fabric takes torchrun's
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy,
-                    precision=PRECISION[dtype])
+                    precision=PRECISION[dtype], plugins=plugins)
     fabric.launch()
     if processes > 1:
         atexit.register(_leave_group)

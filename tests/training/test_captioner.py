@@ -75,3 +75,13 @@ def test_its_weights_begin_with_another_seed(data, small, monkeypatch):
     monkeypatch.setattr(captioner, "seed_everything", begun.append)
     train_captioner(data, steps=1, half=2, seed=7)
     assert begun == [8]
+
+
+def test_it_is_trained_alone_where_several_processes_were(data, small, monkeypatch):
+    torchrun = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1",
+                "GROUP_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    reader, _ = train_captioner(data, steps=1, half=2)
+    assert not torch.distributed.is_initialized()
+    assert len(reader.caption(to_unit(data.batch([0])))) == 1
