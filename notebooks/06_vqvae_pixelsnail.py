@@ -90,7 +90,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a red heart"  # what to draw
-text: str = ""  # what reads texts: emoji-blip, minilm, a BLIP's folder; "": emoji-blip where it is
+text: str = ""  # what reads texts: emoji-blip, minilm, a BLIP's folder; "": what shipped PixelSNAIL reads
 data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 levels: int = 1  # grids of codes: 1, or 2 for a VQ-VAE-2
 stages: str = "vqvae,pixelsnail"  # what `full` trains, with commas between
@@ -194,10 +194,11 @@ run, cfg, device_, dtype_ = start(
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
-               batch_size=16, learning_rate=1e-3, ema_decay=0.98, drop_text=0.1, exchange=0.05,
-               looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2, candidates=4,
-               guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation"), captioner_steps=50,
-               captioner_rows=400, captioner_half=16, captioner_decay=0.9, shuffles=10),
+               batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
+               exchange=0.05, looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2,
+               candidates=4, guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation"),
+               captioner_steps=50, captioner_rows=400, captioner_half=16, captioner_decay=0.9,
+               shuffles=10),
     full=dict(code_rows=0, unseen_rows=0, views=4, train=True, collapse_steps=400, live_steps=1000,
               vqvae_size="one" if levels == 1 else "two", snail_size="shipped", vqvae_steps=9000,
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
@@ -286,16 +287,21 @@ run.keep("gradients", show.Table(rows, digits=2, note="cosines"))
 # ## The data
 # All choices are made on `validation` drawings. A set of your own may have that split (`split` in its
 # `metadata.jsonl`); else every tenth caption of it is kept for validation, with all pictures of that caption. Texts are
-# read by BLIP, which has learned what words look like ([16](16_blip.ipynb)), where `emoji-blip` is among the
-# checkpoints or `-p text FOLDER` names a BLIP; elsewhere by MiniLM, which has never seen a picture.
+# read as the shipped PixelSNAIL reads them. A new one is trained with BLIP, which has learned what words look like
+# ([16](16_blip.ipynb)), where `emoji-blip` is among the checkpoints or `-p text FOLDER` names a BLIP; elsewhere with
+# MiniLM, which has never seen a picture.
 
 # %%
 fabric = make_fabric(device_)  # several processes under `train 06 --devices 2`
 share = slice(fabric.global_rank, None, fabric.world_size)  # of a batch, for this process
 shipped_snail = checkpoints_dir() / (SNAIL if levels == 1 else f"{SNAIL}-fine")
-snail_card = {} if keeps or not shipped_snail.is_dir() else read_config(shipped_snail)
+shipped_card = read_config(shipped_snail) if shipped_snail.is_dir() else {}
+goes_on = not keeps or start_from == "shipped"  # with the words that the shipped network reads
 default_text = BLIP if (checkpoints_dir() / BLIP).is_dir() else "minilm"
-words = load_text_encoder(text or snail_card.get("text_encoder", default_text), device=device_)
+if goes_on:
+    default_text = shipped_card.get("text_encoder", default_text)
+words = load_text_encoder(text or default_text, device=device_)
+snail_card = {} if keeps else shipped_card
 print(f"texts are read by {words.name}: {words.dim} numbers a token")
 
 # %%
@@ -825,13 +831,13 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
     runtime.seed_everything(seed)
     net = snail_of(size, level).to(device_).train()
     take_weights(net, start_from if keep else "scratch", name)
-    training = CodeTraining(net, fabric, dtype=dtype_, ema_decay=cfg.ema_decay)
+    training = CodeTraining(net, fabric, dtype=dtype_, ema_decay=cfg.ema_decay, muon=cfg.muon)
     order = Batches(len(drawings), cfg.batch_size, runtime.generator(seed, name, "batches"))
     stream = runtime.generator(seed, name, "training")
     history = History()
     settings = dict(seed=seed, data=drawings.fingerprint(), codes=header.checkpoint_sha256,
                     text=words.name, network=net.config, steps=steps, views=cfg.views,
-                    batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
+                    batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, muon=cfg.muon,
                     ema_decay=cfg.ema_decay, drop_text=cfg.drop_text, exchange=cfg.exchange)
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
                         start_from=start_from if keep else "scratch", fabric=fabric,
