@@ -1,5 +1,6 @@
 """What must agree about the notebooks: each `.ipynb` with its `.py`, and all of them with the public address."""
 
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,9 @@ def sync_pairs(folder: Path | None = None) -> list[Path]:
     scripts = list_notebooks(folder)
     paths = [script.with_suffix(".ipynb") for script in scripts]
     before = {path: path.read_bytes() for path in paths if path.exists()}
+    for path, content in before.items():
+        if not _is_json(content):  # as a merge leaves it
+            path.unlink()
     if scripts:
         jupytext(["--quiet", "--update", "--to", "ipynb", *map(str, scripts)])
     for path in paths:
@@ -33,6 +37,14 @@ def sync_pairs(folder: Path | None = None) -> list[Path]:
     return [path for path in paths if before.get(path) != path.read_bytes()]
 
 
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
 def pair_problems(script: Path) -> list[str]:
     """Return what is wrong with one notebook's pair: not equal, outputs kept, another kernel. Empty if all is well."""
     import jupytext
@@ -41,6 +53,8 @@ def pair_problems(script: Path) -> list[str]:
     path = script.with_suffix(".ipynb")
     if not path.exists():
         return [f"{path.name} is missing; run: python -m t2ilib notebooks --sync"]
+    if not _is_json(path.read_bytes()):
+        return [f"{path.name} is no notebook, perhaps after a merge; run: python -m t2ilib notebooks --sync"]
     notebook = jupytext.read(path)
     problems = []
     try:

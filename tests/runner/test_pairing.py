@@ -30,6 +30,15 @@ def test_sync_makes_a_pair_without_outputs_and_keeps_ids(tiny):
     assert len(parameters) == 1 and parameters[0].metadata["nbmake"] == {"mock": {"profile": "smoke"}}
 
 
+def test_what_a_merge_broke_is_made_anew(tiny):
+    folder = tiny()
+    script, path = folder / "90_tiny.py", folder / "90_tiny.ipynb"
+    pairing.sync_pairs(folder)
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    assert "is no notebook, perhaps after a merge" in pairing.pair_problems(script)[0]
+    assert pairing.sync_pairs(folder) == [path] and pairing.pair_problems(script) == []
+
+
 def test_another_kernel_is_a_problem(tiny):
     folder = tiny()
     pairing.sync_pairs(folder)
