@@ -104,6 +104,7 @@ import time
 
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.utils.flop_counter import FlopCounterMode
@@ -158,14 +159,16 @@ run, cfg, device_, dtype_ = start(
     text_encoder=text_encoder, num_concepts=num_concepts, measure=measure,
     smoke=dict(default_stages="base,sr64,sr128", rows=40, steps=2, variant_steps=1, batch_size=4,
                looks=2, samples=1, candidates=2, draw_steps=2, scales=(0, 1, 3), seeds=1,
-               step_counts=(1, 2), slow_steps=3, eyes=False, num_concepts=2, test_rows=8),
+               step_counts=(1, 2), slow_steps=3, eyes=False, num_concepts=2, test_rows=8,
+               small_steps=2),
     quick=dict(default_stages="base", live=True, rows=1600, steps=350, variant_steps=0,
                batch_size=32, learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, looks=6,
                samples=2, candidates=4, draw_steps=12, seeds=1, scales=(0, 0.1, 1, 3, 5, 8),
-               num_concepts=16, test_rows=128, step_counts=(2, 5, 12), slow_steps=100, eyes=False),
+               num_concepts=16, test_rows=128, step_counts=(2, 5, 12), slow_steps=100, eyes=False,
+               small_steps=200),
     full=dict(default_stages="", live=False, rows=0, steps=8000, variant_steps=1000, batch_size=64,
               candidates=32, seeds=3, num_concepts=80, test_rows=0,
-              step_counts=(1, 2, 3, 5, 8, 12, 20), slow_steps=250, eyes=True))
+              step_counts=(1, 2, 3, 5, 8, 12, 20), slow_steps=250, eyes=True, small_steps=600))
 
 # %%
 RECIPE = dict(data="emoji", text_encoder="minilm", steps=8000)  # of the checkpoints that ship
@@ -270,6 +273,34 @@ if to_train or cfg.variant_steps:
 print(f"{len(pictures[64])} drawings, {len(captions)} different captions; {texts}")
 
 # %% [markdown]
+# How a drawing goes under in noise, at eight times, and what the library's cosine schedule says of it: the share of the
+# picture $\alpha_t$, that of the noise $\sigma_t$, and the log of the signal-to-noise ratio,
+# $\log(\alpha_t^2 / \sigma_t^2)$.
+
+# %% tags=["look"]
+eight_times = torch.linspace(0, 1, 8)
+rows = {}
+for i in torch.linspace(0, len(validation) - 1, 3).long().tolist():
+    x_0 = validation.batch([i]).cpu().expand(8, -1, -1, -1)  # (8, 3, 64, 64)
+    eps = torch.randn(x_0[:1].shape, generator=runtime.generator(seed, "strip", i))  # one noise
+    x_t = diffusion.q_sample(x_0, eight_times, eps.expand_as(x_0))
+    rows[textwrap.shorten(validation.captions[i], 28)] = to_unit(x_t).clamp(0, 1)
+titles = [f"t = {t:.2f}" for t in eight_times.tolist()]
+run.keep("strip", show.compare(rows, titles=titles, scale=1.1))
+
+# %% tags=["look"]
+line = torch.linspace(0, 1, 101)
+alpha, sigma = diffusion.alpha_sigma(line, ndim=1)
+run.keep("alpha_sigma", show.curves({"alpha": (line.tolist(), alpha.tolist()),
+                                     "sigma": (line.tolist(), sigma.tolist())},
+                                    xlabel="t", size=(4.6, 2.4)))
+ratios = {}
+for size in (32, 64, 128):
+    shifted = diffusion.Schedule("cosine", diffusion.resolution_shift(size, 32))
+    ratios[f"{size} pixels"] = (line.tolist(), shifted.log_snr(line).tolist())
+run.keep("log_snr", show.curves(ratios, xlabel="t", ylabel="log-SNR", size=(4.6, 2.4)))
+
+# %% [markdown]
 # Noise hides less of a larger picture: an eye averages over pixels, and noise averages out where shapes do not. So the
 # larger sizes get their noise earlier: the log of the signal-to-noise ratio is lowered, by $2 \log(\text{size} / 32)$,
 # which is 1.39 at 64 pixels (Hoogeboom et al. 2023). Below, the same time hides less at 64 pixels than at 32, and with
@@ -297,6 +328,105 @@ for title, (size, schedule) in settings.items():
 run.keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
 
 # %% [markdown]
+# ## A U-Net to type
+# Before the real one, the smallest that deserves the name. A picture is halved twice and doubled twice; on the way back
+# each size sees what it was on the way down, so that edges need not pass through the narrow middle. The time enters
+# every block, as waves of many lengths. It reads no words.
+
+# %% tags=["look"]
+class Block(nn.Module):
+    """Two convolutions, what the time says between them, and a shortcut around them."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, padding=1)
+        self.of_time = nn.Linear(32, after)
+        self.second = nn.Conv2d(after, after, 3, padding=1)
+        self.shortcut = nn.Conv2d(before, after, 1)
+
+    def forward(self, x, time):
+        h = self.first(F.silu(F.group_norm(x, 8)))  # (B, after, H, W)
+        h = h + self.of_time(time)[:, :, None, None]
+        return self.shortcut(x) + self.second(F.silu(F.group_norm(h, 8)))
+
+
+class SmallUNet(nn.Module):
+    def __init__(self, width=32):
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.down = Block(width, 2 * width)
+        self.middle = Block(2 * width, 2 * width)
+        self.up = Block(4 * width, width)
+        self.leave = nn.Conv2d(2 * width, 3, 3, padding=1)
+
+    def forward(self, x_t, t):
+        waves = t[:, None] * 2.0 ** torch.linspace(0, 7, 16, device=t.device)  # (B, 16)
+        time = torch.cat([waves.sin(), waves.cos()], dim=1)  # (B, 32)
+        whole = self.enter(x_t)  # (B, C, S, S)
+        half = self.down(F.avg_pool2d(whole, 2), time)  # (B, 2 C, S / 2, S / 2)
+        quarter = self.middle(F.avg_pool2d(half, 2), time)  # (B, 2 C, S / 4, S / 4)
+        back = F.interpolate(quarter, scale_factor=2)
+        back = self.up(torch.cat([back, half], dim=1), time)  # (B, C, S / 2, S / 2)
+        back = F.interpolate(back, scale_factor=2)
+        return self.leave(torch.cat([back, whole], dim=1))  # v, (B, 3, S, S)
+
+# %% [markdown]
+# Trained for a moment, on the exercise of above. The error of $v$ on drawings that it never saw, at three times, beside
+# that of a network that always says 0.
+
+# %%
+def small_batch(pictures, rows, stream):
+    """x_t, t and the v to be predicted, of these pictures at 32 pixels and random times."""
+    x_0 = downsample(pictures.batch(rows).cpu(), 32)
+    t = torch.rand(len(rows), generator=stream)
+    eps = torch.randn(x_0.shape, generator=stream)
+    v = diffusion.training_target(x_0, t, eps)
+    return diffusion.q_sample(x_0, t, eps).to(device_), t.to(device_), v.to(device_)
+
+
+runtime.seed_everything(seed)
+small_unet = SmallUNet().to(device_)
+adam = torch.optim.Adam(small_unet.parameters(), 2e-3)
+stream = runtime.generator(seed, "small U-Net")
+live = show.Live()
+small_losses = []
+for _ in range(cfg.small_steps):
+    rows = torch.randint(len(pictures[64]), (32,), generator=stream)
+    x_t, t, v = small_batch(pictures[64], rows, stream)
+    loss = (small_unet(x_t, t) - v).square().mean()
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    small_losses.append(loss.item())
+    live.refresh(lambda: show.curves({"error of v": small_losses}, smooth=20))
+
+# %%
+@torch.no_grad()
+def small_errors(predict):
+    """The squared error of v on validation drawings, at three times."""
+    x_0 = downsample(validation.batch(torch.arange(len(validation))).cpu(), 32)
+    eps = torch.randn(x_0.shape, generator=runtime.generator(seed, "small U-Net", "validation"))
+    errors = {}
+    for level in (0.3, 0.6, 0.9):
+        t = torch.full((len(x_0),), level)
+        x_t = diffusion.q_sample(x_0, t, eps)
+        v = diffusion.training_target(x_0, t, eps)
+        guess = predict(x_t.to(device_), t.to(device_)).cpu()
+        errors[f"t = {level}"] = (guess - v).square().mean().item()
+    return errors
+
+
+rows = {"0": small_errors(lambda x_t, t: torch.zeros_like(x_t)),
+        "small U-Net": small_errors(small_unet)}
+parameters = sum(p.numel() for p in small_unet.parameters())
+run.keep("small_unet", show.Table(
+    rows, digits=3, baselines=["0"],
+    note=f"error of v after {cfg.small_steps} steps; n = {len(validation)} validation drawings of "
+         f"32 pixels, seed {seed}; {parameters:,} parameters"))
+
+# %% [markdown]
+# What it lacks: words, attention, which brings far places together, and more of everything.
+#
 # ## The network
 # Imagen's U-Net: blocks of convolutions whose second normalisation is scaled and shifted by time and text, and whose
 # places also attend to the caption's tokens; self-attention at the coarse levels. `memory_efficient` halves the picture
@@ -713,6 +843,21 @@ for x in cascade.sample(asked, generators=streams, steps=cfg.draw_steps):
     size = x.shape[-1]
     rows[f"{size} pixels"] = F.interpolate(to_unit(x.cpu()), size=128, mode="nearest")
 run.keep("stages", show.compare(rows, titles=asked, scale=1.6), thumbnail=True)
+
+# %% [markdown]
+# The first network at work: what it believes in, $\hat x_0$, after each of its steps. At first an average of all that
+# the words allow, then a layout, and edges at the end.
+
+# %%
+film = []
+streams = [runtime.generator(seed, "film", text) for text in asked]
+drafts.sample(asked, generators=streams, steps=cfg.draw_steps,
+              callback=lambda preview: film.append(preview.images.cpu()))
+kept = torch.linspace(0, len(film) - 1, min(8, len(film))).round().long().tolist()
+rows = {}
+for i, text in enumerate(asked):
+    rows[text] = torch.stack([film[step][i] for step in kept])  # (8, 3, 32, 32)
+run.keep("film", show.compare(rows, titles=[f"step {step + 1}" for step in kept], scale=1.1))
 
 # %% [markdown]
 # ## Does it put together what it never saw together?
