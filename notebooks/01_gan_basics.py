@@ -97,7 +97,13 @@ from t2ilib.data import load_digits
 from t2ilib.lesson import start
 from t2ilib.media import to_unit
 from t2ilib.models.digit_classifier import DigitClassifier
-from t2ilib.models.digit_gans import ConvCritic, ConvGenerator, LinearDiscriminator, LinearGenerator
+from t2ilib.models.digit_gans import (
+    ConvCritic,
+    ConvGenerator,
+    LinearDiscriminator,
+    LinearGenerator,
+    MinibatchStd,
+)
 from t2ilib.models.sizes import DIGIT_GAN
 from t2ilib.training import GanRule, critic_step, gan_step, generator_step, losses
 
@@ -584,6 +590,80 @@ run.keep("linear_pictures", show.compare(pictures, scale=0.7))
 # | R1 + R2, relativistic | at real and at fake ones, weight 0.1 each, and logits in pairs (Huang et al. 2024) |
 # | WGAN-GP | scores, and a gradient of length 1 between real and fake (Gulrajani et al. 2017) |
 # | minibatch deviation | the discriminator sees how much a batch varies (Karras et al. 2018) |
+#
+# With $\hat x$ a point between a real and a fake picture, what they add to or put in the place of $L_D$:
+#
+# $$L^{\text{smooth}} = -\tfrac12\left[0.9 \log \sigma(D(x)) + 0.1 \log(1 - \sigma(D(x)))
+#     + \log(1 - \sigma(D(G(z))))\right],$$
+#
+# $$R_1 = \tfrac12 \lVert \nabla_x D(x) \rVert^2, \qquad
+#   L^{\text{relativistic}} = \log\left(1 + e^{D(G(z)) - D(x)}\right), \qquad
+#   L^{\text{WGAN-GP}} = D(G(z)) - D(x) + 10\,(\lVert \nabla_{\hat x} D(\hat x) \rVert - 1)^2 .$$
+#
+# In code, and **checked** against the library:
+
+# %%
+def naive_smoothed(on_real, on_fake):
+    p_real = torch.sigmoid(on_real)
+    p_fake = torch.sigmoid(on_fake)
+    for_real = 0.9 * p_real.log() + 0.1 * (1 - p_real).log()
+    return -0.5 * (for_real + (1 - p_fake).log()).mean()
+
+
+def naive_relativistic(on_real, on_fake):
+    return (1 + (on_fake - on_real).exp()).log().mean()
+
+
+def naive_gradient(critic, picture):
+    """The gradient of a score with respect to one picture (C, H, W)."""
+    picture = picture.clone().requires_grad_()
+    return torch.autograd.grad(critic(picture[None]).sum(), picture)[0]
+
+
+def naive_r1(critic, pictures):
+    total = 0.0
+    for picture in pictures:
+        total += naive_gradient(critic, picture).square().sum()
+    return 0.5 * total / len(pictures)
+
+
+def naive_penalty(critic, real, fake, alpha):
+    total = 0.0
+    for x, x_fake, a in zip(real, fake, alpha):
+        length = naive_gradient(critic, a * x + (1 - a) * x_fake).square().sum().sqrt()
+        total += (length - 1) ** 2
+    return total / len(real)
+
+
+def naive_deviation(features):
+    """How much the batch varies, as one more channel: (B, C, H, W) -> (B, C + 1, H, W)."""
+    deviation = features.std(dim=0, correction=0).mean()
+    channel = torch.full_like(features[:, :1], deviation.item())
+    return torch.cat([features, channel], dim=1)
+
+
+# %%
+stream = runtime.generator(seed, "check", "remedies")
+some_critic = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(1)).double()
+real, fake = torch.randn(2, 5, 1, 6, 6, generator=stream, dtype=torch.float64)
+alpha = torch.rand(5, generator=stream, dtype=torch.float64)
+on_real = some_critic(real)[:, 0]
+on_fake = some_critic(fake)[:, 0]
+pairs = {
+    "label smoothing": (naive_smoothed(on_real, on_fake),
+                        losses.logistic_critic_loss(on_real, on_fake, real_label=0.9)),
+    "relativistic": (naive_relativistic(on_real, on_fake),
+                     losses.relativistic_loss(on_real, on_fake)),
+    "R1": (naive_r1(some_critic, real), losses.zero_centred_penalty(some_critic, real)),
+    "penalty": (naive_penalty(some_critic, real, fake, alpha),
+                losses.gradient_penalty(some_critic, real, fake, alpha)),
+    "minibatch deviation": (naive_deviation(real), MinibatchStd()(real))}
+for naive, ours in pairs.values():
+    torch.testing.assert_close(naive, ours, rtol=1e-6, atol=1e-6)
+print("equal:", ", ".join(pairs))
+
+# %% [markdown]
+# R2 is R1 at the fake pictures. Now the seven play:
 
 # %%
 REMEDIES = {
