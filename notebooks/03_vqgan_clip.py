@@ -95,6 +95,7 @@ from t2ilib.guidance import (
     CUTOUT_METHODS,
     Basis,
     GuidanceConfig,
+    LatentEMA,
     apply_cutouts,
     clamp_with_grad,
     draw_method,
@@ -297,15 +298,55 @@ run.keep("prior", show.compare(dict(zip(words, drafts.split(6)))))
 
 # %% [markdown]
 # ## Start from the prior, choose with the guide, then optimise
-# 1. draw many starts from the prior and keep the one whose picture the guide likes best. Half of them start from noise,
+# 1. draw many starts $z_1 \dots z_n$ from the prior and keep the one whose picture the guide likes best,
+#    $\arg\max_j I(D(q(z_j))) \cdot T(\text{prompt})$. Half of them start from noise,
 #    half from the training drawings with the closest names, noised until a twentieth of the variance is left: their
 #    coarse layout survives, the rest is drawn anew (Meng et al. 2022). That is no retrieval, and the column *nearest*
 #    below watches that it does not become one;
 # 2. descend the CLIP loss from there, with small steps and random views;
-# 3. stay near the prior by *score distillation*: noise the latents a little, ask the prior what they were before, and
-#    penalise the distance to its answer (Poole et al. 2022);
-# 4. let an exponential average of $z$ become the picture, which removes the last steps' jitter.
+# 3. stay near the prior by *score distillation*: noise the latents a little to $z_t$, ask the prior what they were
+#    before, $\hat z_0(z_t)$, and penalise the distance to its answer, $\lambda \lVert z - \hat z_0(z_t) \rVert^2$. The
+#    answer counts as fixed, so the gradient is $2 \lambda\,(z - \hat z_0)$: a pull towards it (Poole et al. 2022);
+# 4. let an exponential average become the picture, which removes the last steps' jitter:
+#    $\bar z_n = \sum_i \gamma^{n-i} z_i \,/\, \sum_i \gamma^{n-i}$, with $\gamma = 0.95$ about the last 20 steps.
 #
+# The third in pictures: some of the samples of above, and where the tether pulls them. And the fourth, **checked**.
+
+# %%
+def tether_goals(z, texts):
+    """What the prior holds latents (B, D, h, w) for, from the gradient of the tether."""
+    z = z.detach().clone().requires_grad_()
+    streams = [runtime.generator(seed, "tether", text) for text in texts]
+    distance = prior.score_distillation(z, texts, streams)  # (B,), of standardised latents
+    gradient, = torch.autograd.grad(distance.sum(), z)
+    size = z[0].numel()
+    return (z - gradient * size / 2 * prior.network.std ** 2).detach()
+
+
+def naive_average(latents, decay=0.95):
+    total = 0.0
+    weight = 0.0
+    for age, latent in enumerate(reversed(latents)):
+        total = total + decay ** age * latent
+        weight = weight + decay ** age
+    return total / weight
+
+
+# %%
+some = z[::6]  # the first sample of each text
+goals = tether_goals(some, words)
+rows = {}
+for name, latents in {"a sample": some, "pulled towards": goals}.items():
+    with torch.no_grad():
+        rows[name] = to_unit(vqgan.decode(vqgan.snap(latents)[0])).cpu().clamp(0, 1)
+run.keep("tether", show.compare(rows, titles=words))
+average = LatentEMA(0.95)
+for latent in z:
+    average.update(latent)
+torch.testing.assert_close(average.value(), naive_average(list(z)), rtol=1e-4, atol=1e-5)
+print("the average of all steps: the library computes the same")
+
+# %% [markdown]
 # Below the picture changes while it is made; the title carries the time that is left.
 
 # %%
