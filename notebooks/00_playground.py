@@ -34,7 +34,8 @@
 # Without a person in front of it the notebook draws its parameters and shows a contact sheet:
 # `python -m t2ilib run 00 -p prompt "a blue whale"`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

@@ -34,7 +34,8 @@
 # MNIST is taken where `T2I_DATA` names a folder that holds it, or with `-p data mnist`, which may download it; else the
 # 1,797 digits of 8 x 8 pixels that come with scikit-learn. Rerun with `python -m t2ilib run 01 -p seed 1`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

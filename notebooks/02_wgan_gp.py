@@ -35,7 +35,8 @@
 #
 # With photographs: `python -m t2ilib run 02 --profile full -p data celeba`; `T2I_DATA` names the folder with `celeba/`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

@@ -32,7 +32,8 @@
 #
 # Rerun it with your own words: `python -m t2ilib run 03 -p prompt "a blue whale"`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

@@ -35,7 +35,8 @@
 #
 # Rerun it with your own words: `python -m t2ilib run 08 -p prompt "a blue heart"`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

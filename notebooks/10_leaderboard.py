@@ -36,7 +36,8 @@
 # Pictures are kept in `reports/leaderboard/`: a second run draws only what is new, and a method that joins costs itself
 # alone. Choose methods with `python -m t2ilib run 10 -p methods minimagen`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

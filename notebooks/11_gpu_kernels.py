@@ -33,7 +33,8 @@
 #
 # Rerun it on other sizes: `python -m t2ilib run 11 -p num_codes 65536`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

@@ -38,7 +38,8 @@
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 12 --profile full -p recipe emoji-judge`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess

@@ -35,7 +35,8 @@
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 15 -p study_losses "MSE, L1" -p study_steps 200`.
 
-# %% tags=["setup"]
+# %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
+# @title Set-up: finds the repository, on Colab clones it
 import importlib.util
 import pathlib
 import subprocess
