@@ -45,10 +45,10 @@ def test_other_weights_are_told(tmp_path):
     record = {"call": call, "index": 0, "checkpoints": {"emoji-clip": "0" * 12, "gone": "1" * 12}}
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", record)
     with pytest.warns(UserWarning) as warned:
-        assert results.repeat(path) == (call, 0)
+        assert pictures.repeat(path) == (call, 0)
     assert [str(w.message).split(" was made with ")[1].split(" ")[0] for w in warned] == ["emoji-clip", "gone"]
     with pytest.raises(BadParameter, match="no file can hold"):
-        results.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
+        pictures.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_ctrl_c_leaves_a_picture_and_the_same_command_goes_on(tmp_path, monkeypa
     record = read_record(partial)
     assert Image.open(partial).size == (64, 64) and record["steps_done"] == 2
     assert record["call"]["prompt"] == "a red heart" and record["call"]["candidates"] == 2
-    assert results.repeat(partial) == (record["call"], None)
+    assert pictures.repeat(partial) == (record["call"], None)
     assert generate("a blue car", "--out", out, *FAST) == 1 and "prompt was 'a red heart'" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="going on"):
         assert generate("a red heart", "--out", out, *FAST) == 0

@@ -76,14 +76,14 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
 
 
 def test_a_picture_that_cannot_be_saved_goes_to_a_place_that_is_named(tmp_path, monkeypatch, capsys):
-    original = results.save_one
+    original = pictures.save_one
 
     def full_disk(picture, path):
         if path.parent == tmp_path / "full":
             raise OSError(28, "No space left on device")
         return original(picture, path)
 
-    monkeypatch.setattr(results, "save_one", full_disk)
+    monkeypatch.setattr(pictures, "save_one", full_disk)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert generate(tmp_path / "full" / "out.png") == 1
     error = capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_pictures_of_an_earlier_run_are_told_apart_and_stay(tmp_path, monkeypatc
     names = ", ".join(f"out_{number}.png" for number in range(1, 7))
     assert capsys.readouterr().err == f"beside it, not of this run: {names}, ...\n"
     assert files_in(tmp_path) == sorted([*before, "out_plain_1.png"])
-    assert [path.name for path in results.older_files(tmp_path / "out.png", [])][-1] == "out_plain_1.png"
+    assert [path.name for path in pictures.older_files(tmp_path / "out.png", [])][-1] == "out_plain_1.png"
 
 
 @pytest.mark.parametrize("fails_in", ["write", "finish"])
@@ -147,7 +147,7 @@ def test_a_preview_that_cannot_be_written_does_not_stop_the_run(tmp_path, monkey
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.png, "save_png", fail)
+    monkeypatch.setattr(pictures.png, "save_png", fail)
     kept = keeper.Keeper(tmp_path / "out.png", call={}, every=1)
     with pytest.warns(UserWarning, match="No space left"):
         kept(Preview(0))
@@ -175,41 +175,41 @@ def test_a_png_names_the_files_it_was_made_with_without_their_folders(tmp_path, 
     assert record["inputs"] == {"init_image": {"face.png": content_hash(face)}}
 
     with pytest.warns(UserWarning, match="face.png .* here it is absent"):
-        assert results.repeat(out)[0]["init_image"] == "face.png"
+        assert pictures.repeat(out)[0]["init_image"] == "face.png"
     beside = out.parent / "face.png"
     beside.write_bytes(face.read_bytes())
     recwarn.clear()
-    assert results.repeat(out)[0]["init_image"] == str(beside)
+    assert pictures.repeat(out)[0]["init_image"] == str(beside)
     assert not [warning for warning in recwarn if warning.category is UserWarning]
     again = tmp_path / "again.png"
     assert main(["generate", "--from", str(out), "--out", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
     Image.new("RGB", (8, 8), "red").save(beside)
     with pytest.warns(UserWarning, match="face.png [0-9a-f]{12}, here it is [0-9a-f]{12}: expect another picture"):
-        results.repeat(out)
+        pictures.repeat(out)
 
 
 def test_other_versions_are_told(tmp_path):
     call = {"prompt": "x", "method": "plain", "seed": 0, "num_images": 1}
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", {"call": call, "versions": {"torch": "1.0"}})
     with pytest.warns(UserWarning, match=r"made with torch 1\.0, here it is .*: expect another picture"):
-        results.repeat(path)
+        pictures.repeat(path)
 
 
 def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch, recwarn):
     call = {"prompt": "x", "method": "plain", "num_images": 1, "seed": 0, "device": "cpu"}
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     for device in ("CPU, 1 thread", "CPU, 1 threads"):
-        results.repeat(save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": device}))
+        pictures.repeat(save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": device}))
     assert not recwarn.list
     for device in ("CPU, 2 threads", "NVIDIA H200"):
         path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": device})
         with pytest.warns(UserWarning, match=f"the device {device}, here it is CPU, 1 thread: expect another picture"):
-            results.repeat(path)
+            pictures.repeat(path)
     call["device"] = "cuda:99"
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"call": call, "device": "NVIDIA H200"})
     with pytest.warns(UserWarning, match="here it is cuda:99"):
-        results.repeat(path)
+        pictures.repeat(path)
 
 
 def test_texts_that_are_no_paths_stay_as_they_are(tmp_path):
