@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from t2ilib import methods
-from t2ilib.cli import keeper, main, results
+from t2ilib.cli import keeper, main, pictures
 from t2ilib.cli.generate import read_prompts_file
 from t2ilib.data import load_captioned
 from t2ilib.data.phrases import plain_name
@@ -113,8 +113,8 @@ def test_the_judge_scores_what_the_prompt_asks_for_at_the_end():
     data = load_captioned("emoji", split="all", image_size=64)
     rows = {plain_name(name): i for i, name in enumerate(data.columns["name"])}
     heart, car = to_pil(data.batch([rows["red heart"], rows["automobile"]]) * 0.5 + 0.5)
-    same = results.judge_scores([heart, car], ["a red heart", "automobile"])
-    crossed = results.judge_scores([car, heart], ["a red heart", "automobile"])
+    same = pictures.judge_scores([heart, car], ["a red heart", "automobile"])
+    crossed = pictures.judge_scores([car, heart], ["a red heart", "automobile"])
     assert min(same) > 0.4 > 0.2 > max(crossed)
     fast = {"candidates": 2, "steps": 1, "num_cutouts": 2, "prior_steps": 2, "model": "emoji-vqgan"}
     _, record = methods.generate_with_record("a red heart:2 | yellow:-1 ^ automobile", num_images=1, **fast)

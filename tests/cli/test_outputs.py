@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from t2ilib.cli import keeper, main, results
+from t2ilib.cli import keeper, main, pictures
 from t2ilib.errors import RunFailed
 from t2ilib.files import content_hash, paths_in, without_folders
 from t2ilib.media import contact_sheet
