@@ -1154,33 +1154,33 @@ def real_unseen(names):
 def captions_table(names, pictures):
     """Rows of scores of what the captioner says, and its captions of one draft for each name."""
     prompts = [with_article(name) for name in names]
-    said = captioner.caption(pictures[DRAFT])
+    captions = captioner.caption(pictures[DRAFT])
     nearest = nearest_captions(load_clip("emoji-clip", device=device_), pictures[DRAFT],
                                captioner_train)
-    rows = caption_score_rows(said, prompts, nearest, label=DRAFT, shuffles=cfg.shuffles,
+    rows = caption_score_rows(captions, prompts, nearest, label=DRAFT, shuffles=cfg.shuffles,
                               generator=runtime.generator(seed, "shuffled captions"))
     others = {CHOSEN: pictures[CHOSEN], LOOKED_UP: pictures[LOOKED_UP], REAL: real_unseen(names)}
     for label, x in others.items():
         rows[label] = caption_scores(captioner.caption(x), prompts).row()
     rows["the words themselves"] = caption_scores(prompts, prompts).row()
-    return rows, said
+    return rows, captions
 
 
 # %%
 for names, _, _, pictures in list(results.values())[-1:] if captions_measured else ():
     split = cfg.splits[-1]
-    caption_figures, said = captions_table(names, pictures)
+    caption_figures, written = captions_table(names, pictures)
     order = [DRAFT, CHOSEN, *[label for label in caption_figures if label not in (DRAFT, CHOSEN)]]
-    variant = caption_scores(said, names).meteor_variant
+    variant = caption_scores(written, names).meteor_variant
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds; BLEU smoothed by "
             f"{SMOOTHING}; METEOR: {variant}; ROUGE: F1; shuffled {cfg.shuffles} times; captioner: "
-            f"{cfg.captioner_steps} steps, {len(set(said))} different captions")
+            f"{cfg.captioner_steps} steps, {len(set(written))} different captions")
     run.keep("captions", show.Table({label: caption_figures[label] for label in order}, note=note,
                                     baselines=order[2:]))
     run.metric(**{f"{split}_bleu1": caption_figures[DRAFT]["BLEU-1"],
                   f"{split}_bleu1_shuffled": caption_figures[SHUFFLED_CAPTIONS]["BLEU-1"]})
     few_ = torch.linspace(0, len(names) - 1, cfg.prompts).long().tolist()
-    titles = [textwrap.fill(f"{names[row]}: {said[row]}", 16) for row in few_]
+    titles = [textwrap.fill(f"{names[row]}: {written[row]}", 16) for row in few_]
     run.keep("captions", show.grid(pictures[DRAFT][few_], titles, columns=len(few_), scale=1.6))
 
 # %% [markdown]
@@ -1203,7 +1203,7 @@ if captions_measured:
         print(f"{label}: BLEU-1 {over:+.3f} against the shuffled captions of one draft")
     note = "which of BLEU-1 to BLEU-4 the original's is was not said"
     run.keep("bleu_and_meteor", show.Table(rows, note=note, baselines=["the original"]))
-    if len(set(said)) == 1:
+    if len(set(written)) == 1:
         print("the captioner says the same of every picture: it has learned for a moment only, and "
               "no row says anything about the pictures")
 
@@ -1233,16 +1233,16 @@ def likeness(x, reference):
 
 
 # %%
-def likeness_row(x, own, other=None):
+def likeness_row(x, same, other=None):
     """Means beside drawings of the same concept; with others, how often those are less alike."""
-    right = likeness(x, own)
-    row = {"Lite0 distance": -right["Lite0"].mean().item(), "PSNR": right["PSNR"].mean().item(),
-           "SSIM": right["SSIM"].mean().item()}
+    to_same = likeness(x, same)
+    row = {"Lite0 distance": -to_same["Lite0"].mean().item(), "PSNR": to_same["PSNR"].mean().item(),
+           "SSIM": to_same["SSIM"].mean().item()}
     if other is not None:
-        wrong = likeness(x, other)
-        for name in right:
-            ties = (right[name] == wrong[name]).double()
-            nearer = (right[name] > wrong[name]).double() + 0.5 * ties
+        to_other = likeness(x, other)
+        for name in to_same:
+            ties = (to_same[name] == to_other[name]).double()
+            nearer = (to_same[name] > to_other[name]).double() + 0.5 * ties
             row[f"told by {name}"] = nearer.mean().item()
     return row
 
@@ -1255,14 +1255,14 @@ def likeness_rows_of(names, pictures):
     """The rows of the table, and the concepts that two artists or more drew."""
     two = [i for i, name in enumerate(names) if len(judgement.rows_of[name]) > 1]
     concepts = [names[i] for i in two]
-    own = to_unit(everything.batch([judgement.rows_of[name][0] for name in concepts])).cpu()
+    same = to_unit(everything.batch([judgement.rows_of[name][0] for name in concepts])).cpu()
     artist = to_unit(everything.batch([judgement.rows_of[name][1] for name in concepts])).cpu()
-    other = own.roll(len(concepts) // 2, 0)  # drawings of other concepts
+    other = same.roll(len(concepts) // 2, 0)  # drawings of other concepts
     rows = {}
     for label in (DRAFT, CHOSEN, LOOKED_UP):
-        rows[label] = likeness_row(pictures[label][two], own, other)
-    rows[ANOTHER] = likeness_row(artist, own, other)
-    rows["empty sheet"] = likeness_row(torch.ones_like(own), own, other)
+        rows[label] = likeness_row(pictures[label][two], same, other)
+    rows[ANOTHER] = likeness_row(artist, same, other)
+    rows["empty sheet"] = likeness_row(torch.ones_like(same), same, other)
     rows[SHUFFLED] = likeness_row(pictures[DRAFT][two], other)
     rows[TWO] = likeness_row(artist, other)
     return rows, concepts

@@ -416,8 +416,8 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
         history.add(step, **{key: value.item() for key, value in report.losses.items()})
         if look:
             live.refresh(lambda: show.grid(look(training.ema.model)))
-        if look and loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
-            history.pictures[f"step {step + 1}"] = look(training.ema.model)
+            if loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
+                history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done
 
 

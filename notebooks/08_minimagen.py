@@ -338,38 +338,38 @@ run.keep("noised", show.compare(rows, scale=1.2, title="t = 0.6"))
 class Block(nn.Module):
     """Two convolutions, what the time says between them, and a shortcut around them."""
 
-    def __init__(self, before, after):
+    def __init__(self, in_channels, out_channels):
         super().__init__()
-        self.first = nn.Conv2d(before, after, 3, padding=1)
-        self.of_time = nn.Linear(32, after)
-        self.second = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1)
+        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_projection = nn.Linear(32, out_channels)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x, time):
-        h = self.first(F.silu(F.group_norm(x, 8)))  # (B, after, H, W)
-        h = h + self.of_time(time)[:, :, None, None]
+        h = self.first(F.silu(F.group_norm(x, 8)))  # (B, out_channels, H, W)
+        h = h + self.time_projection(time)[:, :, None, None]
         return self.shortcut(x) + self.second(F.silu(F.group_norm(h, 8)))
 
 
 class SmallUNet(nn.Module):
     def __init__(self, width=32):
         super().__init__()
-        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         self.down = Block(width, 2 * width)
         self.middle = Block(2 * width, 2 * width)
         self.up = Block(4 * width, width)
-        self.leave = nn.Conv2d(2 * width, 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(2 * width, 3, 3, padding=1)
 
     def forward(self, x_t, t):
-        waves = t[:, None] * 2.0 ** torch.linspace(0, 7, 16, device=t.device)  # (B, 16)
-        time = torch.cat([waves.sin(), waves.cos()], dim=1)  # (B, 32)
-        whole = self.enter(x_t)  # (B, C, S, S)
+        phases = t[:, None] * 2.0 ** torch.linspace(0, 7, 16, device=t.device)  # (B, 16)
+        time = torch.cat([phases.sin(), phases.cos()], dim=1)  # (B, 32)
+        whole = self.conv_in(x_t)  # (B, C, S, S)
         half = self.down(F.avg_pool2d(whole, 2), time)  # (B, 2 C, S / 2, S / 2)
         quarter = self.middle(F.avg_pool2d(half, 2), time)  # (B, 2 C, S / 4, S / 4)
         back = F.interpolate(quarter, scale_factor=2)
         back = self.up(torch.cat([back, half], dim=1), time)  # (B, C, S / 2, S / 2)
         back = F.interpolate(back, scale_factor=2)
-        return self.leave(torch.cat([back, whole], dim=1))  # v, (B, 3, S, S)
+        return self.conv_out(torch.cat([back, whole], dim=1))  # v, (B, 3, S, S)
 
 # %% [markdown]
 # Trained for a moment, on the exercise of above. The error of $v$ on drawings that it never saw, at three times, beside
@@ -402,23 +402,27 @@ for _ in range(cfg.small_steps):
     live.refresh(lambda: show.curves({"error of v": small_losses}, smooth=20))
 
 # %%
-@torch.no_grad()
-def small_errors(predict):
-    """The squared error of v on validation drawings, at three times."""
-    x_0 = downsample(validation.batch(torch.arange(len(validation))).cpu(), 32)
-    eps = torch.randn(x_0.shape, generator=runtime.generator(seed, "small U-Net", "validation"))
+def errors_of_v(predict, levels):
+    """Squared error of v on the validation drawings at 32 pixels; `predict` is (x_t, t) -> v."""
+    x_0 = downsample(validation.batch(torch.arange(len(validation))), SIZES["base"])
     errors = {}
-    for level in (0.3, 0.6, 0.9):
+    for level in levels:
         t = torch.full((len(x_0),), level)
+        eps = torch.randn(x_0.shape, generator=runtime.generator(seed, "validation", str(level)))
         x_t = diffusion.q_sample(x_0, t, eps)
-        v = diffusion.training_target(x_0, t, eps)
-        guess = predict(x_t.to(device_), t.to(device_)).cpu()
-        errors[f"t = {level}"] = (guess - v).square().mean().item()
+        target = diffusion.training_target(x_0, t, eps)
+        errors[f"t = {level}"] = (predict(x_t, t) - target).square().mean().item()
     return errors
 
 
-rows = {"0": small_errors(lambda x_t, t: torch.zeros_like(x_t)),
-        "small U-Net": small_errors(small_unet)}
+@torch.no_grad()
+def by_small_unet(x_t, t):
+    return small_unet(x_t.to(device_), t.to(device_)).cpu()
+
+
+THREE_TIMES = (0.3, 0.6, 0.9)
+rows = {"0": errors_of_v(lambda x_t, t: torch.zeros_like(x_t), THREE_TIMES),
+        "small U-Net": errors_of_v(by_small_unet, THREE_TIMES)}
 parameters = sum(p.numel() for p in small_unet.parameters())
 run.keep("small_unet", show.Table(
     rows, digits=3, baselines=["0"],
@@ -654,8 +658,8 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
         run.log(step, **{f"{label}_loss": loss.item()})
         if look:
             live.refresh(lambda: show.grid(draw(base_alone(training.ema.model), asked)))
-        if look and loop.passes(looks):
-            look(step + 1, training.ema.model)
+            if loop.passes(looks):
+                look(step + 1, training.ema.model)
     if loop.seconds > already:
         pace = cfg.batch_size * (loop.done - loop.first) / (loop.seconds - already)
         run.metric(**{f"{label}_pictures_per_second": pace})
@@ -725,19 +729,8 @@ def predict_v(network, x_t, t, texts):
 
 def validation_errors(network, captions):
     """Squared error of the base's v on the validation drawings, at each noise level."""
-    rows = torch.arange(len(validation))
-    x_0 = downsample(validation.batch(rows), SIZES["base"])
     texts = [encoder.encode(captions[i:i + 64]) for i in range(0, len(captions), 64)]
-    errors = {}
-    for level in LEVELS:
-        stream = runtime.generator(seed, "validation", str(level))
-        t = torch.full((len(x_0),), level)
-        eps = torch.randn(x_0.shape, generator=stream)
-        x_t = diffusion.q_sample(x_0, t, eps)
-        v = predict_v(network, x_t, t, texts)
-        target = diffusion.training_target(x_0, t, eps)
-        errors[f"t = {level}"] = (v - target).square().mean().item()
-    return errors
+    return errors_of_v(lambda x_t, t: predict_v(network, x_t, t, texts), LEVELS)
 
 
 # %%

@@ -424,8 +424,8 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
         history.add(step, loss=loss.item())
         if look:
             live.refresh(lambda: show.grid(look(training.ema.model)))
-        if look and loop.passes(looks) and not fabric.global_rank:
-            history.pictures[f"step {step + 1}"] = look(training.ema.model)
+            if loop.passes(looks) and not fabric.global_rank:
+                history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done
 
 

@@ -13,13 +13,11 @@ from typing import Any
 
 from .entries import Entry
 from .. import runtime
-from ..checkpoint import read_config
+from ..checkpoint import WEIGHTS, read_config
 from ..errors import RunFailed
 from ..files import reason
 from ..methods import generate_with_record
 from ..paths import checkpoints_dir, python_path
-
-FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _measured(method: str, options: dict[str, Any], prompt: str) -> Cost:
     for name in record["checkpoints"]:
         folder = checkpoints_dir() / name
         parameters += read_config(folder).get("parameters", 0)
-        size += (folder / FILE).stat().st_size
+        size += (folder / WEIGHTS).stat().st_size
     device = runtime.pick_device(options.get("device", "auto"))
     return Cost(round(seconds[1], 3), round(seconds[0], 3), round(runtime.peak_memory(device), 1),
                 record.get("steps_done", 0), parameters, size)

@@ -209,8 +209,8 @@ def _features(encoder: Any, pictures: Tensor) -> Tensor:
 
 
 def caption_score_rows(captions: Sequence[str], references: Sequence[str | Sequence[str]], nearest: Sequence[str], *,
-                  generator: torch.Generator, shuffles: int = 10, label: str = "captions",
-                  wordnet: bool | None = None) -> dict[str, dict[str, float]]:
+                       generator: torch.Generator, shuffles: int = 10, label: str = "captions",
+                       wordnet: bool | None = None) -> dict[str, dict[str, float]]:
     """Return the rows of a table: captions against their references, and the two baselines that belong beside them.
 
     Args:

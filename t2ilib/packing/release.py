@@ -9,6 +9,7 @@ from typing import Any
 from .archive import Bundle, choose, pack, write
 from .parts import Part
 from ..assets.released import FORMAT
+from ..checkpoint import WEIGHTS
 from ..errors import BadParameter, MissingAsset
 from ..files import sha256_of, write_json
 from ..paths import checkpoints_dir, repo_root
@@ -25,7 +26,7 @@ def release_parts(at_least: int = LARGE) -> list[Part]:
     """
     files: dict[str, Path] = {}
     for card in sorted(checkpoints_dir().glob("*/config.json")):
-        weights = card.with_name("model.safetensors")
+        weights = card.with_name(WEIGHTS)
         if not weights.is_file():
             raise MissingAsset(f"{weights} is not here, so that the archive would be without it; bring what this clone "
                                "lacks: `python -m t2ilib release --fetch`")
