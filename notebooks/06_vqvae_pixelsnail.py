@@ -98,6 +98,7 @@ stages: str = "vqvae,pixelsnail"  # what `full` trains, with commas between
 train: Optional[bool] = None  # whether to train what ships; None: the profile's own
 vqvae_steps: Optional[int] = None  # training steps of the VQ-VAE
 snail_steps: Optional[int] = None  # training steps of PixelSNAIL
+muon: Optional[float] = None  # learning rate of Muon over AdamW's; 0 trains with AdamW alone
 live_steps: Optional[int] = None  # of small networks in the lesson; 0 leaves them out
 minutes: Optional[float] = None  # or how long to train each stage, over all interruptions
 start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
@@ -186,7 +187,7 @@ run, cfg, device_, dtype_ = start(
     "06_vqvae_pixelsnail", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, text=text, data=data, levels=levels, stages=stages, train=train, vqvae_steps=vqvae_steps,
     snail_steps=snail_steps, live_steps=live_steps, minutes=minutes, start_from=start_from,
-    num_concepts=num_concepts, captioner_steps=captioner_steps,
+    num_concepts=num_concepts, captioner_steps=captioner_steps, muon=muon,
     smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2, train=True,
                vqvae_steps=2, snail_steps=2, batch_size=4, looks=2, prompts=2, cache_side=4,
                num_concepts=2, seeds=1, candidates=2, splits=("validation",),

@@ -375,7 +375,7 @@ class SmallUNet(nn.Module):
 # Trained for a moment, on the exercise of above. The error of $v$ on drawings that it never saw, at three times, beside
 # that of a network that always says 0.
 
-# %%
+# %% tags=["look"]
 def small_batch(pictures, rows, stream):
     """x_t, t and the v to be predicted, of these pictures at 32 pixels and random times."""
     x_0 = downsample(pictures.batch(rows).cpu(), 32)
@@ -414,7 +414,7 @@ def errors_of_v(predict, levels):
         errors[f"t = {level}"] = (predict(x_t, t) - target).square().mean().item()
     return errors
 
-
+# %% tags=["look"]
 @torch.no_grad()
 def by_small_unet(x_t, t):
     return small_unet(x_t.to(device_), t.to(device_)).cpu()

@@ -81,6 +81,7 @@ dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a blue fish"  # what to draw in the sections on drawing
 train: Optional[bool] = None  # whether to train the network that ships; None: the profile's own
 words_steps: Optional[int] = None  # training steps of that network
+muon: Optional[float] = None  # learning rate of Muon over AdamW's; 0 trains with AdamW alone
 minutes: Optional[float] = None  # or how long to train it, over all interruptions
 start_from: str = "scratch"  # scratch or shipped: the weights that its training begins with
 arm_steps: Optional[int] = None  # training steps of each of the three ways; 0 leaves them out
@@ -155,7 +156,7 @@ from t2ilib.training import (
 run, cfg, device_, dtype_ = start(
     "09_text_transformer", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, train=train, words_steps=words_steps, minutes=minutes, start_from=start_from,
-    arm_steps=arm_steps, num_concepts=num_concepts,
+    arm_steps=arm_steps, num_concepts=num_concepts, muon=muon,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, train=True,
                words_size="small", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
                pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2,
