@@ -50,23 +50,44 @@ def convolve_one_by_one(x: Tensor, bank: Tensor, selection: Tensor, scale: Tenso
     return torch.cat(pictures)
 
 
+def kernel_lengths(bank: Tensor, selection: Tensor, scale: Tensor) -> Tensor:
+    """Return the length of each output channel's mixed and scaled kernel, from products of the bank's filters.
+
+    The products are the same for all pictures, so that no picture's kernel is needed.
+
+    Shapes:
+        as in `mixed_kernels` -> (B, O)
+    """
+    products = torch.einsum("noihw,poihw->npoi", bank, bank)  # (N, N, O, I)
+    squares = torch.einsum("bn,bp,npoi,bi->bo", selection, selection, products, scale.square())
+    return (squares + EPS).sqrt()
+
+
 def convolve_grouped(x: Tensor, bank: Tensor, selection: Tensor, scale: Tensor, *, demodulate: bool = True) -> Tensor:
     """Return what `convolve_one_by_one` returns, by one convolution with a group for each picture.
 
-    The kernels of all pictures are in memory at once: B O I k^2 numbers.
+    The style scales the input and the lengths divide the output: to touch the kernels themselves would cost more on
+    small maps, where a kernel has more numbers than a picture. The kernels of all pictures are in memory at once:
+    B O I k^2 numbers.
     """
-    kernels = mixed_kernels(bank, selection, scale, demodulate=demodulate)
-    batch, out_channels = kernels.shape[:2]
-    joined = x.flatten(0, 1)[None]  # (1, B I, H, W)
-    y = F.conv2d(joined, kernels.flatten(0, 1).to(x.dtype), padding=bank.shape[-1] // 2, groups=batch)
-    return y[0].unflatten(0, (batch, out_channels))
+    batch = len(x)
+    _, out_channels, in_channels, side, _ = bank.shape
+    kernels = selection.to(x.dtype) @ bank.flatten(1).to(x.dtype)  # (B, O I k k)
+    kernels = kernels.view(batch * out_channels, in_channels, side, side)
+    scaled = x * scale[:, :, None, None].to(x.dtype)
+    joined = scaled.flatten(0, 1)[None]  # (1, B I, H, W)
+    y = F.conv2d(joined, kernels, padding=side // 2, groups=batch)
+    y = y[0].unflatten(0, (batch, out_channels))
+    if demodulate:
+        y = y / kernel_lengths(bank, selection, scale)[:, :, None, None].to(y.dtype)
+    return y
 
 
 def convolve_shared(x: Tensor, bank: Tensor, selection: Tensor, scale: Tensor, *, demodulate: bool = True) -> Tensor:
     """Return what `convolve_one_by_one` returns, by one ordinary convolution with all filters of the bank.
 
-    The style scales the input and the selection mixes the outputs, so that no picture has a kernel of its own; the
-    length of the mixed kernel follows from products of filters, which are the same for all pictures. N times the work.
+    The style scales the input and the selection mixes the outputs, so that no picture has a kernel of its own. N times
+    the work.
     """
     count, out_channels = bank.shape[:2]
     scaled = x * scale[:, :, None, None].to(x.dtype)
@@ -74,9 +95,7 @@ def convolve_shared(x: Tensor, bank: Tensor, selection: Tensor, scale: Tensor, *
     y = y.unflatten(1, (count, out_channels))
     y = torch.einsum("bn,bnohw->bohw", selection.to(y.dtype), y)
     if demodulate:
-        products = torch.einsum("noihw,poihw->npoi", bank, bank)  # (N, N, O, I)
-        squares = torch.einsum("bn,bp,npoi,bi->bo", selection, selection, products, scale.square())
-        y = y * (squares + EPS).rsqrt()[:, :, None, None].to(y.dtype)
+        y = y / kernel_lengths(bank, selection, scale)[:, :, None, None].to(y.dtype)
     return y
 
 
@@ -145,21 +164,23 @@ def distance_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (-distances * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
 
 
-def distance_attention_by_products(q: Tensor, k: Tensor, v: Tensor, *, fused: bool = False) -> Tensor:
-    """Return what `distance_attention` returns, without the (N, M, d) differences.
+def distance_attention_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what `distance_attention` returns, without the (N, M, d) differences, by PyTorch's fused attention.
 
-    -|q - k|^2 = 2 q k - |k|^2 - |q|^2, and |q|^2 is the same for all keys, so that the softmax does not see it.
-
-    Args:
-        fused: by PyTorch's fused attention, which has no second derivative: not where gradients are penalised.
+    -|q - k|^2 = 2 q k - |k|^2 - |q|^2, and |q|^2 is the same for all keys, so that the softmax does not see it. |k|^2
+    becomes two more numbers of each key: what it is in the dtype of the keys, and the rest, or half precision would
+    lose it. Fused kernels have no second derivative: where gradients are penalised, call this under
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`, as `training.losses.squared_gradients` does.
     """
-    k_squares = k.square().sum(-1, keepdim=True)  # (B, heads, M, 1)
-    if fused:
-        q = torch.cat([2 * q, torch.ones_like(q[..., :1])], dim=-1)
-        k = torch.cat([k, -k_squares], dim=-1)
-        return F.scaled_dot_product_attention(q, k, v, scale=v.shape[-1] ** -0.5)
-    scores = 2 * q @ k.transpose(-1, -2) - k_squares.transpose(-1, -2)  # (B, heads, N, M)
-    return (scores * v.shape[-1] ** -0.5).softmax(dim=-1) @ v
+    dim = v.shape[-1]
+    squares = k.to(torch.promote_types(k.dtype, torch.float32)).square().sum(-1, keepdim=True)  # (B, heads, M, 1)
+    rounded = squares.to(k.dtype)
+    rest = (squares - rounded).to(k.dtype)
+    one = torch.ones_like(q[..., :1])
+    q = torch.cat([2 * q, one, one], dim=-1)
+    k = torch.cat([k, -rounded, -rest], dim=-1)
+    v = F.pad(v, (0, 2))  # fused kernels want one length
+    return F.scaled_dot_product_attention(q, k, v, scale=dim ** -0.5)[..., :dim]
 
 
 class DistanceSelfAttention(nn.Module):

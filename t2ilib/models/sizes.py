@@ -109,9 +109,9 @@ GENERATOR: Sizes = {
 
 # `models.gigagan.GigaGenerator` and `GigaDiscriminator`
 GIGAGAN: dict[str, Sizes] = {
-    "shipped": {"generator": dict(image_size=64, widths=[128, 128, 128, 96, 64], attention=[8, 16], filters=4),
-                "discriminator": dict(image_size=64, widths=[128, 128, 96, 64, 32], reads=[64, 32, 16], scores=[4, 8],
-                                      attention=[16])},
+    "shipped": {"generator": dict(image_size=64, widths=[160, 160, 128, 64, 32], attention=[8, 16], filters=4),
+                "discriminator": dict(image_size=64, widths=[128, 128, 96, 48, 24], reads=[64, 32, 16], scores=[4, 8],
+                                      attention=[8])},
     "live": {"generator": dict(image_size=32, widths=[96, 96, 64, 48], attention=[8], filters=2, text_depth=0),
              "discriminator": dict(image_size=32, widths=[96, 96, 64, 32], reads=[32, 16], scores=[4, 8],
                                    attention=[])},

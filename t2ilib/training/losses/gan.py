@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import BadParameter
 
@@ -88,8 +89,11 @@ def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
 
 
 def squared_gradients(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return |d critic(x) / dx|^2 of each picture, differentiable, in full precision: (B, ...) -> (B,)."""
-    with torch.autocast(x.device.type, enabled=False):
+    """Return |d critic(x) / dx|^2 of each picture, differentiable, in full precision: (B, ...) -> (B,).
+
+    Attention is computed by plain operations: fused kernels have no second derivative.
+    """
+    with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         gradient, = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         return gradient.flatten(1).square().sum(1)
