@@ -86,6 +86,7 @@ minutes: Optional[float] = None  # or how long to train it, over all interruptio
 batch_size: Optional[int] = None
 start_from: str = "scratch"  # scratch or shipped: the weights that its training begins with
 ladder_steps: Optional[int] = None  # training steps of each row of the ladder; 0 leaves it out
+rival_minutes: Optional[float] = None  # training of GAN and diffusion model each; 0 leaves it out
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split that are judged
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
@@ -94,6 +95,7 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import pathlib
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -101,6 +103,7 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib import metrics, runtime, show
+from t2ilib.cascade import Cascade, Stage
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact, mirror_chances
@@ -125,7 +128,8 @@ from t2ilib.media.film import FilmWriter
 from t2ilib.memory import training_memory
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator
-from t2ilib.models.sizes import GIGAGAN
+from t2ilib.models.imagen_unet import ImagenUNet
+from t2ilib.models.sizes import GIGAGAN, IMAGEN
 from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
 from t2ilib.sampling import GanPainter
 from t2ilib.training import (
@@ -139,6 +143,7 @@ from t2ilib.training import (
     seen_before,
     take_weights,
 )
+from t2ilib.training.diffusion_step import DiffusionTraining, draw_diffusion_batch
 from t2ilib.training.gan_augment import AdaptiveProbability, draw_augmentation
 from t2ilib.training.losses import lite_distance
 from t2ilib.training.text_gan_step import (
@@ -154,12 +159,13 @@ from t2ilib.training.text_gan_step import (
 run, cfg, device_, dtype_ = start(
     "07_gigagan_lite", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, data=data, train=train, steps=steps, minutes=minutes, batch_size=batch_size,
-    start_from=start_from, ladder_steps=ladder_steps, measure=measure, num_concepts=num_concepts,
-    smoke=dict(rows=24, ladder_steps=1, batch_size=6, num_concepts=6, seeds=1, size="live", frames=3,
-               steps=1),
-    quick=dict(rows=400, train=False, size="live", steps=20, ladder_steps=20, batch_size=16,
+    start_from=start_from, ladder_steps=ladder_steps, rival_minutes=rival_minutes, measure=measure,
+    num_concepts=num_concepts,
+    smoke=dict(rows=24, ladder_steps=1, rival_minutes=0.02, batch_size=6, num_concepts=6, seeds=1,
+               size="live", frames=3, steps=1),
+    quick=dict(rows=400, train=False, size="live", steps=20, ladder_steps=20, rival_minutes=0.5, batch_size=16,
                learning_rate=3e-4, ema_decay=0.995, num_concepts=8, seeds=2, frames=8),
-    full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000, batch_size=32,
+    full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000, rival_minutes=60, batch_size=32,
               ema_decay=0.999, num_concepts=80, seeds=3, frames=24))
 NAME = "emoji-gigagan"
 RECIPE = dict(data="emoji", steps=40_000)
@@ -395,7 +401,36 @@ def draw_batch(training, rows, side, rng, probability):
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / NAME
 
 
-def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None, start_from="scratch", **changes):
+def state_of(name):
+    """The file of a training that is to go on after an interruption, None in short profiles."""
+    keep_state = profile == "full" or work_dir
+    return folder / f"{name}.pt" if keep_state else None
+
+
+class Copies:
+    """The weights of a network at shares of its training: one more part of the training's state."""
+
+    SHARES = (1 / 4, 1 / 2, 1)
+
+    def __init__(self):
+        self.rows = []  # minutes, pictures, weights
+
+    def follow(self, loop, network):
+        """Keep the weights when the loop passes a share of its steps; call it once a step."""
+        if loop.passes([share * loop.steps for share in self.SHARES]):
+            weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+            self.rows.append({"minutes": loop.seconds / 60, "pictures": (loop.done + 1) * cfg.batch_size,
+                              "weights": weights})
+
+    def state_dict(self):
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state):
+        self.rows = list(state["rows"])
+
+
+def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None, copies=None, start_from="scratch",
+              **changes):
     """Train a generator: its running average, its history, and the steps that are done."""
     training, beside, side = start_training(name, size, rule, start_from=start_from, **changes)
     history = beside["history"]
@@ -403,10 +438,11 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
     settings = dict(seed=seed, data=drawings.fingerprint(), size=size, rule=vars(rule), steps=steps,
                     batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, augment=augment,
                     ema_decay=cfg.ema_decay, changes=changes)
-    keep_state = profile == "full" or work_dir
-    loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
-                        parts=training.parts() | beside, run=run, desc=name, fabric=fabric,
-                        state=folder / f"{name}.pt" if keep_state else None)
+    parts = training.parts() | beside
+    if copies is not None:
+        parts["copies"] = copies
+    loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings, parts=parts,
+                        run=run, desc=name, fabric=fabric, state=state_of(name))
     live = show.Live()
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
@@ -414,6 +450,8 @@ def train_gan(name, size, steps, rule, *, augment=True, minutes=None, look=None,
         report = training.step(draw_batch(training, beside["batches"].next(), side, beside["stream"], share), rate)
         probability.update(report.on_real)
         history.add(step, **{key: value.item() for key, value in report.losses.items()})
+        if copies is not None:
+            copies.follow(loop, training.ema.model)
         if look:
             live.refresh(lambda: show.grid(look(training.ema.model)))
             if loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
@@ -475,18 +513,21 @@ trunk = load_efficientnet_lite(device=device_)
 SPLITS = ("train", "validation")
 
 
-def measured(network, split):
-    """The row of a generator: does it show its prompts, do its pictures differ, are they finite."""
-    names = judgement.concepts(split, cfg.num_concepts)
-    x = draw(network, names, max(2, cfg.seeds))
+def judged(x, names):
+    """The row of pictures (len(names) * num, 3, H, W): do they show their names, differ, are they finite."""
     x = F.interpolate(x, 64, mode="bicubic", antialias=True).clamp(0, 1)
-    asked_names = [name for name in names for _ in range(max(2, cfg.seeds))]
+    num = len(x) // len(names)
+    asked_names = [name for name in names for _ in range(num)]
     features = judgement.features(x.to(device_))
     real = judgement.data_features(judgement.one_row_each(names))
     row = judgement.report(features, asked_names, real=real)
-    grouped = features.unflatten(0, (len(names), -1))
+    grouped = features.unflatten(0, (len(names), num))
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    pairs = x.unflatten(0, (len(names), -1)).to(device_)
+    neighbours = min(5, len(names) - 1)
+    precise, recalled = metrics.precision_recall(real, grouped[:, 0], k=neighbours)
+    row["precision"] = precise.mean().item()
+    row["recall"] = recalled.mean().item()
+    pairs = x.unflatten(0, (len(names), num)).to(device_)
     row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
     other = asked_names[len(asked_names) // 2:] + asked_names[:len(asked_names) // 2]
     row["shuffled"] = metrics.top_k(judgement.ranks(features, other), 10)
@@ -494,12 +535,108 @@ def measured(network, split):
     return row
 
 
-COLUMNS = ("top10", "top1", "shuffled", "kid", "within", "pairs apart", "finite", "n")
+def measured(network, split):
+    """The row of a generator."""
+    names = judgement.concepts(split, cfg.num_concepts)
+    return judged(draw(network, names, max(2, cfg.seeds)), names)
+
+
+COLUMNS = ("top10", "top1", "shuffled", "kid", "precision", "recall", "within", "pairs apart",
+           "finite", "n")
 for split in SPLITS if arms else ():
     rows = {name: measured(network, split) for name, network in arms.items()}
     run.keep(f"ladder_{split}", show.Table(rows, columns=COLUMNS, best="top10", title=split,
                                            intervals={"top10": ("low", "high")},
                                            note=f"{cfg.ladder_steps} steps each, seed {seed}"))
+
+# %% [markdown]
+# ## Beside a diffusion model
+# GigaGAN or MinImagen? Both learn from the same drawings and captions at 32 pixels, for the same time on this machine,
+# and about as many weights are trained: the GAN's are the generator's and the discriminator's, of which the latter are
+# of no use afterwards. The GAN has all ingredients but the frozen features, which know photographs; the diffusion model
+# is the base of notebook 08, narrower, and draws in several passes.
+
+# %% tags=["look"]
+RIVAL_STEPS = 100_000  # of the schedules; the minutes end both
+NARROW = IMAGEN["live"] | dict(dim=24)
+
+
+def train_diffusion(minutes, copies):
+    """Train a small U-Net on the same drawings, and keep copies of its running average."""
+    runtime.seed_everything(seed)
+    training = DiffusionTraining(ImagenUNet(text_embed_dim=words.dim, **NARROW).to(device_), fabric,
+                                 dtype=dtype_, ema_decay=cfg.ema_decay)
+    stream = runtime.generator(seed, "diffusion", "training")
+    batches = Batches(len(drawings), cfg.batch_size, runtime.generator(seed, "diffusion", "batches"))
+    settings = dict(seed=seed, data=drawings.fingerprint(), batch_size=cfg.batch_size, size=NARROW,
+                    ema_decay=cfg.ema_decay)
+    parts = training.parts() | {"stream": stream, "batches": batches, "copies": copies}
+    loop = TrainingLoop(steps=RIVAL_STEPS, minutes=minutes, settings=settings, parts=parts, run=run,
+                        desc="diffusion", fabric=fabric, state=state_of("diffusion"))
+    for _ in loop:
+        rows = batches.next()
+        x_0 = augment_exact(drawings.images[rows], stream, shift=2, mirror=mirror[rows], recolour=0.0, white=1.0)
+        batch = draw_diffusion_batch(F.adaptive_avg_pool2d(x_0, 32), caption_rows[rows], texts, stream,
+                                     rank=fabric.global_rank, world_size=fabric.world_size, device=device_)
+        training.step(batch, cosine_lr(loop.position, RIVAL_STEPS, peak=1e-3, warmup=100, floor=0.02))
+        copies.follow(loop, training.ema.model)
+    return training.ema.model
+
+
+def draw_by_diffusion(network, prompts, num):
+    """Pictures (len(prompts) * num, 3, 32, 32) in [0, 1], as `draw` returns them."""
+    repeated = [text for text in prompts for _ in range(num)]
+    streams = [runtime.generator(seed, "draw", text, j) for text in prompts for j in range(num)]
+    cascade = Cascade([Stage(network, 32)], words, precision=dtype)
+    return to_unit(cascade.sample(repeated, generators=streams)[-1]).cpu()
+
+
+# %% tags=["look"]
+def rows_over_time(title, network, copies, paint, names):
+    """A row of the table for each copy: its network is loaded, draws, and is judged."""
+    found = {}
+    num = max(2, cfg.seeds)
+    for copy in copies.rows:
+        network.load_state_dict(copy["weights"])
+        network.eval()
+        began = time.perf_counter()
+        x = paint(network, names, num)
+        seconds = time.perf_counter() - began
+        row = judged(x, names)
+        row |= {"minutes": copy["minutes"], "pictures": copy["pictures"], "ms a picture": 1000 * seconds / len(x)}
+        found[f"{title}, {copy['minutes']:.1f} min"] = row
+    return found
+
+
+def count_weights(*networks):
+    return sum(weight.numel() for network in networks for weight in network.parameters())
+
+
+if cfg.rival_minutes:
+    gan_copies = Copies()
+    diffusion_copies = Copies()
+    all_but_features = LADDER["+ filter bank"]
+    gan, _, _ = train_gan("rival", "live", RIVAL_STEPS, minutes=cfg.rival_minutes, copies=gan_copies,
+                          **all_but_features)
+    unet = train_diffusion(cfg.rival_minutes, diffusion_copies)
+    judge_of_gan = GigaDiscriminator(**GIGAGAN["live"]["discriminator"])
+    print(f"weights in training: {count_weights(gan, judge_of_gan):,} (GAN), {count_weights(unet):,} (diffusion)")
+    for split in SPLITS:
+        names = judgement.concepts(split, cfg.num_concepts)
+        rows = rows_over_time("GAN", gan, gan_copies, draw, names)
+        rows |= rows_over_time("diffusion", unet, diffusion_copies, draw_by_diffusion, names)
+        columns = ("pictures", "ms a picture", *COLUMNS)
+        run.keep(f"beside_diffusion_{split}", show.Table(rows, columns=columns, title=split, best="top10",
+                                                         intervals={"top10": ("low", "high")},
+                                                         note=f"32 pixels, seed {seed}, one machine"))
+        lines = {}
+        for title in ("GAN", "diffusion"):
+            of_title = [row for name, row in rows.items() if name.startswith(title)]
+            lines[title] = ([row["minutes"] for row in of_title], [row["top10"] for row in of_title])
+        run.keep(f"over_time_{split}", show.curves(lines, xlabel="minutes of training", ylabel="strict top-10",
+                                                   title=split, size=(5.0, 2.6)))
+    last = {"GAN": draw(gan, asked), "diffusion": draw_by_diffusion(unet, asked, 1)}
+    run.keep("beside_diffusion", show.compare(last, titles=asked, scale=1.2))
 
 # %% [markdown]
 # ## The network that ships
@@ -640,6 +777,8 @@ for split in SPLITS:
 #   colours and outlines, not things; the ladder at a small budget orders the ingredients at that budget.
 # - The CLIP loss pleases a guide. The judge is another network, and the difference between what the two say is how much
 #   of the loss went into texture.
+# - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, and nothing
+#   about a longer one. The GAN's advantage, a picture in one pass, does not depend on the training.
 # - `pairs apart` is large for noise: a number like the original's LPIPS cannot tell variety from dirt.
 # - The row with frozen features was trained by EfficientNet-Lite0.
 #
