@@ -73,7 +73,7 @@ profile: str = "quick"  # smoke, quick or full
 seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
-prompt: str = "a blue fish"  # what to draw in the sections on sampling
+prompt: str = "a green heart"  # what to draw in the sections on sampling
 train: Optional[bool] = None  # False measures without training; None: the profile's own, which trains
 steps: Optional[int] = None  # training steps
 minutes: Optional[float] = None  # or how long to train, over all interruptions
@@ -386,7 +386,7 @@ def drafts(network, words, num=1, **options):
 # interrupt it, start it again, and it goes on; delete the folder to start anew.
 
 # %%
-words = [prompt, "a red heart", "a grinning face", "the flag of Italy"]
+words = [prompt, "a red heart", "a grinning face", "the flag of France"]
 if data == "shapes":
     words = validation.captions[:4]
 folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-prior"
