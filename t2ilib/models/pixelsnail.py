@@ -16,6 +16,7 @@ from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.causal import CausalAttention, CodesIn, Columns, GatedResBlock
 from ..layers.conv_blocks import Upsample
+from ..layers.text_plan import TextPlan
 from ..layers.transformer import INIT_STD, KVCache
 from ..layers.unet_blocks import DropsText
 
@@ -142,6 +143,7 @@ class PixelSNAIL(DropsText, nn.Module):
         blocks: each of `res_blocks` gated blocks and one of attention, if `attention`. heads: of attention.
         out_blocks: gated blocks without neighbours behind all others.
         text_dim: width of the text encoder's tokens and of its pooled feature; 0 reads no text.
+        plan_depth: blocks of the transformer that plans from the text what each place shall hold; 0 plans nothing.
         coarse_blocks: gated blocks that read a grid of coarse codes of half the sides; 0 reads none.
         embedding: codes enter as vectors of `channels` numbers; False lets the first layer read one-hot codes.
         sees_itself: False masks the place itself in every convolution, as the public port does.
@@ -164,8 +166,8 @@ class PixelSNAIL(DropsText, nn.Module):
 
     def __init__(self, *, codes: int = 512, height: int = 16, width: int = 16, channels: int = 128, hidden: int = 80,
                  kernel: int = 5, blocks: int = 2, res_blocks: int = 3, attention: bool = True, heads: int = 8,
-                 out_blocks: int = 0, text_dim: int = 384, coarse_blocks: int = 0, embedding: bool = True,
-                 sees_itself: bool = True, dropout: float = 0.1):
+                 out_blocks: int = 0, text_dim: int = 384, plan_depth: int = 0, coarse_blocks: int = 0,
+                 embedding: bool = True, sees_itself: bool = True, dropout: float = 0.1):
         super().__init__()
         if codes < 2 or height < 1 or width < 1 or blocks < 1:
             raise BadParameter("need a codebook of at least 2 codes, a grid and a block, got "
@@ -176,6 +178,8 @@ class PixelSNAIL(DropsText, nn.Module):
         if text_dim and not (attention and sees_itself):
             raise BadParameter("attention=False and sees_itself=False are of the port, which reads no text; take "
                                "text_dim=0")
+        if plan_depth and not text_dim:
+            raise BadParameter("a plan is made from a text; take text_dim above 0, or plan_depth=0")
         if coarse_blocks and (height % 2 or width % 2):
             raise BadParameter(f"a grid above coarse codes needs even sides, got {height} x {width}")
         self.codes = codes
@@ -190,6 +194,9 @@ class PixelSNAIL(DropsText, nn.Module):
             self.token_in = nn.Linear(text_dim, channels)
             self.token_norm = nn.LayerNorm(channels)
             self.pooled_in = nn.Linear(text_dim, channels)
+        self.plan = None
+        if plan_depth:
+            self.plan = TextPlan(grid=self.grid, text_dim=channels, out_dim=channels, depth=plan_depth)
         self.coarse = None
         if coarse_blocks:
             self.coarse = CoarseCodes(codes=codes, channels=channels, blocks=coarse_blocks)
@@ -297,8 +304,11 @@ class PixelSNAIL(DropsText, nn.Module):
         if has_text:
             tokens = self.token_norm(self.token_in(tokens))  # (B, T, channels)
             keep = F.pad(mask, (1, 0), value=True)  # the null counts always
-            pooled = self.pooled_in(pooled)[:, None, None]  # (B, 1, 1, channels)
-            gates = pooled if gates is None else gates + pooled
+            pooled = self.pooled_in(pooled)  # (B, channels)
+            words = pooled[:, None, None]
+            if self.plan is not None:
+                words = words + self.plan(tokens, mask, pooled)  # (B, H, W, channels)
+            gates = words if gates is None else gates + words
         return _Condition(gates, tokens, keep)
 
     def _check_coarse(self, coarse: Tensor) -> None:
