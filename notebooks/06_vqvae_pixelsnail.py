@@ -807,8 +807,13 @@ run.keep("cache", show.Table(times, digits=2, note=note))
 
 # %% [markdown]
 # ## PixelSNAIL reads the words
-# The pooled feature of the text is added before every gate; its tokens are places that attention always sees. One text
-# in ten is replaced by a learned "no text", for guidance: $l_\varnothing + s\,(l_w - l_\varnothing)$ on logits.
+# The pooled feature of the text is added before every gate; its tokens are places that attention always sees. Both say
+# the same everywhere, and a convolution knows where it is only by what was drawn before it. So a **plan** comes first:
+# a small transformer over the places of the grid reads the text and gives each place features of its own, which are
+# added before the gates too. It is made once a picture and sees no code, so that nothing of the above changes.
+#
+# One text in ten is replaced by a learned "no text", for guidance: $l_\varnothing + s\,(l_w - l_\varnothing)$ on
+# logits.
 
 # %%
 captions, caption_rows = caption_table(drawings)  # caption_rows: (N, captions of a drawing)
