@@ -55,7 +55,8 @@ def configurations(count=10):
                          channels=2 * heads * chance.randint(1, 3), hidden=chance.randint(2, 6),
                          blocks=chance.randint(1, 3), res_blocks=chance.randint(1, 2), out_blocks=chance.randint(0, 1),
                          text_dim=6 if kind in (0, 1) else 0,
-                         plan_depth=chance.randint(1, 2) if kind in (0, 1) else 0, coarse_blocks=chance.randint(1, 2) if coarse else 0)
+                         plan_depth=chance.randint(1, 2) if kind in (0, 1) else 0,
+                         coarse_blocks=chance.randint(1, 2) if coarse else 0)
         if kind == 4:
             arguments |= PORT | dict(attention=chance.random() < 0.5)
         found.append(arguments)
