@@ -1,6 +1,14 @@
 """Metrics: how close pictures are to other pictures, and to their prompts."""
 
-from .alignment import bootstrap_interval, chance_level, paired_similarity, retrieval_ranks, synonym_mask, top_k
+from .alignment import (
+    bootstrap_interval,
+    chance_level,
+    paired_similarity,
+    retrieval_ranks,
+    synonym_mask,
+    top_k,
+    wilson_interval,
+)
 from .composition import composition, is_shown
 from .image import (
     frechet_distance,
@@ -22,4 +30,4 @@ __all__ = ["PanelTable", "Separation", "auc", "bootstrap_interval", "chance_leve
            "duplicate_rate", "entropy", "frechet_distance", "gaussian_frechet", "is_shown", "kid", "kl_to_data",
            "mean_kernel", "mmd2", "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity",
            "panel", "parse_shapes", "precision_recall", "psnr", "retrieval_ranks", "separation", "ssim",
-           "stacked_modes", "synonym_mask", "top_k"]
+           "stacked_modes", "synonym_mask", "top_k", "wilson_interval"]

@@ -4,7 +4,9 @@ The ranks are the retrieval measure of Radford et al. 2021 (section 3.1), asked 
 except those that mean the same.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
@@ -165,3 +167,22 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(draws, tails).tolist()
     return float(statistic(values)), low, high
+
+
+def wilson_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a share of n (Wilson 1927): low, high.
+
+    It says something where all agree, too: 0 of 10 is [0, 0.28]. A bootstrap draws 0 of 10 every time, and says [0, 0].
+
+    Raises:
+        BadParameter: a share outside [0, 1], n < 1, or a level outside (0, 1).
+    """
+    if not 0 <= share <= 1 or n < 1 or not 0 < level < 1:
+        raise BadParameter(f"need a share in [0, 1], n >= 1 and a level in (0, 1), got {share}, {n} and {level}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = share + z**2 / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    low = 0.0 if share == 0 else (middle - reach) / scale  # exactly, whatever is rounded
+    high = 1.0 if share == 1 else (middle + reach) / scale
+    return low, high

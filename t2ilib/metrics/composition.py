@@ -4,18 +4,18 @@ The categories and the questions are those of GenEval (Ghosh et al. 2023), whose
 replaced by an exact parser. Beside each share stands that of exact pictures, which show nothing else either.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .alignment import bootstrap_interval
+from .alignment import bootstrap_interval, wilson_interval
 from .shape_parser import Found, parse_shapes
 from ..data.shape_captions import CATEGORIES, Description, describe
 from ..data.shapes import relations_between
 from ..errors import BadParameter
-from ..runtime import generator
 
 OVERALL = "all categories"
 
@@ -73,16 +73,18 @@ def composition(captions: Sequence[str], pictures: Tensor | Sequence[Tensor], *,
     Args:
         captions: one for each picture, of the grammar of shapes.
         pictures: each (3, S, S) in [0, 1].
-        level: coverage of the bootstrap intervals.
-        seed: of the shuffling and of the intervals.
+        level: coverage of the intervals: by bootstrap, and where all pictures agree, Wilson's for as many as there are
+            groups.
+        seed: of the bootstrap.
         groups: a label for each picture; whole groups are drawn for the intervals. None: pictures whose captions say
             the same are one group.
 
     Returns:
         Category -> n, the number of pictures; shown, the share in which the caption's category holds, and its interval
         low, high; exact, the share that shows nothing else either, with exact_low, exact_high; shuffled, the share
-        shown if the captions of a category are shuffled. Only categories that occur; last "all
-        categories", the mean over these, GenEval's overall score.
+        shown of each caption by the other pictures of its category, the mean over all such pairs (not a number where
+        there is one picture). Only categories that occur; last "all categories", the mean over these, GenEval's
+        overall score.
 
     Raises:
         BadParameter: If the numbers differ or are 0, a caption is not of the grammar, or a picture is bad.
@@ -101,7 +103,7 @@ def composition(captions: Sequence[str], pictures: Tensor | Sequence[Tensor], *,
     for index in of_row.unique().tolist():  # in the order of CATEGORIES
         rows = (of_row == index).nonzero().flatten().tolist()
         row = _shares(shown[rows], exact[rows], [labels[i] for i in rows], of_row[rows], level, seed)
-        row["shuffled"] = _shuffled([descriptions[i] for i in rows], [found[i] for i in rows], seed)
+        row["shuffled"] = _shuffled([descriptions[i] for i in rows], [found[i] for i in rows])
         table[CATEGORIES[index]] = row
     overall = _shares(shown, exact, labels, of_row, level, seed)
     overall["shuffled"] = sum(row["shuffled"] for row in table.values()) / len(table)
@@ -115,8 +117,12 @@ def _shares(shown: Tensor, exact: Tensor, labels: list[str], of_row: Tensor, lev
     row: dict[str, float] = {"n": len(shown)}
     for name, values in {"shown": shown, "exact": exact}.items():
         with_category = torch.stack([values, of_row.float()], dim=1)  # (N, 2)
-        share, low, high = bootstrap_interval(with_category, level=level, seed=seed, groups=labels,
-                                              statistic=_mean_of_categories)
+        if (values == values[0]).all():  # whatever is drawn anew agrees, too
+            share = values[0].item()
+            low, high = wilson_interval(share, len(set(labels)), level=level)
+        else:
+            share, low, high = bootstrap_interval(with_category, level=level, seed=seed, groups=labels,
+                                                  statistic=_mean_of_categories)
         prefix = "" if name == "shown" else f"{name}_"
         row |= {name: share, f"{prefix}low": low, f"{prefix}high": high}
     return row
@@ -131,9 +137,13 @@ def _mean_of_categories(values: Tensor) -> Tensor:
     return (sums[present] / counts[present]).mean()
 
 
-def _shuffled(descriptions: list[Description], found: list[list[Found]], seed: int) -> float:
-    """Return the share shown if the captions of one category are shuffled."""
+def _shuffled(descriptions: list[Description], found: list[list[Found]]) -> float:
+    """Return the share of pairs of a caption and another picture of its category that fit."""
     category = descriptions[0].category
-    order = torch.randperm(len(found), generator=generator(seed, "composition", category)).tolist()
-    answers = [is_shown(descriptions[i], found[other])[category] for i, other in enumerate(order)]
-    return sum(answers) / len(answers)
+    fitting = 0
+    for i, description in enumerate(descriptions):
+        for j, things in enumerate(found):
+            if i != j:
+                fitting += is_shown(description, things)[category]
+    pairs = len(found) * (len(found) - 1)
+    return fitting / pairs if pairs else math.nan

@@ -12,6 +12,7 @@ from t2ilib.metrics import (
     retrieval_ranks,
     synonym_mask,
     top_k,
+    wilson_interval,
 )
 
 
@@ -125,3 +126,15 @@ def test_groups_are_drawn_whole():
         bootstrap_interval(x, groups=["a"])
     with pytest.raises(BadParameter, match="need values"):
         bootstrap_interval(x[:0])
+
+
+def test_wilson_interval_has_published_values():
+    """Newcombe 1998, table I, method 3 (score without continuity correction)."""
+    for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+                               (1, 29, 0.0061, 0.1718)):
+        assert wilson_interval(hits / n, n) == pytest.approx((low, high), abs=1e-4)
+    low, high = wilson_interval(1.0, 20)
+    assert (low, high) == pytest.approx((1 - 0.1611, 1.0), abs=1e-4)
+    for share, n, level in ((1.5, 3, 0.95), (0.5, 0, 0.95), (0.5, 3, 1.0)):
+        with pytest.raises(BadParameter, match="need a share"):
+            wilson_interval(share, n, level=level)

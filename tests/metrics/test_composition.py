@@ -1,5 +1,7 @@
 """Shares by GenEval's categories: right for true pictures, low for shuffled captions, and nothing is overlooked."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from t2ilib.data.shape_captions import CATEGORIES
 from t2ilib.data.shapes import Thing, draw_scene
 from t2ilib.errors import BadParameter
 from t2ilib.media import to_unit
-from t2ilib.metrics import composition, is_shown
+from t2ilib.metrics import composition, is_shown, wilson_interval
 from t2ilib.metrics.composition import OVERALL
 
 RED_CIRCLE = Thing("circle", "red", 30, 64, 40)
@@ -66,7 +68,8 @@ def test_shares_of_true_pictures_and_of_shuffled_captions(data):
     assert list(table) == [*CATEGORIES, OVERALL]
     assert sum(table[category]["n"] for category in CATEGORIES) == table[OVERALL]["n"] == 90
     for row in table.values():
-        assert row["shown"] == row["low"] == row["high"] == row["exact"] == 1
+        assert row["shown"] == row["high"] == row["exact"] == 1
+        assert 0 < row["low"] < 1, "some pictures that all agree prove no 1.0"
     # eight shapes, so an eighth of the captions fits by chance where only the shape is said
     assert table["one object"]["shuffled"] < 0.5
     assert table["binding"]["shuffled"] < 0.2
@@ -82,6 +85,22 @@ def test_shares_and_intervals_of_a_mixture():
     assert table[OVERALL]["shown"] == 0.5
     assert table["colour"]["low"] < 0.75 < table["colour"]["high"]
     assert 0 < table[OVERALL]["low"] < 0.5 < table[OVERALL]["high"] < 1
+
+
+def test_shuffled_is_the_share_of_all_other_pictures_of_the_category():
+    captions = ["a red circle", "a blue star", "a red circle"]
+    pictures = [picture_of(RED_CIRCLE), picture_of(BLUE_STAR), torch.ones(3, 64, 64)]
+    row = composition(captions, pictures)["colour"]
+    # of six pairs one fits: the third caption and the first picture
+    assert row["shuffled"] == pytest.approx(1 / 6)
+    assert math.isnan(composition(captions[:1], pictures[:1])["colour"]["shuffled"])
+
+
+def test_where_all_agree_the_interval_is_wilsons_for_the_number_of_captions():
+    captions = ["a circle"] * 3 + ["a star"] * 3 + ["a ring"] * 4
+    row = composition(captions, torch.ones(10, 3, 64, 64))["one object"]
+    assert (row["shown"], row["low"]) == (0, 0)
+    assert row["high"] == pytest.approx(wilson_interval(0.0, 3)[1])
 
 
 def test_bad_input_is_refused():
