@@ -99,7 +99,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 import copy
 import functools
 import math
-import pathlib
 import textwrap
 import time
 
@@ -132,9 +131,10 @@ from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
-from t2ilib.metrics import bootstrap_interval, composition, precision_recall
+from t2ilib.metrics import bootstrap_interval, precision_recall
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
+from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import IMAGEN
 from t2ilib.paths import cache_dir, reports_dir
@@ -150,6 +150,7 @@ from t2ilib.training import (
     make_fabric,
     seen_before,
     take_weights,
+    training_folder,
 )
 
 # %%
@@ -672,7 +673,7 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
 
 # %%
 fabric = make_fabric(device_, dtype_)
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-minimagen"
+folder = training_folder("emoji-minimagen", data=data, work_dir=work_dir)
 asked = [prompt, "a red heart", "a grinning face", "the flag of Japan"]
 if data == "shapes":
     asked = validation.captions[:4]
@@ -796,7 +797,9 @@ if not measure:
 # the difference between the two rows is how much the words help.
 
 # %%
+who = "this run"
 if data == "emoji" and STAGES[0] in present():
+    who = "shipped"
     cascade = load_cascade(device=str(device_), precision=dtype)
 elif "base" in trained:  # other pictures, or nothing was trained before: what this run trained
     small_to_large = [stage_of(name) for name in NETWORKS if name in trained]
@@ -806,7 +809,7 @@ else:
     raise SystemExit
 shipped = cascade.stages[0].network
 drafts = base_alone(shipped)
-drawn_at["shipped"] = draw(drafts, asked, cfg.samples)
+drawn_at[who] = draw(drafts, asked, cfg.samples)
 logged = show.read_metrics(run.dir, missing_ok=True)
 if "base_loss" in logged:
     smooth = max(1, cfg.steps // 20)
@@ -817,12 +820,12 @@ run.keep("drafts", show.compare(drawn_at, titles=repeated, scale=1.1))
 # %%
 half = len(validation_captions) // 2
 swapped = validation_captions[half:] + validation_captions[:half]
-errors["shipped"] = validation_errors(shipped, validation_captions)
-errors["shipped, swapped captions"] = validation_errors(shipped, swapped)
+errors[who] = validation_errors(shipped, validation_captions)
+errors[f"{who}, swapped captions"] = validation_errors(shipped, swapped)
 for row in errors.values():
     row["mean"] = sum(row.values()) / len(LEVELS)
 run.keep("errors", show.Table(
-    errors, digits=4, best="-mean", baselines=["shipped, swapped captions"],
+    errors, digits=4, best="-mean", baselines=[f"{who}, swapped captions"],
     note=f"error of v; n = {len(validation)} validation drawings of 32 pixels, one noise for all "
          f"rows, seed {seed}"))
 
@@ -857,32 +860,18 @@ run.keep("film", show.compare(rows, titles=[f"step {step + 1}" for step in kept]
 # ## Does it put together what it never saw together?
 # With `-p data shapes` the pictures are coloured shapes on white, and a program reads exactly which shapes a picture
 # shows, in which colours, and where. It is asked the questions of GenEval (Ghosh et al. 2023). Captions of `train` are
-# new scenes of what was trained; those of `validation` name a colour of a shape, a number, a pair or a relation that no
-# training picture shows. *Exact* pictures show nothing else. *Shuffled* compares each picture with another caption of
-# its category. What follows this section asks about emoji, and says nothing of a network that was trained on shapes.
+# scenes that were trained on; those of `validation` name a colour of a shape, a number, a pair or a relation that no
+# training picture shows, and so do those of `held_out`, which only `full` asks. *Exact* pictures show nothing else.
+# *Shuffled* asks each picture for the other captions of its category, *real* asks real pictures. Every notebook that
+# trains on the shapes makes this table, and [10](10_leaderboard.ipynb) puts them side by side. What follows asks about
+# emoji, so that this notebook ends here for them.
 
 # %%
-def composed(split):
-    """The table of a split: how many pictures show what their captions say, by category."""
-    asked_of = load_captioned("shapes", split=split, image_size=64).spread(6 * cfg.num_concepts)
-    drawn = [draw(cascade, asked_of.captions[i:i + 32]) for i in range(0, len(asked_of), 32)]
-    drawn = torch.cat(drawn)
-    run.keep(f"composition_{split}", show.grid(drawn[:6], asked_of.captions[:6], scale=1.6))
-    return composition(asked_of.captions, drawn)
-
-
 if data == "shapes":
-    table = {}
-    splits = ["train", "validation"]
-    if profile == "full":
-        splits.append("held_out")
-    for split in splits:
-        for category, row in composed(split).items():
-            table[f"{split}: {category}"] = row
-    note = f"one picture of each caption, seed {seed}; 95 % intervals over captions"
-    run.keep("composition", show.Table(
-        table, columns=("n", "shown", "exact", "shuffled"), note=note, digits=2,
-        intervals={"shown": ("low", "high"), "exact": ("exact_low", "exact_high")}))
+    keep_composition(run, functools.partial(draw, cascade), count=cfg.num_concepts,
+                     held_out=profile == "full", seed=seed)
+    run.finish()
+    raise SystemExit
 
 # %% [markdown]
 # ## How much guidance

@@ -79,6 +79,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a green heart"  # what to draw in the sections on drawing
+data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 train: Optional[bool] = None  # whether to train the network that ships; None: the profile's own
 words_steps: Optional[int] = None  # training steps of that network
 muon: Optional[float] = None  # learning rate of Muon over AdamW's; 0 trains with AdamW alone
@@ -88,18 +89,18 @@ arm_steps: Optional[int] = None  # training steps of each of the three ways; 0 l
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split that are judged
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
-work_dir: str = ""  # keeps training states; "": full in reports/training/emoji-text-transformer
+work_dir: str = ""  # keeps training states; "": full in reports/training/DATA-text-transformer
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
 # `quick` trains three small networks for a moment while you watch, and draws with the one that ships. `full` trains
 # that one, too. What is trained is saved in the run's folder, and `generate -o checkpoint=FOLDER` draws with it; only
-# `checkpoint="replace"`, with the steps of the recipe, puts it in the place of what ships.
+# `checkpoint="replace"`, with the steps of the recipe, puts it in the place of what ships. With other pictures, such as
+# `-p data shapes`, `quick` trains a small network on them and draws with that.
 
 # %%
 import hashlib
 import math
-import pathlib
 import textwrap
 import time
 from functools import partial
@@ -110,7 +111,7 @@ from torch.nn import functional as F
 
 from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, read_tensors, save_model, save_tensors
-from t2ilib.data import load_captioned
+from t2ilib.data import load_captioned, load_with_validation
 from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table
 from t2ilib.data.kept_files import kept_folder
@@ -120,16 +121,17 @@ from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.choosing import GuideScore
 from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
-from t2ilib.media import load_mask, to_unit
+from t2ilib.media import load_mask, to_signed, to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.memory import no_memory
 from t2ilib.methods.text_transformer import card_of
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
+from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.sizes import TEXT_TRANSFORMER
 from t2ilib.models.text_transformer import TextTransformer
 from t2ilib.models.vqgan import codebook_digest, load_vqgan
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.sampling import (
     CodePainter,
     LogitSampling,
@@ -143,6 +145,7 @@ from t2ilib.training import (
     History,
     TrainingLoop,
     bits_per_code,
+    check_trained_on,
     checkpoint_home,
     cosine_lr,
     draw_code_batch,
@@ -150,19 +153,20 @@ from t2ilib.training import (
     make_fabric,
     seen_before,
     take_weights,
+    training_folder,
 )
 
 # %%
 run, cfg, device_, dtype_ = start(
     "09_text_transformer", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, train=train, words_steps=words_steps, minutes=minutes, start_from=start_from,
-    arm_steps=arm_steps, num_concepts=num_concepts, muon=muon,
+    data=data, arm_steps=arm_steps, num_concepts=num_concepts, muon=muon,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, train=True,
                words_size="small", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
                pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2,
                splits=("validation",)),
     quick=dict(cache_sides=(8, 16), code_rows=400, views=1, unseen_rows=64, looks=4, arm_steps=60,
-               train=False, words_size="small", words_steps=60, batch_size=32,
+               train=data != "emoji", words_size="small", words_steps=60, batch_size=32,
                learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1, exchange=0.05,
                guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20), prompts=6,
                num_concepts=12, seeds=2, candidates=4, splits=("train", "validation"), eyes=False),
@@ -171,9 +175,11 @@ run, cfg, device_, dtype_ = start(
               candidates=8, eyes=True))
 NAME = "emoji-text-transformer"
 GUIDES = ("emoji-clip-b", "emoji-clip")  # choose among drafts, as the method's default does
-RECIPE = dict(words_size="medium", words_steps=15000)
+check_trained_on(data, cfg.train)
+is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
+RECIPE = dict(data="emoji", words_size="medium", words_steps=15000)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
-                       used=dict(words_size=cfg.words_size, words_steps=cfg.words_steps),
+                       used=dict(data=data, words_size=cfg.words_size, words_steps=cfg.words_steps),
                        start_from=start_from, minutes=minutes)
 
 # %% [markdown]
@@ -285,6 +291,12 @@ def encode_views(data, count):
     return torch.cat(encoded)
 
 
+@torch.no_grad()
+def paint_codes(codes):
+    """Codes (B, 16, 16) -> pictures (B, 3, 128, 128) in [0, 1]."""
+    return to_unit(vqgan.decode_codes(codes.to(device_))).clamp(0, 1).cpu()
+
+
 def kept_codes(data, count):
     """The same, kept on disk in `full`, where encoding takes minutes."""
     if profile != "full":
@@ -302,10 +314,24 @@ def kept_codes(data, count):
 # %%
 vqgan = load_vqgan("emoji-vqgan-128", device=device_)
 digest = codebook_digest(vqgan.codebook)
-everything = load_captioned("emoji", split="all", image_size=128)
-all_drawings = everything.where(split="train")
+if is_emoji:
+    everything = load_captioned("emoji", split="all", image_size=128)
+    all_drawings = everything.where(split="train")
+    unseen = everything.where(split="validation")
+else:  # the first scenes of shapes are as good as any: the others need not be drawn
+    limit = cfg.code_rows if data == "shapes" else None
+    all_drawings, unseen = load_with_validation(data, image_size=128, limit=limit or None)
 drawings = all_drawings.spread(cfg.code_rows)
-unseen = everything.where(split="validation").spread(cfg.unseen_rows)
+unseen = unseen.spread(cfg.unseen_rows)
+
+
+def names_of(pictures):
+    """What each picture shows: its plain name in the emoji set, elsewhere its caption."""
+    if not is_emoji:
+        return list(pictures.captions)
+    return [plain_name(name) for name in pictures.columns["name"]]
+
+
 codes = kept_codes(drawings, cfg.views)  # (N, views, 256)
 unseen_codes = kept_codes(unseen, 1)[:, 0]  # (n, 256)
 counts = torch.bincount(codes.flatten(), minlength=len(vqgan.codebook)) + 1.0  # none is impossible
@@ -317,7 +343,7 @@ run.keep("bits", show.Table(rows, digits=2, note=note))
 few = torch.linspace(0, len(unseen) - 1, cfg.looks).long()
 x = to_unit(unseen.batch(few)).cpu()
 grids = unseen_codes[few].view(-1, 16, 16)
-painted = to_unit(vqgan.decode_codes(grids.to(device_))).clamp(0, 1).cpu()
+painted = paint_codes(grids)
 run.keep("codes", show.compare({"drawings": x, "their codes, painted": painted}, scale=1.3))
 
 # %% [markdown]
@@ -395,7 +421,7 @@ def draw_batch(network, rows, rng):
 
 
 # %%
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / NAME
+folder = training_folder(NAME, data=data, work_dir=work_dir)
 
 
 def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
@@ -432,6 +458,9 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
 
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
+if not is_emoji:
+    known = list(dict.fromkeys(drawings.captions))
+    asked = [prompt, *(known[i % len(known)] for i in range(5))]
 asked = asked[:cfg.prompts]
 
 
@@ -490,10 +519,10 @@ def bits(network, codes, prompts):
 
 def bits_row(network):
     """Bits per code on validation drawings, with their words and others', and on training ones."""
-    names = [plain_name(name) for name in unseen.columns["name"]]
+    names = names_of(unseen)
     swapped = names[len(names) // 2:] + names[:len(names) // 2]
-    some = torch.linspace(0, len(drawings) - 1, len(unseen)).long().tolist()
-    known = [plain_name(drawings.columns["name"][i]) for i in some]
+    some = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
+    known = names_of(drawings.select(some))
     middle, low, high = metrics.bootstrap_interval(bits(network, unseen_codes, names), groups=names)
     return {"validation": middle, "low": low, "high": high,
             "words swapped": bits(network, unseen_codes, swapped).mean().item(),
@@ -539,16 +568,20 @@ def mean_drawing(x):
 
 
 rows_of = {}
-for row, name in enumerate(all_drawings.columns["name"]):
-    rows_of.setdefault(plain_name(name), []).append(row)
-four_times = [name for name, rows in rows_of.items() if len(rows) == 4]
+for row, name in enumerate(names_of(all_drawings)):
+    rows_of.setdefault(name, []).append(row)
+four_times = [name for name, rows in rows_of.items() if len(rows) >= 4]
 order = torch.randperm(len(four_times), generator=runtime.generator(seed, "mean of codes"))
 shown = []
 for i in order[:3].tolist():
-    x = all_drawings.batch(rows_of[four_times[i]])
+    x = all_drawings.batch(rows_of[four_times[i]][:4])
     shown.extend([to_unit(x).cpu(), mean_drawing(x)])
-titles = [all_drawings.columns["artist"][row] for row in rows_of[four_times[0]]]
-run.keep("mean", show.grid(torch.cat(shown), 3 * [*titles, "mean of codes"], columns=5, scale=1.3))
+if shown:  # a set of your own may show nothing four times
+    titles = ["one", "another", "a third", "a fourth"]
+    if is_emoji:
+        titles = [all_drawings.columns["artist"][row] for row in rows_of[four_times[0]]]
+    repeated = [*titles, "mean of codes"] * (len(shown) // 2)
+    run.keep("mean", show.grid(torch.cat(shown), repeated, columns=5, scale=1.3))
 
 # %% [markdown]
 # ## The network that ships
@@ -562,7 +595,7 @@ def keep_trained(network, pictures_seen):
     """Save a network as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
     card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"], arm=ARM,
-                data={"name": "emoji", "sha256": drawings.fingerprint()}, training=vars(cfg),
+                data={"name": data, "sha256": drawings.fingerprint()}, training=vars(cfg),
                 commit=runtime.commit(), pictures_seen=pictures_seen)
     saved = save_model(home / NAME, network, dtype=torch.int8, licence="MIT", **card)
     run.artefact(saved / "model.safetensors")
@@ -745,7 +778,7 @@ run.keep("between", show.grid(to_unit(painter.decode(drawn)).cpu(), titles, colu
 # %%
 some = torch.linspace(0, len(unseen) - 1, min(6, len(unseen))).long()
 originals = unseen.batch(some)
-names = [plain_name(unseen.columns["name"][i]) for i in some.tolist()]
+names = names_of(unseen.select(some))
 rows = {"drawings": to_unit(originals).cpu()}
 boxes = {"lower half drawn anew": (0.0, 0.5, 1.0, 1.0),
          "lower quarter drawn anew": (0.0, 0.75, 1.0, 1.0)}
@@ -759,6 +792,26 @@ run.keep("completed", show.compare(rows, titles=titles, scale=1.3))
 
 # %% [markdown]
 # ## Measure
+# With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
+# together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQGAN makes of
+# real pictures. What follows asks about emoji, so that this notebook ends here for other pictures.
+
+# %%
+@torch.no_grad()
+def through(x):
+    """Pictures (B, 3, 128, 128) in [0, 1], painted from their codes."""
+    return paint_codes(vqgan.encode_codes(to_signed(x).to(device_)))
+
+
+if data == "shapes":
+    keep_composition(run, partial(draw, network), count=cfg.num_concepts,
+                     held_out=profile == "full", through=through, seed=seed)
+if not is_emoji:
+    print(f"the judge ranks names of emoji, which {data!r} has not: it is not asked")
+    run.finish()
+    raise SystemExit
+
+# %% [markdown]
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, what it has to be compared with: pictures asked for each other's prompts, the training drawing whose name is
@@ -781,10 +834,7 @@ eyes = load_eyes(device=device_) if cfg.eyes else None
 
 def through_codes(rows):
     """Drawings of the whole set, painted from their codes: (n, 3, 128, 128) in [0, 1]."""
-    parts = []
-    for part in torch.tensor(rows).split(32):
-        encoded = vqgan.encode_codes(everything.batch(part).to(device_))
-        parts.append(to_unit(vqgan.decode_codes(encoded)).clamp(0, 1).cpu())
+    parts = [through(to_unit(everything.batch(part))) for part in torch.tensor(rows).split(32)]
     return torch.cat(parts)
 
 

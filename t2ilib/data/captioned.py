@@ -269,8 +269,8 @@ def load_captioned(name_or_path: str | Path, *, split: str = "train", image_size
     return CaptionedImages(images, captions, columns_of(records), name=name)
 
 
-def load_with_validation(name_or_path: str | Path, *, image_size: int = 64, every: int = 10
-                         ) -> tuple[CaptionedImages, CaptionedImages]:
+def load_with_validation(name_or_path: str | Path, *, image_size: int = 64, every: int = 10,
+                         limit: int | None = None) -> tuple[CaptionedImages, CaptionedImages]:
     """Load what a set has to train on, and pictures of the same set to choose by.
 
     Those are its `validation` split; where it has none, all pictures of every tenth caption, which are then not trained
@@ -278,13 +278,14 @@ def load_with_validation(name_or_path: str | Path, *, image_size: int = 64, ever
 
     Args:
         every: one of so many captions goes to validation, where the set does not decide.
+        limit: at most so many pictures of each split, from the beginning.
 
     Raises:
         BadParameter: the set has no `validation` split, and fewer than two captions. Others as `load_captioned`.
     """
-    train = load_captioned(name_or_path, split="train", image_size=image_size)
+    train = load_captioned(name_or_path, split="train", image_size=image_size, limit=limit)
     try:
-        return train, load_captioned(name_or_path, split="validation", image_size=image_size)
+        return train, load_captioned(name_or_path, split="validation", image_size=image_size, limit=limit)
     except (UnknownName, MissingAsset):
         pass
     except BadParameter:

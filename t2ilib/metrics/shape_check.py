@@ -88,7 +88,7 @@ def keep_composition(run: Run, draw: Draw, *, count: int, held_out: bool = False
     Args:
         run: gets tables/composition.csv, figures/composition_SPLIT.png, and the mean of all categories as a metric.
         draw: at most 32 captions -> one picture of each, (B, 3, S, S) in [0, 1].
-        count: captions of each category and split, at most 100; 0 is as many.
+        count: captions of each category and split; 0, and more than all splits have, is 100.
         held_out: whether `held_out` is asked as well.
         through, seed: as for `composition_rows`; the seed is named below the table.
 
@@ -96,11 +96,11 @@ def keep_composition(run: Run, draw: Draw, *, count: int, held_out: bool = False
         The rows, as of `composition_rows`.
 
     Raises:
-        BadParameter: another count. What `composition` raises.
+        BadParameter: a count below 0. What `composition` raises.
     """
-    if not 0 <= count <= MOST:
-        raise BadParameter(f"count must be 0 to {MOST} captions of each category, got {count}")
-    count = count or MOST
+    if count < 0:
+        raise BadParameter(f"count must be 0 or more captions of each category, got {count}")
+    count = min(count or MOST, MOST)
     splits = ["train", "validation"]
     if held_out:
         splits.append("held_out")

@@ -13,14 +13,22 @@ from .history import History
 from .loop import TrainingLoop
 from .network_training import NetworkTraining
 from .schedule import Every, cosine_lr, set_lr
-from .shipping import checkpoint_home, keep_previous, pictures_seen, seen_before, take_weights
+from .shipping import (
+    check_trained_on,
+    checkpoint_home,
+    keep_previous,
+    pictures_seen,
+    seen_before,
+    take_weights,
+    training_folder,
+)
 from .state import load_training, save_training
 from .trackers import make_tracker
 
 __all__ = ["EMA", "Batches", "CodeBatch", "CodeGeneratorTraining", "CodeTraining", "DiffusionBatch",
            "DiffusionTraining", "Every", "GanRule", "GeneratorBatch", "GuidedBatch", "GuidedTerms", "GuidedTraining",
            "History", "NetworkTraining", "TrainingLoop", "VQVAETraining", "average_gradients", "bits_per_code",
-           "checkpoint_home", "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch",
+           "check_trained_on", "checkpoint_home", "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch",
            "draw_generator_batch", "embedding_distance", "gan_step", "generator_step", "gradient_norm", "keep_previous",
            "load_training", "make_fabric", "make_tracker", "pictures_seen", "random_views", "recalibrate_batch_norm",
-           "save_training", "seen_before", "set_lr", "take_weights"]
+           "save_training", "seen_before", "set_lr", "take_weights", "training_folder"]

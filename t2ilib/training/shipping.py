@@ -10,13 +10,14 @@ from torch import nn
 from ..checkpoint import load_state, load_strict, read_config
 from ..errors import BadParameter, check_name
 from ..files import check_writable
-from ..paths import checkpoints_dir
+from ..paths import checkpoints_dir, reports_dir
 
 REPLACE = "replace"  # the word that lets a training take the place of what ships
 PREVIOUS = ".previous"  # folder that keeps what was replaced
 SCRATCH = "scratch"
 SHIPPED = "shipped"
 STARTS = (SCRATCH, SHIPPED)
+EMOJI = "emoji"  # what the networks that ship were trained on
 
 
 def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], used: Mapping[str, Any],
@@ -58,6 +59,31 @@ def checkpoint_home(run_dir: Path, choice: str, *, recipe: Mapping[str, Any], us
         raise BadParameter(f"checkpoint={REPLACE!r} is for the recipe of the checkpoints that ship: "
                            f"{'; '.join(differences)}. Leave it out, and draw with -o checkpoint=FOLDER")
     return checkpoints_dir()
+
+
+def check_trained_on(data: str, train: bool | None) -> None:
+    """Refuse to draw what a data set shows with a network that ships.
+
+    Raises:
+        BadParameter: other data than the emoji set, and nothing is trained on it.
+    """
+    if data != EMOJI and not train:
+        raise BadParameter(f"no network that ships was trained on data={data!r}: leave train=False out, so that one is "
+                           "trained")
+
+
+def training_folder(name: str, *, data: str = EMOJI, work_dir: str = "") -> Path:
+    """Return the folder of a training's states: `work_dir`, else one in `reports/training` for each data set.
+
+    Args:
+        name: of the network that ships, such as "emoji-prior": with data "shapes" the folder is "shapes-prior".
+        data: what is trained on, as `load_captioned` takes it.
+        work_dir: the notebook's parameter; "" leaves the choice.
+    """
+    if work_dir:
+        return Path(work_dir)
+    data_name = Path(data).name.replace(":", "-")
+    return reports_dir() / "training" / f"{data_name}-{name.removeprefix(f'{EMOJI}-')}"
 
 
 def keep_previous(home: Path, names: Sequence[str]) -> None:

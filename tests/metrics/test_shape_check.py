@@ -102,6 +102,5 @@ def test_bad_input_is_refused(asked, tmp_path, monkeypatch):
         composition_rows(asked, {})
     monkeypatch.setenv("T2I_RUN_DIR", str(tmp_path))
     run = Run("bad", given={})
-    for count in (-1, 101):
-        with pytest.raises(BadParameter, match="0 to 100"):
-            keep_composition(run, torch.ones, count=count)
+    with pytest.raises(BadParameter, match="0 or more"):
+        keep_composition(run, torch.ones, count=-1)

@@ -6,7 +6,7 @@ import torch
 from t2ilib.checkpoint import save_model
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.models.latent_prior import LatentPrior
-from t2ilib.training import checkpoint_home, keep_previous, take_weights
+from t2ilib.training import check_trained_on, checkpoint_home, keep_previous, take_weights, training_folder
 from t2ilib.training.shipping import PREVIOUS
 
 SMALL = dict(channels=16, channel_mults=[1], num_res_blocks=1, attention=[False])
@@ -50,6 +50,22 @@ def test_a_training_that_goes_on_from_what_ships_may_be_short(tmp_path, shipped)
         checkpoint_home(tmp_path, "replace", recipe=RECIPE, used={**RECIPE, "data": "mine"}, start_from="shipped")
     with pytest.raises(UnknownName, match="did you mean shipped"):
         checkpoint_home(tmp_path, "", recipe=RECIPE, used=RECIPE, start_from="shiped")
+
+
+def test_states_of_another_data_set_lie_in_another_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("T2I_REPORTS", str(tmp_path))
+    names = {"emoji": "emoji-prior", "shapes": "shapes-prior", "hub:owner/birds": "birds-prior",
+             "/home/me/my_pictures": "my_pictures-prior", "hub:birds": "hub-birds-prior"}
+    for data, name in names.items():
+        assert training_folder("emoji-prior", data=data) == tmp_path / "training" / name
+    assert training_folder("emoji-prior", data="shapes", work_dir="mine").name == "mine"
+
+
+def test_no_network_that_ships_knows_other_data():
+    check_trained_on("emoji", False)
+    check_trained_on("shapes", True)
+    with pytest.raises(BadParameter, match="data='shapes': leave train=False out"):
+        check_trained_on("shapes", False)
 
 
 def test_a_network_takes_the_weights_that_ship(shipped):
