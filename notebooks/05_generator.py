@@ -78,6 +78,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 prompt: str = "a blue heart"  # what to draw in the sections on drawing
+data: str = "emoji"  # what to train on: emoji, shapes, hub:name or a folder with metadata.jsonl
 train: Optional[bool] = None  # whether to train the network that ships; None: the profile's own
 generator_steps: Optional[int] = None  # training steps of that network
 minutes: Optional[float] = None  # or how long to train it, over all interruptions
@@ -88,18 +89,18 @@ arms: Optional[str] = None  # names with commas between, or "all"; None: the pro
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split that are judged
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
-work_dir: str = ""  # keeps the training states; "" is reports/training/emoji-generator
+work_dir: str = ""  # keeps the training states; "" is reports/training/DATA-generator
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
 # `quick` trains some of the arms for a moment while you watch, and draws with the network that ships. `full` trains
 # them all, and that network too. What is trained is saved in the run's folder, and `generate -o checkpoint=FOLDER`
-# draws with it.
+# draws with it. With other pictures, such as `-p data shapes`, the arms are left out, and the generator is trained on
+# those.
 
 # %%
 import copy
 import hashlib
-import pathlib
 import time
 from functools import partial
 
@@ -108,7 +109,7 @@ from torch.nn import functional as F
 
 from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, read_tensors, save_model, save_tensors
-from t2ilib.data import load_captioned
+from t2ilib.data import load_captioned, load_with_validation
 from t2ilib.data.captions import caption_table
 from t2ilib.data.kept_files import kept_folder
 from t2ilib.data.phrases import plain_name
@@ -119,14 +120,15 @@ from t2ilib.errors import check_name
 from t2ilib.layers.patch_critic import PatchCritic
 from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
-from t2ilib.media import to_unit
+from t2ilib.media import to_signed, to_unit
 from t2ilib.methods.code_checkpoints import card_of
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
+from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.feed_forward import CodeGenerator, PixelGenerator
 from t2ilib.models.sizes import GENERATOR
 from t2ilib.models.vqgan import codebook_digest, load_vqgan
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.sampling import OnePassPainter
 from t2ilib.training import (
     Batches,
@@ -136,6 +138,7 @@ from t2ilib.training import (
     GuidedTraining,
     History,
     TrainingLoop,
+    check_trained_on,
     checkpoint_home,
     cosine_lr,
     draw_generator_batch,
@@ -144,20 +147,21 @@ from t2ilib.training import (
     make_fabric,
     seen_before,
     take_weights,
+    training_folder,
 )
 from t2ilib.training.losses import lite_distance
 
 # %%
 run, cfg, device_, dtype_ = start(
     "05_generator", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    prompt=prompt, train=train, generator_steps=generator_steps, minutes=minutes,
+    prompt=prompt, data=data, train=train, generator_steps=generator_steps, minutes=minutes,
     start_from=start_from, arm_steps=arm_steps, arm_seeds=arm_seeds, arms=arms,
     num_concepts=num_concepts,
     smoke=dict(rows=24, arm_steps=2, arms="drawings", arm_batch=4, arm_concepts=4, free_steps=2,
                looks=2, train=True, generator_size="small", generator_steps=2, batch_size=4,
                num_concepts=3, seeds=2, candidates=2, speed_runs=1, splits=("validation",)),
     quick=dict(rows=300, arm_steps=50, arm_seeds=1, arm_batch=16, arm_lr=1e-3, arm_concepts=40,
-               arms="drawings, decoder, latents", free_steps=60, looks=4, train=False,
+               arms="drawings, decoder, latents", free_steps=60, looks=4, train=data != "emoji",
                generator_size="small", generator_steps=40, batch_size=16, learning_rate=1e-3,
                ema_decay=0.99, num_concepts=16, seeds=2, candidates=4, speed_runs=5,
                splits=("train", "validation"), eyes=False),
@@ -166,11 +170,16 @@ run, cfg, device_, dtype_ = start(
               ema_decay=0.999, num_concepts=80, seeds=3, speed_runs=20, eyes=True))
 NAME = "emoji-generator"
 GUIDES = ("emoji-clip-b", "emoji-clip-photo")  # of two families; the first is the original arm's
-RECIPE = dict(generator_size="shipped", generator_steps=10000)
+check_trained_on(data, cfg.train)
+is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
+RECIPE = dict(data="emoji", generator_size="shipped", generator_steps=10000)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
-                       used=dict(generator_size=cfg.generator_size,
+                       used=dict(data=data, generator_size=cfg.generator_size,
                                  generator_steps=cfg.generator_steps),
                        start_from=start_from, minutes=minutes)
+if cfg.arm_steps and not is_emoji:
+    print(f"the arms are compared on emoji, with {data!r} they are left out")
+    cfg.arm_steps = 0
 
 # %% [markdown]
 # ## The idea
@@ -242,8 +251,11 @@ drawings = everything.where(split="train").spread(cfg.rows)
 unseen = everything.where(split="validation").spread(min(cfg.rows or 1000, 200))
 
 
-def names_of(data):
-    return [plain_name(name) for name in data.columns["name"]]
+def names_of(pictures):
+    """What each picture shows: its plain name in the emoji set, elsewhere its caption."""
+    if "artist" not in pictures.columns:
+        return list(pictures.captions)
+    return [plain_name(name) for name in pictures.columns["name"]]
 
 
 @torch.no_grad()
@@ -675,22 +687,37 @@ print("the library looks up the same")
 
 # %% [markdown]
 # What it learns from: the codes of each drawing, its captions, its style, and which rows of the memory show its family.
+# Other pictures have captions in the place of names, and a single style.
 
 # %%
 words = load_text_encoder("minilm", device=device_)
 vqgan = load_vqgan("emoji-vqgan-128", device=device_)
-asked_names = set(asked)
 
 
-def with_asked(data, count):
+def with_asked(pictures, count):
     """Drawings taken evenly from a set, and those of the names that are asked for."""
-    some = torch.linspace(0, len(data) - 1, count or len(data)).long().tolist()
-    named = [i for i, name in enumerate(names_of(data)) if name in asked_names]
-    return data.select(sorted({*some, *named}))
+    asked_names = set(asked)
+    some = torch.linspace(0, len(pictures) - 1, count or len(pictures)).long().tolist()
+    named = [i for i, name in enumerate(names_of(pictures)) if name in asked_names]
+    return pictures.select(sorted({*some, *named}))
 
 
-everything128 = load_captioned("emoji", split="all", image_size=128)
-large = with_asked(everything128.where(split="train"), cfg.rows)
+if is_emoji:
+    everything128 = load_captioned("emoji", split="all", image_size=128)
+    large = with_asked(everything128.where(split="train"), cfg.rows)
+else:  # the first scenes of shapes are as good as any: the others need not be drawn
+    limit = cfg.rows if data == "shapes" else None
+    large, _ = load_with_validation(data, image_size=128, limit=limit or None)
+    large = large.spread(cfg.rows)
+    known = list(dict.fromkeys(large.captions))
+    asked = [prompt, *(known[i % len(known)] for i in range(5))]
+
+
+# %%
+@torch.no_grad()
+def paint_codes(codes):
+    """Codes (B, 16, 16) -> pictures (B, 3, 128, 128) in [0, 1]."""
+    return to_unit(vqgan.decode_codes(codes.to(device_))).clamp(0, 1).cpu()
 
 
 @torch.no_grad()
@@ -722,11 +749,12 @@ memory_names = sorted(set(names_of(large)))
 name_texts = pool_texts(words, memory_names)  # (M, 384)
 row_of = {name: i for i, name in enumerate(memory_names)}
 things = torch.tensor([row_of[name] for name in names_of(large)])
-styles = sorted(set(large.columns["artist"]))
-style_of = torch.tensor([styles.index(artist) for artist in large.columns["artist"]])
+artists = large.columns.get("artist", ["the only one"] * len(large))
+styles = sorted(set(artists))
+style_of = torch.tensor([styles.index(artist) for artist in artists])
 
 # %%
-family_of = dict(zip(names_of(large), large.columns["family"]))
+family_of = dict(zip(names_of(large), large.columns.get("family", large.captions)))
 family = [family_of[name] for name in memory_names]
 number_of = {name: i for i, name in enumerate(dict.fromkeys(family))}
 families = torch.tensor([number_of[name] for name in family])  # (M,)
@@ -762,7 +790,7 @@ logits = network(batch.pooled, batch.style, batch.noise, batch.predicted, batch.
 naive = F.cross_entropy(logits, batch.codes[batch.predicted])
 torch.testing.assert_close(step.loss(batch), naive)
 
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / NAME
+folder = training_folder(NAME, data=data, work_dir=work_dir)
 
 
 def train_generator(steps):
@@ -800,7 +828,7 @@ def keep_trained(network, pictures_seen):
     """Save a network as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
     card = dict(card_of(vqgan, "emoji-vqgan-128"), seed=seed, splits=["train"],
-                data={"name": "emoji", "sha256": large.fingerprint()}, training=vars(cfg),
+                data={"name": data, "sha256": large.fingerprint()}, training=vars(cfg),
                 commit=runtime.commit(), pictures_seen=pictures_seen)
     saved = save_model(home / NAME, network, dtype=torch.int8, licence=LICENCE, **card)
     run.artefact(saved / "model.safetensors")
@@ -870,7 +898,10 @@ def between(one, other, count=6):
     return to_unit(vqgan.decode(painter.code_vectors(logits))).clamp(0, 1).cpu()
 
 
-walks = {f"{a} to {b}": between(a, b) for a, b in (("red heart", "blue heart"), (prompt, "fish"))}
+ends = [("red heart", "blue heart"), (prompt, "fish")]
+if not is_emoji:
+    ends = [(asked[1], asked[2]), (prompt, asked[3])]
+walks = {f"{a} to {b}": between(a, b) for a, b in ends}
 run.keep("between", show.compare(walks, scale=1.2))
 
 # %% [markdown]
@@ -892,13 +923,34 @@ if painter.network.memory.keys.shape[0] != len(memory_names):  # the network kno
     train_set = everything.where(split="train")
     all_memory_names = sorted(set(names_of(train_set)))
 rows = {}
-for text in dict.fromkeys(["red heart", prompt, "a red car", "a happy cat"]):
+look_up = ["red heart", prompt, "a red car", "a happy cat"] if is_emoji else asked
+for text in dict.fromkeys(look_up):
     found = looked_up_rows(text)
     rows[text] = {"rows": ", ".join(f"{name} {weight:.0%}" for name, weight in found.items())}
 run.keep("looked_up", show.Table(rows))
 
 # %% [markdown]
 # ## Measure
+# With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
+# together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQGAN makes of
+# real pictures. What follows asks about emoji, so that this notebook ends here for other pictures.
+
+# %%
+@torch.no_grad()
+def through(x):
+    """Pictures (B, 3, 128, 128) in [0, 1], painted from their codes."""
+    return paint_codes(vqgan.encode_codes(to_signed(x).to(device_)))
+
+
+if data == "shapes":
+    keep_composition(run, partial(draw, painter), count=cfg.num_concepts,
+                     held_out=profile == "full", through=through, seed=seed)
+if not is_emoji:
+    print(f"the judge ranks names of emoji, which {data!r} has not: it is not asked")
+    run.finish()
+    raise SystemExit
+
+# %% [markdown]
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes, which is what `generate` does; the best of several by guides; and, pale, what it
 # has to be compared with: pictures asked for each other's prompts, the training drawing whose name is nearest by MiniLM
@@ -919,13 +971,9 @@ eyes = load_eyes(device=device_) if cfg.eyes else None
 mean_drawing = to_unit(drawings.batch(torch.arange(len(drawings)))).mean(0, keepdim=True)
 
 
-@torch.no_grad()
 def through_codes(rows):
     """Drawings of the whole set, painted from their codes: (n, 3, 128, 128) in [0, 1]."""
-    parts = []
-    for part in torch.tensor(rows).split(32):
-        encoded = vqgan.encode_codes(everything128.batch(part).to(device_))
-        parts.append(to_unit(vqgan.decode_codes(encoded)).clamp(0, 1).cpu())
+    parts = [through(to_unit(everything128.batch(part))) for part in torch.tensor(rows).split(32)]
     return torch.cat(parts)
 
 

@@ -144,7 +144,7 @@ from t2ilib.layers.causal import CausalConv
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, rotate_through
 from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
-from t2ilib.media import load_mask, to_unit
+from t2ilib.media import load_mask, to_signed, to_unit
 from t2ilib.methods import generate_with_record
 from t2ilib.methods.vqvae_pixelsnail import card_of, keep_text_encoder
 from t2ilib.metrics.captions import (
@@ -156,6 +156,7 @@ from t2ilib.metrics.captions import (
 )
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.matching import matching
+from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.pixelsnail_levels import CoarseToFine
 from t2ilib.models.sizes import PIXELSNAIL
@@ -171,6 +172,7 @@ from t2ilib.training import (
     TrainingLoop,
     VQVAETraining,
     bits_per_code,
+    check_trained_on,
     checkpoint_home,
     cosine_lr,
     draw_code_batch,
@@ -206,6 +208,7 @@ run, cfg, device_, dtype_ = start(
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
               candidates=8, captioner_steps=2000, captioner_rows=0, captioner_half=32,
               captioner_decay=0.998, shuffles=20))
+check_trained_on(data, cfg.train)
 VQVAE, SNAIL = "emoji-vqvae", "emoji-pixelsnail"
 GUIDES = ("emoji-clip-b", "emoji-clip")  # choose among drafts, as the method's default does
 RECIPE = dict(data="emoji", vqvae_size="one", snail_size="shipped", vqvae_steps=9000, snail_steps=30000)
@@ -1038,6 +1041,10 @@ run.keep("completed", show.compare(completed, titles=titles, scale=1.2))
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
 # from their codes. *Copy* is the judge's cosine to the nearest training drawing.
+#
+# With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
+# together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
+# real pictures.
 
 # %%
 if is_emoji:
@@ -1049,6 +1056,9 @@ if is_emoji:
 else:
     print(f"the judge ranks names of emoji, which {set_name} has not: this section is left out. "
           "What can be compared on any pictures are the bits per code above")
+if data == "shapes":
+    keep_composition(run, draw, count=cfg.num_concepts, held_out=profile == "full",
+                     through=lambda x: through(vqvae, to_signed(x))[0], seed=seed)
 
 
 def through_codes(rows):

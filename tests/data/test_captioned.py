@@ -172,6 +172,8 @@ def test_pictures_to_choose_by_are_the_validation_split_or_every_tenth_caption(f
     train, validation = load_with_validation(folder, image_size=16)
     assert validation.captions == ["number 1"] * 2 + ["number 11"] * 2 and len(train) == 20
     assert not set(train.captions) & set(validation.captions)
+    train, validation = load_with_validation(folder, image_size=16, limit=6)
+    assert (train.captions[0], validation.captions, len(train)) == ("number 0", ["number 1"] * 2, 4)
     write([row | {"split": "train"} for row in rows[:3]] + [rows[5] | {"split": "validation"}])
     train, validation = load_with_validation(folder, image_size=16)
     assert len(train) == 3 and validation.captions == ["number 2"]
