@@ -87,6 +87,7 @@ inception: str = ""  # a file with the weights of FID's Inception, or "download"
 clip: str = ""  # a CLIP for the CLIP score, such as ViT-B-32/openai; "" leaves it out
 cmmd_clip: str = ""  # ViT-L-14-336/openai for CMMD; "" leaves it out
 home: str = ""  # folder that keeps the pictures; "" is reports/leaderboard
+shape_runs: str = ""  # run folders to compare on shapes, with commas between; "": each notebook's newest
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
@@ -114,13 +115,19 @@ from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.standard import load_inception, standard_report
 from t2ilib.paths import reports_dir
+from t2ilib.runner.composed import (
+    by_category,
+    find_composed,
+    missing_composed,
+    overview,
+)
 
 # %%
 run, cfg, device_, dtype_ = start(
     "10_leaderboard", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     methods=methods, num_concepts=num_concepts, num_free=num_free, num_seeds=num_seeds,
     plain_rows=plain_rows, costs=costs, eyes=eyes, unseen=unseen, home=home, inception=inception,
-    clip=clip, cmmd_clip=cmmd_clip,
+    clip=clip, cmmd_clip=cmmd_clip, shape_runs=shape_runs,
     smoke=dict(num_concepts=6, num_free=2, plain_rows=False, costs=False, wall=2,
                rows=32, fast=True),
     quick=dict(num_concepts=4, num_free=2, num_seeds=1, plain_rows=True, costs=True, eyes=False,
@@ -129,6 +136,7 @@ run, cfg, device_, dtype_ = start(
 check_name("split", unseen, ("validation", "held_out"))
 splits = ("train", unseen)
 seeds = range(seed, seed + cfg.num_seeds)
+composed = find_composed([part.strip() for part in shape_runs.split(",") if part.strip()])
 folder = pathlib.Path(home).expanduser() if home else reports_dir() / "leaderboard"
 
 # %% [markdown]
@@ -365,6 +373,23 @@ if len(prompts.free) > 1:
     rows["chance"] = {"mean rank": (len(prompts.free) + 1) / 2, "first": 1 / len(prompts.free)}
     run.keep("free", show.Table(rows, intervals={"mean rank": ("low", "high")}, best="-mean rank",
                                 baselines=["chance"], title=f"{len(prompts.free)} free texts"))
+
+# %% [markdown]
+# ## Does it put together what it never saw together?
+# The judge cannot say: a network may have seen a red heart and a blue one, or drawn either by luck. The *shapes* are
+# pictures of which a program knows what was never shown in training, and it reads what a picture shows without a
+# network. Each notebook that trains a text-to-image network trains it on them with `-p data shapes`, and keeps the
+# table that notebook [08](08_minimagen.ipynb) explains. Here are those of the newest runs, of each notebook that of the
+# largest profile, or those of the folders in `shape_runs`. Captions of `train` were trained on; those of the other
+# splits name a colour of a shape, a number, a pair or a relation that training never showed.
+
+# %%
+if composed:
+    run.keep("composition", overview(composed))
+    for split in dict.fromkeys(name for one in composed for name in one.rows):
+        run.keep(f"composition_{split}", by_category(composed, split))
+for name, command in missing_composed(composed).items():
+    print(f"{name} is missing: {command}; with --profile full, a network of the size that ships")
 
 # %% [markdown]
 # ## What a picture costs
