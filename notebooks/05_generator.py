@@ -87,7 +87,7 @@ arm_steps: Optional[int] = None  # training steps of each arm; 0 leaves the arms
 arm_seeds: Optional[int] = None  # trainings of each arm
 arms: Optional[str] = None  # names with commas between, or "all"; None: the profile's own
 measure: bool = True  # False ends after training
-num_concepts: Optional[int] = None  # concepts of each split that are judged
+num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps the training states; "" is reports/training/DATA-generator
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
@@ -177,9 +177,10 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used=dict(data=data, generator_size=cfg.generator_size,
                                  generator_steps=cfg.generator_steps),
                        start_from=start_from, minutes=minutes)
-if cfg.arm_steps and not is_emoji:
+if not is_emoji:
     print(f"the arms are compared on emoji, with {data!r} they are left out")
     cfg.arm_steps = 0
+    cfg.arms = "original"
 
 # %% [markdown]
 # ## The idea
