@@ -862,10 +862,10 @@ run.keep("film", show.compare(rows, titles=[f"step {step + 1}" for step in kept]
 # shows, in which colours, and where. It is asked the questions of GenEval (Ghosh et al. 2023). Captions of `train` are
 # scenes that were trained on; those of `validation` name a colour of a shape, a number, a pair or a relation that no
 # training picture shows, and so do those of `held_out`, which only `full` asks. *Exact* pictures show nothing else.
-# *Shuffled* asks each picture for the other captions of its category, *real* asks real pictures. `num_concepts` says how
-# many captions of each category are asked. Every notebook that trains on the shapes makes this table, and
-# [10](10_leaderboard.ipynb) puts them side by side. What follows asks about emoji, so that this notebook ends here for
-# them.
+# *Shuffled* asks each picture for the other captions of its category, *real* asks real pictures. `num_concepts` says
+# how many captions of each category are asked; no caption is asked twice, so that rare facts have fewer. Every notebook
+# that trains on the shapes makes this table, and [10](10_leaderboard.ipynb) puts them side by side. What follows asks
+# about emoji, so that this notebook ends here for them.
 
 # %%
 if data == "shapes":

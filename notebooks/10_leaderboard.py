@@ -385,9 +385,9 @@ if len(prompts.free) > 1:
 
 # %%
 if composed:
-    run.keep("composition", overview(composed))
+    run.keep("shapes", overview(composed))
     for split in dict.fromkeys(name for one in composed for name in one.rows):
-        run.keep(f"composition_{split}", by_category(composed, split))
+        run.keep(f"shapes_{split}", by_category(composed, split))
 for name, command in missing_composed(composed).items():
     print(f"{name} is missing: {command}; with --profile full, a network of the size that ships")
 

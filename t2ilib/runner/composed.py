@@ -170,8 +170,7 @@ def by_category(found: Sequence[Composed], split: str) -> Table:
         real[f"{one.label}: {REAL}"] = {name: row["real"] for name, row in of_split.items()}
         numbers.update(int(row["n"]) for name, row in of_split.items() if name != OVERALL)
     counts = " or ".join(map(str, sorted(numbers)))
-    note = (f"n = {counts} pictures of each category; 95 % intervals over captions; where they overlap, this n orders "
-            "nothing")
+    note = f"n = {counts} pictures of a category; 95 % intervals: where two overlap, n is too small to order the rows"
     columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
     return Table({**rows, **shuffled, **real}, columns=columns, digits=2, title=split, note=note,
                  baselines=[*shuffled, *real], intervals={name: _bounds(name) for name in columns})

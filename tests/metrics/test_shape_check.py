@@ -1,17 +1,24 @@
 """The table of seen and unseen combinations: right for real, empty and shuffled pictures, and kept under one name."""
 
 import csv
+from collections import Counter
 
 import pytest
 import torch
 
-from t2ilib.data import load_captioned
 from t2ilib.data.shape_captions import CATEGORIES
 from t2ilib.errors import BadParameter
 from t2ilib.media import to_unit
-from t2ilib.metrics import composition
+from t2ilib.metrics import composition, wilson_interval
 from t2ilib.metrics.composition import OVERALL
-from t2ilib.metrics.shape_check import COMPOSITION, composition_rows, keep_composition, shown_shares
+from t2ilib.metrics.shape_check import (
+    COMPOSITION,
+    asked_shapes,
+    composition_rows,
+    different_captions,
+    keep_composition,
+    shown_shares,
+)
 from t2ilib.record import Run
 
 COUNT = 3  # captions of each category
@@ -20,8 +27,7 @@ COUNT = 3  # captions of each category
 @pytest.fixture(scope="module")
 def asked():
     """Two splits, three captions of each category."""
-    return {split: load_captioned("shapes", split=split, image_size=32, limit=COUNT * len(CATEGORIES))
-            for split in ("train", "validation")}
+    return {split: asked_shapes(split, COUNT, image_size=32) for split in ("train", "validation")}
 
 
 def pictures_of(data):
@@ -58,6 +64,29 @@ def test_pictures_of_other_captions_score_what_shuffled_says(asked):
         mean = sum(share[category] for share in shares) / len(shares)
         assert expected[f"validation: {category}"]["shuffled"] == pytest.approx(mean)
     assert expected[f"validation: {OVERALL}"]["shuffled"] < 0.5
+
+
+def test_no_caption_is_asked_twice_and_each_is_of_its_scene():
+    captions = different_captions("validation", 20)
+    assert len(set(captions.values())) == len(captions) == 20 * len(CATEGORIES)
+    asked = asked_shapes("validation", 20, image_size=16)
+    assert asked.captions == list(captions.values())
+    for number, name, caption, phrasings in zip(captions, asked.columns["id"], asked.captions,
+                                                asked.columns["captions"], strict=True):
+        assert name == f"validation/{number:06d}" and caption in phrasings
+    assert Counter(asked.columns["group"]) == dict.fromkeys(CATEGORIES, 20)
+    assert set(asked.columns["group"][:6]) == set(CATEGORIES), "the first six are one of each"
+    numbers = [name for name, group in zip(asked.columns["name"], asked.columns["group"], strict=True)
+               if group == "count"]
+    assert len(set(numbers)) == 4, "of 24 numbers of a shape four are for validation"
+
+
+def test_captions_that_say_the_same_count_once_for_the_interval(asked):
+    data = asked_shapes("validation", 12, image_size=32)
+    empty = composition_rows({"validation": data}, {"validation": torch.ones(len(data), 3, 32, 32)})
+    row = empty["validation: count"]
+    assert (row["n"], row["shown"]) == (12, 0)
+    assert row["high"] == pytest.approx(wilson_interval(0, 4)[1])
 
 
 def test_what_codes_leave_is_a_column(asked):
