@@ -5,6 +5,7 @@ A run that trained on the shapes keeps `tables/composition.csv` (`metrics.shape_
 
 import csv
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from ..show import Table
 
 TABLE = Path("tables", f"{COMPOSITION}.csv")  # in the folder of a run
 COLUMNS = (*CATEGORIES, OVERALL)
+NEEDED = {"n", "shown", "low", "high", "shuffled", "real"}  # of each row
+Rows = dict[str, dict[str, dict[str, float]]]  # split -> category -> column -> value
 SHUFFLED = "shuffled captions"
 REAL = "real pictures"
 
@@ -41,7 +44,7 @@ class Composed:
     label: str
     record: Mapping[str, Any]
     folder: Path
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]]
+    rows: Rows
 
 
 def notebooks_on_shapes(folder: Path | None = None) -> list[str]:
@@ -63,23 +66,25 @@ def find_composed(folders: Sequence[str | Path] = (), *, runs: Path | None = Non
     """Return the runs that have the table, in the order of their notebooks.
 
     Args:
-        folders: of the runs to compare. None: of each notebook the newest run of its largest profile.
+        folders: of the runs to compare. Where none is named: of each notebook the newest run of its largest profile;
+            a table that cannot be read is left out there, with a warning.
         runs: where run folders are looked for; default `reports/runs`.
 
     Raises:
-        MissingInput: a folder of `folders` has no such table. BadParameter: a table cannot be read.
+        MissingInput: a folder of `folders` has no such table. BadParameter: its table cannot be read.
     """
     if folders:
         records = [_record_of(Path(folder).expanduser()) for folder in folders]
+        tables = [read_composition(record["dir"] / TABLE) for record in records]
     else:
-        records = list(_newest(runs or runs_dir()).values())
+        records, tables = _newest(runs or runs_dir())
     names = [record["name"] for record in records]
     found = []
-    for record in records:
+    for record, rows in zip(records, tables, strict=True):
         label = record["name"]
         if names.count(label) > 1:
             label = f"{label}, {record['dir'].name}"
-        found.append(Composed(label, record, record["dir"], read_composition(record["dir"] / TABLE)))
+        found.append(Composed(label, record, record["dir"], rows))
     return sorted(found, key=lambda one: one.label)
 
 
@@ -92,37 +97,44 @@ def _record_of(folder: Path) -> dict[str, Any]:
     return {"name": folder.parent.name, **read_json(folder / "run.json"), "dir": folder}
 
 
-def _newest(runs: Path) -> dict[str, dict[str, Any]]:
-    """Return of each notebook the newest run of its largest profile that has the table."""
+def _newest(runs: Path) -> tuple[list[dict[str, Any]], list[Rows]]:
+    """Return of each notebook the newest run of its largest profile that has the table: records, and their tables."""
     sizes = list(PROFILES)  # from the smallest
     chosen: dict[str, dict[str, Any]] = {}
+    tables: dict[str, Rows] = {}
     for record in load_runs(runs):  # newest first
         if not (record["dir"] / TABLE).is_file() or record.get("profile") not in sizes:
             continue
-        before = chosen.get(record["name"])
-        if before is None or sizes.index(record["profile"]) > sizes.index(before["profile"]):
-            chosen[record["name"]] = record
-    return chosen
+        name = record["name"]
+        if name in chosen and sizes.index(record["profile"]) <= sizes.index(chosen[name]["profile"]):
+            continue
+        try:
+            tables[name] = read_composition(record["dir"] / TABLE)
+        except BadParameter as error:
+            warnings.warn(f"left out: {error}", stacklevel=3)
+            continue
+        chosen[name] = record
+    return list(chosen.values()), [tables[name] for name in chosen]
 
 
-def read_composition(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+def read_composition(path: Path) -> Rows:
     """Return the rows of a table that a run kept: split -> category -> column -> value.
 
     Raises:
         BadParameter: it is not such a table.
     """
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+    rows: Rows = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 split, _, category = line.pop("row").partition(": ")
                 values = {name: float(value) for name, value in line.items() if value != ""}
-                values["shown"], values["low"], values["high"], values["shuffled"], values["real"]  # all are there
+                absent = NEEDED - values.keys()
+                if absent:
+                    raise ValueError(f"no {', '.join(sorted(absent))}")
                 rows.setdefault(split, {})[category] = values
-        for split in rows:
-            rows[split][OVERALL]  # is there
-        if not rows:
-            raise ValueError("it has no rows")
+        if not rows or any(OVERALL not in of_split for of_split in rows.values()):
+            raise ValueError(f"no row of {OVERALL}")
     except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise BadParameter(f"{path} is no table of the compositional check ({type(error).__name__}: {error}); run the "
                            "notebook again") from None

@@ -74,10 +74,14 @@ def test_folders_that_are_named_are_compared(make_run, tables):
 
 
 @pytest.mark.parametrize("text", ["", "row,n\n", "row,n,shown\ntrain: count,1,0\n", "row,n,shown\nx,y,z\n"])
-def test_another_table_is_refused(make_run, text):
-    place = make_run("08_minimagen", "a", text)
+def test_another_table_is_refused(make_run, tables, text):
+    place = make_run("08_minimagen", "a", text, started="2026-01-02")
     with pytest.raises(BadParameter, match="is no table of the compositional check.*run the notebook again"):
         find_composed([place])
+    older = make_run("08_minimagen", "b", tables["right"], started="2026-01-01")
+    with pytest.warns(UserWarning, match="left out: .*is no table"):
+        (found,) = find_composed(runs=place.parent.parent)
+    assert found.folder == older, "one bad table takes no other with it"
 
 
 def test_methods_stand_beside_their_baselines_by_category(make_run, tables):
