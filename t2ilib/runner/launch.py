@@ -24,7 +24,7 @@ from ..locks import hold, release
 from ..paths import new_run_dir, python_path
 
 KERNEL_WARNING = "Kernel is running over TCP without encryption"  # what every kernel says on a machine of its own
-ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b")
+ERROR_LINE = re.compile(r"(\[rank\d+\]: ?)?([\w.]*(Error|Exception|Interrupt)\b|t2ilib\.errors\.\w+:)")
 NOTEBOOK = "t2ilib.runner.execute"  # module that runs a notebook
 SCRIPT = "t2ilib.runner.script"  # module that runs a script
 INTERRUPTS = ("KeyboardInterrupt", "SystemExit")  # errors by which somebody else ends a run

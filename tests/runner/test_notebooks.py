@@ -187,6 +187,12 @@ def test_a_failing_script_reports_its_last_error(tiny, tmp_path):
     assert "so far" in (result.dir / "log.txt").read_text()
 
 
+def test_a_failing_script_reports_the_errors_of_this_package_too(tiny, tmp_path):
+    folder = tiny("from t2ilib.errors import BadParameter\nraise BadParameter('steps must be above 0')")
+    result = run_script(plan_run("90", folder=folder), run_dir=tmp_path / "run")
+    assert result.error == "t2ilib.errors.BadParameter: steps must be above 0"
+
+
 @pytest.mark.slow
 def test_a_script_on_two_devices_gets_two_ranks(tiny, tmp_path):
     folder = tiny("import os\nprint(f\"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}\")")
