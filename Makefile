@@ -26,9 +26,10 @@ export PROMPT
 # A stamp is named after the content of the requirements, so that a changed line installs again and a touched file does not.
 sum = $(shell cat $(1) | cksum | tr -s ' \t' '--')
 STAMP := $(VENV)/.installed-$(call sum,requirements.txt constraints.txt)
+APP   := $(VENV)/.page-$(call sum,requirements.txt constraints.txt)
 DEV   := $(VENV)/.tests-$(call sum,requirements.txt requirements-dev.txt constraints.txt)
 
-.PHONY: help run test test-long check lint types format image lab bench gpu clean
+.PHONY: help run test test-long check lint types format image lab app bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,7 @@ help:
 	@echo "make run                          every notebook in profile quick; report in reports/index.html"
 	@echo "make run NB=\"03\" PROFILE=smoke     some notebooks, another profile; ARGS=\"-p name value\" sets a parameter"
 	@echo "make lab                          JupyterLab"
+	@echo "make app                          the playground as a page in the browser; ARGS=\"--port 8000\""
 	@echo "make test                         unit, parity and notebook tests; JOBS=4 for four processes"
 	@echo "make test-long                    what takes minutes each: kills, the README's pictures, a dry run for a GPU"
 	@echo "make check                        before a commit: ruff, types and the quick tests, in about two minutes"
@@ -53,6 +55,9 @@ image: $(STAMP)
 
 lab: $(STAMP)
 	$(PY) -m jupyterlab --notebook-dir=. $(ARGS)
+
+app: $(APP)
+	$(PY) -m t2ilib app $(ARGS)
 
 gpu: $(STAMP)
 	$(PY) -m t2ilib gpu --minutes $(MINUTES) $(ARGS)
@@ -92,6 +97,11 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements.txt -c constraints.txt
 	@rm -f $(VENV)/.installed-* && touch $@
+
+# Voila is for the page alone; nothing else installs it.
+$(APP): $(STAMP)
+	$(PY) -m pip install $(PIP_ARGS) "voila>=0.5" -c constraints.txt
+	@rm -f $(VENV)/.page-* && touch $@
 
 $(DEV): $(STAMP)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements-dev.txt -c constraints.txt

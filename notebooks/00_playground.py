@@ -10,12 +10,13 @@
 #     name: python3
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["page"]
 # # 00 · Playground: type a prompt, get pictures
+# Every method of this repository behind one button, with a live preview and the opinion of a model that did not draw.
+
+# %% [markdown]
 # [![Open in
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
-#
-# Every method of this repository behind one button, with a live preview and the opinion of a model that did not draw.
 #
 # **How to use it**: run all cells (*Run* → *Run All Cells*; on Colab *Runtime* → *Run all*) and go down to the panel.
 #
@@ -129,7 +130,7 @@ def draw(prompt, *, method, num_images, seed, **options):
     return generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **options)
 
 
-# %% [markdown]
+# %% [markdown] tags=["page"]
 # ## Two opinions
 # **Guide** is the cosine of picture and prompt by the model that steered the drawing. It was told to make this number
 # large, so it proves nothing. **Judge** is the cosine by `emoji-judge`, which no method may use. Because a cosine alone

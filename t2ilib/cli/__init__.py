@@ -1,5 +1,5 @@
-"""The command line: `python -m t2ilib run | generate | train | sweep | bench | gpu | bundle | models | notebooks |
-report | results | release | info`.
+"""The command line: `python -m t2ilib run | generate | train | sweep | bench | app | gpu | bundle | models |
+notebooks | report | results | release | info`.
 
 Exit code 0 only on success; 1 when something failed; 2 for bad input, an absent input file among it, answered with one
 line; 130 when interrupted.
@@ -20,8 +20,8 @@ from .. import __version__
 from ..errors import BadParameter, T2IError, close_matches, unknown_name
 from ..files import reason
 
-COMMANDS = ("run", "generate", "train", "sweep", "bench", "gpu", "bundle", "models", "notebooks", "report", "results",
-            "release", "info")
+COMMANDS = ("run", "generate", "train", "sweep", "bench", "app", "gpu", "bundle", "models", "notebooks", "report",
+            "results", "release", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
