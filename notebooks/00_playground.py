@@ -126,7 +126,10 @@ def settings(name):
 
 def draw(prompt, *, method, num_images, seed, **options):
     """Pictures and record of any method; the profile's settings fill in what is not asked for."""
-    options = settings(method) | options
+    resting = settings(method)
+    if "init_image" in options:
+        resting.pop("candidates", None)  # a drawing into a picture begins with that picture alone
+    options = resting | options
     return generate_with_record(prompt, method=method, num_images=num_images, seed=seed, **options)
 
 

@@ -41,7 +41,7 @@ class Method:
             has, if that returns true.
         resumable: `run` takes `state`, a file that keeps its state, and goes on from there.
         live: it is fast enough to draw while one types.
-        edits: it has the options `init_image` and `mask`.
+        edits: it draws into the picture of the option `init_image`, where `mask` is white; a file is enough for each.
         estimate: `(number of pictures, given options) -> Estimate`, or None where it cannot tell; None makes none.
         aliases: names that other tools use for options -> the name here.
         notes: more Markdown for the page of options, made when the page is.

@@ -62,6 +62,8 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
             prior_options[option.name] = options.pop(option.name)
     model = options.get("model", GuidanceConfig.model)
     defaults = WITH_PRIOR if model in PRIORS else WITHOUT_PRIOR
+    if options.get("init_image") is not None:
+        options.setdefault("init", "image")  # a picture is where the search starts, unless something else is said
     config = GuidanceConfig.from_options(prompt, **{**defaults, "seed": seed, "num_images": num_images, **options})
     networks = Networks(str(pick_device(config.device)), home=prior_options.get("checkpoint") or None)
     vqgan = networks.vqgan(config.model)

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,26 +68,35 @@ def note(text: str) -> str:
     return f"<div class='t2i-note'>{text}</div>"
 
 
-def scores_html(scores: dict[str, Any], seed: int) -> str:
-    """Return what stands below a picture: its seed and its scores."""
-    lines = [f"<small>seed {seed}</small>"]
+def scores_html(scores: dict[str, Any], seed: int, seconds: float | None = None) -> str:
+    """Return what stands below a picture: its seed, the seconds that it took, where given, and its scores."""
+    took = "" if seconds is None else f" · {seconds:.1f} s"
+    lines = [f"<small>seed {seed}{took}</small>"]
     for name, value in scores.items():
         shown = f"{value:.2f}" if isinstance(value, float) else html.escape(str(value))
         lines.append(f"{html.escape(name)} <b>{shown}</b>")
     return note("<br>".join(lines))
 
 
-def history_html(drawn: Drawn) -> str:
-    """Return one row of the history: thumbnails, prompt and facts."""
+def history_html(drawings: Sequence[Drawn]) -> str:
+    """Return one row of the history: thumbnails, prompt and facts of a drawing, or of several side by side."""
+    first = drawings[0]
     thumbnails = ""
-    for picture in drawn.pictures[:MOST_THUMBNAILS]:
-        data = base64.b64encode(png_at_least(picture, THUMBNAIL_SIDE)).decode()
-        thumbnails += f"<img src='data:image/png;base64,{data}'>"
-    facts = [drawn.call["method"], f"seed {drawn.call['seed']}", f"{drawn.seconds:.1f} s"]
-    if drawn.stopped:
+    for drawn in drawings:
+        for picture in drawn.pictures[:MOST_THUMBNAILS]:
+            data = base64.b64encode(png_at_least(picture, THUMBNAIL_SIDE)).decode()
+            title = html.escape(drawn.call["method"], quote=True)
+            thumbnails += f"<img src='data:image/png;base64,{data}' alt='{title}' title='{title}'>"
+    seconds = sum(drawn.seconds for drawn in drawings)
+    methods = ", ".join(drawn.call["method"] for drawn in drawings)
+    facts = [methods, f"seed {first.call['seed']}", f"{seconds:.1f} s"]
+    if "init_image" in first.call:
+        facts.append("edited")
+    if any(drawn.stopped for drawn in drawings):
         facts.append("stopped early")
-    facts += _mean_scores(drawn)
-    text = f"{html.escape(drawn.call['prompt'])}<br><small>{html.escape(' · '.join(facts))}</small>"
+    if len(drawings) == 1:
+        facts += _mean_scores(first)
+    text = f"{html.escape(first.call['prompt'])}<br><small>{html.escape(' · '.join(facts))}</small>"
     return f"<div class='t2i-row'>{thumbnails}{note(text)}</div>"
 
 
@@ -107,6 +117,11 @@ def png_at_least(picture: Image.Image, side: int) -> bytes:
     size = tuple(round(length * factor) for length in picture.size)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return png_of(picture)
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """Return a picture as PNG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

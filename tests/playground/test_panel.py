@@ -63,26 +63,27 @@ def press(panel):
 def test_draws_shows_and_remembers(panel):
     drawn = press(panel)
     assert drawn.call == {"prompt": "a red heart", "method": "live", "num_images": 2, "seed": 5}
-    assert len(panel.pictures.children) == 2 and len(drawn.scores) == 2
-    picture, below = panel.pictures.children[1].children
+    assert len(panel.gallery.cells) == 2 and len(drawn.scores) == 2
+    _, picture, below = panel.gallery.cells[1].children
     assert bytes(picture.value[:4]) == b"\x89PNG"
     words = below.children[0].value
     assert "seed 6" in words and "judge <b>0.50</b>" in words and "&lt;a red heart&gt;" in words
     assert "2 pictures in" in panel.status.value and panel.bar.value == panel.bar.max == 3
     row = panel.log.children[1].children[0].value
     assert row.count("<img") == 2 and "a red heart" in row and "judge 0.50" in row
-    assert not panel.draw_button.disabled and panel.stop_button.disabled
+    assert not panel.controls.draw_button.disabled and panel.controls.stop_button.disabled
 
 
 def test_only_moved_sliders_and_typed_options_are_sent(panel):
-    panel.sliders["rate"].value = 0.8
-    panel.more.value = "steps=2, mode=fast"
+    panel.controls.sliders["rate"].value = 0.8
+    panel.controls.others.value = "steps=2, mode=fast"
     drawn = press(panel)
     assert drawn.record == {"steps_done": 2, "got": {"rate": 0.8, "mode": "fast"}}
-    panel.method.value = "plain"
-    assert panel.sliders == {} and panel.options.children == ()
-    panel.restore(drawn)
-    assert panel.call() == drawn.call and panel.sliders["rate"].value == 0.8 and panel.sliders["steps"].value == 2
+    panel.controls.method.value = "plain"
+    assert panel.controls.sliders == {} and panel.controls.options.children == ()
+    panel.restore(drawn.call)
+    assert panel.call() == drawn.call
+    assert panel.controls.sliders["rate"].value == 0.8 and panel.controls.sliders["steps"].value == 2
 
 
 def test_it_says_what_it_does_while_no_step_can_be_counted(panel, monkeypatch):
@@ -117,16 +118,16 @@ def test_it_says_what_it_does_while_no_step_can_be_counted(panel, monkeypatch):
 
 def test_no_name_of_a_slider_is_cut_short(panel):
     options = (Option("clip_guidance_scale", 0.5, "how much", low=0, high=1, slider=(0.0, 1.0)), *OPTIONS)
-    panel._methods = {**METHODS, "live": Method("live", "Live", live, options, previews=True)}
-    panel.method.value = "plain"
-    assert panel.more.style.description_width == f"{len('others')}ch"
-    panel.method.value = "live"
-    widths = {field.style.description_width for field in (*panel.sliders.values(), panel.more)}
+    panel.controls._methods = {**METHODS, "live": Method("live", "Live", live, options, previews=True)}
+    panel.controls.method.value = "plain"
+    assert panel.controls.others.style.description_width == f"{len('others')}ch"
+    panel.controls.method.value = "live"
+    widths = {field.style.description_width for field in (*panel.controls.sliders.values(), panel.controls.others)}
     assert widths == {f"{len('clip guidance scale')}ch"}
 
 
 def test_a_method_without_callback_has_no_live_preview_and_no_stop(panel):
-    panel.method.value, panel.more.value = "plain", ""
+    panel.controls.method.value, panel.controls.others.value = "plain", ""
     assert press(panel).record == {} and panel.error is None
 
 
@@ -143,7 +144,7 @@ def test_stop_keeps_what_is_there(panel, monkeypatch):
 
     monkeypatch.setattr(panel, "_draw", lambda prompt, *, method, **arguments: slow(prompt, **arguments))
     panel.start()
-    assert reached.wait(20) and panel.draw_button.disabled and not panel.stop_button.disabled
+    assert reached.wait(20) and panel.controls.draw_button.disabled and not panel.controls.stop_button.disabled
     panel.start()  # a second press is ignored
     panel.stop()
     go_on.set()
@@ -161,31 +162,31 @@ def test_what_was_no_picture_when_it_was_stopped_is_not_kept(panel, monkeypatch)
     panel.start()
     panel.wait(20)
     assert panel.history == [] and "stopped before there was a picture" in panel.status.value
-    assert not panel.draw_button.disabled and panel.error is None
+    assert not panel.controls.draw_button.disabled and panel.error is None
 
 
 @pytest.mark.parametrize(("prompt", "more", "said"), [
     ("bad", "", "&lt;prompt&gt; is bad; write a good one"), ("  ", "", "the prompt is empty"),
     ("x", "steps", "name=value"), ("worse", "", "ZeroDivisionError: by zero")])
 def test_errors_are_said_in_words(panel, prompt, more, said):
-    panel.prompt.value, panel.more.value = prompt, more
+    panel.controls.prompt.value, panel.controls.others.value = prompt, more
     message = press(panel)
     assert "t2i-error" in message and said in message and panel.history == []
-    assert not panel.draw_button.disabled and panel.bar.layout.display == "none"
-    panel.prompt.value, panel.more.value = "a red heart", ""
+    assert not panel.controls.draw_button.disabled and panel.bar.layout.display == "none"
+    panel.controls.prompt.value, panel.controls.others.value = "a red heart", ""
     assert press(panel).pictures and panel.error is None and panel.message.value == ""
 
 
 def test_warnings_of_the_library_are_shown(panel):
-    panel.prompt.value = "doubtful"
+    panel.controls.prompt.value = "doubtful"
     assert press(panel).pictures
     assert "that is doubtful" in panel.message.value and "another package" not in panel.message.value
 
 
 def test_save_writes_picture_and_record(panel, tmp_path):
-    panel.prompt.value = "A heart / two?"
+    panel.controls.prompt.value = "A heart / two?"
     drawn = press(panel)
-    button = panel.pictures.children[1].children[1].children[1].children[0]
+    button = panel.gallery.cells[1].children[2].children[1].children[0]
     button.click()
     path = tmp_path / "pictures" / "a-heart-two_s6.png"
     assert path.name in panel.message.value and Image.open(path).getpixel((0, 0)) == (6, 0, 0)
@@ -198,13 +199,13 @@ def test_save_writes_picture_and_record(panel, tmp_path):
 
 
 def test_enter_draws_and_the_dice_change_the_seed(panel):
-    panel.prompt._handle_custom_msg({"event": "submit"}, [])
+    panel.controls.prompt._handle_custom_msg({"event": "submit"}, [])
     panel.wait(20)
     assert len(panel.history) == 1
     dice = panel.widget.children[2].children[3]
     for _ in range(5):
         dice.click()
-    assert 0 <= panel.seed.value < 100_000 and panel.seed.value != 5
+    assert 0 <= panel.controls.seed.value < 100_000 and panel.controls.seed.value != 5
 
 
 def test_unknown_method():
@@ -214,8 +215,9 @@ def test_unknown_method():
 
 def test_where_sliders_rest_may_be_told():
     panel = Playground(draw, METHODS, values={"live": {"steps": 12}})
-    assert panel.sliders["steps"].value == 12 and panel.sliders["steps"].max == 12 and "steps" not in panel.call()
-    panel.sliders["steps"].value = 3
+    slider = panel.controls.sliders["steps"]
+    assert slider.value == 12 and slider.max == 12 and "steps" not in panel.call()
+    slider.value = 3
     assert panel.call()["steps"] == 3
 
 
@@ -235,7 +237,7 @@ def test_split_options_refuses(text):
 
 
 def test_a_live_method_draws_while_one_types(panel, monkeypatch):
-    monkeypatch.setattr("t2ilib.playground.panel.SECONDS_OF_PAUSE", 0.05)
+    monkeypatch.setattr("t2ilib.playground.controls.SECONDS_OF_PAUSE", 0.05)
     drawn = []
 
     def quick(prompt, *, method, num_images, seed):
@@ -243,20 +245,20 @@ def test_a_live_method_draws_while_one_types(panel, monkeypatch):
         return [Image.new("RGB", (8, 8))] * num_images, {}
 
     monkeypatch.setattr(panel, "_draw", quick)
-    panel._methods = {**METHODS, "plain": Method("plain", "Plain", plain, live=True)}
+    panel.controls._methods = {**METHODS, "plain": Method("plain", "Plain", plain, live=True)}
     for text in ("a", "a c", "a cat"):  # the live method is not chosen yet
-        panel.prompt.value = text
-    panel.method.value = "plain"
+        panel.controls.prompt.value = text
+    panel.controls.method.value = "plain"
     for text in ("a", "a d", "a dog"):
-        panel.prompt.value = text
+        panel.controls.prompt.value = text
     deadline = time.monotonic() + 20
     while "while you type" not in panel.status.value and time.monotonic() < deadline:
         time.sleep(0.02)
     assert drawn == ["a dog"] and panel.history == [] and "while you type" in panel.status.value
-    panel.prompt.value = " "
+    panel.controls.prompt.value = " "
     time.sleep(0.2)
     assert drawn == ["a dog"] and panel.error is None  # nothing is typed: nothing to say
-    panel.prompt.value = "a fox"
+    panel.controls.prompt.value = "a fox"
     kept = press(panel)  # the button does not wait for the pause
     time.sleep(0.2)
     assert kept.call["prompt"] == "a fox" and drawn == ["a dog", "a fox"] and len(panel.history) == 1
