@@ -105,8 +105,9 @@ run, cfg, device_, _ = start(
     "00_playground", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
     prompt=prompt, method=method, num_images=num_images, steps=steps, candidates=candidates,
     smoke=dict(num_images=2, num_names=40, minimagen=dict(steps=2, candidates=2),
+               text_transformer=dict(candidates=1),
                vqgan_clip=dict(steps=2, candidates=2, prior_steps=2, num_cutouts=2)),
-    quick=dict(num_images=4, num_names=0, vqgan_clip={}, minimagen={}),
+    quick=dict(num_images=4, num_names=0, vqgan_clip={}, minimagen={}, text_transformer={}),
     full=dict(minimagen=dict(steps=20),
               vqgan_clip=dict(steps=120, candidates=64, prior_steps=36, num_cutouts=24)))
 
@@ -119,9 +120,12 @@ run, cfg, device_, _ = start(
 # %%
 def settings(name):
     """Options of a method before anyone moves a slider: the profile's and the parameters cell's."""
-    values = {"device": device, **getattr(cfg, name, {}), "steps": steps, "candidates": candidates}
+    values = {"device": device, **getattr(cfg, name, {})}
+    for key, value in (("steps", steps), ("candidates", candidates)):
+        if value is not None:  # else the profile's stays
+            values[key] = value
     known = {option.name for option in METHODS[name].options}
-    return {key: value for key, value in values.items() if key in known and value is not None}
+    return {key: value for key, value in values.items() if key in known}
 
 
 def draw(prompt, *, method, num_images, seed, **options):
@@ -172,12 +176,16 @@ def measure(pictures, prompt, record):
     return rows
 
 
-# %% [markdown]
+# %% [markdown] tags=["page"]
 # ## The panel
 # Type, press **Draw**, watch. With the method `generator` a picture comes while you type. The first time the networks
-# are loaded, which takes some seconds more. **Stop** ends a run after the step it is in and keeps what is there. *save*
-# writes the picture and its record, from which it can be drawn again, into this run's folder. Picture *j* has the seed
-# *seed + j*: the second picture of seed 7 is the first of seed 8.
+# are loaded, which takes some seconds more. **Stop** ends a run after the step it is in and keeps what is there. The
+# arrow below a picture saves it, and its record, from which it can be drawn again, in this run's folder. Picture *j*
+# has the seed *seed + j*: the second picture of seed 7 is the first of seed 8.
+#
+# **Side by side**: the last entry of the list of methods draws the prompt by each that can draw here, one picture each,
+# the fastest first. **Edit**: the pencil below a picture opens it in *edit a picture*; draw over what shall change, say
+# in the prompt what shall be there, and choose a method that edits. Without a stroke the whole picture is drawn anew.
 
 # %%
 panel = None
@@ -210,7 +218,7 @@ if panel is None:
             run.metric(**{f"{name}_similarity": mean})
 run.finish()
 
-# %% [markdown]
+# %% [markdown] tags=["page"]
 # ## What to expect
 # The networks that ship are small and were trained on emoji, nothing else. They draw **one object on white**: faces,
 # hearts, animals, fruit, vehicles, tools, and colours of them. They do not draw scenes, relations ("a cat *on* a
@@ -219,8 +227,10 @@ run.finish()
 #
 # Published networks remove these limits and want a GPU: type `model=vqgan-imagenet-f16-16384, clip=ViT-B-32/openai,
 # candidates=1, steps=300` into *others* (they are downloaded once).
-#
-# **The same without a notebook:** `make image PROMPT="a red heart"`, or
+
+# %% [markdown]
+# **The same without a notebook:** `python -m t2ilib app` shows the panel as a page of its own (it wants `pip install
+# voila`; `make app` installs it), and `make image PROMPT="a red heart"` draws without any; or
 #
 # ```python
 # from t2ilib.methods import generate

@@ -1,9 +1,11 @@
 """One prompt by every method that can draw here, as calls of `draw` in the order in which they end soonest."""
 
+import html
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .history import note
 from ..errors import BadParameter, T2IError
 from ..methods import Method
 
@@ -39,6 +41,16 @@ def compared_calls(call: Mapping[str, Any], methods: Mapping[str, Method], value
         raise BadParameter(f"no method can draw this here: {reasons}")
     calls.sort(key=lambda c: _seconds(methods[c["method"]], values.get(c["method"], {})))
     return calls, left_out
+
+
+def left_out_html(left_out: Mapping[str, str]) -> str:
+    """Return the methods that cannot draw, name -> reason, as a line that unfolds to the reasons; "" for none."""
+    if not left_out:
+        return ""
+    reasons = ""
+    for name, reason in left_out.items():
+        reasons += f"<br><b>{html.escape(name)}</b>: {html.escape(reason)}"
+    return note(f"<details><summary>left out: {html.escape(', '.join(left_out))}</summary>{reasons}</details>")
 
 
 def _seconds(method: Method, values: Mapping[str, Any]) -> float:

@@ -48,7 +48,7 @@ class Editing:
         self._strokes_of: dict[str, list] = {}  # path of a mask -> what was drawn
         self._method: Method | None = None
         self.upload = w.FileUpload(accept="image/*", multiple=False, description="a picture of your own",
-                                   layout=flex("0 0 190px"))
+                                   layout=flex("0 0 220px"))
         self.leave_button = w.Button(description="edit no picture", icon="times", layout=flex("0 0 140px"))
         self.strength = w.FloatSlider(1.0, min=0.05, max=1.0, step=0.05, continuous_update=False,
                                       description="strength", layout=w.Layout(width="98%", max_width="420px"))

@@ -52,7 +52,7 @@ class Gallery:
 
     def _cell(self, title: str) -> Any:
         w = self._widgets
-        heading = w.HTML(note(f"<b>{html.escape(title)}</b>") if title else "")
+        heading = w.HTML(note(f"<b>{html.escape(title)}</b>"), layout=w.Layout(display=None if title else "none"))
         below = w.HBox([w.HTML(layout=flex("1 1 0")), w.Box()])
         cell = w.VBox([heading, w.Image(format="png", layout=w.Layout(width="100%")), below])
         cell.add_class("t2i-picture")

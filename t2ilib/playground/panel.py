@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from .comparison import compared_calls
+from .comparison import compared_calls, left_out_html
 from .controls import ALL, Controls, flex
 from .editing import Editing
 from .gallery import Gallery
@@ -156,7 +156,7 @@ class Playground:
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Callable[[], list[str] | None], *, stoppable: bool) -> None:
+    def _begin(self, work: Callable[[], str | None], *, stoppable: bool) -> None:
         """Start the thread that draws."""
         self.message.value = ""
         self.error = None
@@ -175,15 +175,15 @@ class Playground:
         self.bar.add_class("t2i-busy")
         self._clock = Clock(self, words)
 
-    def _work(self, work: Callable[[], list[str] | None]) -> None:
+    def _work(self, work: Callable[[], str | None]) -> None:
         """Do the work, then show the warnings of this library; whatever goes wrong is said."""
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("default")
-                remarks = work() or []
-            remarks += [html.escape(str(warning.message)) for warning in caught if "t2ilib" in warning.filename]
-            lines = [f"<div class='t2i-note t2i-warning'>{text}</div>" for text in dict.fromkeys(remarks)]
-            self.message.value = "".join(lines)
+                remark = work() or ""
+            texts = [html.escape(str(warning.message)) for warning in caught if "t2ilib" in warning.filename]
+            lines = [f"<div class='t2i-note t2i-warning'>{text}</div>" for text in dict.fromkeys(texts)]
+            self.message.value = "".join(lines) + remark
         except Exception as error:  # whatever happens in this thread must reach the person, not a log
             self._clock.stop()
             self._fail(error)
@@ -228,13 +228,13 @@ class Playground:
         self.status.value = note(f"{count} picture{'s' * (count > 1)} in {drawn.seconds:.1f} s{stopped}")
         self._remember([drawn], call)
 
-    def _work_compared(self, calls: Sequence[dict[str, Any]], left_out: Mapping[str, str]) -> list[str]:
-        """Draw by one method after another into one row; return remarks, as HTML."""
+    def _work_compared(self, calls: Sequence[dict[str, Any]], left_out: Mapping[str, str]) -> str:
+        """Draw by one method after another into one row; return in HTML which are left out."""
         self.gallery.lay_out([self._methods[call["method"]].title for call in calls])
         self.gallery.clear(pictures=True)
         drawings = {}
         for cell, call in enumerate(calls):
-            place = f"{call['method']} ({cell + 1} of {len(calls)})"
+            place = f"{call['method']}, {cell + 1} of {len(calls)}"
             if self.stopping:
                 self.gallery.say(cell, note("not begun"))
                 continue
@@ -260,7 +260,7 @@ class Playground:
         self.status.value = note(f"{len(kept)} of {len(calls)} methods in {seconds:.1f} s")
         if kept:
             self._remember(kept, {**kept[0].call, "method": ALL})
-        return [f"<b>{html.escape(name)}</b> is left out: {html.escape(why)}" for name, why in left_out.items()]
+        return left_out_html(left_out)
 
     def _take_scores(self, drawings: Sequence[Drawn]) -> None:
         if not (self._measure and drawings):

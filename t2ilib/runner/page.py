@@ -104,8 +104,8 @@ def serve_page(plan: Plan, *, port: int = PORT, open_browser: bool = True) -> No
         # its name is seen while the page loads; nothing else lies in this folder, so that nothing else is served
         path = Path(scratch) / f"{plan.path.stem}.ipynb"
         nbformat.write(page_notebook(plan.path, plan.overrides, Path.cwd()), path)
-        print(f"http://localhost:{port}/ shows {plan.path.stem} as a page; ?theme=dark makes it dark. Ctrl-C ends it.",
-              flush=True)
+        print(f"{plan.path.stem} as a page, in some seconds: http://localhost:{port}/ (dark as the browser is, or with "
+              "?theme=dark). Ctrl-C ends it.", flush=True)
         voila.launch_instance(voila_arguments(path, port, open_browser))
 
 
