@@ -5,9 +5,7 @@ x and y in shares of width and height. Python draws the mask from them.
 """
 
 import functools
-import importlib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,6 @@ def new_canvas() -> Any:
     Raises:
         MissingAsset: the package anywidget is not installed.
     """
-    if "google.colab" in sys.modules:  # it shows widgets of other packages only when asked to
-        importlib.import_module("google.colab.output").enable_custom_widget_manager()
     return _canvas_class()()
 
 

@@ -14,7 +14,6 @@ from ..errors import BadParameter, MissingAsset
 from ..paths import python_path
 
 HOST = "127.0.0.1"  # this machine alone may ask for the page
-PORT = 8866
 TAG = "page"  # of the words that make sense without code
 TEMPLATES = Path(__file__).with_name("jupyter")  # laid out as a data folder of Jupyter
 FORGOTTEN_AFTER = 600  # seconds after which the process of a page that nobody watches ends
@@ -81,7 +80,7 @@ def page_notebook(script: Path, values: Mapping[str, Any], folder: Path) -> Any:
     return page
 
 
-def serve_page(plan: Plan, *, port: int = PORT, open_browser: bool = True) -> None:
+def serve_page(plan: Plan, *, port: int, open_browser: bool = True) -> None:
     """Serve a notebook as a page on this machine until Ctrl-C or SIGTERM; each visit has a process of its own.
 
     Args:

@@ -56,6 +56,17 @@ def test_without_prior():
     assert images[0].size == (128, 128) and "emoji-prior" not in record["checkpoints"]
 
 
+def test_a_picture_is_where_the_search_starts(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    edit = {"init_image": str(tmp_path / "red.png"), "steps": 0, "num_cutouts": 2}
+    (start,), record = generate_with_record("a blue car", num_images=1, **edit)
+    assert record["config"]["init"] == "image" and np.asarray(start)[64, 64].tolist()[0] > 150
+    (kept,), _ = generate_with_record("a blue car", num_images=1, mask=[0.5, 0, 1, 1], **edit | {"steps": 1})
+    assert np.asarray(kept)[64, 10].tolist() == [255, 0, 0]
+    with pytest.raises(BadParameter, match="contradict"):
+        generate("a blue car", init="prior", num_images=1, **edit)
+
+
 def test_the_sibling_paints_the_same_codes_smaller():
     (large,), (small,) = (generate("a red heart", num_images=1, **{**FAST, "steps": 0, "candidates": 1, "model": model})
                           for model in ("emoji-vqgan-128", "emoji-vqgan"))
