@@ -110,6 +110,7 @@ def test_click_and_the_picture_is_there(lab, browser, tmp_path):
         panel = _run_all(page)
         _draw(page, panel, "a blue car")
         _save(panel, reports)
+        _mark(page, panel)
         _refuse(panel)
         _stop(panel)
     finally:
@@ -152,6 +153,23 @@ def _save(panel, reports):
     run = json.loads((picture.parent.parent / "run.json").read_text())
     assert [made["file"] for made in run["artefacts"]] == [f"pictures/a-blue-car_s1.{kind}" for kind in ("png", "json")]
     assert run["metrics"]["drawings"] == 1
+
+
+def _mark(page, panel):
+    """A stroke of the mouse reaches the kernel, and is taken back."""
+    panel.locator(".t2i-picture").first.locator(".t2i-edit").click()
+    canvas = panel.locator(".t2i-canvas-mask")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    panel.get_by_text("What is marked is drawn anew").wait_for()
+    panel.get_by_role("button", name="undo").click()
+    panel.get_by_text("Without a stroke").wait_for()
+    panel.get_by_role("button", name="edit no picture").click()
+    canvas.wait_for(state="hidden")
 
 
 def _refuse(panel):
