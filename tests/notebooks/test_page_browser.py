@@ -27,9 +27,11 @@ ROUNDING = 2  # of 255: what scaling the picture for the screen may change where
 @pytest.fixture
 def served(tmp_path):
     """The command that serves the page in profile smoke: (address, folder of reports)."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_", "PYTEST", "T2I_"))}
+    strangers = ("JUPYTER", "JPY_", "PYTEST", "T2I_")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(strangers)}
     env |= {"T2I_REPORTS": str(tmp_path / "reports"), "IPYTHONDIR": str(tmp_path / "ipython"),
-            "PYTHONPATH": str(repo_root()), **{f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}}
+            "PYTHONPATH": str(repo_root())}
+    env |= {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     command = [sys.executable, "-m", "t2ilib", "app", "--port", "0", "--no-browser", "--profile", "smoke",
                "-p", "method", "generator"]
     log = tmp_path / "log.txt"
@@ -111,7 +113,9 @@ def _reads_as_a_page(page):
 
 
 def _draws_while_one_types(panel):
-    panel.locator(".t2i-prompt input").press_sequentially("a red apple")
+    prompt = panel.locator(".t2i-prompt input")
+    prompt.clear()
+    prompt.press_sequentially("a red apple")
     panel.get_by_text(re.compile("drawn while you type")).wait_for()
     picture = panel.locator(".t2i-picture img").first
     assert picture.evaluate("image => image.complete && image.naturalWidth") >= 64
@@ -122,14 +126,16 @@ def _draws_while_one_types(panel):
 
 
 def _fits_widths_and_is_dark_where_asked(page):
-    brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    colour = "getComputedStyle(document.body).backgroundColor"
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(300)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert (page.evaluate(brightness) < 300) == (scheme == "dark")
+            widest = "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
+            assert page.evaluate(widest) <= width
+            red, green, blue = map(int, re.findall(r"\d+", page.evaluate(colour))[:3])
+            assert (red + green + blue < 300) == (scheme == "dark")
     page.set_viewport_size({"width": 900, "height": 1000})
 
 
