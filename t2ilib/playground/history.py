@@ -38,6 +38,15 @@ class Drawn:
     stopped: bool = False
 
 
+@dataclass
+class Finished:
+    """What a drawing ends with: one `Drawn` for each method, the call that repeats all of it, and a remark in HTML."""
+
+    drawings: list[Drawn]
+    call: dict[str, Any]
+    remark: str = ""
+
+
 def save_drawn(drawn: Drawn, index: int, folder: Path) -> list[Path]:
     """Write one picture and its record into a folder, under a name that is free; return both files."""
     stem = re.sub(r"[^a-z0-9]+", "-", drawn.call["prompt"].lower()).strip("-")[:40] or "picture"

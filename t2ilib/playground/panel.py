@@ -17,7 +17,7 @@ from .comparison import compared_calls, left_out_html
 from .controls import ALL, Controls, flex
 from .editing import Editing
 from .gallery import Gallery
-from .history import Drawn, history_html, note, save_drawn, short_path
+from .history import Drawn, Finished, history_html, note, save_drawn, short_path
 from .progress import Clock, Steps
 from ..errors import T2IError, check_name
 from ..media import to_pil
@@ -156,7 +156,7 @@ class Playground:
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Callable[[], str | None], *, stoppable: bool) -> None:
+    def _begin(self, work: Callable[[], Finished | None], *, stoppable: bool) -> None:
         """Start the thread that draws."""
         self.message.value = ""
         self.error = None
@@ -175,15 +175,19 @@ class Playground:
         self.bar.add_class("t2i-busy")
         self._clock = Clock(self, words)
 
-    def _work(self, work: Callable[[], str | None]) -> None:
-        """Do the work, then show the warnings of this library; whatever goes wrong is said."""
+    def _work(self, work: Callable[[], Finished | None]) -> None:
+        """Do the work, show the warnings of this library, and remember what was drawn; whatever goes wrong is said."""
+        finished = None
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("default")
-                remark = work() or ""
+                finished = work()
             texts = [html.escape(str(warning.message)) for warning in caught if "t2ilib" in warning.filename]
             lines = [f"<div class='t2i-note t2i-warning'>{text}</div>" for text in dict.fromkeys(texts)]
-            self.message.value = "".join(lines) + remark
+            self.message.value = "".join(lines) + (finished.remark if finished else "")
+            if finished and finished.drawings and self._run:
+                count = len(self.history) + len(finished.drawings)
+                self._run.metric(drawings=count, seconds_per_call=finished.drawings[-1].seconds)
         except Exception as error:  # whatever happens in this thread must reach the person, not a log
             self._clock.stop()
             self._fail(error)
@@ -194,6 +198,8 @@ class Playground:
             self.controls.draw_button.disabled = False
             self.controls.stop_button.disabled = True
             self.bar.layout.display = "none"
+        if finished and finished.drawings:
+            self._remember(finished)  # last, since a person who sees the row may go on
 
     def _draw_one(self, call: Mapping[str, Any], show: Callable[[Any, float | None], None]) -> Drawn | None:
         """Return what a call draws; None where it was stopped before there was a picture."""
@@ -213,12 +219,12 @@ class Playground:
             self._fill(drawn.pictures)
             self.status.value = note(f"drawn while you type, in {drawn.seconds:.2f} s; press <b>Draw</b> to keep it")
 
-    def _work_one(self, call: dict[str, Any]) -> None:
-        """Draw, show, measure and keep what one method was asked for."""
+    def _work_one(self, call: dict[str, Any]) -> Finished | None:
+        """Draw, show and measure what one method was asked for."""
         drawn = self._draw_one(call, self._show_one)
         if drawn is None:
             self.status.value = note("stopped before there was a picture; draw again, or let it go on longer")
-            return
+            return None
         self._fill(drawn.pictures)  # before measuring: people look first
         self.gallery.describe(drawn)
         self._take_scores([drawn])
@@ -226,10 +232,10 @@ class Playground:
         count = len(drawn.pictures)
         stopped = f", stopped at step {drawn.record.get('steps_done', '?')}" if drawn.stopped else ""
         self.status.value = note(f"{count} picture{'s' * (count > 1)} in {drawn.seconds:.1f} s{stopped}")
-        self._remember([drawn], call)
+        return Finished([drawn], call)
 
-    def _work_compared(self, calls: Sequence[dict[str, Any]], left_out: Mapping[str, str]) -> str:
-        """Draw by one method after another into one row; return in HTML which are left out."""
+    def _work_compared(self, calls: Sequence[dict[str, Any]], left_out: Mapping[str, str]) -> Finished:
+        """Draw by one method after another into one row, show and measure that."""
         self.gallery.lay_out([self._methods[call["method"]].title for call in calls])
         self.gallery.clear(pictures=True)
         drawings = {}
@@ -258,9 +264,8 @@ class Playground:
             self.gallery.describe(drawn, cell, seconds=True)
         seconds = sum(drawn.seconds for drawn in kept)
         self.status.value = note(f"{len(kept)} of {len(calls)} methods in {seconds:.1f} s")
-        if kept:
-            self._remember(kept, {**kept[0].call, "method": ALL})
-        return left_out_html(left_out)
+        call = {**calls[0], "method": ALL}
+        return Finished(kept, call, left_out_html(left_out))
 
     def _take_scores(self, drawings: Sequence[Drawn]) -> None:
         if not (self._measure and drawings):
@@ -296,17 +301,16 @@ class Playground:
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
             self.status.value = note(f"{html.escape(lead)}step {preview.step + 1} of {preview.steps}{left}")
 
-    def _remember(self, drawings: list[Drawn], call: Mapping[str, Any]) -> None:
-        """Put drawings into the history, as one row that restores a call."""
+    def _remember(self, finished: Finished) -> None:
+        """Put drawings into the history, as one row that restores their call."""
         w = self._widgets
-        self.history += drawings
+        self.history += finished.drawings
         again = w.Button(description="use again", icon="undo", layout=flex("0 0 104px"))
-        again.on_click(lambda _: self.restore(call))
-        row = w.HBox([w.HTML(history_html(drawings), layout=flex("1 1 0")), again], layout={"align_items": "center"})
+        again.on_click(lambda _: self.restore(finished.call))
+        facts = w.HTML(history_html(finished.drawings), layout=flex("1 1 0"))
+        row = w.HBox([facts, again], layout={"align_items": "center"})
         title = w.HTML(note("<b>drawn in this session</b>"))
         self.log.children = [title, row, *self.log.children[1:MOST_ROWS]]
-        if self._run:
-            self._run.metric(drawings=len(self.history), seconds_per_call=drawings[-1].seconds)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
