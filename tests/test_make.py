@@ -93,5 +93,13 @@ def test_targets_call_the_command_line(make, target, text):
     assert text in make(target, "NB=03", "PROFILE=smoke")
 
 
+def test_only_the_page_installs_voila(make):
+    assert "voila" not in make("run") and "voila" not in make("image") and "voila" not in make("lab")
+    first = make("app", "ARGS=--port 8000")
+    assert "<install>\n<voila>=0.5>\n<-c>\n<constraints.txt>" in first
+    assert first.endswith("<t2ilib>\n<app>\n<--port>\n<8000>\n") and "<install>" not in make("app")
+    assert "voila" not in (make.folder / "requirements.txt").read_text()
+
+
 def test_help_names_every_target(make):
-    assert all(f"make {target}" in make() for target in ("image", "run", "test", "lab", "bench"))
+    assert all(f"make {target}" in make() for target in ("image", "run", "test", "lab", "app", "bench"))
