@@ -184,8 +184,9 @@ def measure(pictures, prompt, record):
 # has the seed *seed + j*: the second picture of seed 7 is the first of seed 8.
 #
 # **Side by side**: the last entry of the list of methods draws the prompt by each that can draw here, one picture each,
-# the fastest first. **Edit**: the pencil below a picture opens it in *edit a picture*; draw over what shall change, say
-# in the prompt what shall be there, and choose a method that edits. Without a stroke the whole picture is drawn anew.
+# in the order of their estimated time. **Edit**: the pencil below a picture opens it in *edit a picture*; draw over
+# what shall change, say in the prompt what shall be there, and choose a method that edits. Without a stroke the whole
+# picture is drawn anew.
 
 # %%
 panel = None

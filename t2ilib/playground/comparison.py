@@ -1,4 +1,4 @@
-"""One prompt by every method that can draw here, as calls of `draw` in the order in which they end soonest."""
+"""One prompt by every method that can draw here, as calls of `draw` in the order of their estimated time."""
 
 import html
 import math
@@ -13,7 +13,7 @@ from ..methods import Method
 def compared_calls(call: Mapping[str, Any], methods: Mapping[str, Method], values: Mapping[str, Mapping[str, Any]],
                    edit_options: Callable[[Method], dict[str, Any]]
                    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Return a call for each method that can draw, the fastest first, and why others cannot: name -> reason.
+    """Return a call for each method that can draw, by estimated time, and why others cannot: name -> reason.
 
     Args:
         call: prompt, number and seed; its method stands for all. values: method -> option -> value that is not the

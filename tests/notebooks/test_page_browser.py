@@ -132,8 +132,7 @@ def _fits_widths_and_is_dark_where_asked(page):
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(300)
-            widest = "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
-            assert page.evaluate(widest) <= width
+            assert page.locator("#rendered_cells").evaluate("box => box.scrollWidth") <= width
             red, green, blue = map(int, re.findall(r"\d+", page.evaluate(colour))[:3])
             assert (red + green + blue < 300) == (scheme == "dark")
     page.set_viewport_size({"width": 900, "height": 1000})
