@@ -46,7 +46,7 @@ HEAVY = {"open_clip": {"encoders"}, "transformers": {"encoders"}, "timm": {"enco
          "lpips": {"metrics", "training"}, "taming": {"bench", "layers"}, "papermill": {"runner"},
          "jupytext": {"runner"}, "nbconvert": {"runner"}, "ray": {"sweep"}, "wandb": {"training"},
          "lmdb": {"data"}, "pyarrow": {"data"}, "lightning_fabric": {"training"}, "torchmetrics": {"metrics"},
-         "nltk": {"metrics"}, "diffusers": {"methods"}}
+         "nltk": {"metrics"}, "diffusers": {"methods"}, "voila": {"runner"}, "anywidget": {"playground"}}
 LIGHT = {"typing.Any", "t2ilib.waiting.choose_waiting"}  # what t2ilib/__init__.py may import
 LEVEL = {unit: level for level, box in enumerate(BOXES) for unit in box}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -25,8 +25,8 @@ def import_voila() -> Any:
         from voila.app import Voila
     except ImportError as error:
         raise MissingAsset(f'the page needs the package voila, an extra ({error}): {sys.executable} -m pip install '
-                           '"voila>=0.5", or pip install "t2ilib[app]", or make app; the same panel without it: '
-                           "notebook 00 in JupyterLab (make lab)") from error
+                           '"voila>=0.5", or `pip install -e ".[app]"` in this repository, or make app; the same panel '
+                           "without it: notebook 00 in JupyterLab (make lab)") from error
     return Voila
 
 
