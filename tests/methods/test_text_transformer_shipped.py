@@ -7,7 +7,7 @@ from t2ilib.checkpoint import read_config
 from t2ilib.data import load_captioned
 from t2ilib.encoders import load_judge
 from t2ilib.methods import generate_with_record
-from t2ilib.methods.text_transformer import CHECKPOINT
+from t2ilib.methods.text_transformer import CHECKPOINT, METHOD
 from t2ilib.metrics.judging import Judgement
 from t2ilib.paths import checkpoints_dir
 
@@ -28,3 +28,9 @@ def test_the_judge_recognises_what_it_knows():
     assert judgement.report(features, names)["top10"] >= 0.35
     shuffled = names[8:] + names[:8]
     assert judgement.report(features, shuffled)["top10"] < 0.2
+
+
+def test_its_estimate_is_that_of_how_it_draws():
+    as_it_ships = METHOD.estimate(1, {}).seconds
+    assert as_it_ships == METHOD.estimate(1, {"arm": "autoregressive"}).seconds
+    assert as_it_ships > METHOD.estimate(1, {"arm": "masked", "steps": 4}).seconds
