@@ -106,7 +106,7 @@ measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
 captioner_steps: Optional[int] = None  # of the captioner that measures; 0 leaves captions out
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
-work_dir: str = ""  # keeps states and codes; "" is reports/training/DATA-vqvae-pixelsnail
+work_dir: str = ""  # keeps training states; "": full in reports/training/DATA-vqvae-pixelsnail
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
@@ -224,6 +224,7 @@ if work_dir:
     folder = pathlib.Path(work_dir)
 kept = folder if profile == "full" else home  # where codes are taken from what was trained
 keeps = cfg.train and "pixelsnail" in stages_  # PixelSNAIL is trained and saved, not taken
+keeps_states = profile == "full" or work_dir != ""  # a training goes on where it ended
 
 # %% [markdown]
 # ## The idea
@@ -394,7 +395,7 @@ run.keep("vqvae_sizes", show.Table(rows, digits=0))
 def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     """Train a VQ-VAE: its running average, its history, and the steps that are done.
 
-    With `keep` in `full` the whole state is on disk, and training goes on where it ended.
+    With `keep` the whole state is on disk in `full`, and training goes on where it ended.
     """
     runtime.seed_everything(seed)
     net = VQVAE2(**size).to(device_).train()
@@ -408,7 +409,7 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
                         start_from=start_from if keep else "scratch", fabric=fabric,
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
-                        state=folder / f"{name}.pt" if keep and profile == "full" else None)
+                        state=folder / f"{name}.pt" if keep and keeps_states else None)
     looks = {round(steps * share / 12) for share in range(1, 13)}
     live = show.Live()
     for step in history.timed(loop):
@@ -852,7 +853,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
     loop = TrainingLoop(steps=steps, minutes=minutes, settings=settings, run=run, desc=name,
                         start_from=start_from if keep else "scratch", fabric=fabric,
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
-                        state=folder / f"{name}.pt" if keep and profile == "full" else None)
+                        state=folder / f"{name}.pt" if keep and keeps_states else None)
     live = show.Live()
     for step in history.timed(loop):
         rows = order.next()

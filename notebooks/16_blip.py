@@ -258,6 +258,9 @@ run.keep("hard_pairs", show.grid(unseen_pictures[some], titles, columns=4, scale
 # other concepts, which cost little to read.
 
 # %%
+fabric = make_fabric(device_, dtype_)  # several processes under `train 16 --devices 2`
+
+
 def start_blip(size, start_from="scratch"):
     """A BLIP whose words, text network and stem are not random, and what it reads."""
     runtime.seed_everything(seed)
@@ -274,7 +277,7 @@ def start_blip(size, start_from="scratch"):
 
 def teach_words(network, texts, steps):
     """Let the text network answer as MiniLM does; returns the curve of the loss."""
-    training = TextTraining(network, make_fabric(device_, dtype_), learning_rate=1e-3)
+    training = TextTraining(network, fabric, learning_rate=1e-3)
     batches = Batches(len(texts.rows), 256, runtime.generator(seed, "blip", "words"))
     losses = []
     for step in range(steps):
@@ -295,7 +298,7 @@ def blip_loop(training, network, data, steps, name, **options):
                     half=cfg.half, phrases=cfg.phrases, ema_decay=cfg.ema_decay,
                     learning_rate=cfg.learning_rate)
     loop = TrainingLoop(steps=steps, settings=settings, parts=training.parts() | parts, run=run,
-                        desc=name, **options)
+                        desc=name, fabric=fabric, **options)
     return loop, parts
 
 
@@ -305,7 +308,6 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
     state = folder / "state.pt" if profile == "full" else None
     if start_from == "scratch" and not (state and state.exists()):
         teach_words(network, texts, cfg.text_steps)
-    fabric = make_fabric(device_, dtype_)
     training = BlipTraining(network.train(), fabric, ema_decay=cfg.ema_decay)
     loop, parts = blip_loop(training, network, drawings, steps, BLIP, minutes=minutes, state=state,
                             start_from=start_from)
@@ -324,6 +326,12 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
 # %%
 trained, history, done = train_blip(cfg.size, cfg.blip_steps, minutes=minutes,
                                     start_from=start_from)
+
+# %% tags=["trained"]
+if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
+    raise SystemExit
+
+# %%
 run.keep("losses", show.curves(history.curves, separate=True, smooth=max(1, done // 20),
                                size=(4.2, 2.4)))
 keep_previous(home, [BLIP])
@@ -343,7 +351,7 @@ if blip_name != BLIP:
     print(f"{BLIP} is not among the checkpoints here: what follows uses the small network of "
           "above, which has learned for a moment only")
 
-# %% tags=["trained"]
+# %%
 if not measure:
     raise SystemExit
 

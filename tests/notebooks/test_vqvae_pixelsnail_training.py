@@ -1,4 +1,4 @@
-"""The training of notebook 06: two processes do what one does."""
+"""The training of notebook 06: two processes do what one does, and an interrupted run ends like one that was not."""
 
 import pytest
 import torch
@@ -43,3 +43,15 @@ def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, sha
     save_model(shared_folder / "checkpoints" / "emoji-vqvae", VQVAE2(**SIZES["small"]))
     training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("pixelsnail", nets[-1])]')
     check_one_and_two(training, stages="pixelsnail", snail_steps=3, muon=0.0)
+
+
+@pytest.mark.slow
+def test_an_interrupted_vqvae_ends_like_an_uninterrupted_one(notebook_training):
+    training = notebook_training("06_vqvae_pixelsnail.py", networks='[("vqvae", averaged)]')
+    training.check_resume("vqvae.pt", live_steps=0, text="minilm", stages="vqvae", vqvae_steps=4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_pixelsnail_ends_like_an_uninterrupted_one(notebook_training):
+    training = notebook_training("06_vqvae_pixelsnail.py", networks='[("pixelsnail", nets[-1])]')
+    training.check_resume("emoji-pixelsnail.pt", live_steps=0, text="minilm", stages="pixelsnail", snail_steps=4)
