@@ -32,6 +32,7 @@
 # - what makes a convolution causal, what the mask of the public port leaves out, and why a code costs one column of
 #   work
 # - bits per code, drawing, guidance, completing a picture; latents by PCA and t-SNE, and what t-SNE does not show
+# - what comes into codes and pictures from a condition that has seen the target, and why that is no text-to-image
 # - what captions of drawn pictures measure, and how little PSNR, SSIM and perceptual distances say about them
 #
 # It is also the recipe of `emoji-vqvae` and `emoji-pixelsnail`, the networks of the method `vqvae_pixelsnail`.
@@ -134,9 +135,10 @@ from t2ilib.data.code_store import CodesHeader
 from t2ilib.data.code_views import CodeViews, view_names, write_views
 from t2ilib.data.hard_pairs import draw_partners, partner_rows
 from t2ilib.data.phrases import plain_name, with_article
-from t2ilib.data.text_features import encode_texts
-from t2ilib.encoders import load_blip, load_clip, load_judge, load_text_encoder
+from t2ilib.data.text_features import EncodedTexts, encode_texts
+from t2ilib.encoders import TextCondition, load_blip, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.blip import EMBEDDED as BLIP
+from t2ilib.encoders.blip import is_blip
 from t2ilib.encoders.choosing import GuideScore
 from t2ilib.encoders.efficientnet_lite import load_efficientnet_lite
 from t2ilib.errors import CheckpointMismatch
@@ -157,6 +159,7 @@ from t2ilib.metrics.captions import (
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.matching import matching
 from t2ilib.metrics.shape_check import keep_composition
+from t2ilib.models.joint_vqvae import JointVQVAE
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.pixelsnail_levels import CoarseToFine
 from t2ilib.models.sizes import PIXELSNAIL
@@ -190,12 +193,13 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, text=text, data=data, levels=levels, stages=stages, train=train, vqvae_steps=vqvae_steps,
     snail_steps=snail_steps, live_steps=live_steps, minutes=minutes, start_from=start_from,
     num_concepts=num_concepts, captioner_steps=captioner_steps, muon=muon,
-    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2, train=True,
-               vqvae_steps=2, snail_steps=2, batch_size=4, looks=2, prompts=2, cache_side=4,
-               num_concepts=2, seeds=1, candidates=2, splits=("validation",),
+    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2,
+               reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
+               prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2, splits=("validation",),
                captioner_steps=2, captioner_rows=40, captioner_half=4, captioner_decay=0.5,
                shuffles=2),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
+               reader_steps=60,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
@@ -204,6 +208,7 @@ run, cfg, device_, dtype_ = start(
                captioner_steps=50, captioner_rows=400, captioner_half=16, captioner_decay=0.9,
                shuffles=10),
     full=dict(code_rows=0, unseen_rows=0, views=4, train=True, collapse_steps=400, live_steps=1000,
+              reader_steps=1000,
               vqvae_size="one" if levels == 1 else "two", snail_size="shipped", vqvae_steps=9000,
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
               candidates=8, captioner_steps=2000, captioner_rows=0, captioner_half=32,
@@ -431,13 +436,13 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
 
 # %%
 @torch.no_grad()
-def through(net, x):
+def through(net, *inputs):
     """Pictures of [-1, 1] through a network: the result in [0, 1], and codes (B, h, w) by grid."""
     pictures = []
     codes = []
-    for part in x.split(64):
+    for parts in zip(*[x.split(64) for x in inputs]):
         with runtime.autocast(device_, dtype_):
-            fake, found = net(part.to(device_))
+            fake, found = net(*[part.to(device_) for part in parts])
         pictures.append(to_unit(fake.float()).clamp(0, 1).cpu())
         codes.append([level.quantized.codes.cpu() for level in found])
     return torch.cat(pictures), [torch.cat(grids) for grids in zip(*codes)]
@@ -1037,6 +1042,231 @@ for number in range(2):
 run.keep("completed", show.compare(completed, titles=titles, scale=1.2))
 
 # %% [markdown]
+# ## What if the condition has seen the picture?
+# The original gives both of its networks more than words: BLIP's features of the picture that is to be drawn, beside
+# those of its text. [16](16_blip.ipynb) measures how much of a picture a linear map finds in them. Here are both uses,
+# with small networks that learn for a moment. One thing holds for either: **an image condition needs the target
+# picture**. Who has a new text and no picture has no such features.
+#
+# ### Codes of a picture and of its features
+# The original's VQ-VAE quantises features and picture *jointly*. In the plainest form of that, the vector of features
+# is laid at every place of the grid, beside what the encoder found there, and both become one code. The decoder sees
+# codes alone. Below, such a network has as many steps as the plain small one above, and the same batches.
+
+# %%
+text_name = text or default_text
+blip_name = text_name if is_blip(text_name) else BLIP
+has_blip = blip_name != BLIP or (checkpoints_dir() / BLIP).is_dir()
+blip = load_blip(blip_name, device=device_) if has_blip else None
+joins = has_blip and cfg.live_steps > 0
+if not has_blip:
+    print(f"{BLIP} is not among the checkpoints here, and text={text_name} is no BLIP: there are "
+          "no features of pictures, and this section is left out")
+
+
+@torch.no_grad()
+def features_of(x, names):
+    """BLIP's unit vectors of pictures in [0, 1] and of their names, side by side: (B, 2 E)."""
+    return torch.cat([blip.encode_image(x), blip.encode_text(names)], dim=1).cpu()
+
+
+# %%
+def train_joint(feature_dim, steps):
+    """Train a small joint VQ-VAE on the batches of the plain one: its running average."""
+    runtime.seed_everything(seed)
+    net = JointVQVAE(feature_dim=feature_dim, vqvae=VQVAE_SIZES["small"]).to(device_).train()
+    training = VQVAETraining(net, make_fabric(device_, alone=True), dtype=dtype_,
+                             ema_decay=cfg.ema_decay)
+    order = Batches(len(all_drawings), 16, runtime.generator(seed, "live small", "batches"))
+    stream = runtime.generator(seed, "live small", "views")
+    all_names = names_of(all_drawings)
+    live_view = show.Live()
+    for step in runtime.progress(range(steps), desc="joint VQ-VAE"):
+        rows_ = order.next()
+        x = augment_exact(all_drawings.images[rows_], stream).to(device_)
+        features = features_of(to_unit(x), [all_names[row] for row in rows_.tolist()])
+        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.02)
+        training.step((x, features.to(device_)), rate)
+        live_view.refresh(lambda: show.grid(through(training.ema.model, watched[few], right[few])[0]))
+    return training.ema.model
+
+
+if joins:
+    watched_names = names_of(unseen)[:len(watched)]
+    right = features_of(to_unit(watched), watched_names)  # (n, 2 E)
+    joint = train_joint(right.shape[1], cfg.live_steps)
+
+# %% [markdown]
+# **What comes into the picture from the features?** Validation drawings become codes with their own features, with
+# those of another drawing, and with zeros, which the network was never given. Then an empty sheet becomes codes with
+# the features of a drawing: what such a picture shows of the drawing has come from the features, and from nothing else.
+# *Codes moved* is the share of codes that are others than with the drawing and its own features.
+
+# %%
+OWN, OTHER, NONE = "with its own features", "with another drawing's", "with zeros"
+SHEET, OTHER_SHEET = "empty sheet, the drawing's features", "empty sheet, another drawing's"
+
+
+def joint_rows():
+    """The rows of the table, PSNR picture by picture and a few pictures, by what became codes."""
+    sheet = torch.ones_like(watched)
+    wrong = right.roll(len(right) // 2, 0)
+    inputs = {OWN: (watched, right), OTHER: (watched, wrong), NONE: (watched, 0 * right),
+              SHEET: (sheet, right), OTHER_SHEET: (sheet, wrong)}
+    rows, found, shown = {}, {}, {}
+    own_codes = through(joint, watched, right)[1][0]
+    for label, (x, features) in inputs.items():
+        fake, (codes,) = through(joint, x, features)
+        found[label] = metrics.psnr(fake, to_unit(watched))  # (n,)
+        shown[label] = fake[few]
+        rows[label] = {"psnr": found[label].mean().item(),
+                       "ssim": metrics.ssim(fake, to_unit(watched)).mean().item(),
+                       "codes moved": (codes != own_codes).double().mean().item()}
+    return rows, found, shown
+
+
+def in_words(differences, names):
+    """The mean of paired differences with its interval over concepts, and what that allows."""
+    middle, low, high = metrics.bootstrap_interval(differences, groups=names)
+    verdict = "not to be told from 0"
+    if low > 0 or high < 0:
+        verdict = "more than 0" if low > 0 else "less than 0"
+    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}], {verdict}"
+
+
+# %% tags=["look"]
+if joins:
+    PLAIN = "plain, without features"
+    plain_pictures = through(live["small"], watched)[0]
+    plain_psnr = metrics.psnr(plain_pictures, to_unit(watched))
+    rows, found, shown = joint_rows()
+    plain_row = {"psnr": plain_psnr.mean().item(),
+                 "ssim": metrics.ssim(plain_pictures, to_unit(watched)).mean().item()}
+    note = (f"n = {len(watched)} validation drawings, each compared with what became of it; "
+            f"{cfg.live_steps} steps of 16 pictures each, seed {seed}; features: {blip_name}")
+    run.keep("joint_vqvae", show.Table({PLAIN: plain_row} | rows, units={"psnr": "dB"}, digits=2,
+                                       note=note, baselines=[PLAIN]))
+    shown = {"drawings": to_unit(watched[few]), PLAIN: plain_pictures[few]} | shown
+    run.keep("joint_vqvae", show.compare(shown, scale=1.2))
+    print("dB of PSNR, mean over drawings and 95 % interval over concepts")
+    print("its own features, less the plain network:", in_words(found[OWN] - plain_psnr, watched_names))
+    print("its own, less another drawing's:", in_words(found[OWN] - found[OTHER], watched_names))
+    print("on an empty sheet:", in_words(found[SHEET] - found[OTHER_SHEET], watched_names))
+    run.metric(joint_psnr=rows[OWN]["psnr"], joint_other_psnr=rows[OTHER]["psnr"])
+
+# %% [markdown]
+# Where another drawing's features move many codes and hardly a decibel, the features are *in* the codes and do little
+# for the picture: at 256 places the encoder can say all by itself what the features say once more. What the last line
+# finds above 0 came from the features alone.
+#
+# Either way the first row is a **reconstruction**. Its codes were made of the drawing that the result is compared with,
+# and of BLIP's features of that drawing; PSNR beside a drawing says how well it was copied, and BLIP's captions of it
+# read what BLIP has written into the codes. For a text without a picture there is no such row. A network can learn to
+# draw these codes from words, as PixelSNAIL does with plain ones; then it must guess what the features say, too, and is
+# to be measured as any other, by what it draws of words alone.
+#
+# ### A PixelSNAIL that is given the picture's features
+# Two small networks have the same codes, batches and steps. One reads each drawing's name. The other reads what BLIP
+# makes of the name while it looks at the drawing. What is drawn with the second kind is a *variation* of a picture that
+# was there before.
+
+# %%
+def read_by_blip(data):
+    """Each drawing's name, read alone, with its drawing, and with another: EncodedTexts each."""
+    names = names_of(data)
+    x = to_unit(data.batch(torch.arange(len(data))))
+    return {WORDS: EncodedTexts.of_batch(*blip.text_encoder().encode(names)),
+            PICTURE: EncodedTexts.of_batch(*blip.fused(x, names)),
+            MIXED: EncodedTexts.of_batch(*blip.fused(x.roll(len(x) // 2, 0), names))}
+
+
+def train_reader(condition, steps):
+    """Train a small PixelSNAIL on codes and a condition of each drawing: its running average."""
+    runtime.seed_everything(seed)
+    net = PixelSNAIL(**PIXELSNAIL["small"], codes=header.codes, height=header.shapes[0][0],
+                     width=header.shapes[0][1], text_dim=condition.dim).to(device_).train()
+    training = CodeTraining(net, make_fabric(device_, alone=True), dtype=dtype_,
+                            ema_decay=cfg.ema_decay, muon=cfg.muon)
+    order = Batches(len(drawings), cfg.batch_size, runtime.generator(seed, "reader", "batches"))
+    stream = runtime.generator(seed, "reader", "training")
+    history = History()
+    live_view = show.Live()
+    for step in runtime.progress(range(steps), desc="PixelSNAIL"):
+        rows_ = order.next()
+        codes = store.batch(rows_, level=0).flatten(1)  # (B, N)
+        batch = draw_code_batch(codes, rows_[:, None], condition, stream, network=net,
+                                drop_text=cfg.drop_text, exchange=cfg.exchange, device=device_)
+        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.02)
+        history.add(step, loss=training.step(batch, rate).item())
+        live_view.refresh(lambda: show.curves(history.curves, smooth=20))
+    return training.ema.model
+
+
+WORDS, PICTURE = "the name alone", "the name and the drawing"
+MIXED = "the name and another drawing"
+OTHER_WORDS, OTHER_PICTURE = "another's name", "another's name and drawing"
+readers = {}
+if joins:
+    read = read_by_blip(drawings)
+    readers = {label: train_reader(read[label], cfg.reader_steps) for label in (WORDS, PICTURE)}
+
+# %% [markdown]
+# Bits per code of validation drawings: the right condition, that of another drawing, and, for the second network, the
+# right words read with another drawing. If the last one costs about as much as a wrong condition, the network follows
+# the picture and not the words.
+
+# %% tags=["look"]
+@torch.no_grad()
+def reader_bits(net, condition, rows):
+    """Bits per code of all validation drawings, (n,), with these rows of a condition."""
+    found = []
+    for part in torch.arange(len(unseen)).split(32):
+        codes = unseen_store.batch(part, level=0).flatten(1).to(device_)  # (B, N)
+        found.append(bits_per_code(net, codes, condition.batch(rows[part], device_),
+                                   runtime.generator(seed, "bits")).cpu())
+    return torch.cat(found)
+
+
+if readers:
+    read = read_by_blip(unseen)
+    own = torch.arange(len(unseen))
+    other = own.roll(len(own) // 2)
+    found = {WORDS: reader_bits(readers[WORDS], read[WORDS], own),
+             OTHER_WORDS: reader_bits(readers[WORDS], read[WORDS], other),
+             PICTURE: reader_bits(readers[PICTURE], read[PICTURE], own),
+             OTHER_PICTURE: reader_bits(readers[PICTURE], read[PICTURE], other),
+             MIXED: reader_bits(readers[PICTURE], read[MIXED], own)}
+    rows = {label: {"bits a code": values.mean().item()} for label, values in found.items()}
+    note = (f"n = {len(unseen)} validation drawings; two small networks, {cfg.reader_steps} steps "
+            f"of {cfg.batch_size}, seed {seed}")
+    if len(header.shapes) == 2:
+        note += "; of the coarse codes"
+    run.keep("picture_as_condition", show.Table(rows, digits=3, note=note))
+    gain = in_words(found[WORDS] - found[PICTURE], names_of(unseen))
+    print("bits a code that the drawing itself saves, beside its name:", gain)
+    run.metric(words_bits=rows[WORDS]["bits a code"], variation_bits=rows[PICTURE]["bits a code"])
+
+# %% [markdown]
+# The same random numbers for every row:
+
+# %% tags=["look"]
+def draw_from(net, condition, rows):
+    """Pictures in [0, 1] of rows of a condition, by streams that depend on the column alone."""
+    tokens, mask, pooled = condition.batch(rows, device_)
+    texts_ = [TextCondition(tokens[i, mask[i]], pooled[i]) for i in range(len(rows))]
+    streams = [runtime.generator(seed, "readers", i) for i in range(len(rows))]
+    drawn = CodePainter(net, vqvae, words, precision=dtype).sample(texts_, generators=streams)
+    return to_unit(drawn.pictures).cpu()
+
+
+if readers and len(header.shapes) == 1:
+    rows = {"drawings": to_unit(watched[few]), WORDS: draw_from(readers[WORDS], read[WORDS], few),
+            PICTURE: draw_from(readers[PICTURE], read[PICTURE], few),
+            MIXED: draw_from(readers[PICTURE], read[MIXED], few),
+            "the other drawing": to_unit(unseen.batch(other[few])).cpu()}
+    run.keep("picture_as_condition", show.compare(rows, titles=titles, scale=1.2))
+
+# %% [markdown]
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
@@ -1363,9 +1593,10 @@ run.keep("beside_the_original", show.Table(table_))
 
 # %% [markdown]
 # In the original the pictures were drawn from BLIP's features of the test picture itself: what is to be drawn is part
-# of the condition. Here the condition is the text alone. How much such a condition knows of its picture, what an
-# accuracy of 1.0 on right pairs is worth, and how the original's caption scores read, is the subject of [16,
-# BLIP](16_blip.ipynb). `-p text minilm` is the control: words read by a network that knows no pictures.
+# of the condition. Here the condition is the text alone. What networks make of the other kind stands above; how much
+# such a condition knows of its picture, what an accuracy of 1.0 on right pairs is worth, and how the original's caption
+# scores read, is the subject of [16, BLIP](16_blip.ipynb). `-p text minilm` is the control: words read by a network
+# that knows no pictures.
 #
 # ## What these numbers say, and what they do not
 # - PSNR asks how near a picture comes through the codes; it says nothing about new pictures.
@@ -1433,6 +1664,7 @@ show.slider(at_temperature, [0.4, 0.8, 1.2][:cfg.looks], label="temperature")
 # - A codebook is a set of running averages; rows that nobody chooses must be moved, or they stay dead.
 # - Codes on disk belong to one network, and the file says to which.
 # - A causal layer never changes its mind about earlier places, so a code costs one column of work.
+# - A condition with features of the target makes variations; text-to-image is measured on words alone.
 #
 # ## References
 # - Papineni et al. 2002, *BLEU*; Banerjee and Lavie 2005, *METEOR*; Lin 2004, *ROUGE*; Chen and Cherry 2014, on

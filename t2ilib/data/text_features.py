@@ -47,6 +47,19 @@ class EncodedTexts:
         self.rows = rows
         self.cut = cut
 
+    @classmethod
+    def of_batch(cls, tokens: Tensor, mask: Tensor, pooled: Tensor) -> "EncodedTexts":
+        """Keep what an encoder said of N texts in one batch, such as of texts read together with pictures.
+
+        None of them counts as equal to another: equal words beside other pictures have other features.
+
+        Shapes:
+            tokens: (N, T, E), mask: (N, T) bool, real tokens first, pooled: (N, E); kept on the CPU
+        """
+        lengths = mask.sum(1).cpu()  # (N,)
+        kept = tokens[mask].half().cpu()  # (sum of lengths, E)
+        return cls(kept, lengths.cumsum(0) - lengths, lengths, pooled.float().cpu(), torch.arange(len(lengths)))
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -107,7 +107,10 @@ class VQVAE2(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Level, ...]]:
         """Return reconstructions and levels."""
-        features = self._features(x)
+        return self._through_codes(self._features(x))
+
+    def _through_codes(self, features: Tensor) -> tuple[Tensor, tuple[Level, ...]]:
+        """Return what the decoder paints of features (B, width, h, w), and their levels."""
         levels = []
         said = []  # what the decoder reads
         if self.levels == 2:

@@ -41,15 +41,21 @@ class VQVAETraining(NetworkTraining):
         codebooks = {f"codebook_{i}": codebook for i, codebook in enumerate(self.codebooks)}
         return super().parts() | codebooks
 
-    def loss(self, batch: Tensor) -> Tensor:
+    def loss(self, batch: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return the loss of pictures (B, 3, H, W) in [-1, 1], with gradient, and move the codebooks.
 
         They move behind the forward pass: the codes of this batch are those of the tables before.
+
+        Args:
+            batch: pictures; for a `JointVQVAE` pictures and their features (B, F).
         """
-        fake, levels = self.forward(batch)
+        if isinstance(batch, Tensor):
+            batch = (batch,)
+        fake, levels = self.forward(*batch)
         for codebook, level in zip(self.codebooks, levels, strict=True):
             codebook.update(level.z_e, level.quantized.codes)
+        x = batch[0]
         fake = fake.float()
         commitment = torch.stack([level.quantized.commitment for level in levels]).sum()
-        pixels = self.l1_weight * F.l1_loss(fake, batch) + self.mse_weight * F.mse_loss(fake, batch)
+        pixels = self.l1_weight * F.l1_loss(fake, x) + self.mse_weight * F.mse_loss(fake, x)
         return pixels + self.commitment * commitment

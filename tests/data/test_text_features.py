@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2ilib.data.text_features import encode_texts, pool_texts
+from t2ilib.data.text_features import EncodedTexts, encode_texts, pool_texts
 from t2ilib.errors import BadParameter
 
 TEXTS = ["a red heart", "cat", "a very long line about a cat", "cat", "", "blue fish"]
@@ -57,6 +57,19 @@ def test_a_batch_is_what_the_encoder_says(cache):
         torch.testing.assert_close(pooled, expected[2])
     assert features.batch([0], dtype=torch.float16)[0].dtype == torch.float16
     assert features.batch([])[0].shape == (0, 0, 6)
+
+
+def test_a_batch_of_features_is_kept_row_by_row():
+    tokens, mask, pooled = Words().encode(TEXTS)
+    tokens[3] += 1.0  # the second "cat", read beside another picture
+    features = EncodedTexts.of_batch(tokens, mask, pooled)
+    assert (len(features), features.dim, features.longest, features.cut) == (6, 6, 8, 0)
+    for rows in ([0, 1, 2, 3, 4, 5], [3, 1], [4]):
+        found_tokens, found_mask, found_pooled = features.batch(rows)
+        longest = int(mask[rows].sum(1).max())
+        expected = tokens[rows] * mask[rows][..., None]
+        torch.testing.assert_close(found_tokens, expected[:, :longest], atol=2e-3, rtol=1e-3)
+        assert torch.equal(found_mask, mask[rows][:, :longest]) and torch.equal(found_pooled, pooled[rows])
 
 
 def test_each_distinct_text_is_encoded_and_stored_once(cache):
