@@ -195,11 +195,11 @@ run, cfg, device_, dtype_ = start(
     num_concepts=num_concepts, captioner_steps=captioner_steps, muon=muon,
     smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2,
                reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
-               prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2, splits=("validation",),
-               captioner_steps=2, captioner_rows=40, captioner_half=4, captioner_decay=0.5,
-               shuffles=2),
+               prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2,
+               splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
+               captioner_decay=0.5, shuffles=2),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
-               reader_steps=60,
+               reader_steps=60, reader_rate=3e-3,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
@@ -208,7 +208,7 @@ run, cfg, device_, dtype_ = start(
                captioner_steps=50, captioner_rows=400, captioner_half=16, captioner_decay=0.9,
                shuffles=10),
     full=dict(code_rows=0, unseen_rows=0, views=4, train=True, collapse_steps=400, live_steps=1000,
-              reader_steps=1000,
+              reader_steps=1000, reader_rate=3e-3,
               vqvae_size="one" if levels == 1 else "two", snail_size="shipped", vqvae_steps=9000,
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
               candidates=8, captioner_steps=2000, captioner_rows=0, captioner_half=32,
@@ -1087,7 +1087,8 @@ def train_joint(feature_dim, steps):
         features = features_of(to_unit(x), [all_names[row] for row in rows_.tolist()])
         rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.02)
         training.step((x, features.to(device_)), rate)
-        live_view.refresh(lambda: show.grid(through(training.ema.model, watched[few], right[few])[0]))
+        live_view.refresh(lambda: show.grid(through(training.ema.model, watched[few],
+                                                    right[few])[0]))
     return training.ema.model
 
 
@@ -1137,11 +1138,9 @@ def in_words(differences, names):
 # %% tags=["look"]
 if joins:
     PLAIN = "plain, without features"
-    plain_pictures = through(live["small"], watched)[0]
-    plain_psnr = metrics.psnr(plain_pictures, to_unit(watched))
+    plain_row, plain_pictures = evaluate(live["small"], watched)
+    plain_row = {name: plain_row[name] for name in ("psnr", "ssim")}
     rows, found, shown = joint_rows()
-    plain_row = {"psnr": plain_psnr.mean().item(),
-                 "ssim": metrics.ssim(plain_pictures, to_unit(watched)).mean().item()}
     note = (f"n = {len(watched)} validation drawings, each compared with what became of it; "
             f"{cfg.live_steps} steps of 16 pictures each, seed {seed}; features: {blip_name}")
     run.keep("joint_vqvae", show.Table({PLAIN: plain_row} | rows, units={"psnr": "dB"}, digits=2,
@@ -1149,21 +1148,24 @@ if joins:
     shown = {"drawings": to_unit(watched[few]), PLAIN: plain_pictures[few]} | shown
     run.keep("joint_vqvae", show.compare(shown, scale=1.2))
     print("dB of PSNR, mean over drawings and 95 % interval over concepts")
-    print("its own features, less the plain network:", in_words(found[OWN] - plain_psnr, watched_names))
-    print("its own, less another drawing's:", in_words(found[OWN] - found[OTHER], watched_names))
-    print("on an empty sheet:", in_words(found[SHEET] - found[OTHER_SHEET], watched_names))
+    for label, gain in (("its own features, less another drawing's", found[OWN] - found[OTHER]),
+                        ("the same on an empty sheet", found[SHEET] - found[OTHER_SHEET])):
+        print(f"{label}: {in_words(gain, watched_names)}")
     run.metric(joint_psnr=rows[OWN]["psnr"], joint_other_psnr=rows[OTHER]["psnr"])
 
 # %% [markdown]
-# Where another drawing's features move many codes and hardly a decibel, the features are *in* the codes and do little
-# for the picture: at 256 places the encoder can say all by itself what the features say once more. What the last line
-# finds above 0 came from the features alone.
+# The printed lines compare one network with itself. The first row beside the plain network compares two trainings, and
+# trainings as short as these differ by a decibel or more from one seed to another (`-p seed 1`).
 #
-# Either way the first row is a **reconstruction**. Its codes were made of the drawing that the result is compared with,
-# and of BLIP's features of that drawing; PSNR beside a drawing says how well it was copied, and BLIP's captions of it
-# read what BLIP has written into the codes. For a text without a picture there is no such row. A network can learn to
-# draw these codes from words, as PixelSNAIL does with plain ones; then it must guess what the features say, too, and is
-# to be measured as any other, by what it draws of words alone.
+# Where another drawing's features move many codes and hardly a decibel, the features are *in* the codes and do little
+# for the picture: at 256 places the encoder can say by itself what the features say once more. What the last line finds
+# above 0 has come from the features alone.
+#
+# Either way the row with a drawing's own features is a **reconstruction**. Its codes were made of the drawing that the
+# result is compared with, and of BLIP's features of that drawing. PSNR says how well it was copied, and when BLIP
+# captions it, it reads what BLIP itself has written into the codes. For a text without a picture there is no such row.
+# A network can learn to draw these codes from words, as PixelSNAIL does with plain ones. It must then guess what the
+# features say, too, and what it draws from words alone is what there is to measure.
 #
 # ### A PixelSNAIL that is given the picture's features
 # Two small networks have the same codes, batches and steps. One reads each drawing's name. The other reads what BLIP
@@ -1196,7 +1198,7 @@ def train_reader(condition, steps):
         codes = store.batch(rows_, level=0).flatten(1)  # (B, N)
         batch = draw_code_batch(codes, rows_[:, None], condition, stream, network=net,
                                 drop_text=cfg.drop_text, exchange=cfg.exchange, device=device_)
-        rate = cosine_lr(step, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.02)
+        rate = cosine_lr(step, steps, peak=cfg.reader_rate, warmup=steps // 50, floor=0.02)
         history.add(step, loss=training.step(batch, rate).item())
         live_view.refresh(lambda: show.curves(history.curves, smooth=20))
     return training.ema.model
@@ -1207,8 +1209,9 @@ MIXED = "the name and another drawing"
 OTHER_WORDS, OTHER_PICTURE = "another's name", "another's name and drawing"
 readers = {}
 if joins:
-    read = read_by_blip(drawings)
-    readers = {label: train_reader(read[label], cfg.reader_steps) for label in (WORDS, PICTURE)}
+    conditions = read_by_blip(drawings)
+    for label in (WORDS, PICTURE):
+        readers[label] = train_reader(conditions[label], cfg.reader_steps)
 
 # %% [markdown]
 # Bits per code of validation drawings: the right condition, that of another drawing, and, for the second network, the
@@ -1228,14 +1231,14 @@ def reader_bits(net, condition, rows):
 
 
 if readers:
-    read = read_by_blip(unseen)
-    own = torch.arange(len(unseen))
-    other = own.roll(len(own) // 2)
-    found = {WORDS: reader_bits(readers[WORDS], read[WORDS], own),
-             OTHER_WORDS: reader_bits(readers[WORDS], read[WORDS], other),
-             PICTURE: reader_bits(readers[PICTURE], read[PICTURE], own),
-             OTHER_PICTURE: reader_bits(readers[PICTURE], read[PICTURE], other),
-             MIXED: reader_bits(readers[PICTURE], read[MIXED], own)}
+    conditions = read_by_blip(unseen)
+    in_order = torch.arange(len(unseen))
+    shifted = in_order.roll(len(unseen) // 2)
+    found = {WORDS: reader_bits(readers[WORDS], conditions[WORDS], in_order),
+             OTHER_WORDS: reader_bits(readers[WORDS], conditions[WORDS], shifted),
+             PICTURE: reader_bits(readers[PICTURE], conditions[PICTURE], in_order),
+             OTHER_PICTURE: reader_bits(readers[PICTURE], conditions[PICTURE], shifted),
+             MIXED: reader_bits(readers[PICTURE], conditions[MIXED], in_order)}
     rows = {label: {"bits a code": values.mean().item()} for label, values in found.items()}
     note = (f"n = {len(unseen)} validation drawings; two small networks, {cfg.reader_steps} steps "
             f"of {cfg.batch_size}, seed {seed}")
@@ -1260,10 +1263,11 @@ def draw_from(net, condition, rows):
 
 
 if readers and len(header.shapes) == 1:
-    rows = {"drawings": to_unit(watched[few]), WORDS: draw_from(readers[WORDS], read[WORDS], few),
-            PICTURE: draw_from(readers[PICTURE], read[PICTURE], few),
-            MIXED: draw_from(readers[PICTURE], read[MIXED], few),
-            "the other drawing": to_unit(unseen.batch(other[few])).cpu()}
+    rows = {"drawings": to_unit(watched[few]),
+            WORDS: draw_from(readers[WORDS], conditions[WORDS], few),
+            PICTURE: draw_from(readers[PICTURE], conditions[PICTURE], few),
+            MIXED: draw_from(readers[PICTURE], conditions[MIXED], few),
+            "the other drawing": to_unit(unseen.batch(shifted[few])).cpu()}
     run.keep("picture_as_condition", show.compare(rows, titles=titles, scale=1.2))
 
 # %% [markdown]
