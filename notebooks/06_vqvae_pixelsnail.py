@@ -199,7 +199,7 @@ run, cfg, device_, dtype_ = start(
                splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
                captioner_decay=0.5, shuffles=2),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
-               reader_steps=60, reader_rate=3e-3,
+               reader_steps=100, reader_rate=3e-3,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
@@ -1154,8 +1154,8 @@ if joins:
     run.metric(joint_psnr=rows[OWN]["psnr"], joint_other_psnr=rows[OTHER]["psnr"])
 
 # %% [markdown]
-# The printed lines compare one network with itself. The first row beside the plain network compares two trainings, and
-# trainings as short as these differ by a decibel or more from one seed to another (`-p seed 1`).
+# The printed lines compare one network with itself. The first two rows compare two trainings, one of each kind, and what
+# trainings as short as these reach depends on their seed, too (`-p seed 1` shows how much).
 #
 # Where another drawing's features move many codes and hardly a decibel, the features are *in* the codes and do little
 # for the picture: at 256 places the encoder can say by itself what the features say once more. What the last line finds
