@@ -44,7 +44,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 60 s | 2 GB |
-# | quick | 1 CPU core | 4 min | 2.2 GB |
+# | quick | 1 CPU core | 7 min | 2.2 GB |
 # | full: trains both networks | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |
 #
@@ -199,7 +199,7 @@ run, cfg, device_, dtype_ = start(
                splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
                captioner_decay=0.5, shuffles=2),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
-               reader_steps=100, reader_rate=3e-3,
+               reader_steps=150, reader_rate=3e-3,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
@@ -1132,7 +1132,7 @@ def in_words(differences, names):
     verdict = "not to be told from 0"
     if low > 0 or high < 0:
         verdict = "more than 0" if low > 0 else "less than 0"
-    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}], {verdict}"
+    return f"{middle:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
 
 
 # %% tags=["look"]
@@ -1154,8 +1154,8 @@ if joins:
     run.metric(joint_psnr=rows[OWN]["psnr"], joint_other_psnr=rows[OTHER]["psnr"])
 
 # %% [markdown]
-# The printed lines compare one network with itself. The first two rows compare two trainings, one of each kind, and what
-# trainings as short as these reach depends on their seed, too (`-p seed 1` shows how much).
+# The printed lines compare one network with itself. The first two rows compare two trainings, one of each kind, and
+# what trainings as short as these reach depends on their seed, too (`-p seed 1` shows how much).
 #
 # Where another drawing's features move many codes and hardly a decibel, the features are *in* the codes and do little
 # for the picture: at 256 places the encoder can say by itself what the features say once more. What the last line finds
@@ -1168,9 +1168,9 @@ if joins:
 # features say, too, and what it draws from words alone is what there is to measure.
 #
 # ### A PixelSNAIL that is given the picture's features
-# Two small networks have the same codes, batches and steps. One reads each drawing's name. The other reads what BLIP
-# makes of the name while it looks at the drawing. What is drawn with the second kind is a *variation* of a picture that
-# was there before.
+# Two small networks have the same codes, batches, random numbers and steps. One reads each drawing's name. The other
+# reads what BLIP makes of the name while it looks at the drawing. What is drawn with the second kind is a *variation*
+# of a picture that was there before.
 
 # %%
 def read_by_blip(data):
@@ -1215,8 +1215,8 @@ if joins:
 
 # %% [markdown]
 # Bits per code of validation drawings: the right condition, that of another drawing, and, for the second network, the
-# right words read with another drawing. If the last one costs about as much as a wrong condition, the network follows
-# the picture and not the words.
+# right name read with another drawing. What the last one costs is what this network has learned to take from the
+# drawing itself, of which a name knows nothing.
 
 # %% tags=["look"]
 @torch.no_grad()
@@ -1245,8 +1245,11 @@ if readers:
     if len(header.shapes) == 2:
         note += "; of the coarse codes"
     run.keep("picture_as_condition", show.Table(rows, digits=3, note=note))
-    gain = in_words(found[WORDS] - found[PICTURE], names_of(unseen))
-    print("bits a code that the drawing itself saves, beside its name:", gain)
+    print("bits a code, mean over drawings and 95 % interval over concepts")
+    for label, gain in (("another's name costs", found[OTHER_WORDS] - found[WORDS]),
+                        ("another drawing beside the name costs", found[MIXED] - found[PICTURE]),
+                        ("the drawing beside its name saves", found[WORDS] - found[PICTURE])):
+        print(f"{label}: {in_words(gain, names_of(unseen))}")
     run.metric(words_bits=rows[WORDS]["bits a code"], variation_bits=rows[PICTURE]["bits a code"])
 
 # %% [markdown]
