@@ -93,6 +93,16 @@ def test_public_address():
 
 
 @each
+def test_one_process_of_a_training_goes_on_alone(path):
+    """Where several processes share a batch, all but the first end behind the training: they would save and measure."""
+    cells = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    if not any("fabric.world_size" in cell.source for cell in cells):
+        return
+    (end,) = [cell.source for cell in cells if "trained" in cell.metadata.get("tags", [])]
+    assert re.match(r"if fabric\.global_rank:.*\n    raise SystemExit", end), end
+
+
+@each
 def test_no_magic_and_no_absolute_path(path):
     for cell in jupytext.read(path).cells:
         if cell.cell_type == "code":
