@@ -61,3 +61,10 @@ def test_every_notebook_is_on_the_route():
     text = (repo_root() / "notebooks" / "README.md").read_text(encoding="utf-8")
     for notebook in (repo_root() / "notebooks").glob("*.ipynb"):
         assert f"({notebook.name})" in text, f"notebooks/README.md does not name {notebook.name}"
+
+
+def test_every_executed_copy_is_on_the_route_and_small():
+    text = (repo_root() / "notebooks" / "README.md").read_text(encoding="utf-8")
+    for copy in (repo_root() / "reports" / "notebooks").glob("*.ipynb"):
+        assert f"(../reports/notebooks/{copy.name})" in text, f"notebooks/README.md does not link {copy.name}"
+        assert copy.stat().st_size < 1.5 * 2**20, copy.name
