@@ -38,6 +38,7 @@ SHARED = {("methods", "code_checkpoints"), ("methods", "code_drawing"), ("method
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.pixelsnail_levels", "models.pixelsnail"),  # one network of two
+    ("models.joint_vqvae", "models.vqvae2"),  # the same network with one more input
     ("models.pixelsnail_port", "models.pixelsnail"),  # the names that the public port gives to weights
     ("models.vqgan_growth", "models.vqgan"),  # makes a larger one from a smaller one
 }

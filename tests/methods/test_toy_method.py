@@ -131,11 +131,12 @@ def test_the_playground_shows_its_sliders_and_reads_its_options(toy, tmp_path, m
         return generate_with_record(prompt, **arguments)
 
     panel = Playground(draw, METHODS, method="toy", run=Run("00_playground", given={}), num_images=1)
-    assert set(panel.method.options) >= {"toy", "vqgan_clip", "minimagen"}
-    side = panel.sliders["side"]
-    assert set(panel.sliders) == {"side", "blue"} and (side.min, side.max) == (4, 64)
-    panel.sliders["side"].value = 12
-    panel.more.value = "mood=wild"
+    assert set(panel.controls.method.options) >= {"toy", "vqgan_clip", "minimagen"}
+    sliders = panel.controls.sliders
+    side = sliders["side"]
+    assert set(sliders) == {"side", "blue"} and (side.min, side.max) == (4, 64)
+    sliders["side"].value = 12
+    panel.controls.more.value = "mood=wild"
     panel.start()
     panel.wait(20)
     assert panel.error is None and panel.history[0].call["mood"] == "wild"
