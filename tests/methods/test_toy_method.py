@@ -137,7 +137,7 @@ def test_the_playground_shows_its_sliders_and_reads_its_options(toy, tmp_path, m
     side = sliders["side"]
     assert set(sliders) == {"side", "blue"} and (side.min, side.max) == (4, 64)
     sliders["side"].value = 12
-    panel.controls.more.value = "mood=wild"
+    panel.controls.others.value = "mood=wild"
     panel.start()
     panel.wait(20)
     assert panel.error is None and panel.history[0].call["mood"] == "wild"
