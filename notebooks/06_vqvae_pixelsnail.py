@@ -911,7 +911,8 @@ if fabric.global_rank:  # the other processes of a training end here; the first 
 # %%
 for level, name in parts_of.items() if curves else ():
     if keeps:
-        nets[level] = keep_snail(name, nets[level], steps_done[name] * cfg.batch_size)
+        seen = steps_done[name] * cfg.batch_size + seen_before(start_from, name)
+        nets[level] = keep_snail(name, nets[level], seen)
     else:
         print(f"{name} has learned for a moment only: what it draws is colour, hardly a shape")
 network = nets[-1].eval() if len(nets) == 1 else CoarseToFine(nets[0].eval(), nets[-1].eval())
