@@ -140,6 +140,7 @@ from t2ilib.training import (
     cosine_lr,
     keep_previous,
     recalibrate_batch_norm,
+    seen_before,
     set_lr,
     take_weights,
 )
@@ -1162,6 +1163,8 @@ card = dict(recipe=recipe, role="judge" if judging else "guide", seed=seed, step
             training=vars(cfg) | chosen,
             data={"name": "emoji", "sha256": everything.fingerprint()},
             metrics=run.data["metrics"], commit=runtime.commit(), licence=licence)
+if not photographs:  # whose head learns from features, in no steps of this loop
+    card["pictures_seen"] = loop.done * cfg.batch_size + seen_before(start_from, recipe)
 stored_as = torch.float16 if recipe in ("emoji-clip", "emoji-judge") else torch.int8
 keep_previous(home, [recipe])
 saved = save_model(home / recipe, kept, **card, dtype=stored_as)

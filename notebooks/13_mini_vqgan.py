@@ -131,6 +131,7 @@ from t2ilib.training import (
     critic_step,
     keep_previous,
     losses,
+    seen_before,
     set_lr,
     take_weights,
 )
@@ -558,6 +559,7 @@ settings = dict(seed=seed, data=data.fingerprint(), network=model.config,
 loop = TrainingLoop(steps=cfg.steps, minutes=minutes, start_from=start_from, settings=settings,
                     parts=parts, run=run, desc="vqgan",
                     state=folder / "state.pt" if profile == "full" else None)
+loops = {"emoji-vqgan": loop}  # what counts the steps of each network
 look_due = Every(300)
 looks_after = {1, cfg.steps // 8, cfg.steps // 2, cfg.steps}
 
@@ -930,6 +932,7 @@ settings = settings | dict(network=grown.config)
 loop = TrainingLoop(steps=cfg.grow_steps, minutes=minutes, start_from=start_from,
                     settings=settings, parts=parts, run=run, desc="growing",
                     state=folder / "state_128.pt" if profile == "full" else None)
+loops["emoji-vqgan-128"] = loop
 live = show.Live()
 for step in loop:
     run.log(step, grow_loss=grow_step(loop.position))
@@ -991,7 +994,8 @@ for name, (net, real) in stored.items():
     final = copy.deepcopy(net)
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())
-    saved = save_model(home / name, final, dtype=torch.float16, **card)
+    pictures_seen = loops[name].done * cfg.batch_size + seen_before(start_from, name)
+    saved = save_model(home / name, final, dtype=torch.float16, pictures_seen=pictures_seen, **card)
     run.artefact(saved / "model.safetensors")
     loaded = load_vqgan(saved, device=device_)
     fake, codes = through(final, real)

@@ -127,6 +127,7 @@ from t2ilib.training import (
     draw_diffusion_batch,
     keep_previous,
     make_fabric,
+    seen_before,
     take_weights,
     training_folder,
 )
@@ -464,7 +465,8 @@ reloaded = {}  # as whoever loads them draws: with rounded weights
 if cfg.train:
     keep_previous(home, ["emoji-prior", "emoji-starts"])
     card = dict(seed=seed, data={"name": data, "sha256": drawings.fingerprint()}, splits=["train"],
-                vqgan="emoji-vqgan", training=vars(cfg), commit=runtime.commit())
+                vqgan="emoji-vqgan", training=vars(cfg), commit=runtime.commit(),
+                pictures_seen=loop.done * cfg.batch_size + seen_before(start_from, "emoji-prior"))
     saved = save_model(home / "emoji-prior", ema.model, dtype=torch.int8, licence="MIT", **card)
     run.artefact(saved / "model.safetensors")
     reloaded["emoji-prior"] = load_model(LatentPrior, saved, device=device_)

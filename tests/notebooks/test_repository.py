@@ -103,6 +103,15 @@ def test_one_process_of_a_training_goes_on_alone(path):
 
 
 @each
+def test_a_card_counts_what_its_first_weights_had_seen(path):
+    source = path.read_text(encoding="utf-8")
+    if "take_weights(" not in source:
+        return
+    assert "pictures_seen" in source
+    assert "seen_before(start_from" in source, "weights that ship have seen pictures, too"
+
+
+@each
 def test_no_magic_and_no_absolute_path(path):
     for cell in jupytext.read(path).cells:
         if cell.cell_type == "code":
