@@ -23,7 +23,7 @@ class TextPlan(nn.Module):
     """
 
     def __init__(self, *, grid: tuple[int, int], text_dim: int, out_dim: int, dim: int = 96, depth: int = 2,
-                 heads: int = 6, ff_mult: float = 1.5):
+                 heads: int = 6, ff_mult: float = 1.0):
         super().__init__()
         self.grid = grid
         self.places = nn.Parameter(torch.randn(grid[0] * grid[1], dim) * INIT_STD)

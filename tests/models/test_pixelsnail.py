@@ -352,14 +352,16 @@ def test_sizes_fit_in_six_mebibytes_of_eight_bits(tmp_path):
     with no_memory():
         counts = {name: sum(p.numel() for p in PixelSNAIL(**size).parameters()) for name, size in PIXELSNAIL.items()}
     assert counts["small"] < 1e6 < 4.5e6 < counts["shipped"] and counts["original"] > 6e7
-    folder = save_model(tmp_path / "net", PixelSNAIL(**PIXELSNAIL["shipped"]), dtype=torch.int8)
+    net = PixelSNAIL(codes=1024, text_dim=384, **PIXELSNAIL["shipped"])  # as many codes as emoji-vqvae has
+    folder = save_model(tmp_path / "net", net, dtype=torch.int8)
     assert (folder / "model.safetensors").stat().st_size < 6 * 2**20
 
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(codes=1), "codebook"), (dict(height=0), "grid"), (dict(blocks=0), "a block"), (dict(kernel=4), "odd kernel"),
     (dict(kernel=1), "odd kernel"), (dict(channels=6), "multiple of 2"), (dict(attention=False), "reads no text"),
-    (dict(sees_itself=False), "reads no text"), (dict(coarse_blocks=1), "even sides")])
+    (dict(sees_itself=False), "reads no text"), (dict(coarse_blocks=1), "even sides"),
+    (dict(text_dim=0, plan_depth=1), "a plan is made from a text")])
 def test_bad_arguments(wrong, message):
     with pytest.raises(BadParameter, match=message):
         PixelSNAIL(**{**SMALL, **wrong})
