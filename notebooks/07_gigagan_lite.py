@@ -169,7 +169,7 @@ run, cfg, device_, dtype_ = start(
                rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
                num_concepts=8, seeds=2, frames=8),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000,
-              rival_minutes=60, batch_size=32, ema_decay=0.999, num_concepts=80, seeds=3, frames=24))
+              rival_minutes=60.0, batch_size=32, ema_decay=0.999, num_concepts=80, seeds=3, frames=24))
 check_trained_on(data, cfg.train)
 is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
 NAME = "emoji-gigagan"

@@ -112,6 +112,20 @@ def test_a_card_counts_what_its_first_weights_had_seen(path):
 
 
 @each
+def test_profiles_give_fractions_to_parameters_that_take_fractions(path):
+    source = path.read_text(encoding="utf-8")
+    fractions = set(re.findall(r"(?m)^(\w+): Optional\[float\]", source))
+    values = {}
+    for node in ast.walk(ast.parse(source)):
+        is_profile = isinstance(node, ast.keyword) and node.arg in {"smoke", "quick", "full"}
+        if is_profile and isinstance(node.value, ast.Call):
+            values |= {(node.arg, word.arg): word.value for word in node.value.keywords}
+    for (profile, name), value in values.items():
+        if name in fractions and isinstance(value, ast.Constant) and value.value is not None:
+            assert isinstance(value.value, float), f"{profile}: {name}={value.value} would refuse {name}=0.5"
+
+
+@each
 def test_no_magic_and_no_absolute_path(path):
     for cell in jupytext.read(path).cells:
         if cell.cell_type == "code":
