@@ -167,6 +167,23 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture
+def stroke():
+    """A function that draws a line with the mouse on the canvas of the playground's first picture."""
+    def draw(page, panel, start, end, steps):
+        """Begin to edit the picture, and draw between two places, in shares of the canvas, by so many moves."""
+        panel.locator(".t2i-picture").first.locator(".t2i-edit").click()
+        canvas = panel.locator(".t2i-canvas-mask")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        page.mouse.move(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"], steps=steps)
+        page.mouse.up()
+        panel.get_by_text("What is marked is drawn anew").wait_for()
+    return draw
+
+
 class WatchedNotebooks:
     """Notebooks under nbmake run as if a person watched; as scripts, in `tests/notebooks`, nobody does."""
 

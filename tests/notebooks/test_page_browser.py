@@ -76,7 +76,7 @@ def _end(server: subprocess.Popen) -> None:
 
 
 @pytest.mark.long
-def test_the_page_draws_while_one_types_and_under_a_mask(served, browser, tmp_path):
+def test_the_page_draws_while_one_types_and_under_a_mask(served, browser, stroke, tmp_path):
     address, reports = served
     page = browser.new_page(viewport={"width": 900, "height": 1000}, color_scheme="light")
     page.set_default_timeout(PATIENCE)
@@ -92,7 +92,7 @@ def test_the_page_draws_while_one_types_and_under_a_mask(served, browser, tmp_pa
         _reads_as_a_page(page)
         _draws_while_one_types(panel)
         _fits_widths_and_is_dark_where_asked(page)
-        _edits(page, panel)
+        _edits(page, panel, stroke)
         _saves(panel, reports)
     finally:
         page.screenshot(path=os.environ.get("T2I_SCREENSHOT") or tmp_path / "page.png", full_page=True)
@@ -138,19 +138,11 @@ def _fits_widths_and_is_dark_where_asked(page):
     page.set_viewport_size({"width": 900, "height": 1000})
 
 
-def _edits(page, panel):
+def _edits(page, panel, stroke):
     """A stroke of the mouse is what a method draws anew; the rest is kept."""
     panel.get_by_label("method").select_option("minimagen")
     before = _pixels(panel)
-    panel.locator(".t2i-picture").first.locator(".t2i-edit").click()
-    canvas = panel.locator(".t2i-canvas-mask")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.2 * box["height"], steps=10)
-    page.mouse.up()
-    panel.get_by_text("What is marked is drawn anew").wait_for()
+    stroke(page, panel, (0.2, 0.2), (0.8, 0.2), steps=10)
     panel.locator(".t2i-prompt input").fill("a blue hat")
     panel.get_by_role("button", name="Draw").click()
     panel.locator(".t2i-row", has_text="a blue hat").or_(panel.locator(".t2i-error")).first.wait_for()

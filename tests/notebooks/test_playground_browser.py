@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import nbformat
 import pytest
 
 from t2ilib.paths import notebooks_dir, repo_root
+from t2ilib.runner.page import free_port
 
 PATIENCE = 300_000  # milliseconds: a busy machine with two cores needs a minute for the imports alone
 SETTINGS = {  # nothing pops up, nothing is fetched, and cells out of sight are drawn too
@@ -51,9 +51,7 @@ def lab(tmp_path):
 
 @contextlib.contextmanager
 def _server(place: Path, state: Path, env: dict[str, str]):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port(0)
     token, address = secrets.token_hex(16), f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", f"--ServerApp.root_dir={place}", f"--IdentityProvider.token={token}",
@@ -100,7 +98,7 @@ def _end(server: subprocess.Popen, address: str, token: str) -> None:
 
 
 @pytest.mark.slow
-def test_click_and_the_picture_is_there(lab, browser, tmp_path):
+def test_click_and_the_picture_is_there(lab, browser, stroke, tmp_path):
     url, reports = lab
     page, errors = browser.new_page(viewport={"width": 1280, "height": 1000}), []
     page.set_default_timeout(PATIENCE)
@@ -110,7 +108,7 @@ def test_click_and_the_picture_is_there(lab, browser, tmp_path):
         panel = _run_all(page)
         _draw(page, panel, "a blue car")
         _save(panel, reports)
-        _mark(page, panel)
+        _mark(page, panel, stroke)
         _refuse(panel)
         _stop(panel)
     finally:
@@ -155,21 +153,13 @@ def _save(panel, reports):
     assert run["metrics"]["drawings"] == 1
 
 
-def _mark(page, panel):
+def _mark(page, panel, stroke):
     """A stroke of the mouse reaches the kernel, and is taken back."""
-    panel.locator(".t2i-picture").first.locator(".t2i-edit").click()
-    canvas = panel.locator(".t2i-canvas-mask")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
-    page.mouse.up()
-    panel.get_by_text("What is marked is drawn anew").wait_for()
+    stroke(page, panel, (0.3, 0.5), (0.7, 0.5), steps=5)
     panel.get_by_role("button", name="undo").click()
     panel.get_by_text("Without a stroke").wait_for()
     panel.get_by_role("button", name="edit no picture").click()
-    canvas.wait_for(state="hidden")
+    panel.locator(".t2i-canvas-mask").wait_for(state="hidden")
 
 
 def _refuse(panel):

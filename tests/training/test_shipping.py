@@ -55,7 +55,7 @@ def test_a_training_that_goes_on_from_what_ships_may_be_short(tmp_path, shipped)
 def test_states_of_another_data_set_lie_in_another_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("T2I_REPORTS", str(tmp_path))
     names = {"emoji": "emoji-prior", "shapes": "shapes-prior", "hub:owner/birds": "birds-prior",
-             "/home/me/my_pictures": "my_pictures-prior", "hub:birds": "hub-birds-prior"}
+             str(tmp_path / "my_pictures"): "my_pictures-prior", "hub:birds": "hub-birds-prior"}
     for data, name in names.items():
         assert training_folder("emoji-prior", data=data) == tmp_path / "training" / name
     assert training_folder("emoji-prior", data="shapes", work_dir="mine").name == "mine"
