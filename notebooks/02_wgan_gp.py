@@ -93,7 +93,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import itertools
-import pathlib
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -127,6 +126,7 @@ from t2ilib.training import (
     make_fabric,
     make_tracker,
     set_lr,
+    training_folder,
 )
 from t2ilib.training.history import History
 
@@ -415,7 +415,7 @@ run.keep("penalties", show.Table(rows, digits=4, note="penalty of two critics, r
 
 # %%
 fabric = make_fabric(device_)
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-wgan"
+folder = training_folder("emoji-wgan", work_dir=work_dir)
 log = make_tracker(tracker, run, folder=folder if profile == "full" else None)
 wasserstein = GanRule("wasserstein", penalty=cfg.penalty_weight, penalty_every=cfg.penalty_every,
                       one_pass=True)

@@ -100,7 +100,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 # %%
 import copy
 import hashlib
-import pathlib
 import random
 import textwrap
 import time
@@ -156,7 +155,7 @@ from t2ilib.metrics.judging import Judgement
 from t2ilib.models.latent_prior import LatentPrior
 from t2ilib.models.start_bank import StartBank
 from t2ilib.models.vqgan import VQGAN
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.training import (
     Batches,
     History,
@@ -168,6 +167,7 @@ from t2ilib.training import (
     seen_before,
     set_lr,
     take_weights,
+    training_folder,
 )
 from t2ilib.training.distillation import TowerBatch, TowerTraining, embedding_report
 from t2ilib.training.losses import affinity_loss, contrastive_loss, distillation_loss
@@ -480,7 +480,7 @@ def text_batch(student, rows):
 # %%
 SIDES = {"image": ("visual", picture_batch, name_bank, len(views["vectors"])),
          "text": ("text", text_batch, picture_bank, len(texts))}
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / NAME
+folder = training_folder(NAME, work_dir=work_dir)
 
 
 def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, minutes=None,

@@ -166,7 +166,7 @@ from t2ilib.models.sizes import PIXELSNAIL
 from t2ilib.models.sizes import VQVAE2 as VQVAE_SIZES
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.models.vqvae2 import VQVAE2, load_vqvae
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.sampling import CodePainter, LogitSampling, sample_autoregressive
 from t2ilib.training import (
     Batches,
@@ -184,6 +184,7 @@ from t2ilib.training import (
     make_fabric,
     seen_before,
     take_weights,
+    training_folder,
 )
 from t2ilib.training.captioner import split_for_captioner, train_captioner
 
@@ -224,9 +225,7 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
 stages_ = [stage.strip() for stage in stages.split(",")]
 is_emoji = data == "emoji"  # other pictures have no concepts that the judge knows
 set_name = pathlib.Path(data).name.replace(":", "-")
-folder = reports_dir() / "training" / f"{set_name}-vqvae-pixelsnail"
-if work_dir:
-    folder = pathlib.Path(work_dir)
+folder = training_folder("emoji-vqvae-pixelsnail", data=data, work_dir=work_dir)
 kept = folder if profile == "full" else home  # where codes are taken from what was trained
 keeps = cfg.train and "pixelsnail" in stages_  # PixelSNAIL is trained and saved, not taken
 keeps_states = profile == "full" or work_dir != ""  # a training goes on where it ended
@@ -911,8 +910,8 @@ if fabric.global_rank:  # the other processes of a training end here; the first 
 # %%
 for level, name in parts_of.items() if curves else ():
     if keeps:
-        seen = steps_done[name] * cfg.batch_size + seen_before(start_from, name)
-        nets[level] = keep_snail(name, nets[level], seen)
+        pictures_seen = steps_done[name] * cfg.batch_size + seen_before(start_from, name)
+        nets[level] = keep_snail(name, nets[level], pictures_seen)
     else:
         print(f"{name} has learned for a moment only: what it draws is colour, hardly a shape")
 network = nets[-1].eval() if len(nets) == 1 else CoarseToFine(nets[0].eval(), nets[-1].eval())

@@ -100,7 +100,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 # | `emoji-judge` | ResNet, finer, wider | all concepts, one drawing of each left out | the drawings left out |
 
 # %%
-import pathlib
 from itertools import chain
 
 import torch
@@ -129,7 +128,7 @@ from t2ilib.encoders.photo_clip import PhotoClip, PhotoNames
 from t2ilib.errors import BadParameter, check_name
 from t2ilib.lesson import start
 from t2ilib.media import to_unit
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.training import (
     EMA,
     Batches,
@@ -143,6 +142,7 @@ from t2ilib.training import (
     seen_before,
     set_lr,
     take_weights,
+    training_folder,
 )
 
 # %%
@@ -687,7 +687,7 @@ def evaluate(net):
 # start it again, and it goes on; delete the folder to start anew.
 
 # %%
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / recipe
+folder = training_folder(recipe, work_dir=work_dir)
 history = History()  # curves and pictures of all steps, also of those before an interruption
 parts = dict(model=model, ema=ema, optimizer=optimizer, stream=stream, batches=batches,
              history=history)

@@ -93,7 +93,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 import copy
 import io
 import math
-import pathlib
 
 import torch
 from PIL import Image
@@ -118,7 +117,7 @@ from t2ilib.media import to_signed, to_unit
 from t2ilib.models import sizes
 from t2ilib.models.vqgan import VQGAN, load_vqgan
 from t2ilib.models.vqgan_growth import grow
-from t2ilib.paths import checkpoints_dir, reports_dir
+from t2ilib.paths import checkpoints_dir
 from t2ilib.training import (
     EMA,
     Batches,
@@ -134,6 +133,7 @@ from t2ilib.training import (
     seen_before,
     set_lr,
     take_weights,
+    training_folder,
 )
 
 # %%
@@ -550,7 +550,7 @@ def evaluate(net, real):
 # start it again, and it goes on; delete the folder to start anew.
 
 # %%
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "emoji-vqgan"
+folder = training_folder("emoji-vqgan", work_dir=work_dir)
 history = History()  # curves and pictures of all steps, also of those before an interruption
 parts = dict(model=model, ema=ema, codebook=codebook, optimizer=optimizer, critic=critic,
              critic_adam=critic_adam, stream=stream, batches=batches, history=history)

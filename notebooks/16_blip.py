@@ -95,7 +95,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import json
-import pathlib
 import warnings
 from functools import partial
 
@@ -125,7 +124,7 @@ from t2ilib.metrics.captions import (
     shuffled_scores,
 )
 from t2ilib.metrics.matching import best_threshold, matching
-from t2ilib.paths import cache_dir, checkpoints_dir, reports_dir
+from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.training import (
     Batches,
     History,
@@ -136,6 +135,7 @@ from t2ilib.training import (
     make_fabric,
     seen_before,
     take_weights,
+    training_folder,
 )
 from t2ilib.training.blip_step import BlipTraining, TextTraining, draw_blip_batch
 from t2ilib.training.blip_texts import (
@@ -165,7 +165,7 @@ RECIPE = dict(size="shipped", blip_steps=2400)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used=dict(size=cfg.size, blip_steps=cfg.blip_steps),
                        start_from=start_from, minutes=minutes)
-folder = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / BLIP
+folder = training_folder(BLIP, work_dir=work_dir)
 
 # %% [markdown]
 # ## The idea
