@@ -132,11 +132,11 @@ class GigaGenerator(DropsText, nn.Module):
         mean_pooled: (E,), the mean pooled feature of all texts, which the training sets and the checkpoint keeps.
 
     Shapes:
-        z: (B, latent_dim), tokens: (B, T, E), mask: (B, T) bool, pooled: (B, E)
-        -> pictures (B, 3, side, side), about in [-1, 1], from the largest side to the smallest
+        z: (B, latent_dim), tokens: (B, T, E), mask: (B, T) bool, pooled: (B, E); largest: a side of `sides` at which to
+        stop, None draws all -> pictures (B, 3, side, side), about in [-1, 1], from the largest side to the smallest
 
     Raises:
-        BadParameter: widths that do not fit.
+        BadParameter: widths that do not fit, or a side that is not drawn.
 
     Example:
         pictures = generator(z, *text_encoder.encode(texts))
@@ -167,11 +167,12 @@ class GigaGenerator(DropsText, nn.Module):
                                               text_dim=text_dim, heads=heads))
             before = after
 
-    def forward(self, z: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> list[Tensor]:
+    def forward(self, z: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor,
+                largest: int | None = None) -> list[Tensor]:
         if not self.conditional:
             everything = torch.ones(len(z), dtype=torch.bool, device=z.device)
             tokens, mask, pooled = self.without_text(tokens, mask, pooled, everything)
-        return self.draw(self.style(z, pooled), *self.read(tokens, mask))
+        return self.draw(self.style(z, pooled), *self.read(tokens, mask), largest=largest)
 
     def style(self, z: Tensor, pooled: Tensor) -> Tensor:
         """Return the style of noise and text: (B, latent_dim), (B, E) -> (B, style_dim)."""
@@ -183,25 +184,33 @@ class GigaGenerator(DropsText, nn.Module):
             tokens = self.text(tokens, key_keep=mask)
         return tokens, mask
 
-    def draw(self, styles: Tensor | Sequence[Tensor], tokens: Tensor, mask: Tensor) -> list[Tensor]:
+    def draw(self, styles: Tensor | Sequence[Tensor], tokens: Tensor, mask: Tensor,
+             largest: int | None = None) -> list[Tensor]:
         """Return the pictures of styles: one for all sides (B, S), or a list with one for each side, which mixes them.
 
+        Args:
+            largest: the side at which to stop: the blocks above it are not run. None runs all.
+
         Raises:
-            BadParameter: not one style for each side.
+            BadParameter: not one style for each side, or a side that is not drawn.
         """
+        if largest not in (None, *self.sides):
+            raise BadParameter(f"this generator draws pictures of {self.sides} pixels, got {largest}")
         each = [styles] * len(self.blocks) if isinstance(styles, Tensor) else list(styles)
         if len(each) != len(self.blocks):
             raise BadParameter(f"mixing needs a style for each side of {self.sides}, got {len(each)}")
         x = self.first.expand(len(tokens), -1, -1, -1)
         picture = None
         pictures = []
-        for block, style in zip(self.blocks, each, strict=True):
+        for block, style, side in zip(self.blocks, each, self.sides, strict=True):
             x, added = block(x, style, tokens, mask)
             if picture is None:
                 picture = added
             else:
                 picture = added + F.interpolate(picture, scale_factor=2.0, mode="bilinear")
             pictures.append(picture)
+            if side == largest:
+                break
         return pictures[::-1]
 
 
@@ -268,7 +277,8 @@ class GigaDiscriminator(nn.Module):
         text_dim: of the pooled feature. hidden: width of the heads. conditional: False reads no text.
 
     Shapes:
-        pictures: from the largest side to the smallest, those of `reads`, (B, 3, side, side) each; pooled: (B, E)
+        pictures: from the largest side to the smallest, those of `reads`, (B, 3, side, side) each; or without the
+        largest ones, as while a GAN grows; pooled: (B, E)
         -> (P, B), a row for each pair of a side that was read and a later side that was scored
 
     Raises:
@@ -302,8 +312,9 @@ class GigaDiscriminator(nn.Module):
                 self.heads[str(side // 2)] = TextHead(channels=after, text_dim=text_dim, hidden=hidden)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:
-        """Return pictures (B, 3, image_size, image_size) at every side that is read."""
-        return [x if side == x.shape[-1] else F.adaptive_avg_pool2d(x, side) for side in self.reads]
+        """Return pictures (B, 3, side, side) of one of `reads` at it and at every smaller side that is read."""
+        smaller = [side for side in self.reads if side <= x.shape[-1]]
+        return [x if side == x.shape[-1] else F.adaptive_avg_pool2d(x, side) for side in smaller]
 
     def forward(self, pictures: Sequence[Tensor], pooled: Tensor) -> Tensor:
         scores, = self.scores(pictures, [pooled])
@@ -312,14 +323,18 @@ class GigaDiscriminator(nn.Module):
     def scores(self, pictures: Sequence[Tensor], texts: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores (P, B) of pictures with each of several texts (B, E); the pictures are looked at once."""
         by_side = {picture.shape[-1]: picture for picture in pictures}
-        for side in self.reads:
-            if side not in by_side:
-                raise BadParameter(f"this discriminator reads pictures of {self.reads} pixels, got {sorted(by_side)}")
+        largest = max(by_side, default=0)
+        reads = [side for side in self.reads if side <= largest]
+        if largest not in reads or not by_side.keys() >= set(reads):
+            raise BadParameter(f"this discriminator reads pictures of {self.reads} pixels, or of all but the largest "
+                               f"of them, got {sorted(by_side)}")
         h = None
         streams = 0
         scores = []
         for side, block in zip(self.sides, self.blocks, strict=True):
-            if side in self.reads:
+            if side > largest:
+                continue
+            if side in reads:
                 entering = activated(self.from_rgb[str(side)](by_side[side]))
                 h = entering if h is None else torch.cat([h, entering])  # (streams * B, C, side, side)
                 streams += 1

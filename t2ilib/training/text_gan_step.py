@@ -201,7 +201,7 @@ class TextGanTraining:
     """A generator and its discriminators in training.
 
     Args:
-        generator: `(z, tokens, mask, pooled) -> pictures` from the largest to the smallest; with `without_text`.
+        generator: `(z, tokens, mask, pooled, largest) -> pictures` from that side to the smallest; with `without_text`.
         discriminator: `(pictures, pooled) -> scores (P, B)`, with `scores` of several texts, and `pyramid`.
         rule: what weighs how much.
         features: the discriminator on frozen features, where `rule.features` is above 0.
@@ -253,12 +253,16 @@ class TextGanTraining:
         self.count = state["count"]
 
     def step(self, batch: TextGanBatch, learning_rate: float | None = None) -> TextGanStep:
-        """Make one step of the discriminators, then one of the generator on the same noise and texts."""
+        """Make one step of the discriminators, then one of the generator on the same noise and texts.
+
+        Both work at the side of the batch's real pictures, which may be smaller than the largest that they know: a GAN
+        that grows begins with small ones (Karras et al. 2018, arXiv:1710.10196).
+        """
         if learning_rate is not None:
             set_lr(self.generator_optimizer, learning_rate)
             set_lr(self.discriminator_optimizer, learning_rate)
         with autocast(batch.real.device, self.dtype):
-            drawn = self.generator(batch.z, *batch.text)
+            drawn = self.generator(batch.z, *batch.text, largest=batch.real.shape[-1])
         losses, on_real = self._judge(batch, [x.detach().float() for x in drawn])
         losses |= self._draw(batch, drawn)
         self.count += 1

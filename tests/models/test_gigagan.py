@@ -33,6 +33,18 @@ def test_pictures_of_every_side_from_the_largest():
     assert [tuple(x.shape) for x in pictures] == [(3, 3, 16, 16), (3, 3, 8, 8), (3, 3, 4, 4)]
 
 
+def test_a_generator_that_grows_stops_at_a_side_and_draws_the_same_up_to_it():
+    network = generator()
+    z = torch.randn(3, 6)
+    every = network(z, *text())
+    up_to_8 = network(z, *text(), largest=8)
+    assert len(up_to_8) == 2
+    for one, other in zip(up_to_8, every[1:], strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(BadParameter, match="draws pictures of"):
+        network(z, *text(), largest=12)
+
+
 def test_before_training_pictures_are_grey_and_not_cut_off():
     network = generator(widths=(64, 64, 64))
     assert network(torch.randn(3, 6), *text())[0].abs().max() < 1
@@ -81,6 +93,18 @@ def test_a_score_for_each_pair_of_sides():
     # 16 is scored after 8 and 4, and 8 after 4
     assert network(pictures, pooled).shape == (3, 3)
     assert discriminator(reads=(16,), scores=(4,))(pictures, pooled).shape == (1, 3)
+
+
+def test_without_the_largest_pictures_the_others_have_the_scores_that_they_had():
+    network = discriminator(scores=(4,)).eval()  # a row for 16, a row for 8
+    _, _, pooled = text()
+    x = torch.randn(3, 3, 16, 16)
+    small = nn.functional.adaptive_avg_pool2d(x, 8)
+    pictures = network.pyramid(small)
+    assert [one.shape[-1] for one in pictures] == [8]
+    torch.testing.assert_close(network(pictures, pooled), network(network.pyramid(x), pooled)[1:])
+    with pytest.raises(BadParameter, match="all but the largest"):
+        network([x], pooled)
 
 
 def test_a_score_depends_on_its_own_picture_and_text_alone():

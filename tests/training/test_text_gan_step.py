@@ -177,6 +177,23 @@ def test_going_on_equals_not_having_stopped(tmp_path):
         assert torch.equal(one, two)
 
 
+def test_a_gan_that_grows_learns_from_small_pictures_and_then_from_large_ones():
+    game = training(TextGanRule(clip=0.0))
+    generator = game.generator
+    start = {name: p.clone() for name, p in generator.named_parameters()}
+
+    def moved(block):
+        names = [name for name in start if name.startswith(f"blocks.{block}.")]
+        return any(not torch.equal(start[name], generator.get_parameter(name)) for name in names)
+
+    small = F.adaptive_avg_pool2d(batch().real, 8)
+    game.step(batch(real=small))
+    assert moved(1) and not moved(2)
+    report = game.step(batch())
+    assert moved(2)
+    assert report.on_real.shape[0] == 3  # the same rows as if it had never grown
+
+
 def test_a_term_without_its_network_is_refused():
     with pytest.raises(BadParameter, match="needs encode"):
         training(encode=None)
