@@ -29,10 +29,9 @@
 # - how a codebook is learned by averages, why it collapses, and what revives it
 # - one grid of codes or two (VQ-VAE-2), and what their PSNR means; what 6.58 dB looks like
 # - codes in an LMDB file: written once, read by name, refused for another network
-# - what makes a convolution causal, what the mask of the public port leaves out, and why a code costs one column of
-#   work
+# - what makes a convolution causal, and why a code costs one column of work and not a whole pass
 # - bits per code, drawing, guidance, completing a picture; latents by PCA and t-SNE, and what t-SNE does not show
-# - what comes into codes and pictures from a condition that has seen the target, and why that is no text-to-image
+# - what a condition that has seen the target picture adds to codes and pictures, and why that is no text-to-image
 # - what captions of drawn pictures measure, and how little PSNR, SSIM and perceptual distances say about them
 #
 # It is also the recipe of `emoji-vqvae` and `emoji-pixelsnail`, the networks of the method `vqvae_pixelsnail`.
@@ -99,8 +98,8 @@ stages: str = "vqvae,pixelsnail"  # what `full` trains, with commas between
 train: Optional[bool] = None  # whether to train what ships; None: the profile's own
 vqvae_steps: Optional[int] = None  # training steps of the VQ-VAE
 snail_steps: Optional[int] = None  # training steps of PixelSNAIL
-muon: Optional[float] = None  # learning rate of Muon over AdamW's; 0 trains with AdamW alone
-live_steps: Optional[int] = None  # of small networks in the lesson; 0 leaves them out
+muon: Optional[float] = None  # learning rate of the optimiser Muon over AdamW's; 0: AdamW alone
+live_steps: Optional[int] = None  # steps of the small networks of the lesson; 0 leaves them out
 minutes: Optional[float] = None  # or how long to train each stage, over all interruptions
 start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 measure: bool = True  # False ends after training
@@ -240,16 +239,20 @@ keeps_states = profile == "full" or work_dir != ""  # a training goes on where i
 # and attention over all that came before. A picture of 64 x 64 pixels would be 12,288 factors of 256 values; the VQ-VAE
 # (van den Oord et al. 2017) makes 256 factors of it, each one of $K$ codes.
 #
-# The codebook $e_1 \dots e_K$ is learned without a gradient. Each row is the running average of the vectors that chose
-# it, with $n_k$ how many did and $m_k$ their sum:
+# The encoder makes a vector $z_e$ at each place of the grid, and the nearest row $e_k$ of the codebook takes its place.
+# Encoder and decoder learn by the error of the reconstruction, and by a *commitment* term that holds the vectors near
+# their codes, $\beta\,\lVert z_e - \mathrm{sg}(e_k)\rVert^2$, where $\mathrm{sg}$ lets no gradient through. The
+# codebook $e_1 \dots e_K$ has no gradient at all. Each row is the running average of the vectors that chose it
+# (appendix A.1 of the paper). $S_k$ are the vectors of the batch that are nearest to row $k$, $n_k$ counts them, $m_k$
+# is their sum, and $\gamma$ is the decay of both:
 #
 # $$n_k \leftarrow \gamma n_k + (1 - \gamma)\,\lvert S_k\rvert, \quad
 # m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{z \in S_k} z, \quad e_k = m_k / n_k.$$
 
 # %%
 def naive_update(size, total, vectors, table, decay, eps=1e-5):
-    """The formula above, with the smoothed counts of the published code."""
-    codes = torch.cdist(vectors, table).argmin(1)
+    """The formula above, with the smoothed counts of the published code: (K,), (K, D), (n, D)."""
+    codes = torch.cdist(vectors, table).argmin(1)  # (n,)
     for k in range(len(table)):
         chosen = vectors[codes == k]
         size[k] = decay * size[k] + (1 - decay) * len(chosen)
@@ -273,10 +276,10 @@ torch.testing.assert_close(quantizer.table, naive_update(torch.ones(12), table.c
 print("averages: the library computes the same")
 
 # %% [markdown]
-# **What passes the codebook backwards?** The straight-through gradient is copied from $e_k$ to $z_e$. All vectors of
-# one cell get the same push, wherever in the cell they lie. The *rotation trick* (Fifty et al. 2024) treats the step
-# from $z_e$ to $e_k$ as a rotation and a stretch, and turns the gradient along: the angle that it had with $e_k$ it
-# keeps with $z_e$. The forward pass is the same. Check that angle:
+# **What passes the codebook backwards?** *Straight-through* copies the gradient from $e_k$ to $z_e$, wherever $z_e$
+# lies among the vectors whose nearest code is $e_k$. The *rotation trick* (Fifty et al. 2024), with which the networks
+# below are trained, treats the step from $z_e$ to $e_k$ as a rotation and a stretch, and turns the gradient along: the
+# angle that it had with $e_k$ it keeps with $z_e$. The forward pass is the same. Check that angle:
 
 # %%
 z_e = torch.randn(1, 3, 5, generator=rng, requires_grad=True)
@@ -321,7 +324,7 @@ if is_emoji:
     unseen = everything.where(split="validation")
 else:
     all_drawings, unseen = load_with_validation(data, image_size=64)
-drawings = all_drawings.spread(cfg.code_rows)
+drawings = all_drawings.spread(cfg.code_rows)  # so many, evenly from all; 0 takes all
 unseen = unseen.spread(cfg.unseen_rows)
 
 
@@ -365,14 +368,17 @@ def train_small(steps, start_on_batch, restart_below):
     return used, perplexity
 
 
-kinds = {"random start": (False, 0.0), "start on a batch": (True, 0.0),
-         "start on a batch, revival": (True, 0.1)}
-used, perplexities, rows = {}, {}, {}
-for name, options in kinds.items() if cfg.live_steps else ():
-    used[name], perplexities[name] = train_small(cfg.collapse_steps, *options)
-    rows[name] = {"codes in use": used[name][-1], "perplexity": perplexities[name][-1]}
-note = f"in the last of {cfg.collapse_steps} batches of {cfg.batch_size} pictures, seed {seed}"
-if rows:
+# %%
+if cfg.live_steps:
+    kinds = {"random start": dict(start_on_batch=False, restart_below=0.0),
+             "start on a batch": dict(start_on_batch=True, restart_below=0.0),
+             "start on a batch, revival": dict(start_on_batch=True, restart_below=0.1)}
+    perplexities = {}
+    rows = {}
+    for name, options in kinds.items():
+        used, perplexities[name] = train_small(cfg.collapse_steps, **options)
+        rows[name] = {"codes in use": used[-1], "perplexity": perplexities[name][-1]}
+    note = f"in the last of {cfg.collapse_steps} batches of {cfg.batch_size} pictures, seed {seed}"
     run.keep("collapse", show.Table(rows, units={"codes in use": "of 256"}, digits=1, note=note))
     run.keep("collapse_curves", show.curves(perplexities, ylabel="perplexity", size=(6.0, 2.8)))
 
@@ -381,8 +387,9 @@ if rows:
 # costs nothing in the loss at first; it shows later, as pictures that cannot get better.
 #
 # ## The VQ-VAE
-# Residual blocks and two halvings lead to a quarter of the sides, 16 x 16, and to vectors of 8 numbers; the way back is
-# the mirror image. Few numbers are on purpose: the codes of a table lie closer together in few dimensions. With two
+# Blocks of 2 x 2 pixels are folded into channels, and residual blocks and one halving lead to a quarter of the sides,
+# 16 x 16, and to vectors of 8 numbers; the way back is the mirror image. So few numbers are on purpose: in few
+# dimensions the codes of a table lie closer together, and more of them are used (Yu et al. 2021, section 3.2). With two
 # grids (VQ-VAE-2, Razavi et al. 2019) there is a coarse one of 8 x 8, decoded first, and the fine one sees what it
 # said: what is common to a large region need not be said 256 times.
 
@@ -394,6 +401,37 @@ for name, size in VQVAE_SIZES.items():
     rows[name] = {"parameters": sum(p.numel() for p in net.parameters()), "codes": codes_,
                   "K": size["n_embed"], "bits a picture": codes_ * math.log2(size["n_embed"])}
 run.keep("vqvae_sizes", show.Table(rows, digits=0))
+
+# %% [markdown]
+# What is measured: PSNR (dB) and SSIM (Wang et al. 2004: likeness of local means, contrasts and structure, 1 for equal
+# pictures), means over pictures; the share of codes in use and their perplexity, for each grid.
+
+# %%
+@torch.no_grad()
+def through(net, *inputs):
+    """Pictures of [-1, 1] through a network: the result in [0, 1], and codes (B, h, w) by grid."""
+    pictures = []
+    codes = []
+    for parts in zip(*[x.split(64) for x in inputs]):
+        with runtime.autocast(device_, dtype_):
+            fake, found = net(*[part.to(device_) for part in parts])
+        pictures.append(to_unit(fake.float()).clamp(0, 1).cpu())
+        codes.append([level.quantized.codes.cpu() for level in found])
+    return torch.cat(pictures), [torch.cat(grids) for grids in zip(*codes)]
+
+
+def evaluate(net, x):
+    """Figures by name, and the reconstructions in [0, 1]."""
+    pictures, grids = through(net, x)
+    row = {"psnr": metrics.psnr(pictures, to_unit(x)).mean().item(),
+           "ssim": metrics.ssim(pictures, to_unit(x)).mean().item()}
+    names = ("fine",) if len(grids) == 1 else ("coarse", "fine")
+    for name, codes, quantizer in zip(names, grids, net.quantizers):
+        counts = metrics.class_histogram(codes.flatten(), len(quantizer.table))
+        row[f"{name} used"] = (counts > 0).double().mean().item()
+        row[f"{name} perplexity"] = math.exp(metrics.entropy(counts))
+    return row, pictures
+
 
 # %%
 def train_vqvae(name, size, steps, *, minutes=None, keep=False):
@@ -429,42 +467,14 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
             history.pictures[f"step {step + 1}"] = found[few]
     return training.ema.model, history, loop.done
 
-# %% [markdown]
-# What is measured: PSNR (dB) and SSIM, means over pictures; the share of codes in use and their perplexity, for each
-# grid.
 
 # %%
-@torch.no_grad()
-def through(net, *inputs):
-    """Pictures of [-1, 1] through a network: the result in [0, 1], and codes (B, h, w) by grid."""
-    pictures = []
-    codes = []
-    for parts in zip(*[x.split(64) for x in inputs]):
-        with runtime.autocast(device_, dtype_):
-            fake, found = net(*[part.to(device_) for part in parts])
-        pictures.append(to_unit(fake.float()).clamp(0, 1).cpu())
-        codes.append([level.quantized.codes.cpu() for level in found])
-    return torch.cat(pictures), [torch.cat(grids) for grids in zip(*codes)]
-
-
-def evaluate(net, x):
-    """Figures by name, and the reconstructions in [0, 1]."""
-    pictures, grids = through(net, x)
-    row = {"psnr": metrics.psnr(pictures, to_unit(x)).mean().item(),
-           "ssim": metrics.ssim(pictures, to_unit(x)).mean().item()}
-    names = ("fine",) if len(grids) == 1 else ("coarse", "fine")
-    for name, codes, quantizer in zip(names, grids, net.quantizers):
-        counts = metrics.class_histogram(codes.flatten(), len(quantizer.table))
-        row[f"{name} used"] = (counts > 0).double().mean().item()
-        row[f"{name} perplexity"] = math.exp(metrics.entropy(counts))
-    return row, pictures
-
-
-# %%
-live, rows, pictures = {}, {}, {"drawings": to_unit(watched[few])}
-for name in ("small", "small_two") if cfg.live_steps else ():
+live = {}
+rows = {}
+pictures = {"drawings": to_unit(watched[few])}
+titles = {"small": "one grid, live", "small_two": "two grids, live"} if cfg.live_steps else {}
+for name, title in titles.items():
     live[name], history, _ = train_vqvae(f"live {name}", VQVAE_SIZES[name], cfg.live_steps)
-    title = {"small": "one grid, live", "small_two": "two grids, live"}[name]
     rows[title], found = evaluate(live[name], watched)
     pictures[title] = found[few]
     if name == "small":
@@ -489,6 +499,7 @@ def keep_vqvae(net, pictures_seen, history):
                                          separate=True, size=(5.0, 2.6)))
 
 
+# %%
 trained = "the trained one"
 if cfg.train and "vqvae" in stages_:
     averaged, history, done = train_vqvae("vqvae", VQVAE_SIZES[cfg.vqvae_size], cfg.vqvae_steps,
@@ -592,23 +603,25 @@ def store_of(net, data, split, views):
     return CodeViews(path, header, data, views=views), header
 
 
+# %%
 store, header = store_of(vqvae, drawings, "train", cfg.views)
 unseen_store, _ = store_of(vqvae, unseen, "validation", 1)
 name = view_names(drawings, [0], 0)[0]
 print(f"{len(store.reader)} pictures of {header.picture_bytes} bytes; {name}: shapes",
       [grid.shape for grid in store.reader[name]])
 x = to_unit(drawings.batch([0])).cpu()
-code_vectors = vqvae.decode_codes(*[torch.from_numpy(grid.astype(np.int64))[None].to(device_)
-                                    for grid in store.reader[name]])
-codes_picture = torch.from_numpy(store.reader[name][-1].astype(np.float32))[None, None]
-codes_picture = F.interpolate(codes_picture / header.codes, size=64).expand(1, 3, -1, -1)
-run.keep("codes", show.grid(torch.cat([x, codes_picture, to_unit(code_vectors).clamp(0, 1).cpu()]),
+grids = []
+for grid in store.reader[name]:
+    grids.append(torch.from_numpy(grid.astype(np.int64))[None])  # (1, h, w)
+painted = vqvae.decode_codes(*[grid.to(device_) for grid in grids])
+greys = F.interpolate(grids[-1][None] / header.codes, size=64).expand(1, 3, -1, -1)
+run.keep("codes", show.grid(torch.cat([x, greys, to_unit(painted).clamp(0, 1).cpu()]),
                             ["drawing", "codes, as greys", "painted from them"], scale=1.6))
 
 # %% [markdown]
-# A store of another network is refused, and how fast is reading at random? The whole table fits into memory here, and
-# then plain indexing is faster by far. LMDB pays where it does not fit, where pictures come as a stream, or where
-# several processes read (`bench code_store`).
+# A store of another network is refused. And how fast is reading at random? Where the whole table fits into memory, as
+# here, plain indexing should win. LMDB is for tables that do not fit, for pictures that come as a stream, and for
+# several processes that read (`bench code_store`).
 
 # %%
 other = CodesHeader(shapes=header.shapes, codes=header.codes, data_sha256=header.data_sha256,
@@ -632,8 +645,10 @@ print(f"256 pictures at random: {1e3 * (middle - began):.1f} ms from LMDB, "
 
 # %% [markdown]
 # ## Latents by PCA and by t-SNE
-# Each drawing is a vector of 16 x 16 code vectors. PCA turns it so that two axes keep as much variance as two can.
-# t-SNE moves points until near ones are near. Colours are groups of the set, which neither was told.
+# Each drawing is one long vector, its code vectors one behind the other. PCA shows the two directions in which drawings
+# vary most. t-SNE (van der Maaten and Hinton 2008) moves points on a sheet until those that are neighbours among the
+# long vectors are neighbours there; its *perplexity* is about how many neighbours count. Colours are groups of the set,
+# which neither was told.
 
 # %%
 @torch.no_grad()
@@ -720,8 +735,10 @@ run.keep("latents", show.Table(rows, digits=2, note=note, baselines=["chance"]))
 # ## A convolution that does not look ahead
 # Codes come in reading order. At each place a layer may see the rows above and what lies to the left. Two convolutions
 # do that for the first layer: one sees rows above, the other the same row to the left. All later ones may also see
-# their *own* place, because it holds only what came before. The public port hides it in every layer (mask "A"
-# everywhere): that is causal too, but each layer throws away the very column that it improves.
+# their *own* place, because it holds only what came before (the masks A and B of PixelCNN, van den Oord et al. 2016).
+# The [port of PixelSNAIL to PyTorch](https://github.com/rosinality/vq-vae-2-pytorch) that many projects start from
+# hides the place itself in every layer. That is causal, too, but a convolution then never reads what the layer before
+# found at its own place.
 
 # %%
 def naive_causal(x, weight, hidden_from):
@@ -783,15 +800,18 @@ for field in fields.values():
     assert not field.flatten()[place:].any()  # neither itself nor what follows
 shown = []
 for field in fields.values():
-    bright = (field / field.max()).sqrt()[None, None].expand(1, 3, -1, -1)
+    bright = (field / field.max()).sqrt().expand(1, 3, -1, -1).clone()
+    bright[0, :, 4, 4] = torch.tensor([1.0, 0.0, 0.0])  # the place itself
     shown.append(F.interpolate(bright, size=90))
 run.keep("causality", show.grid(torch.cat(shown), list(fields), columns=3, scale=2.0))
 for name, field in fields.items():
     print(f"{name}: depends on {int((field > 0).sum())} of {place} earlier codes")
 
 # %% [markdown]
-# Bright is what the code in the middle depends on. Nothing at or behind it, in any of them; a test asserts this over
-# random configurations, with and without conditions. Convolutions reach a neighbourhood, attention reaches all.
+# Bright is what the prediction at the red place depends on. It depends on nothing at that place or after it, in any of
+# the three; a test asserts this over random configurations, with and without conditions. Convolutions reach a
+# neighbourhood. Attention reaches whatever some earlier place has seen: a code at the end of a row can be missing in a
+# network as small as this one, because the places that see it lie after the red one.
 #
 # **A column of work a code.** Plain sampling asks the whole network again for every code. But what a causal layer said
 # of earlier places never changes. Keep it, and each code costs one column of every layer: the drawing as a whole costs
@@ -800,7 +820,8 @@ for name, field in fields.items():
 # %%
 net = small_network(std=0.05, codes=header.codes, height=cfg.cache_side, width=cfg.cache_side,
                     channels=64, hidden=64, blocks=2, res_blocks=2, heads=4)
-times, drawn = {}, {}
+times = {}
+drawn = {}
 for name, cached in (("everything anew", False), ("one column a code", True)):
     began = time.perf_counter()
     drawn[name] = sample_autoregressive(net, {}, generators=[runtime.generator(seed, "cache")],
@@ -815,13 +836,19 @@ run.keep("cache", show.Table(times, digits=2, note=note))
 
 # %% [markdown]
 # ## PixelSNAIL reads the words
-# The pooled feature of the text is added before every gate; its tokens are places that attention always sees. Both say
-# the same everywhere, and a convolution knows where it is only by what was drawn before it. So a **plan** comes first:
-# a small transformer over the places of the grid reads the text and gives each place features of its own, which are
-# added before the gates too. It is made once a picture and sees no code, so that nothing of the above changes.
+# The network is a row of *gated* residual blocks, $x + a \odot \sigma(b)$, where two causal convolutions make $a$ and
+# $b$ of $x$, and after every few of them comes attention to all earlier places. Attention is also given the row and the
+# column of each place (the paper's *background*). Two things bring the text in: its pooled feature is added to $a$ and
+# $b$ in every block, and its tokens are places that attention always sees. Both say the same everywhere, so a **plan**
+# comes first, which the paper has not: a small transformer over the places of the grid reads the text and gives each
+# place features of its own, which are added to $a$ and $b$ too. It is made once a picture and sees no code, so that
+# nothing of the above changes.
 #
-# One text in ten is replaced by a learned "no text", for guidance: $l_\varnothing + s\,(l_w - l_\varnothing)$ on
-# logits.
+# Two more things happen in training. One text in ten is replaced by a learned "no text", so that drawing can go past
+# what the words ask: with $l_w$ the logits for the words and $l_\varnothing$ those without,
+# $l_\varnothing + s\,(l_w - l_\varnothing)$ are drawn from (classifier-free guidance, Ho and Salimans 2022). And one in
+# twenty of the codes that the network is given is exchanged for a random one, since when it draws, some of the codes
+# before will be wrong.
 
 # %%
 captions, caption_rows = caption_table(drawings)  # caption_rows: (N, captions of a drawing)
@@ -1016,8 +1043,8 @@ rows = {f"row {i + 1}": frames[i] for i in stages_shown}
 run.keep("in_the_open", show.compare(rows, titles=columns, scale=1.2))
 
 # %% [markdown]
-# **Temperature** divides logits, **top-k** and **top-p** leave out unlikely codes, **guidance** goes past what the
-# words ask.
+# **Temperature** divides logits: below 1 the likeliest codes are drawn more often. **top-k** draws among the k
+# likeliest codes alone, **top-p** among the fewest whose probabilities sum to p. **Guidance** is the $s$ from above.
 
 # %%
 kinds = {f"guidance {scale:g}": dict(guidance_scale=scale) for scale in cfg.guidance_scales}
@@ -1164,8 +1191,6 @@ if joins:
 # Either way the row with a drawing's own features is a **reconstruction**. Its codes were made of the drawing that the
 # result is compared with, and of BLIP's features of that drawing. PSNR says how well it was copied, and when BLIP
 # captions it, it reads what BLIP itself has written into the codes. For a text without a picture there is no such row.
-# A network can learn to draw these codes from words, as PixelSNAIL does with plain ones. It must then guess what the
-# features say, too, and what it draws from words alone is what there is to measure.
 #
 # ### A PixelSNAIL that is given the picture's features
 # Two small networks have the same codes, batches, random numbers and steps. One reads each drawing's name. The other
@@ -1278,7 +1303,8 @@ if readers and len(header.shapes) == 1:
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
-# from their codes. *Copy* is the judge's cosine to the nearest training drawing.
+# from their codes. *kid*, *precision* and *recall* compare the pictures with training drawings in the judge's features
+# ([10](10_leaderboard.ipynb#The-table) explains them); *copy* is the judge's cosine to the nearest training drawing.
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1330,6 +1356,9 @@ def compare_all(split):
         features = judgement.features(pictures[DRAFT if row == SHUFFLED else row].to(device_))
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
+        precise, recalled = metrics.precision_recall(bank, features, k=min(5, len(features) - 1))
+        table[row]["precision"] = precise.mean().item()
+        table[row]["recall"] = recalled.mean().item()
         ranks[row] = judgement.ranks(features, asked_for)
     return repeated, table, ranks, pictures
 
@@ -1337,11 +1366,11 @@ def compare_all(split):
 results = {split: compare_all(split) for split in cfg.splits if is_emoji}
 for split, (names, table, ranks, _) in results.items():
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}; strict rank "
-            f"among {len(judgement.names)} names; kid against training drawings; 95 % interval "
-            "over concepts")
+            f"among {len(judgement.names)} names; kid, precision, recall: beside {len(bank)} "
+            "training drawings; 95 % interval over concepts")
     run.keep(f"judged_{split}", show.Table(
-        table, columns=["top1", "top10", "kid", "copy"], best="top10", note=note,
-        baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}))
+        table, columns=["top1", "top10", "kid", "precision", "recall", "copy"], best="top10",
+        baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})
     for row in (DRAFT, CHOSEN):
@@ -1356,7 +1385,8 @@ for split, (names, table, ranks, _) in results.items():
 # Of the measured concepts those with the best and the worst ranks:
 
 # %%
-for names, _, ranks, pictures in list(results.values())[-1:]:
+if results:
+    names, _, ranks, pictures = results[cfg.splits[-1]]
     order = ranks[CHOSEN].argsort()
     count = min(6, len(order) // 2)
     for title, picked in (("best", order[:count]), ("worst", order[-count:])):
@@ -1421,8 +1451,9 @@ def captions_table(names, pictures):
 
 
 # %%
-for names, _, _, pictures in list(results.values())[-1:] if captions_measured else ():
+if captions_measured:
     split = cfg.splits[-1]
+    names, _, _, pictures = results[split]
     caption_figures, written = captions_table(names, pictures)
     order = [DRAFT, CHOSEN, *[label for label in caption_figures if label not in (DRAFT, CHOSEN)]]
     variant = caption_scores(written, names).meteor_variant
@@ -1438,12 +1469,13 @@ for names, _, _, pictures in list(results.values())[-1:] if captions_measured el
     run.keep("captions", show.grid(pictures[DRAFT][few_], titles, columns=len(few_), scale=1.6))
 
 # %% [markdown]
-# **How to read BLEU 0.47 beside METEOR 0.14.** BLEU counts how many of the words that were *said* stand in the
-# reference. METEOR weighs how many of the words that should have been said *were* said nine times as much, and takes up
-# to half off where they are scattered. A large BLEU beside a small METEOR means: what was said is common, and most of
-# what should have been said is missing or stands elsewhere. And BLEU rises with every word that all captions share,
-# right or wrong. So **BLEU of shuffled captions is the number to beat**, not 0; the original has no such row. What
-# texts have such figures is tried out in [16](16_blip.ipynb).
+# **How to read BLEU 0.47 beside METEOR 0.14.** BLEU-1 is the share of the words *said* that stand in the reference;
+# BLEU-n does the same with sequences of up to n words, and all are lowered for captions that are too short. METEOR is a
+# mean of that share and of the share of the reference's words that *were* said, in which the second weighs nine times
+# as much, and up to half of it is taken off where the words are scattered. A large BLEU beside a small METEOR means:
+# what was said is common, and most of what should have been said is missing or stands elsewhere. And BLEU rises with
+# every word that all captions share, right or wrong. So **BLEU of shuffled captions is the number to beat**, not 0; the
+# original has no such row. What texts have such figures is tried out in [16](16_blip.ipynb).
 
 # %%
 if captions_measured:
@@ -1523,7 +1555,8 @@ def likeness_rows_of(names, pictures):
 
 
 # %%
-for names, _, _, pictures in list(results.values())[-1:]:
+if results:
+    names, _, _, pictures = results[cfg.splits[-1]]
     likeness_rows, concepts = likeness_rows_of(names, pictures)
     note = (f"n = {len(concepts)} pictures of {len(set(concepts))} {cfg.splits[-1]} concepts that "
             "two artists drew or more, each beside the first artist's drawing")
@@ -1593,17 +1626,15 @@ if results:
             f"{likeness_rows[ANOTHER]['Lite0 distance']:.3f})")
 beside.append(("LPIPS; here Lite0 distance", "0.124", ours,
                "no: another network and scale; its pictures knew their targets"))
-table_ = {}
+comparison = {}
 for what, original, ours, comparable in beside:
-    table_[what] = {"original": original, "here": ours, "comparable": comparable}
-run.keep("beside_the_original", show.Table(table_))
+    comparison[what] = {"original": original, "here": ours, "comparable": comparable}
+run.keep("beside_the_original", show.Table(comparison))
 
 # %% [markdown]
-# In the original the pictures were drawn from BLIP's features of the test picture itself: what is to be drawn is part
-# of the condition. Here the condition is the text alone. What networks make of the other kind stands above; how much
-# such a condition knows of its picture, what an accuracy of 1.0 on right pairs is worth, and how the original's caption
-# scores read, is the subject of [16, BLIP](16_blip.ipynb). `-p text minilm` is the control: words read by a network
-# that knows no pictures.
+# How much a condition that has seen its target knows of it, what an accuracy of 1.0 on right pairs is worth, and how
+# the original's caption scores read, is the subject of [16, BLIP](16_blip.ipynb). `-p text minilm` is the control:
+# words read by a network that knows no pictures.
 #
 # ## What these numbers say, and what they do not
 # - PSNR asks how near a picture comes through the codes; it says nothing about new pictures.
@@ -1649,11 +1680,12 @@ except NotImplementedError as error:
 # One solution: [solutions/06_vqvae_pixelsnail.py](solutions/06_vqvae_pixelsnail.py).
 #
 # More exercises:
-# 1. Set `restart_below` to 0.5 in the section on collapse. Do more codes help the pictures? (Expected: perplexity
-#    rises; PSNR by little.)
+# 1. Set `restart_below` of the third codebook in the section on collapse to 0.5. What happens to the codes in use and
+#    to their perplexity? (Expected: more codes are in use, and perplexity is larger.)
 # 2. Draw with `temperature=0`. What do pictures of one prompt have in common? (Expected: they are equal, since only the
 #    random numbers differ.)
-# 3. Run with `levels=2`. Which grid takes more bits per code? (Expected: the coarse one, of which the fine one knows.)
+# 3. Run with `levels=2`. How many codes does a picture have then, and which network draws which of them? (Expected: 64
+#    coarse and 256 fine ones; `emoji-pixelsnail-coarse` draws first, and `-fine` reads what it drew.)
 #
 # ## Try it
 
@@ -1680,7 +1712,12 @@ show.slider(at_temperature, [0.4, 0.8, 1.2][:cfg.looks], label="temperature")
 #   arXiv:1801.03924
 # - van den Oord, Vinyals and Kavukcuoglu 2017, *Neural discrete representation learning*, arXiv:1711.00937
 # - Razavi, van den Oord and Vinyals 2019, *Generating diverse high-fidelity images with VQ-VAE-2*, arXiv:1906.00446
+# - van den Oord, Kalchbrenner and Kavukcuoglu 2016, *Pixel recurrent neural networks*, arXiv:1601.06759
 # - Chen, Mishra, Rohaninejad and Abbeel 2018, *PixelSNAIL*, arXiv:1712.09763
+# - Ho and Salimans 2022, *Classifier-free diffusion guidance*, arXiv:2207.12598
+# - Wang, Bovik, Sheikh and Simoncelli 2004, *Image quality assessment* (SSIM), IEEE Transactions on Image Processing 13
+# - Jordan et al. 2024, *Muon*, https://kellerjordan.github.io/posts/muon
+# - Li et al. 2022, *BLIP*, arXiv:2201.12086
 # - Fifty et al. 2024, *Restructuring vector quantization with the rotation trick*, arXiv:2410.06424
 # - Yu et al. 2021, *Vector-quantized image modeling with improved VQGAN*, arXiv:2110.04627
 # - Ramachandran et al. 2017, *Fast generation for convolutional autoregressive models*, arXiv:1704.06001

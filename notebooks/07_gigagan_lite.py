@@ -179,43 +179,57 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE, used=dict(data=data, 
 
 # %% tags=["look"]
 run.keep("sketch", show.diagram(
-    [["noise z", "mapping", "style w", "", "", "", ""],
-     ["", "", "", "generator", "several sizes", "discriminator", "logits"],
+    [["noise z", "mapping", "style w", "", "real drawings", "right or wrong text", ""],
+     ["", "", "", "generator", "several sizes", "discriminator", "GAN loss"],
      ["caption", "text encoder", "tokens", "", "CLIP", "CLIP loss", ""]],
-    ["noise z > mapping > style w > generator > several sizes > discriminator > logits",
+    ["noise z > mapping > style w > generator > several sizes > discriminator > GAN loss",
      "caption > text encoder > tokens > generator", "text encoder > mapping",
+     "real drawings > discriminator", "right or wrong text > discriminator",
      "several sizes > CLIP > CLIP loss"],
     learns=["mapping", "generator", "discriminator"], frozen=["text encoder", "CLIP"],
-    losses=["CLIP loss"]))
+    losses=["GAN loss", "CLIP loss"]))
 
 # %% [markdown]
-# $w$ mixes the kernels of each layer, and the tokens are looked at by its attention. The discriminator reads the text
-# as well, and judges every size.
+# ## The idea
+# GigaGAN (Kang et al. 2023) is a GAN for text-to-image in one pass, at the size of diffusion models; here is a small
+# one with the same parts. A mapping makes a *style* $w$ of the noise and of the text as a whole. $w$ mixes the kernels
+# of each layer of the generator $G$, whose attention also looks at the single tokens. The discriminator $D$ reads a
+# picture at several sizes together with a text $c$, and gives numbers of any size, positive for "real". With $\ell(t) =
+# \log(1 + e^{-t})$ the losses are those of [01](01_gan_basics.ipynb), non-saturating and with R1:
+#
+# $$L_D = \mathbb{E}\,\ell(D(x, c)) + \mathbb{E}\,\ell(-D(G(z, c), c))
+#   + \tfrac12\,\mathbb{E}\,\lVert\nabla_x D(x, c)\rVert^2, \qquad L_G = \mathbb{E}\,\ell(D(G(z, c), c)).$$
+#
+# R1, the last term of $L_D$, needs a second derivative and is computed once in 16 steps, with 16 times the weight. What
+# the sections below add, ingredient by ingredient, is what makes such a GAN read.
 #
 # ## The filter bank
 # A convolution draws every picture with the same kernels. A GAN that shall draw a heart, a clock and a flag in one pass
 # wants others for each. GigaGAN keeps a *bank* of $N$ kernels and mixes them by what the text and the noise say:
 #
 # $$K = \sum_n a_n K_n, \quad a = \mathrm{softmax}(W w + b), \qquad
-#   K'_{oi} = \frac{s_i K_{oi}}{\sqrt{\sum_{i} s_i^2 K_{oi}^2 + \epsilon}}$$
+#   K'_{oi} = \frac{s_i K_{oi}}{\sqrt{\sum_{i} s_i^2 \lVert K_{oi}\rVert^2 + \epsilon}}$$
 #
-# where $w$ is the style, and $s$ the scale of each input channel (StyleGAN2's modulation).
+# where $W$ and $b$ are a linear layer, $s_i$ is the scale of input channel $i$, made of $w$ by another one, and
+# $K_{oi}$ is the k x k part of the kernel from channel $i$ to output channel $o$. The scale and the division are
+# StyleGAN2's modulation and demodulation (Karras et al. 2020).
 
 # %%
 def naive_filter_bank(x, bank, selection, scale):
     """One picture after another: (B, I, H, W), (N, O, I, k, k), (B, N), (B, I) -> (B, O, H, W)"""
     pictures = []
     for one, a, s in zip(x, selection, scale):
-        kernel = sum(weight * filters for weight, filters in zip(a, bank))  # (O, I, k, k)
+        kernel = torch.einsum("n,noihw->oihw", a, bank)  # (O, I, k, k)
         kernel = kernel * s[:, None, None]
-        length = kernel.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+        length = kernel.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()  # (O, 1, 1, 1)
         pictures.append(F.conv2d(one[None], kernel / length, padding=1))
     return torch.cat(pictures)
 
 
 # %% [markdown]
 # **Check**, and the two other forms: all kernels in one grouped convolution, or one convolution by the whole bank whose
-# outputs are mixed afterwards. The second needs no kernel of any picture's own, and $N$ times the work.
+# outputs are mixed afterwards. The latter needs no kernel of any picture's own, and $N$ times the work. Layers take the
+# grouped one on a CPU and on small maps, and the other on large maps of a GPU.
 
 # %%
 rng = runtime.generator(seed, "bank")
@@ -233,16 +247,32 @@ print(f"kernels of each picture: {tuple(kernels.shape)}, {kernels.nbytes / 2**20
 
 # %% [markdown]
 # ## Attention by distance
-# A discriminator with dot-product attention has no bounded slope: a query twice as long doubles every logit. With
-# distances, $-\lVert q - k\rVert^2$, it is bounded (Kim et al. 2021). The square opens to $2qk - k^2 - q^2$, and $q^2$
-# is the same for all keys, so that the softmax does not see it: one product is enough.
+# A discriminator must not react to a small change of a picture with a large one of its score. Self-attention by
+# products of queries and keys has no bound on that slope: it grows with the features. By distances, $-\lVert q -
+# k\rVert^2$, with queries and keys from the same weights, it is bounded (Kim et al. 2021). The square opens to $2qk -
+# k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is enough, and the
+# library takes that way. Below, the largest slope of either kind at nine places whose features are made larger and
+# larger:
 
 # %%
 q, k, v = (torch.randn(2, 2, 9, 8, generator=rng) for _ in range(3))
 torch.testing.assert_close(distance_attention_by_products(q, k, v), distance_attention(q, k, v))
-by_products = (q @ k.transpose(-1, -2)).std()
-doubled = (2 * q @ k.transpose(-1, -2)).std()
-print(f"a query twice as long: logits of products grow by {doubled / by_products:.1f}")
+
+
+def steepest(attention, places):
+    """The largest slope of self-attention at features (1, 1, N, d): the norm of its Jacobian."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: attention(x, x, x), places)
+    return torch.linalg.matrix_norm(jacobian.reshape(places.numel(), -1), ord=2).item()
+
+
+places = torch.randn(1, 1, 9, 8, generator=runtime.generator(seed, "slope"))
+places[:, :, 0] = 0  # by products, this place looks at all others alike, however far they are
+rows = {}
+for size in (1, 4, 16):
+    rows[f"features times {size}"] = {
+        "by products": steepest(F.scaled_dot_product_attention, size * places),
+        "by distance": steepest(distance_attention, size * places)}
+run.keep("slopes", show.Table(rows, digits=1))
 
 # %% [markdown]
 # ## Which pairs are right?
@@ -258,7 +288,8 @@ print(f"a query twice as long: logits of products grow by {doubled / by_products
 # | generated | of another concept | generated |
 #
 # The pairs are easily made wrong. Moving the texts on by one gives a heart the text of a heart where two stand side by
-# side, and punishes a right pair. `mismatch` orders the batch by concept and moves it on by the largest one.
+# side, and punishes a right pair. `mismatch` orders the batch by concept, and moves the texts on by as many places as
+# the largest concept has pictures.
 
 # %%
 concepts = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4])
@@ -270,10 +301,15 @@ print(f"moved on by one, {(by_one == concepts).sum()} of {len(concepts)} pairs a
 
 # %% [markdown]
 # ## A CLIP loss in the memory of a chunk
-# The contrastive loss asks a frozen CLIP: which of the batch's texts does each drawn picture show? All pictures of the
-# batch take part in it, and the graph through the CLIP would have to hold all. But its gradient at the *features* is
-# cheap. So: features without a graph, the gradient at them, and each chunk once more with a graph that it is sent
-# through. The result is exact.
+# The contrastive loss asks a frozen CLIP ([12](12_mini_clip.ipynb)): which of the batch's texts does each drawn picture
+# show? With $f_i$ the unit features of the pictures, $t_j$ those of the texts, and $\tau = 20$,
+#
+# $$L_\mathrm{CLIP} = -\frac1B \sum_i \log \frac{e^{\tau f_i t_i}}{\sum_j e^{\tau f_i t_j}}.$$
+#
+# Every $f_i$ competes with all texts, so the larger the batch, the harder the question. But a graph through the CLIP
+# for all pictures at once takes much memory. Gradient caching (Gao et al. 2021) holds the graph of one chunk only:
+# encode all pictures without a graph; compute the gradient of the loss at their features, which is cheap; then encode
+# each chunk once more, with a graph, and send its part of that gradient through it. The result is exact:
 
 # %%
 guide = load_clip("emoji-clip", device=device_)
@@ -290,14 +326,14 @@ print(f"loss {value.item():.3f} both ways; gradients differ by {(in_chunks - at_
 # ## Several sizes, and what they cost
 # The generator draws at 4, 8, 16, ... pixels, each the sum of the one before, enlarged, and what the next block adds.
 # The discriminator reads several of them: where a size enters, its pictures join the batch, so that at the k-th size k
-# streams run. Where every size doubled the batch instead, four sizes would cost sixteen streams. Lower sides cost a
-# quarter each, so little is added:
+# streams run. (In some implementations a size that enters is judged together with each stream that is there: then every
+# size doubles the batch.) Each lower side costs a quarter of the one above, so little is added:
 
 # %%
 def judging(reads, side=64):
     """A discriminator that reads these sides, and the loss of one batch of 8 pictures."""
-    widths = GIGAGAN["shipped"]["discriminator"]["widths"]
-    while len(widths) < side.bit_length() - 2:
+    widths = GIGAGAN["shipped"]["discriminator"]["widths"]  # at 4, 8, 16, 32 and 64 pixels
+    if side == 128:
         widths = [*widths, widths[-1] // 2]
 
     def build():
@@ -323,9 +359,10 @@ run.keep("memory", show.Table(rows, digits=1, units={"activations": "MiB a pictu
 # %% [markdown]
 # ## The data
 # Every step draws one of a picture's captions. Real and drawn pictures are augmented alike before they are judged:
-# moved, scaled, lighter, darker, with a hole. With five thousand drawings a discriminator would know them by heart
-# otherwise. Each operation is left out with a probability of at least one fifth, or the generator would learn to draw
-# holes.
+# moved, scaled, lighter, darker, with a hole. A discriminator would know the few thousand drawings of the set by heart
+# otherwise. How often is *adaptive* (ADA, Karras et al. 2020, *limited data*): $r = \mathbb{E}\,\mathrm{sign}(D(x))$
+# over real pictures is 0 for a discriminator that guesses and 1 for one that knows them all; the probability of each
+# operation rises while $r$ is above 0.6, and falls below. It stops at 0.8, or the generator would learn to draw holes.
 
 # %%
 words = load_text_encoder("minilm", device=device_)
@@ -340,14 +377,16 @@ number = {name: i for i, name in enumerate(dict.fromkeys(named))}
 concept_of = torch.tensor([number[name] for name in named])  # (N,)
 mirror = mirror_chances(drawings)
 print(f"{len(drawings)} drawings of {len(number)} concepts, {len(captions)} different captions")
-shown = drawings.batch(range(6))
+shown = drawings.batch(torch.linspace(0, len(drawings) - 1, 6).long())
 drawn = draw_augmentation(6, 0.6, runtime.generator(seed, "look"))
 run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit(drawn(shown)).clamp(0, 1)}))
 
 # %% [markdown]
 # ## Training
-# `TextGanTraining.step` makes one step of the discriminators, term by term, then one of the generator. What the
-# generator learns from is collected at its pictures, and sent through it once.
+# `TextGanTraining.step` makes one step of the discriminators, then one of the generator. The discriminators' losses of
+# real pictures, of generated ones and R1 are backpropagated one after another, so that memory holds one graph at a
+# time. The generator's losses are backpropagated as far as its pictures. There their gradients are added up, and the
+# sum goes through the generator once.
 
 # %%
 lite = load_perceptual("efficientnet-lite0", device=device_)
@@ -482,20 +521,32 @@ if not is_emoji:
     asked = [prompt, *(known[i % len(known)] for i in range(5))]
 
 
-def draw(network, prompts, num=1, first=0, **settings):
+def repeat_prompts(prompts, num):
+    """Each prompt so many times, and a stream of random numbers for each picture."""
+    repeated = []
+    streams = []
+    for text in prompts:
+        for j in range(num):
+            repeated.append(text)
+            streams.append(runtime.generator(seed, "draw", text, j))
+    return repeated, streams
+
+
+def draw(network, prompts, num=1, **settings):
     """Pictures (len(prompts) * num, 3, H, W) in [0, 1], those of one prompt next to one another."""
-    repeated = [text for text in prompts for _ in range(num)]
-    streams = [runtime.generator(seed, "draw", text, first + j) for text in prompts for j in range(num)]
+    repeated, streams = repeat_prompts(prompts, num)
     painter = GanPainter(network, words, precision="float32" if dtype_ == torch.float32 else "auto")
     return to_unit(painter.sample(repeated, generators=streams, **settings)).cpu()
 
 
 # %% [markdown]
 # ## A ladder
-# One row for each ingredient, each row with all of those above it, at equal budgets. In `quick` the budget is a few
-# hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full` measures. The last adds a second
-# discriminator on frozen ImageNet features (*vision-aided*): it is trained by EfficientNet-Lite0, which is a sister of
-# the network behind KID and precision in other notebooks.
+# One row for each ingredient, each with all of those above it, at equal budgets; the last row takes one away again. In
+# `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full`
+# measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those
+# of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row
+# may be flattered there. The curves are the discriminator's loss on real pictures, log 2 = 0.69 for one that guesses:
+# how low they fall with and without augmentation says how much is learned by heart.
 
 # %%
 PLAIN = TextGanRule(matching=0.0, clip=0.0, features=0.0)
@@ -512,18 +563,20 @@ LADDER = {
 }
 arms = {}
 histories = {}
-for name, choices in LADDER.items() if cfg.ladder_steps else ():
-    arms[name], histories[name], _ = train_gan(name, "live", cfg.ladder_steps, **choices)
-if arms:
+if cfg.ladder_steps:
+    for name, choices in LADDER.items():
+        arms[name], histories[name], _ = train_gan(name, "live", cfg.ladder_steps, **choices)
     rows = {name: draw(network, asked) for name, network in arms.items()}
     run.keep("ladder", show.compare(rows, titles=asked, scale=1.2,
                                     title=f"{cfg.ladder_steps} steps of {cfg.batch_size} pictures"))
-    curves = {name: histories[name].curves["real"] for name in ("+ text", "+ frozen features")}
-    run.keep("ladder_loss", show.curves(curves, smooth=max(1, cfg.ladder_steps // 20),
-                                        ylabel="discriminator, real pictures", size=(6.0, 2.8)))
+    curves = {name: histories[name].curves["real"] for name in list(LADDER)[-2:]}
+    run.keep("ladder_loss", show.curves(curves, smooth=max(1, cfg.ladder_steps // 20), size=(6.0, 2.8),
+                                        ylabel="loss, real pictures"))
 
 # %% [markdown]
-# The judge, an independent CLIP, is asked for the rank of the name among all names of the set. **within** says how much
+# The judge, an independent CLIP, is asked for the rank of the name among all names of the set; **shuffled** is top10
+# when each picture is asked for another one's name. **kid**, **precision** and **recall** compare with one real drawing
+# of each concept in the judge's features ([10](10_leaderboard.ipynb#The-table) explains them). **within** says how much
 # the pictures of one prompt differ; **pairs apart** is the perceptual distance of two such pictures, which the original
 # used to compare its arms: it rises for noise as for variety, so that alone it says little.
 
@@ -547,7 +600,7 @@ def judged(x, names):
     row = judgement.report(features, asked_names, real=real)
     grouped = features.unflatten(0, (len(names), num))
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    neighbours = min(5, len(names) - 1)
+    neighbours = max(1, min(3, len(names) // 4))  # of few drawings: a ball must not hold them all
     precise, recalled = metrics.precision_recall(real, grouped[:, 0], k=neighbours)
     row["precision"] = precise.mean().item()
     row["recall"] = recalled.mean().item()
@@ -567,11 +620,12 @@ def measured(network, split):
 
 COLUMNS = ("top10", "top1", "shuffled", "kid", "precision", "recall", "within", "pairs apart",
            "finite", "n")
-for split in SPLITS if arms and is_emoji else ():
-    rows = {name: measured(network, split) for name, network in arms.items()}
-    run.keep(f"ladder_{split}", show.Table(rows, columns=COLUMNS, best="top10", title=split,
-                                           intervals={"top10": ("low", "high")},
-                                           note=f"{cfg.ladder_steps} steps each, seed {seed}"))
+if arms and is_emoji:
+    note = f"{cfg.ladder_steps} steps each, seed {seed}; the last two rows were trained by EfficientNet-Lite0"
+    for split in SPLITS:
+        rows = {name: measured(network, split) for name, network in arms.items()}
+        run.keep(f"ladder_{split}", show.Table(rows, columns=COLUMNS, best="top10", title=split, note=note,
+                                               intervals={"top10": ("low", "high")}))
 
 # %% [markdown]
 # ## Beside a diffusion model
@@ -609,8 +663,7 @@ def train_diffusion(minutes, copies):
 
 def draw_by_diffusion(network, prompts, num):
     """Pictures (len(prompts) * num, 3, 32, 32) in [0, 1], as `draw` returns them."""
-    repeated = [text for text in prompts for _ in range(num)]
-    streams = [runtime.generator(seed, "draw", text, j) for text in prompts for j in range(num)]
+    repeated, streams = repeat_prompts(prompts, num)
     cascade = Cascade([Stage(network, 32)], words, precision=dtype)
     return to_unit(cascade.sample(repeated, generators=streams)[-1]).cpu()
 
@@ -667,8 +720,8 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
 # All ingredients at 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
 # It **grows** (Karras et al. 2018): the first quarter of the training draws and judges 16 pixels, up to 65 % of it 32,
-# and only the rest 64. A step at 16 pixels costs less than half of one at 64, and *what* a text asks for, its colours
-# and its outline, is learned there already. Nothing is exchanged when the side changes: the generator stops at the
+# and only the rest 64. A step at 16 pixels costs much less than one at 64, and *what* a text asks for, its colours and
+# its outline, can be learned there already. Nothing is exchanged when the side changes: the generator stops at the
 # block of that side, the discriminator begins at it, and the next blocks join as they are. What has not learned yet
 # puts some grain into the pictures that are shown while it trains.
 
@@ -717,8 +770,9 @@ if not measure:
 # %% [markdown]
 # ## Truncation and text strength
 # Both act on the style, behind the layers that bring noise and text to one length: scaling the noise in front of them
-# would change nothing. **Truncation** moves a style towards the mean style of its text; **text strength** moves it away
-# from that of the mean text. The table says how much each moves a picture, and what becomes of variety.
+# would change nothing. **Truncation** moves a style towards the mean style of its text (1 leaves it, 0 is that mean);
+# **text strength** moves it away from the style that the same noise has with the mean of all texts (1 leaves it, 0 is
+# that style). The table says how much each moves a picture, and what becomes of variety.
 
 # %%
 settings = [dict(truncation=t) for t in (1.0, 0.5, 0.0)]
@@ -738,13 +792,14 @@ run.keep("moved_by", show.Table(rows, digits=4, note="mean absolute difference i
 assert rows["truncation 0"]["two seeds differ by"] < rows["truncation 1"]["two seeds differ by"]
 
 # %% [markdown]
-# **Mixing styles.** Every side has a style of its own if we want it. Below, the first row is drawn for one text, the
-# last for another, and in between the sides up to so many pixels follow the second.
+# **Mixing styles.** Every side can have a style of its own. The first picture below is drawn with the style of one text
+# throughout, the last with that of another; in between the sides up to so many pixels have the second style. The tokens
+# are those of the first text in all of them.
 
 # %%
 @torch.no_grad()
 def mixed(first, second):
-    """Pictures whose lower sides follow the second text: one for each number of sides."""
+    """Pictures whose lower sides have the style of the second text: one for each number of sides."""
     condition = words.encode([first, second])
     tokens, mask, pooled = (part.to(device_) for part in condition)
     z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "mix")).to(device_)
@@ -761,7 +816,8 @@ titles = [asked[1], *[f"up to {side}" for side in network.sides]]
 run.keep("mixed", show.grid(mixed(asked[1], asked[4]), titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **From one text to another**, along the line between their styles and tokens, as a film beside this notebook.
+# **From one text to another**, along the line between their styles; the tokens are those of the nearer text. It is kept
+# as a film in the run's folder, too.
 
 # %%
 @torch.no_grad()
@@ -771,8 +827,8 @@ def between(first, second, share):
     z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "film")).to(device_)
     styles = network.style(z.expand(2, -1), pooled)
     style = torch.lerp(styles[:1], styles[1:], share)
-    near = 1 if share > 0.5 else 0
-    read = network.read(tokens[near:near + 1], mask[near:near + 1])
+    nearer = slice(1, 2) if share > 0.5 else slice(0, 1)
+    read = network.read(tokens[nearer], mask[nearer])
     return to_unit(network.draw(style, *read)[0]).clamp(0, 1).cpu()
 
 
@@ -781,8 +837,9 @@ with FilmWriter(run.dir / "between.webp", fps=8) as film:
     for frame in frames:
         film.add(show.contact_sheet(frame, size=128))
 run.artefact(film.path)
-few = frames[::max(1, len(frames) // 8)]
-run.keep("between", show.grid(torch.cat(few), columns=len(few), scale=1.2))
+few = list(range(0, len(frames), max(1, len(frames) // 8)))
+titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
+run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))
 
 # %% [markdown]
 # ## How often is it recognised?
@@ -802,8 +859,7 @@ for split in SPLITS if is_emoji else ():
     real = judgement.data_features(judgement.one_row_each(names))
     rows["real drawings"] = judgement.report(real, names)
     rows["chance"] = {"top10": row["chance10"]}
-    columns = [name for name in COLUMNS if any(name in r for r in rows.values())]
-    run.keep(f"judged_{split}", show.Table(rows, columns=columns, title=split, best="top10",
+    run.keep(f"judged_{split}", show.Table(rows, columns=COLUMNS, title=split, best="top10",
                                            intervals={"top10": ("low", "high")},
                                            baselines=["real drawings", "chance"]))
 
@@ -811,12 +867,11 @@ for split in SPLITS if is_emoji else ():
 # ## What these numbers say, and what they do not
 # - A GAN draws in one pass, and its training sees a picture only through those who judge it. Short trainings give
 #   colours and outlines, not things; the ladder at a small budget orders the ingredients at that budget.
-# - The CLIP loss pleases a guide. The judge is another network, and the difference between what the two say is how much
-#   of the loss went into texture.
+# - The CLIP loss pleases a guide. The judge is another network: what the guide likes and the judge does not is texture
+#   that was made for the guide.
 # - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, and nothing
 #   about a longer one. The GAN's advantage, a picture in one pass, does not depend on the training.
 # - `pairs apart` is large for noise: a number like the original's LPIPS cannot tell variety from dirt.
-# - The row with frozen features was trained by EfficientNet-Lite0.
 #
 # ## Exercise: texts of others
 # **Write these lines.** Given the concept of each picture of a batch, return for each the index of a picture of another
@@ -853,10 +908,11 @@ except NotImplementedError as error:
 # One solution: [solutions/07_gigagan_lite.py](solutions/07_gigagan_lite.py).
 #
 # More exercises:
-# 1. Train `"+ CLIP loss"` with `clip=5.0` and compare what guide and judge say of it. (Expected: the guide's loss falls
-#    faster, the judge's rank does not follow, and pictures grow a texture.)
-# 2. Give `AdaptiveProbability` a target of 0.2. What happens to the probability, and to the pictures? (Expected: it
-#    rises to its limit; pictures are softer.)
+# 1. Train `"+ CLIP loss"` with `clip=5.0` and `-p ladder_steps 1000`, and compare `histories[...].curves["clip"]` and
+#    the judge's row with those of `clip=0.5`. (Expected: the guide's loss falls faster. Does the judge agree, and what
+#    do the pictures look like?)
+# 2. Call `update(torch.tensor([1.0, 1.0, 1.0, -1.0]))` of an `AdaptiveProbability()` ten thousand times, with `target`
+#    0.6 and with 0.2. Where does `value` end, and why? (Expected: at 0 and at its limit 0.8, since $r$ is 0.5.)
 # 3. Replace `mismatch` by `torch.arange(B).roll(1)` and count right pairs that are punished over a hundred batches.
 #    (Expected: none with `mismatch`; with the roll one for each two neighbours of one concept.)
 
@@ -873,8 +929,10 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 #
 # ## References
 # - Kang et al. 2023, *Scaling up GANs for text-to-image synthesis*, arXiv:2303.05511
+# - Karras et al. 2018, *Progressive growing of GANs*, arXiv:1710.10196
 # - Karras et al. 2020, *Analyzing and improving the image quality of StyleGAN*, arXiv:1912.04958
 # - Karras et al. 2020, *Training generative adversarial networks with limited data*, arXiv:2006.06676
+# - Mescheder, Geiger and Nowozin 2018, *Which training methods for GANs do actually converge?* (R1), arXiv:1801.04406
 # - Kim, Papamakarios and Mnih 2021, *The Lipschitz constant of self-attention*, arXiv:2006.04710
 # - Reed et al. 2016, *Generative adversarial text to image synthesis*, arXiv:1605.05396
 # - Kumari et al. 2022, *Ensembling off-the-shelf models for GAN training*, arXiv:2112.09130
