@@ -92,6 +92,7 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import pathlib
+import textwrap
 
 import torch
 
@@ -110,6 +111,7 @@ from t2ilib.leaderboard import (
     places,
 )
 from t2ilib.lesson import start
+from t2ilib.media import to_unit
 from t2ilib.methods import METHODS
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
@@ -148,7 +150,9 @@ folder = pathlib.Path(home).expanduser() if home else reports_dir() / "leaderboa
 # It is asked strictly. All names of the emoji set compete, synonyms aside, and a picture counts if the name that was
 # drawn is among the first ten. Then the question is which method is better. Some concepts are easy for all methods and
 # some for none, so that two methods fail together. The difference is taken **for each concept**, and only then
-# averaged: what they have in common falls out.
+# averaged: what they have in common falls out. How far can that mean be trusted? Draw as many concepts again out of
+# the measured ones, with replacement, and average anew, many times: the range that holds 95 % of the means is the
+# *bootstrap interval* (Efron 1979). Where it holds 0, the order of the two may be chance.
 
 # %%
 def naive_interval(differences, rng, resamples=2000):
@@ -199,11 +203,13 @@ print(f"free: {len(prompts.free)}, such as {prompts.free[0]!r}")
 # %% [markdown]
 # ## The methods
 # Each with its defaults, and where it chooses among drafts also with a single one and no guide: what the network draws
-# by itself. A method whose networks are not here is left out, and says how to get them.
+# by itself. A method whose networks are not here is left out, and says how to get them. (`smoke` takes a single step
+# where a method takes many: its pictures are not those of the methods.)
 
 # %%
 PLAIN = {"minimagen": dict(candidates=1, clip_guidance_scale=0.0),
-         "text_transformer": dict(candidates=1), "vqvae_pixelsnail": dict(candidates=1)}
+         "text_transformer": dict(candidates=1), "vqvae_pixelsnail": dict(candidates=1),
+         "gigagan": dict(candidates=1)}
 FAST = {"vqgan_clip": dict(steps=1, candidates=1, prior_steps=1),
         "minimagen": dict(steps=1, candidates=1)}
 asked = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
@@ -226,11 +232,11 @@ if not entries:
 # %%
 drawn = {}
 for entry in entries:
-    def said(done, total, label=entry.label):
+    def show_progress(done, total, label=entry.label):
         print(f"\r{label}: {done} of {total} pictures", end="", flush=True)
 
     drawn[entry.label] = draw_entry(entry, prompts.texts, seeds=list(seeds), home=folder,
-                                    progress=said)
+                                    progress=show_progress)
     side = drawn[entry.label].of(prompts.texts[:1]).shape[-1]
     print(f"\r{entry.label}: {len(prompts.texts) * len(seeds)} pictures of {side} pixels")
 
@@ -239,19 +245,22 @@ for entry in entries:
 # One row for each method, the first seed of each prompt. Numbers come after.
 
 # %%
-# methods draw 128 pixels, so that real drawings have as many, but in tests
+# real drawings of 128 pixels, as many as methods draw; in tests the small ones do
 reals = everything if cfg.fast else load_captioned("emoji", split="all", image_size=128)
 for split, names in prompts.concepts.items():
     few = names[::max(1, len(names) // cfg.wall)][:cfg.wall]
     wall = {label: one.of(few)[:len(few)] for label, one in drawn.items()}
-    wall["a real drawing"] = (reals.batch(torch.tensor(judgement.one_row_each(few))) + 1) / 2
-    title = "concepts of the training set" if split == "train" else "concepts that no network saw"
+    wall["a real drawing"] = to_unit(reals.batch(torch.tensor(judgement.one_row_each(few))))
+    title = "concepts of the training set"
+    if split != "train":
+        title = "concepts that no method was trained on"
     run.keep(f"wall_{split}", show.compare(wall, titles=few, title=title),
              thumbnail=split == "train")
 if prompts.free:
     few = prompts.free[:cfg.wall]
     wall = {label: one.of(few)[:len(few)] for label, one in drawn.items()}
-    run.keep("wall_free", show.compare(wall, titles=few, scale=1.7, title="free texts"))
+    titles = [textwrap.fill(text, 18) for text in few]
+    run.keep("wall_free", show.compare(wall, titles=titles, scale=1.7, title="free texts"))
 
 # %% [markdown]
 # ## The table
@@ -260,10 +269,14 @@ if prompts.free:
 #   are better beyond doubt, so that methods which cannot be told apart share a place.
 # - **shuffled**: top10 when each picture is asked for another one's name. What a method gets there it gets for nothing.
 # - **kid**, **precision**, **recall** (with `-p eyes true`): does it look drawn, beside training drawings, in features
-#   of a network trained on photographs. KID is a distance, less is better. They need many pictures: below a hundred
-#   they tell mush from drawings and little else. **kid_judge** is the same distance in the judge's features, which
-#   forgive mush.
-# - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine.
+#   of a network trained on photographs. KID (Bińkowski et al. 2018) is how much more alike two pictures of one set are
+#   than two of different sets, on average; less is better, and for equal sets chance takes it below 0. Precision is the
+#   share of drawn pictures that lie within reach of a real one, recall the share of real ones within reach of a drawn
+#   one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
+#   need many pictures: below a hundred they tell mush from drawings and little else. **kid_judge** is KID in the
+#   judge's features, which forgive mush.
+# - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine of the judge's
+#   features.
 # - **nearest**: the mean cosine to the nearest training drawing. On unseen concepts, more than real drawings have is
 #   copied; of training concepts the real drawings are training drawings themselves.
 
@@ -313,7 +326,8 @@ for split in splits:
         run.metric(**{f"{split} {label}": tables[split][label]["top10"]})
 
 # %% [markdown]
-# Every pair of methods, concept by concept. Where the interval holds 0, this run cannot order the two.
+# Every pair of methods, concept by concept. Where the interval holds 0, this run cannot order the two. The intervals
+# are not corrected for the number of pairs: of twenty pairs that are equal, one is expected to look different.
 
 # %%
 if len(drawn) > 1:
@@ -328,11 +342,14 @@ if len(drawn) > 1:
                                               title=f"paired differences, {split}"))
 
 # %% [markdown]
-# Methods draw at their own size, and a large picture may please more. Halved to 64 pixels, all are equal in that:
+# Methods draw at their own size. The judge looks at 64 pixels of each, so that its columns would be the same at any
+# size. The network behind KID, precision and recall sees more, and a large picture may please it more. With
+# `-p eyes true`, here are all methods at 64 pixels:
 
 # %%
-table, _ = rows_of(unseen, side=64)
-run.keep("table_64", table_of(table, unseen, f"{unseen}, all at 64 pixels"))
+if cfg.eyes:
+    table, _ = rows_of(unseen, side=64)
+    run.keep("table_64", table_of(table, unseen, f"{unseen}, all at 64 pixels"))
 
 # %% [markdown]
 # ## The metrics of published tables
@@ -352,7 +369,7 @@ if cmmd_clip:
 if networks:
     names = prompts.concepts[unseen]
     rows_of_split = [i for i, name in enumerate(reals.columns["split"]) if name == unseen]
-    drawings = (reals.batch(torch.tensor(rows_of_split)) + 1) / 2
+    drawings = to_unit(reals.batch(torch.tensor(rows_of_split)))
     rows = {}
     for label, one in drawn.items():
         rows[label] = standard_report(one.of(names), drawings, names * len(seeds), **networks)
@@ -361,7 +378,7 @@ if networks:
 # %% [markdown]
 # ## Free texts
 # They are no concepts of the set, so the judge ranks each among the other free texts: an easier question, over few
-# texts. Guessing gives half of them.
+# texts. The mean rank of a guess is about half their number.
 
 # %%
 if len(prompts.free) > 1:
@@ -377,11 +394,11 @@ if len(prompts.free) > 1:
 # %% [markdown]
 # ## Does it put together what it never saw together?
 # The judge cannot say: a network may have seen a red heart and a blue one, or drawn either by luck. The *shapes* are
-# pictures of which a program knows what was never shown in training, and it reads what a picture shows without a
-# network. Each notebook that trains a text-to-image network trains it on them with `-p data shapes`, and keeps the
-# table that notebook [08](08_minimagen.ipynb) explains. Here are those of the newest runs, of each notebook that of the
-# largest profile, or those of the folders in `shape_runs`. Captions of `train` were trained on; those of the other
-# splits name a colour of a shape, a number, a pair or a relation that training never showed.
+# made by a program, which leaves out some combinations in training, and reads what a picture shows without a network.
+# Each notebook that trains a text-to-image network trains it on them with `-p data shapes`, and keeps the table that
+# notebook [08](08_minimagen.ipynb) explains. Here are those tables side by side: of each notebook the newest run of its
+# largest profile, or the folders in `shape_runs`. Captions of `train` were trained on; those of the other splits name a
+# colour of a shape, a number, a pair or a relation that training never showed.
 
 # %%
 if composed:
@@ -394,7 +411,8 @@ for name, command in missing_composed(composed).items():
 # %% [markdown]
 # ## What a picture costs
 # Each method draws twice in a process of its own. **first** also loads the networks; **seconds** is the second picture
-# alone. A batch costs less for each. **memory** is the most that the process held, libraries included.
+# alone. A batch costs less for each. **steps** is how many a picture took: passes of the network, or steps of a search.
+# **memory** is the most that the process held, libraries included.
 
 # %%
 spent = {}
@@ -403,7 +421,7 @@ if cfg.costs:
         spent[entry.label] = measure_cost(entry)
     rows = {}
     for label, cost in spent.items():
-        rows[label] = {"seconds": cost.seconds, "first": cost.first_seconds,
+        rows[label] = {"seconds": cost.seconds, "first": cost.first_seconds, "steps": cost.steps,
                        "memory": cost.memory_mib, "parameters": cost.parameters / 1e6,
                        "on disk": cost.bytes / 2**20}
     units = {"seconds": "s", "first": "s", "memory": "MiB", "parameters": "M", "on disk": "MiB"}
@@ -435,8 +453,9 @@ if spent:
 # | BLIP + VQ-VAE + PixelSNAIL, MUSTI | PSNR 6.58, BLEU 0.471, LPIPS 0.124 | no: the captioner judged its own features |
 # | VQ-VAE + text transformer | none | the transformer was never tested |
 #
-# A constant prediction between unit vectors of 512 numbers has an MSE of about 0.001 and at most 4 / 512; a PSNR of
-# 6.58 dB is what pictures get that have little to do with one another.
+# Two unit vectors of 512 numbers have an MSE of at most 4 / 512 = 0.008, and one that is always predicted, their mean,
+# has at most 1 / 512 = 0.002: hence "impossible" above, and an error such as 0.0001 means little without that of the
+# mean beside it. A PSNR of 6.58 dB is what pictures get that have little to do with one another.
 #
 # ## What these numbers say, and what they do not
 # - The judge saw three of the four artists' drawings of every concept, the unseen ones too. It asks whether the prompt
@@ -445,8 +464,8 @@ if spent:
 #   person. The rows without a guide are free of that.
 # - Looking up the nearest name's drawing is the baseline to beat on unseen concepts. It cannot draw anything new, and a
 #   drawing of a near name often passes.
-# - EfficientNet-Lite2 measures; EfficientNet-Lite0, its smaller sister, takes part in the guide `emoji-clip-photo`.
-#   Rows of that guide would be flattered.
+# - EfficientNet-Lite2 measures KID, precision and recall; EfficientNet-Lite0, its smaller sister, trained GigaGAN's
+#   second discriminator and takes part in the guide `emoji-clip-photo`. Their rows may be flattered in these columns.
 # - With few concepts most rows are ties. `-p num_concepts 80 -p num_seeds 3` orders more of them and takes hours for
 #   the methods that search.
 #
@@ -505,6 +524,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # ## References
 # - Radford et al. 2021, *Learning transferable visual models from natural language supervision*, arXiv:2103.00020
 # - Bińkowski et al. 2018, *Demystifying MMD GANs*, arXiv:1801.01401
+# - Heusel et al. 2017, *GANs trained by a two time-scale update rule* (FID), arXiv:1706.08500
 # - Kynkäänniemi et al. 2019, *Improved precision and recall metric for assessing generative models*, arXiv:1904.06991
 # - Parmar, Zhang and Zhu 2022, *On aliased resizing and surprising subtleties in GAN evaluation*, arXiv:2104.11222
 # - Efron 1979, *Bootstrap methods: another look at the jackknife*, Annals of Statistics 7
