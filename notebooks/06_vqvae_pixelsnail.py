@@ -1356,7 +1356,7 @@ def compare_all(split):
         features = judgement.features(pictures[DRAFT if row == SHUFFLED else row].to(device_))
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
-        precise, recalled = metrics.precision_recall(bank, features, k=min(5, len(features) - 1))
+        precise, recalled = metrics.precision_recall(bank, features, k=min(3, len(features) - 1))
         table[row]["precision"] = precise.mean().item()
         table[row]["recall"] = recalled.mean().item()
         ranks[row] = judgement.ranks(features, asked_for)

@@ -276,9 +276,10 @@ run.keep("slopes", show.Table(rows, digits=1))
 
 # %% [markdown]
 # ## Which pairs are right?
-# A discriminator that only asks whether a picture looks real teaches no words. So it also sees real pictures with the
-# text of **another** one, which count as generated, and generated ones with another's (matching-aware, Reed et al.
-# 2016):
+# The discriminator reads a text by a projection (Miyato and Koyama 2018): its score is what the picture's features say
+# alone, plus their product with the text's. But as long as real pictures come with right texts only, it may ask whether
+# a picture looks real and ignore the text. So it also sees real pictures with the text of **another** one, which count
+# as generated, and generated ones with another's (matching-aware, Reed et al. 2016):
 #
 # | picture | text | counts as |
 # |---|---|---|
@@ -575,15 +576,17 @@ if cfg.ladder_steps:
 
 # %% [markdown]
 # The judge, an independent CLIP, is asked for the rank of the name among all names of the set; **shuffled** is top10
-# when each picture is asked for another one's name. **kid**, **precision** and **recall** compare with one real drawing
-# of each concept in the judge's features ([10](10_leaderboard.ipynb#The-table) explains them). **within** says how much
-# the pictures of one prompt differ; **pairs apart** is the perceptual distance of two such pictures, which the original
-# used to compare its arms: it rises for noise as for variety, so that alone it says little.
+# when each picture is asked for another one's name. In the judge's features **kid** compares with a real drawing of
+# each of these concepts, **precision** and **recall** with one of each training concept
+# ([10](10_leaderboard.ipynb#The-table) explains all three). **within** says how much the pictures of one prompt differ;
+# **pairs apart** is the perceptual distance of two such pictures, which the original used to compare its arms: it rises
+# for noise as for variety, so that alone it says little.
 
 # %%
 if is_emoji:
     judgement = Judgement(load_judge(device=device_),
                           load_captioned("emoji", split="all", image_size=64))
+    bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
     trunk = load_efficientnet_lite(device=device_)
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
@@ -600,8 +603,7 @@ def judged(x, names):
     row = judgement.report(features, asked_names, real=real)
     grouped = features.unflatten(0, (len(names), num))
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    neighbours = max(1, min(3, len(names) // 4))  # of few drawings: a ball must not hold them all
-    precise, recalled = metrics.precision_recall(real, grouped[:, 0], k=neighbours)
+    precise, recalled = metrics.precision_recall(bank, grouped[:, 0], k=min(3, len(names) - 1))
     row["precision"] = precise.mean().item()
     row["recall"] = recalled.mean().item()
     pairs = x.unflatten(0, (len(names), num)).to(device_)
@@ -933,6 +935,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # - Karras et al. 2020, *Analyzing and improving the image quality of StyleGAN*, arXiv:1912.04958
 # - Karras et al. 2020, *Training generative adversarial networks with limited data*, arXiv:2006.06676
 # - Mescheder, Geiger and Nowozin 2018, *Which training methods for GANs do actually converge?* (R1), arXiv:1801.04406
+# - Miyato and Koyama 2018, *cGANs with projection discriminator*, arXiv:1802.05637
 # - Kim, Papamakarios and Mnih 2021, *The Lipschitz constant of self-attention*, arXiv:2006.04710
 # - Reed et al. 2016, *Generative adversarial text to image synthesis*, arXiv:1605.05396
 # - Kumari et al. 2022, *Ensembling off-the-shelf models for GAN training*, arXiv:2112.09130
