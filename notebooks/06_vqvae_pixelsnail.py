@@ -1010,6 +1010,8 @@ run.metric(validation_bits=validation_bits)
 
 # %% [markdown]
 # ## Drawing
+# The grid is drawn code by code, row by row from above. The figure shows what the decoder makes of it after every
+# fourth row of codes.
 
 # %%
 asked = ["a grinning face", "a blue car", "the flag of France", "a green apple", "a star"]
@@ -1060,7 +1062,7 @@ run.keep("settings", show.compare(rows, titles=columns, scale=1.2))
 # %%
 originals = watched[few]
 titles = [textwrap.fill(name, 12) for name in names_of(unseen.select(few))]
-mask = load_mask((0.0, 0.5, 1.0, 1.0), painter.size)
+mask = load_mask((0.0, 0.5, 1.0, 1.0), painter.size)  # left, top, right, bottom, as shares
 completed = {"drawings": to_unit(originals)}
 for number in range(2):
     streams = [runtime.generator(seed, "complete", name, number) for name in titles]
@@ -1397,9 +1399,9 @@ if results:
 # %% [markdown]
 # ## Captions of drawn pictures
 # The original captions what it has drawn, and compares the captions with the words that were asked for. But its
-# captioner is the BLIP whose features conditioned the picture. Here a second captioner reads: another width and another
-# seed than `emoji-blip`, a stem that no guide has taught. It conditions, chooses and filters nothing. It learns from
-# all concepts but one drawing of each ([16](16_blip.ipynb) measures it by itself).
+# captioner is the BLIP whose features conditioned the picture. Here a second captioner reads, of another width and seed
+# than `emoji-blip`, and with first layers that were not taken from a guide. It conditions, chooses and filters nothing.
+# It learns from all concepts but one drawing of each ([16](16_blip.ipynb) measures it by itself).
 
 # %%
 captions_measured = is_emoji and cfg.captioner_steps > 0

@@ -412,7 +412,8 @@ for name, command in missing_composed(composed).items():
 # ## What a picture costs
 # Each method draws twice in a process of its own. **first** also loads the networks; **seconds** is the second picture
 # alone. A batch costs less for each. **steps** is how many a picture took: passes of the network, or steps of a search.
-# **memory** is the most that the process held, libraries included.
+# **memory** is the most that the process held, libraries included. The bars of the two charts are the intervals of the
+# table above.
 
 # %%
 spent = {}
@@ -506,8 +507,9 @@ except NotImplementedError as error:
 # More exercises:
 # 1. Run with `-p num_seeds 3`. Does a second and third seed shrink the intervals as much as twice the concepts do?
 #    (Expected: no. Most of what varies lies between concepts.)
-# 2. Add a method of your own with `METHODS.add("mine", method)` before the pictures are drawn, and see it appear in
-#    every table. What is drawn already stays. (Expected: a row more in each table, and only its pictures are drawn.)
+# 2. Add a method of your own with `METHODS.add("mine", method)` before the pictures are drawn, for a start
+#    `dataclasses.replace(METHODS["generator"], name="mine", title="Mine")`, and see it appear in every table. (Expected:
+#    a row more in each table, and only its pictures are drawn.)
 # 3. Ask `emoji-clip`, the guide, instead of the judge: `Judgement(load_clip("emoji-clip"), everything)`. Which rows
 #    gain? (Expected: those that it guided.)
 
