@@ -508,8 +508,8 @@ except NotImplementedError as error:
 # 1. Run with `-p num_seeds 3`. Does a second and third seed shrink the intervals as much as twice the concepts do?
 #    (Expected: no. Most of what varies lies between concepts.)
 # 2. Add a method of your own with `METHODS.add("mine", method)` before the pictures are drawn, for a start
-#    `dataclasses.replace(METHODS["generator"], name="mine", title="Mine")`, and see it appear in every table. (Expected:
-#    a row more in each table, and only its pictures are drawn.)
+#    `dataclasses.replace(METHODS["generator"], name="mine", title="Mine")`, and see it appear in every table.
+#    (Expected: a row more in each table, and only its pictures are drawn.)
 # 3. Ask `emoji-clip`, the guide, instead of the judge: `Judgement(load_clip("emoji-clip"), everything)`. Which rows
 #    gain? (Expected: those that it guided.)
 
