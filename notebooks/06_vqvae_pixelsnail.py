@@ -1305,8 +1305,9 @@ if readers and len(header.shapes) == 1:
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
-# from their codes. *kid*, *precision* and *recall* compare the pictures with training drawings in the judge's features
-# ([10](10_leaderboard.ipynb#The-table) explains them); *copy* is the judge's cosine to the nearest training drawing.
+# from their codes. In the judge's features, *kid* compares the pictures with training drawings, *precision* and
+# *recall* with all drawings of these concepts ([10](10_leaderboard.ipynb#The-table) explains them); *copy* is the
+# cosine to the nearest training drawing.
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1350,7 +1351,9 @@ def compare_all(split):
                 CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides),
                 LOOKED_UP: nearest_drawings(repeated),
                 REAL: through_codes(judgement.one_row_each(repeated))}
-    table, ranks = {}, {}
+    real = judgement.data_features(judgement.all_rows(names))
+    table = {}
+    ranks = {}
     half = len(repeated) // 2
     questions = [(row, repeated) for row in pictures]
     questions.append((SHUFFLED, repeated[half:] + repeated[:half]))
@@ -1358,7 +1361,7 @@ def compare_all(split):
         features = judgement.features(pictures[DRAFT if row == SHUFFLED else row].to(device_))
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
-        precise, recalled = metrics.precision_recall(bank, features, k=min(3, len(features) - 1))
+        precise, recalled = metrics.precision_recall(real, features, k=min(3, len(features) - 1))
         table[row]["precision"] = precise.mean().item()
         table[row]["recall"] = recalled.mean().item()
         ranks[row] = judgement.ranks(features, asked_for)
@@ -1368,8 +1371,8 @@ def compare_all(split):
 results = {split: compare_all(split) for split in cfg.splits if is_emoji}
 for split, (names, table, ranks, _) in results.items():
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}; strict rank "
-            f"among {len(judgement.names)} names; kid, precision, recall: beside {len(bank)} "
-            "training drawings; 95 % interval over concepts")
+            f"among {len(judgement.names)} names; kid beside {len(bank)} training drawings; "
+            "95 % interval over concepts")
     run.keep(f"judged_{split}", show.Table(
         table, columns=["top1", "top10", "kid", "precision", "recall", "copy"], best="top10",
         baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))

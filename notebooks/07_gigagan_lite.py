@@ -577,16 +577,15 @@ if cfg.ladder_steps:
 # %% [markdown]
 # The judge, an independent CLIP, is asked for the rank of the name among all names of the set; **shuffled** is top10
 # when each picture is asked for another one's name. In the judge's features **kid** compares with a real drawing of
-# each of these concepts, **precision** and **recall** with one of each training concept
-# ([10](10_leaderboard.ipynb#The-table) explains all three). **within** says how much the pictures of one prompt differ;
-# **pairs apart** is the perceptual distance of two such pictures, which the original used to compare its arms: it rises
-# for noise as for variety, so that alone it says little.
+# each of these concepts, **precision** and **recall** with all drawings of them ([10](10_leaderboard.ipynb#The-table)
+# explains all three). **within** says how much the pictures of one prompt differ; **pairs apart** is the perceptual
+# distance of two such pictures, which the original used to compare its arms: it rises for noise as for variety, so that
+# alone it says little.
 
 # %%
 if is_emoji:
     judgement = Judgement(load_judge(device=device_),
                           load_captioned("emoji", split="all", image_size=64))
-    bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
     trunk = load_efficientnet_lite(device=device_)
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
@@ -603,7 +602,8 @@ def judged(x, names):
     row = judgement.report(features, asked_names, real=real)
     grouped = features.unflatten(0, (len(names), num))
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    precise, recalled = metrics.precision_recall(bank, grouped[:, 0], k=min(3, len(names) - 1))
+    drawn_by_all = judgement.data_features(judgement.all_rows(names))  # (drawings of all artists, D)
+    precise, recalled = metrics.precision_recall(drawn_by_all, grouped[:, 0], k=min(3, len(names) - 1))
     row["precision"] = precise.mean().item()
     row["recall"] = recalled.mean().item()
     pairs = x.unflatten(0, (len(names), num)).to(device_)
