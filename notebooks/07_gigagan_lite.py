@@ -194,8 +194,8 @@ run.keep("sketch", show.diagram(
 # GigaGAN (Kang et al. 2023) is a GAN for text-to-image in one pass, at the size of diffusion models; here is a small
 # one with the same parts. A mapping makes a *style* $w$ of the noise and of the text as a whole. $w$ mixes the kernels
 # of each layer of the generator $G$, whose attention also looks at the single tokens. The discriminator $D$ reads a
-# picture at several sizes together with a text $c$, and gives numbers of any size, positive for "real". With $\ell(t) =
-# \log(1 + e^{-t})$ the losses are those of [01](01_gan_basics.ipynb), non-saturating and with R1:
+# picture at several sizes together with a text $c$, and gives numbers of any size, positive for "real". The losses are
+# those of [01](01_gan_basics.ipynb), non-saturating and with R1; $\ell(t) = \log(1 + e^{-t})$:
 #
 # $$L_D = \mathbb{E}\,\ell(D(x, c)) + \mathbb{E}\,\ell(-D(G(z, c), c))
 #   + \tfrac12\,\mathbb{E}\,\lVert\nabla_x D(x, c)\rVert^2, \qquad L_G = \mathbb{E}\,\ell(D(G(z, c), c)).$$
@@ -208,7 +208,7 @@ run.keep("sketch", show.diagram(
 # wants others for each. GigaGAN keeps a *bank* of $N$ kernels and mixes them by what the text and the noise say:
 #
 # $$K = \sum_n a_n K_n, \quad a = \mathrm{softmax}(W w + b), \qquad
-#   K'_{oi} = \frac{s_i K_{oi}}{\sqrt{\sum_{i} s_i^2 \lVert K_{oi}\rVert^2 + \epsilon}}$$
+#   K'_{oi} = \frac{s_i K_{oi}}{\sqrt{\sum_{j} s_j^2 \lVert K_{oj}\rVert^2 + \epsilon}}$$
 #
 # where $W$ and $b$ are a linear layer, $s_i$ is the scale of input channel $i$, made of $w$ by another one, and
 # $K_{oi}$ is the k x k part of the kernel from channel $i$ to output channel $o$. The scale and the division are
@@ -248,11 +248,10 @@ print(f"kernels of each picture: {tuple(kernels.shape)}, {kernels.nbytes / 2**20
 # %% [markdown]
 # ## Attention by distance
 # A discriminator must not react to a small change of a picture with a large one of its score. Self-attention by
-# products of queries and keys has no bound on that slope: it grows with the features. By distances, $-\lVert q -
-# k\rVert^2$, with queries and keys from the same weights, it is bounded (Kim et al. 2021). The square opens to $2qk -
-# k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is enough, and the
-# library takes that way. Below, the largest slope of either kind at nine places whose features are made larger and
-# larger:
+# products of queries and keys has no bound on that slope: it grows with the features. By distances,
+# $-\lVert q - k\rVert^2$, and with queries and keys from the same weights it is bounded (Kim et al. 2021). The square
+# opens to $2qk - k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is enough,
+# and the library takes that way. Below, the largest slope of either kind at nine places whose features grow:
 
 # %%
 q, k, v = (torch.randn(2, 2, 9, 8, generator=rng) for _ in range(3))
@@ -327,8 +326,8 @@ print(f"loss {value.item():.3f} both ways; gradients differ by {(in_chunks - at_
 # ## Several sizes, and what they cost
 # The generator draws at 4, 8, 16, ... pixels, each the sum of the one before, enlarged, and what the next block adds.
 # The discriminator reads several of them: where a size enters, its pictures join the batch, so that at the k-th size k
-# streams run. (In some implementations a size that enters is judged together with each stream that is there: then every
-# size doubles the batch.) Each lower side costs a quarter of the one above, so little is added:
+# streams run, each of which gets a score after several of the later halvings. (Where every size that enters doubled the
+# batch, it would be 1, 2, 4, ... streams.) Each lower side costs a quarter of the one above, so little is added:
 
 # %%
 def judging(reads, side=64):

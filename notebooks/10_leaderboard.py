@@ -34,7 +34,8 @@
 # | full | GPU | not measured | |
 #
 # Pictures are kept in `reports/leaderboard/`: a second run draws only what is new, and a method that joins costs itself
-# alone. Choose methods with `python -m t2ilib run 10 -p methods minimagen`.
+# alone. Choose methods with `python -m t2ilib run 10 -p methods minimagen,diffusers:FOLDER`; the second is a pipeline
+# of `diffusers` that you have, such as Stable Diffusion.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["setup"]
 # @title Set-up: finds the repository, on Colab clones it
