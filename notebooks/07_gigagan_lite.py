@@ -250,8 +250,8 @@ print(f"kernels of each picture: {tuple(kernels.shape)}, {kernels.nbytes / 2**20
 # A discriminator must not react to a small change of a picture with a large one of its score. Self-attention by
 # products of queries and keys has no bound on that slope: it grows with the features. By distances,
 # $-\lVert q - k\rVert^2$, and with queries and keys from the same weights it is bounded (Kim et al. 2021). The square
-# opens to $2qk - k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is enough,
-# and the library takes that way. Below, the largest slope of either kind at nine places whose features grow:
+# opens to $2qk - k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is
+# enough, and the library takes that way. Below, the largest slope of either kind at nine places whose features grow:
 
 # %%
 q, k, v = (torch.randn(2, 2, 9, 8, generator=rng) for _ in range(3))
