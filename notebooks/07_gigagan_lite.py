@@ -442,6 +442,11 @@ def draw_batch(training, rows, side, rng, probability):
     return batch.share(fabric.global_rank, fabric.world_size)
 
 
+# %% [markdown]
+# The loop keeps its whole state in a file where a training is long, so that it can be interrupted. The network that
+# ships also *grows* while it is trained; its section below says why.
+
+# %%
 folder = training_folder(NAME, data=data, work_dir=work_dir)
 
 
@@ -449,28 +454,6 @@ def state_of(name):
     """The file of a training that is to go on after an interruption, None in short profiles."""
     keep_state = profile == "full" or work_dir
     return folder / f"{name}.pt" if keep_state else None
-
-
-class Copies:
-    """The weights of a network at shares of its training: one more part of the training's state."""
-
-    SHARES = (1 / 4, 1 / 2, 1)
-
-    def __init__(self):
-        self.rows = []  # minutes, pictures, weights
-
-    def follow(self, loop, network):
-        """Keep the weights when the loop passes a share of its steps; call it once a step."""
-        if loop.passes([share * loop.steps for share in self.SHARES]):
-            weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-            self.rows.append({"minutes": loop.seconds / 60, "pictures": (loop.done + 1) * cfg.batch_size,
-                              "weights": weights})
-
-    def state_dict(self):
-        return {"rows": list(self.rows)}
-
-    def load_state_dict(self, state):
-        self.rows = list(state["rows"])
 
 
 GROWTH = ((16, 0.25), (32, 0.65))  # side, and the share of the training at which a larger one follows
@@ -484,6 +467,7 @@ def side_at(share, largest):
     return largest
 
 
+# %%
 def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=None, look=None, copies=None,
               start_from="scratch", **changes):
     """Train a generator: its running average, its history, and the steps that are done."""
@@ -515,6 +499,10 @@ def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=Non
     return training.ema.model, history, loop.done
 
 
+# %% [markdown]
+# What is drawn for these texts, each with random numbers of its own:
+
+# %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
 if not is_emoji:
     known = list(dict.fromkeys(drawings.captions))
@@ -633,7 +621,31 @@ if arms and is_emoji:
 # GigaGAN or MinImagen? Both learn from the same drawings and captions at 32 pixels, for the same time on this machine,
 # and about as many weights are trained: the GAN's are the generator's and the discriminator's, of which the latter are
 # of no use afterwards. The GAN has all ingredients but the frozen features, which know photographs; the diffusion model
-# is the base of notebook 08, narrower, and draws in several passes.
+# is the base of notebook 08, narrower, and draws in several passes. Copies of both are kept on the way, so that the
+# table shows what each had learned after a quarter and after half of the time.
+
+# %%
+class Copies:
+    """The weights of a network at shares of its training: one more part of the training's state."""
+
+    SHARES = (1 / 4, 1 / 2, 1)
+
+    def __init__(self):
+        self.rows = []  # minutes, pictures, weights
+
+    def follow(self, loop, network):
+        """Keep the weights when the loop passes a share of its steps; call it once a step."""
+        if loop.passes([share * loop.steps for share in self.SHARES]):
+            weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+            self.rows.append({"minutes": loop.seconds / 60, "pictures": (loop.done + 1) * cfg.batch_size,
+                              "weights": weights})
+
+    def state_dict(self):
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state):
+        self.rows = list(state["rows"])
+
 
 # %% tags=["look"]
 RIVAL_STEPS = 100_000  # of the schedules; the minutes end both
