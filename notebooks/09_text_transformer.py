@@ -101,7 +101,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 # %%
 import hashlib
 import math
-import textwrap
 import time
 from functools import partial
 
@@ -182,25 +181,38 @@ home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used=dict(data=data, words_size=cfg.words_size, words_steps=cfg.words_steps),
                        start_from=start_from, minutes=minutes)
 
+# %% tags=["look"]
+run.keep("sketch", show.diagram(
+    [["text", "MiniLM", "keys, values of tokens", "cross-attention", "feed-forward"],
+     ["codes so far", "code vectors", "self-attention", "", "logits of 2048 codes"],
+     ["", "", "picture", "VQGAN decoder", "next codes"]],
+    ["text > MiniLM > keys, values of tokens > cross-attention > feed-forward > logits of 2048 codes",
+     "codes so far > code vectors > self-attention > cross-attention",
+     "logits of 2048 codes > next codes > VQGAN decoder > picture"],
+    learns=["keys, values of tokens", "code vectors", "self-attention", "cross-attention",
+            "feed-forward"], frozen=["MiniLM", "VQGAN decoder"], scale=1.3))
+
 # %% [markdown]
 # ## The idea
-# The codes of a picture are an alphabet. A transformer writes with it: it reads a prompt and answers with the 256 codes
-# of a picture, and the decoder of `emoji-vqgan-128` paints them. The codes are those that notebook
-# [13](13_mini_vqgan.ipynb) made and all other methods of this repository use, so only the writer is new.
+# A picture can be written as 256 codes ([13](13_mini_vqgan.ipynb)). A transformer reads a prompt and answers with
+# codes, and the decoder of `emoji-vqgan-128` paints them. The codes are those of notebook 13, so only the writer is
+# new.
 #
 # With words $w$ and codes $c_1 \dots c_N$, each one of $K = 2048$, there are three ways to learn:
 #
 # | | loss | draws |
 # |---|---|---|
-# | regression, the original's | $\lVert \sum_k p_k e_k - e_{c_i} \rVert^2$ | all at once, as mean vectors |
+# | regression, the original's | $\sum_i \lVert \sum_k p_{ik}\, e_k - e_{c_i} \rVert^2$ | all at once, as mean vectors |
 # | autoregressive | $-\sum_i \log p(c_i \mid c_{<i}, w)$ | one code after another |
 # | masked | $-\sum_{i \in M} \log p(c_i \mid c_{\bar M}, w)$ | all at once, and again where it was unsure |
 #
-# Here $e_k$ is the vector of code $k$ and $M$ a random set of codes that are hidden from the network.
+# Here $e_k$ is the vector of code $k$, $p_{ik} = p(c_i = k \mid w)$, $c_{<i}$ are the codes before the $i$-th, $M$ is a
+# random set of codes that are hidden from the network, and $\bar M$ are the others.
 #
-# Autoregressive drawing asks the network 256 times. Masked drawing (MaskGIT, Chang et al. 2022) asks about ten times:
-# it proposes all hidden codes, keeps those it is surest of, hides the others again, and hides fewer each time, along
-# $\cos(\frac{\pi}{2} \frac{i}{n})$.
+# Autoregressive drawing ([Esser et al. 2021](https://arxiv.org/abs/2012.09841)) asks the network 256 times. Masked
+# drawing (MaskGIT, [Chang et al. 2022](https://arxiv.org/abs/2202.04200)) asks about ten times: it proposes all hidden
+# codes, keeps those it is surest of, and hides the others again. After pass $i$ of $n$ the share
+# $\cos(\frac{\pi}{2} \frac{i}{n})$ is still hidden.
 
 # %%
 @torch.no_grad()
@@ -231,7 +243,7 @@ def naive_autoregressive(predict, count):
 
 # %% [markdown]
 # **Check** both against the library, on small networks with random weights. The library's autoregressive drawing keeps
-# the keys and values of what was read (a *KV cache*), so a code costs one column of work instead of all columns again.
+# the keys and values of all places that were read (a *KV cache*): for a new code it computes one place, not all again.
 
 # %%
 def random_network(causal, side):
@@ -272,7 +284,7 @@ run.keep("cache", show.Table(rows, units={"everything anew": "s", "with a cache"
 # Each training drawing is encoded once, plain on white, and in `full` three more times, moved by a few pixels or
 # mirrored where left and right mean the same. How many *bits* does a code take? A code that could be anything takes
 # $\log_2 2048 = 11$. Who knows how often each code occurs needs fewer; who reads the words and the codes around it
-# needs fewer still. That is what the networks are trained for, so this table is their baseline.
+# needs fewer still. Networks are trained for that, so this table is their baseline.
 
 # %%
 @torch.no_grad()
@@ -347,7 +359,7 @@ painted = paint_codes(grids)
 run.keep("codes", show.compare({"drawings": x, "their codes, painted": painted}, scale=1.3))
 
 # %% [markdown]
-# Fine lines are lost in the second row: no method that writes these codes can do better.
+# What is lost in the second row, such as fine lines, is lost to every method that writes these codes.
 #
 # **The words.** MiniLM, frozen, turns a caption into a vector for each token; every drawing has several captions, of
 # which training draws one.
@@ -361,16 +373,13 @@ print(f"{len(drawings)} drawings in {cfg.views} versions, {len(captions)} differ
 
 # %% [markdown]
 # ## The transformer
-# ```
-# words ─ MiniLM ─ keys and values of every token ─────────────┐
-#                                                              ▼
-# codes so far ─ 256 vectors ─► blocks of self-attention, cross-attention, feed-forward ─► logits of 2048 codes
-# ```
-# In an autoregressive network no place sees a later one. In a masked network all see all, and hidden codes have a
-# vector of their own. Positions turn queries and keys (*rotary*, Su et al. 2021, here in two dimensions); the output
-# layer shares its weights with the embedding of the codes. A masked network need not give every code a place of its
-# own: with `merge=2` a square of four codes is one place (an *hourglass*, Nawrot et al. 2021), which is about three
-# times as fast.
+# In an autoregressive network no place sees a later one (*causal*). In a masked network all see all, and hidden codes
+# have a vector of their own. In cross-attention each place asks the tokens of the text. A place turns its queries and
+# keys by an angle that grows with its row and column, so that attention knows distances (*rotary*,
+# [Su et al. 2021](https://arxiv.org/abs/2104.09864), here in two dimensions); the output layer shares its weights with
+# the code vectors. A masked network need not give every code a place of its own: with `merge=2` a square of four codes
+# is one place (as in an *hourglass*, [Nawrot et al. 2021](https://arxiv.org/abs/2110.13711)), so attention compares a
+# sixteenth of the pairs.
 
 # %%
 rows = {}
@@ -383,13 +392,13 @@ run.keep("sizes", show.Table(rows))
 
 # %% [markdown]
 # ## Training: three ways, one budget
-# A step draws captions, drops one in ten (for guidance), hides codes, and replaces a few of the given codes by wrong
-# ones, because later the network will read codes of its own, some of which are wrong.
+# A step draws captions, drops one in ten (for guidance), hides codes from a masked network, and replaces a few of the
+# given codes by wrong ones, because later the network will read codes of its own, some of which are wrong.
 #
-# The matrices of the blocks are trained by Muon (Jordan et al. 2024): momentum whose singular values are all brought to
-# 1, so that a step moves every direction alike. On these codes it needs about a fifth fewer pictures than AdamW for the
-# same loss (loss 4.23 after 15,000 pictures, AdamW after 18,500; one seed, network `medium`). Embeddings and norms stay
-# with AdamW.
+# The matrices of the blocks are trained by Muon ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon)):
+# momentum whose singular values are all brought to about 1, so that a step moves every direction alike. On these codes
+# it needed about a fifth fewer pictures than AdamW for the same loss (4.23 after 15,000 pictures, AdamW after 18,500;
+# one seed, network `medium`). Embeddings and norms stay with AdamW.
 
 # %%
 fabric = make_fabric(device_, dtype_)  # one process, or as many as `train 09 --devices N` starts
@@ -419,6 +428,9 @@ def draw_batch(network, rows, rng):
                            drop_text=cfg.drop_text, exchange=cfg.exchange, rank=fabric.global_rank,
                            world_size=fabric.world_size, device=fabric.device)
 
+
+# %% [markdown]
+# The loop; one function trains all three.
 
 # %%
 folder = training_folder(NAME, data=data, work_dir=work_dir)
@@ -455,6 +467,9 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
                 history.pictures[f"step {step + 1}"] = look(training.ema.model)
     return training.ema.model, history, loop.done
 
+
+# %% [markdown]
+# How the networks draw: two of them code by code, the regression as it was meant, from its expected vectors.
 
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
@@ -500,8 +515,9 @@ for name in ARMS if cfg.arm_steps else ():
 
 # %% [markdown]
 # How many bits does a network need for drawings that it never saw, with their words, and with those of another drawing?
-# For the autoregressive network this is its cross entropy; for a masked one a bound, the mean over random orders in
-# which codes are revealed. The regression has no probabilities worth the name.
+# For the autoregressive network this is its cross entropy. For a masked one it is an upper bound: the mean over random
+# orders in which codes are revealed ([Uria et al. 2014](https://arxiv.org/abs/1310.1757), eq. 9). The regression was
+# not trained to give probabilities, and has no row. *Training* is measured on drawings that the networks learnt from.
 
 # %%
 @torch.no_grad()
@@ -554,10 +570,10 @@ if pictures:
 
 # %% [markdown]
 # **Why a mean of codes is blur.** Four artists draw the same thing in four ways. Whoever must name *one* vector at each
-# place, and pays the squared distance, does best with their mean, which is none of the drawings. Below the four
-# drawings of a concept and what the decoder makes of the mean of their code vectors: this is the best that the
-# regression can learn. Cross entropy has no such interest: it may give each of the four a quarter, and drawing takes
-# one of them.
+# place, and pays the squared distance, does best with their mean, which is none of the drawings. Below: four drawings
+# of a concept, and what the decoder makes of the mean of their code vectors. A regression that knows only the name can
+# learn nothing better. Cross entropy has no such interest: it may give each of the four a quarter, and drawing takes
+# one.
 
 # %%
 @torch.no_grad()
@@ -585,10 +601,10 @@ if shown:  # a set of your own may show nothing four times
 
 # %% [markdown]
 # ## The network that ships
-# One of the three trains on: the autoregressive one. At equal budgets it needs the fewest bits, and its pictures hang
-# together, because every code is drawn knowing all before it; in a masked pass neighbours are drawn without knowing of
-# one another. Its 256 steps are small ones. `full` trains it; the loop keeps its whole state, so interrupt it and start
-# it again. What is saved names the codebook it was trained on, and the library refuses to draw with another.
+# One of the three trains on: the autoregressive one. It draws every code knowing all before it, while in a masked pass
+# neighbours are drawn without knowing of one another; and with a cache its 256 steps are small ones. `full` trains it;
+# the loop keeps its whole state, so interrupt it and start it again. What is saved names the codebook it was trained
+# on, and the library refuses to draw with another.
 
 # %%
 def keep_trained(network, pictures_seen):
@@ -633,7 +649,6 @@ else:
           "of above, which has learned for a moment only")
 painter = CodePainter(network, vqgan, words, precision=dtype)
 
-# %%
 if not measure:
     raise SystemExit
 
@@ -663,11 +678,12 @@ with FilmWriter(run.dir / "codes.webp", fps=4) as film:
     for images in frames:
         film.add(show.contact_sheet(images, columns=3))
 run.artefact(film.path)
+print(f"the same as a film: {film.path.name} in the run's folder")
 
 # %% [markdown]
-# **Which word is looked at?** In cross-attention every place divides its attention among the tokens of the prompt, and
-# a place of its own for "none of them". The maps are means over all blocks and heads, while the finished picture is
-# read once more; bright is much.
+# **Which word is looked at?** In cross-attention every place divides its attention among the tokens of the prompt and
+# one more for "none of them". The finished picture is read once more, with layers that also keep their weights; the
+# maps are means over all blocks and heads, and bright is much.
 
 # %%
 @torch.no_grad()
@@ -703,8 +719,10 @@ titles = [text, *pieces[:len(large)]]
 run.keep("attention", show.grid(shown, titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **Guidance** goes past what the words ask, on logits: $l_\varnothing + s\,(l_w - l_\varnothing)$. And **temperature**
-# divides them: below 1 likely codes are drawn more often.
+# **Guidance** goes past what the words ask, on logits: $l_\varnothing + s\,(l_w - l_\varnothing)$ with the logits $l_w$
+# for the words and $l_\varnothing$ for no words; $s = 0$ ignores the prompt, 1 is no guidance
+# ([Ho and Salimans 2022](https://arxiv.org/abs/2207.12598)). And **temperature** divides them: below 1 likely codes are
+# drawn more often.
 
 # %%
 rows = {}
@@ -723,18 +741,20 @@ rows = {}
 began = time.perf_counter()
 draw(network, asked)
 times["one code after another"] = {"seconds": (time.perf_counter() - began) / len(asked)}
-for count in cfg.pass_counts if "masked" in arms else ():
+counts = cfg.pass_counts if "masked" in arms else ()
+for count in counts:
     began = time.perf_counter()
-    rows[f"masked, {count} passes"] = draw(arms["masked"], asked, steps=count)
-    times[f"masked, {count} passes"] = {"seconds": (time.perf_counter() - began) / len(asked)}
+    label = f"masked, passes: {count}"
+    rows[label] = draw(arms["masked"], asked, steps=count)
+    times[label] = {"seconds": (time.perf_counter() - began) / len(asked)}
 if rows:
     run.keep("pass_counts", show.compare(rows, titles=asked, scale=1.1))
 note = f"{len(asked)} pictures at once; the masked network is the small one of above"
 run.keep("pass_counts", show.Table(times, units={"seconds": "a picture"}, digits=2, note=note))
 
 # %% [markdown]
-# **Between two prompts.** Logits can be mixed: a share $a$ of one prompt's, the rest of the other's, both past "no
-# text".
+# **Between two prompts.** Logits can be mixed: $l_\varnothing + s\,((1 - a)\, l_1 + a\, l_2 - l_\varnothing)$ with a
+# share $a$ of the second prompt. The sampler asks whatever has `start` and `next_logits`, so a small class is enough.
 
 # %%
 class Between:
@@ -749,11 +769,11 @@ class Between:
         self.shares = torch.tensor(shares, device=device_)[:, None]  # (B, 1)
         self.scale = scale
         first = words.encode([one] * len(shares))
-        nobody = torch.ones(len(shares), dtype=torch.bool, device=device_)
-        null = network.without_text(*first, nobody)
+        everyone = torch.ones(len(shares), dtype=torch.bool, device=device_)
+        null = network.without_text(*first, everyone)
         self.conditions = (null, first, words.encode([other] * len(shares)))
 
-    def start(self, **ignored):
+    def start(self, **ignored):  # the sampler's one condition
         return [self.network.start(*condition) for condition in self.conditions]
 
     def next_logits(self, codes, decodings):
@@ -771,30 +791,32 @@ run.keep("between", show.grid(to_unit(painter.decode(drawn)).cpu(), titles, colu
                               scale=1.3))
 
 # %% [markdown]
-# **Completing a picture.** Codes that are known stay, and the others are drawn to fit: below, the lower half and the
-# lower quarter of drawings that the network never saw. An autoregressive network keeps codes before, in raster order; a
-# masked one may keep them anywhere, such as all but a box in the middle.
+# **Completing a picture.** Codes that are known stay, and the others are drawn to fit: the lower half and the lower
+# quarter of drawings that the network never saw. An autoregressive network can keep whole rows at the top only, because
+# it sees nothing else; a masked one may keep codes anywhere: the last row is the small masked network of above.
 
 # %%
 some = torch.linspace(0, len(unseen) - 1, min(6, len(unseen))).long()
 originals = unseen.batch(some)
 names = names_of(unseen.select(some))
 rows = {"drawings": to_unit(originals).cpu()}
-boxes = {"lower half drawn anew": (0.0, 0.5, 1.0, 1.0),
-         "lower quarter drawn anew": (0.0, 0.75, 1.0, 1.0)}
-for title, box in boxes.items():
+tasks = [("lower half drawn anew", painter, (0.0, 0.5, 1.0, 1.0)),
+         ("lower quarter drawn anew", painter, (0.0, 0.75, 1.0, 1.0))]
+if "masked" in arms:
+    masked_painter = CodePainter(arms["masked"], vqgan, words, precision=dtype)
+    tasks.append(("masked, a box drawn anew", masked_painter, (0.25, 0.25, 0.75, 0.75)))
+for title, by, box in tasks:
     mask = load_mask(box, painter.size)
     streams = [runtime.generator(seed, "complete", name) for name in names]
-    drawn = painter.inpaint(originals, mask[None], names, generators=streams)
+    drawn = by.inpaint(originals, mask[None], names, generators=streams)
     rows[title] = to_unit(drawn.pictures).cpu()
-titles = [textwrap.fill(name, 14) for name in names]
-run.keep("completed", show.compare(rows, titles=titles, scale=1.3))
+run.keep("completed", show.compare(rows, titles=names, scale=1.3))
 
 # %% [markdown]
 # ## Measure
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQGAN makes of
-# real pictures. What follows asks about emoji, so that this notebook ends here for other pictures.
+# real pictures. What follows is about emoji, so this notebook ends here for other pictures.
 
 # %%
 @torch.no_grad()
@@ -929,7 +951,7 @@ for split, (names, _, ranks, _) in results.items():
         print(f"{split}: {row} is {verdict} looking up: {middle:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 # %% [markdown]
-# What it cannot do is worth as much as what it can: of the measured concepts those with the best and the worst ranks.
+# What it can do and what it cannot: of the measured concepts those with the best and the worst ranks, in brackets.
 
 # %%
 split = cfg.splits[-1]
@@ -937,23 +959,23 @@ names, _, ranks, pictures = results[split]
 order = ranks[CHOSEN].argsort()
 count = min(6, len(order) // 2)
 for title, picked in (("best", order[:count]), ("worst", order[-count:])):
-    titles = [textwrap.fill(f"{names[i]} ({ranks[CHOSEN][i]:.0f})", 14) for i in picked.tolist()]
+    titles = [f"{names[i]} ({ranks[CHOSEN][i]:.0f})" for i in picked.tolist()]
     figure = show.grid(pictures[CHOSEN][picked], titles, columns=count, scale=1.5)
     run.keep(f"{title}_{split}", figure)
 
 # %% [markdown]
-# ## What these numbers say, and what it does not
-# - The network reads 5,448 drawings; it can learn many of them by heart. *Copy* beside that of real drawings says how
-#   far it does, and the validation rows say what is left when it cannot.
+# ## What these numbers say, and what they do not
+# - A network of this size can learn many of the training drawings by heart. *Copy* beside that of real drawings says
+#   how far it does, and the table of validation concepts says what is left when it cannot.
 # - Guidance and candidates choose among what the network can draw. They add no knowledge of things it never saw.
 # - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines; KID and precision do
 #   not.
 # - The three ways of learning were compared at one small size and one small budget. The order may change with both.
 #
 # ## Exercise: nucleus sampling
-# `top_p` keeps the fewest codes whose probabilities sum to at least $p$, and draws from these (Holtzman et al. 2020).
-# **Write these lines** for logits of shape (K,): those that are not kept become minus infinity. The likeliest is always
-# kept. The check passes when it agrees with the library.
+# `top_p` keeps the fewest codes whose probabilities sum to at least $p$, and draws from these
+# ([Holtzman et al. 2020](https://arxiv.org/abs/1904.09751)). **Write these lines** for logits of shape (K,): those that
+# are not kept become minus infinity. The likeliest is always kept. The check passes when it agrees with the library.
 #
 # <details><summary>Hint</summary>
 #
@@ -986,11 +1008,20 @@ except NotImplementedError as error:
 #
 # More exercises:
 # 1. The original's first plan: two autoencoders, of pictures and of captions, with a shared latent. Train a small
-#    encoder from `words.encode(...)`'s pooled feature to the mean of a drawing's code vectors. What do its pictures
-#    look like, and which arm above do they resemble? (Expected: the regression.)
-# 2. Draw with `temperature=0`. Are pictures better, and what becomes of *spread*? (Expected: spread falls to 0.)
-# 3. Complete the lower half of a drawing with the wrong name. Who wins, the words or the codes above?
-#    (Expected: it depends on guidance; draw with 0 and with the largest stop of the slider.)
+#    network from `words.pooled(...)` of a name to the code vectors of its drawing, by their squared distance. What do
+#    its pictures look like, and which arm above do they resemble?
+# 2. Draw with `temperature=0.0`. Are the pictures better, and what becomes of *spread*?
+# 3. Complete the lower half of a drawing with the wrong name. Which win, the words or the codes above?
+#
+# <details><summary>Hints, and what to expect</summary>
+#
+# 1. `vqgan.embed_codes(codes[:, 0].view(-1, 16, 16))` are the targets, `vqgan.decode` paints the answers. (Expected:
+#    the regression: several drawings of one name, one answer.)
+# 2. `draw(network, asked, 4, temperature=0.0)`. (Expected: the four pictures of a prompt are equal, so *spread* is 0.)
+# 3. Reverse `names`, and pass `guidance_scale=` of 0, 1 and the largest stop of the slider to `painter.inpaint`.
+#    (Expected: without guidance by words the codes above decide; the larger the scale, the more the words do.)
+#
+# </details>
 #
 # ## Try it
 # The slider moves guidance; elsewhere the stops stand side by side.
@@ -1007,9 +1038,9 @@ show.slider(at_scale, list(cfg.guidance_scales), label="guidance")
 # %% [markdown]
 # ## Summary
 # - Codes make a picture a text of 256 letters, and cross entropy does not blur as a regression does.
-# - Masked drawing decides what it is sure of first, in ten passes; one code after another takes 256 small steps, and a
-#   cache makes each cost one column of work.
-# - What a network learned by heart and what it understood are different rows of a table.
+# - Masked drawing decides what it is sure of first, in about ten passes; one code after another takes 256 small steps,
+#   each of which computes a single place where there is a cache.
+# - What was learnt by heart and what carries over to new names stand in different tables.
 #
 # ## References
 # - Chang et al. 2022, *MaskGIT: masked generative image transformer*, arXiv:2202.04200

@@ -71,9 +71,7 @@ def grid(images: Any, titles: Sequence[str] | None = None, *, columns: int | Non
         columns = min(8, math.ceil(math.sqrt(len(pictures) * 1.6)))
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    characters = max(12, int(scale * 11))
-    lines = [textwrap.fill(str(title), characters) for title in titles or ()]
-    line_count = max((line.count("\n") + 1 for line in lines), default=0)
+    lines, line_count = _wrapped(titles or (), scale)
     extra = 0.06 + 0.17 * line_count
     tallest = max(p.height / p.width for p in pictures)
     figure, axes = new_figure(rows, columns, (columns * scale, rows * (scale * tallest + extra)), title)
@@ -92,7 +90,7 @@ def compare(rows: Mapping[str, Any] | Sequence[tuple[str, Any]], *, titles: Sequ
 
     Args:
         rows: label -> pictures; rows may differ in length.
-        titles: one for each column.
+        titles: one for each column; long ones are wrapped.
         scale: width of one picture in inches.
         title: line above all.
     """
@@ -100,17 +98,25 @@ def compare(rows: Mapping[str, Any] | Sequence[tuple[str, Any]], *, titles: Sequ
     if not rows:
         raise BadParameter("compare needs at least one row of pictures, got none")
     columns = max(len(pictures) for _, pictures in rows)
-    size = (columns * scale + 1, len(rows) * (scale + 0.06) + (0.25 if titles else 0))
+    lines, line_count = _wrapped(titles or (), scale)
+    size = (columns * scale + 1, len(rows) * (scale + 0.06) + 0.08 + 0.17 * line_count)
     figure, axes = new_figure(len(rows), columns, size, title)
     for r, (label, pictures) in enumerate(rows):
         for c, axis in enumerate(axes[r]):
             _bare(axis)
             if c < len(pictures):
                 _draw(axis, pictures[c])
-            if r == 0 and titles and c < len(titles):
-                axis.set_title(titles[c], fontsize=9)
+            if r == 0 and c < len(lines):
+                axis.set_title(lines[c], fontsize=9)
         axes[r][0].set_ylabel(textwrap.fill(label, 16), rotation=0, ha="right", va="center", labelpad=8)
     return figure
+
+
+def _wrapped(titles: Sequence[Any], scale: float) -> tuple[list[str], int]:
+    """Return titles wrapped to the width of a picture of `scale` inches, and how many lines the longest takes."""
+    characters = max(12, int(scale * 11))
+    lines = [textwrap.fill(str(title), characters) for title in titles]
+    return lines, max((line.count("\n") + 1 for line in lines), default=0)
 
 
 def curves(series: Mapping[str, Any] | str | Path, *, names: Sequence[str] | None = None, smooth: int = 1,

@@ -61,6 +61,11 @@ def test_compare_labels_rows():
         show.compare({})
 
 
+def test_compare_wraps_titles_that_would_run_into_their_neighbours():
+    figure = show.compare({"real": pictures(2)}, titles=["face with peeking eye", "house with garden"], scale=1.2)
+    assert [axis.get_title() for axis in figure.axes] == ["face with\npeeking eye", "house with\ngarden"]
+
+
 def test_curves_from_values_and_from_a_run(tmp_path):
     figure = show.curves({"loss": [3.0, 2.0, 1.0], "other": ([0, 10], [1.0, 2.0])}, smooth=2, log=True)
     axis = figure.axes[0]
