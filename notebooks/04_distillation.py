@@ -845,7 +845,8 @@ plt.close(figure)
 # %% [markdown]
 # ### How far can it go?
 # Every point is a file: written, read back, and the student *from the file* measured. *One shot*: pruned and shared
-# without training. Both towers are in the file; retrieval asks the student's pictures with the student's names.
+# without training. Both towers are in the file; retrieval asks the student's pictures with the student's names. Beside
+# each point stands the share of weights that is pruned.
 
 # %%
 def tensors_of(network, bits, sparsity=0.0):
@@ -884,12 +885,14 @@ for kind, name in (("r2", "R², pictures"), ("top5", "top-5")):
     for bits in cfg.bits:
         row = [points[bits, sparsity] for sparsity in cfg.sparsities]
         lines[f"{bits} bits"] = ([point["KiB"] for point in row], [point[name] for point in row])
-    figure = show.curves(lines, xlabel="KiB", ylabel=name, size=(5.5, 2.8))
-    for line in figure.axes[0].lines:
+    figure = show.curves(lines, xlabel="KiB", ylabel=name, size=(6.0, 3.2))
+    axis = figure.axes[0]
+    for line in axis.lines:
         line.set_marker("o")
+        for x, y, sparsity in zip(*line.get_data(), cfg.sparsities):
+            axis.annotate(f"{sparsity:.0%}", (x, y), xytext=(4, -9), textcoords="offset points",
+                          fontsize=7)
     run.keep(f"sizes_{kind}", figure)
-print("share of pruned weights, along each line from right to left:",
-      ", ".join(f"{sparsity:g}" for sparsity in cfg.sparsities))
 
 # %% [markdown]
 # ### Retraining

@@ -593,6 +593,9 @@ if cfg.arm_steps:
     for name in chosen[1:]:
         trained[name], histories[name] = train_arm(name, ARMS[name], cfg.arm_steps)
 
+# %% [markdown]
+# What the tests found; first the gradients, each beside the length of its weights:
+
 # %%
 if cfg.arm_steps:
     lines = histories["original"].curves
