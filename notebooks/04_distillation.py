@@ -28,7 +28,7 @@
 # This notebook is also the recipe of `emoji-clip-student`.
 #
 # It needs: what a CLIP is ([12, mini CLIP](12_mini_clip.ipynb)); the last part draws with
-# [03, VQGAN+CLIP](03_vqgan_clip.ipynb). Reading takes about 30 minutes.
+# [03, VQGAN+CLIP](03_vqgan_clip.ipynb), which says what a *guide* and a *judge* are. Reading takes about 30 minutes.
 #
 # | profile | device | time | memory |
 # |---|---|---|---|

@@ -22,12 +22,13 @@
 # - why a generator that only pleases a CLIP draws noise, and four explanations, each put to a test that it could fail
 # - what each of twelve mends buys at equal budget
 # - a generator that predicts all codes of a VQGAN at once: a memory of drawings, latents, a transformer
-# - how often a judge recognises its pictures, beside looking up and the mean picture, and what a picture costs
+# - how often a judge recognises its pictures, beside the nearest training drawing, and what one costs
 #
 # This notebook is also the recipe of `emoji-generator`, the network of the method `generator`.
 #
 # It needs: CLIP ([12, mini CLIP](12_mini_clip.ipynb)), pictures as codes ([13, mini VQGAN](13_mini_vqgan.ipynb)); what
-# optimisation does instead is [03, VQGAN+CLIP](03_vqgan_clip.ipynb). Reading takes about 35 minutes.
+# optimisation does instead, and what a *guide* and a *judge* are, stands in [03, VQGAN+CLIP](03_vqgan_clip.ipynb).
+# Reading takes about 35 minutes.
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
@@ -310,7 +311,9 @@ print(f"embedding (2, {dim}) -> pictures {tuple(made.shape)} in [-1, 1]")
 # %% [markdown]
 # An *arm* is a network, what it reads, and what it learns by. The original reads the text embedding and learns by one
 # guide that sees its picture as it is. The other arms change one thing each; a number behind a term is its weight in
-# the sum with the guide's loss.
+# the sum with the guide's loss. `nearest` is by [Odena et al. 2016](https://doi.org/10.23915/distill.00003), `critic`
+# by [Isola et al. 2017](https://arxiv.org/abs/1611.07004), `noise` by [Mao et al.
+# 2019](https://arxiv.org/abs/1903.05628).
 
 # %%
 ARMS = {

@@ -22,13 +22,13 @@
 # - masked decoding and autoregressive decoding in a few lines each, and what a cache saves
 # - how many bits a code takes, and how many the words explain
 # - what guidance and the number of passes do; which word is looked at; how to complete a picture
-# - how often a judge recognises the pictures, beside looking up and real drawings, and how much is copied
+# - how often a judge recognises the pictures, beside the nearest training drawing and real ones, and how much is copied
 #
 # This notebook is also the recipe of `emoji-text-transformer`, the network of the method `text_transformer`.
 #
-# It needs: pictures as codes ([13, mini VQGAN](13_mini_vqgan.ipynb)); guidance is explained in
-# [14, mini prior](14_mini_prior.ipynb). The study of perceptual losses that belongs to the original of this method is
-# [15](15_perceptual_losses.ipynb). Reading takes about 30 minutes.
+# It needs: pictures as codes ([13, mini VQGAN](13_mini_vqgan.ipynb)); guidance is explained in [14, mini
+# prior](14_mini_prior.ipynb), *guide* and *judge* in [03](03_vqgan_clip.ipynb). The study of perceptual losses that
+# belongs to the original of this method is [15](15_perceptual_losses.ipynb). Reading takes about 30 minutes.
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
