@@ -202,12 +202,13 @@ run.keep("sketch", show.diagram(
 #
 # | | loss | draws |
 # |---|---|---|
-# | regression, the original's | $\sum_i \lVert \sum_k p_{ik}\, e_k - e_{c_i} \rVert^2$ | all at once, as mean vectors |
+# | regression (original) | $\sum_{i \in M} \lVert \sum_k p_{ik}\, e_k - e_{c_i} \rVert^2$ | all at once, mean vectors |
 # | autoregressive | $-\sum_i \log p(c_i \mid c_{<i}, w)$ | one code after another |
 # | masked | $-\sum_{i \in M} \log p(c_i \mid c_{\bar M}, w)$ | all at once, and again where it was unsure |
 #
-# Here $e_k$ is the vector of code $k$, $p_{ik} = p(c_i = k \mid w)$, $c_{<i}$ are the codes before the $i$-th, $M$ is a
-# random set of codes that are hidden from the network, and $\bar M$ are the others.
+# Here $e_k$ is the vector of code $k$, $c_{<i}$ are the codes before the $i$-th, $M$ is a random set of codes that are
+# hidden from the network, $\bar M$ are the others, and $p_{ik} = p(c_i = k \mid c_{\bar M}, w)$. The regression draws
+# from the words alone: all codes are hidden.
 #
 # Autoregressive drawing ([Esser et al. 2021](https://arxiv.org/abs/2012.09841)) asks the network 256 times. Masked
 # drawing (MaskGIT, [Chang et al. 2022](https://arxiv.org/abs/2202.04200)) asks about ten times: it proposes all hidden
@@ -744,7 +745,7 @@ times["one code after another"] = {"seconds": (time.perf_counter() - began) / le
 counts = cfg.pass_counts if "masked" in arms else ()
 for count in counts:
     began = time.perf_counter()
-    label = f"masked, passes: {count}"
+    label = f"masked, {count} {'pass' if count == 1 else 'passes'}"
     rows[label] = draw(arms["masked"], asked, steps=count)
     times[label] = {"seconds": (time.perf_counter() - began) / len(asked)}
 if rows:
