@@ -231,8 +231,9 @@ run.keep("architecture", show.diagram(
 # | `contrastive` | $-\log (e^{\alpha \hat s_i \cdot t_i} / \sum_v e^{\alpha \hat s_i \cdot v})$ | its own $t_i$ |
 #
 # The *bank* $b_1 \dots b_M$ holds vectors to choose from, here the teacher's of all training names; $v$ runs over the
-# teacher's vectors of the batch and the bank; $\alpha$ is the teacher's scale of logits, one over its temperature
-# ([12](12_mini_clip.ipynb#Probe:-temperature)). The last two losses, written out and checked against the library:
+# teacher's vectors of the batch and the bank (the library leaves out those that nearly equal $t_i$); $\alpha$ is the
+# teacher's scale of logits, one over its temperature ([12](12_mini_clip.ipynb#Probe:-temperature)). The last two
+# losses, written out and checked against the library:
 
 # %%
 def naive_affinity(student, targets, bank, scale):
@@ -499,7 +500,7 @@ def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, min
 
 # %% [markdown]
 # What is measured: the error per number beside that of the best constant, $R^2$, the cosine, the *centred* cosine (the
-# teacher's mean is subtracted from both vectors first, so that a constant has none); and retrieval on *validation*
+# teacher's mean is subtracted from both vectors first, so that a constant gains nothing); and retrieval on *validation*
 # concepts, which no training saw: find the drawing of each name among those of one artist, mean of the four artists,
 # with either tower of either model.
 
@@ -651,9 +652,9 @@ if cfg.arm_steps:
 # an $R^2$ below 0: a unit vector in a wrong direction is further away than the mean. And the columns need not agree on
 # an order: a loss that asks for closeness works where vectors vary most, which need not be where names are told apart.
 #
-# **The towers**, of pictures: `plain` has three convolutions, each with a pooling, and two fully connected layers, as
-# the study's network had; `separable` replaces a $3 \times 3$ convolution from $C$ to $C'$ channels ($9\,C C'$ weights)
-# by one of each channel alone and one of $1 \times 1$ ($9\,C + C C'$, [Howard et al.
+# **The towers**, of pictures: `plain` has three convolutions, each with a pooling, and two fully connected layers, much
+# like the study's network; `separable` replaces a $3 \times 3$ convolution from $C$ to $C'$ channels ($9\,C C'$
+# weights) by one of each channel alone and one of $1 \times 1$ ($9\,C + C C'$, [Howard et al.
 # 2017](https://arxiv.org/abs/1704.04861)); `efficient` is a narrow [EfficientNet](https://arxiv.org/abs/1905.11946). Of
 # texts: a `transformer` of three blocks, and a `bag`, the mean of the word pieces' vectors, to which *dog bites man*
 # and *man bites dog* are the same.
@@ -1238,8 +1239,8 @@ for label in drawn:
         print(f"{label}: top-10 minus the teacher's {middle:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 # %% [markdown]
-# The table beside it. Read `top10` with its interval, and `steps/s` before praising a small guide: decoder and prior
-# take their time in each step, too.
+# The whole table. Read `top10` with its interval; and `steps/s` gains less than the guide alone, because decoder and
+# prior take their time in each step, too.
 
 # %%
 note = (f"n = {len(drawn_names)} validation concepts x {cfg.guided_seeds} seeds; strict rank among "
@@ -1274,8 +1275,8 @@ for label, row in rows.items():
 #
 # <details><summary>Hint</summary>
 #
-# Sort pairs (length, symbol). Keep `code` and the length `before`. For each symbol in order: `code <<= length -
-# before`, note it, add one.
+# Sort pairs (length, symbol), and keep `code` and the length `before`. For each pair: `code <<= length - before`, note
+# it, add one.
 #
 # </details>
 

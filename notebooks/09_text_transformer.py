@@ -684,7 +684,7 @@ print(f"the same as a film: {film.path.name} in the run's folder")
 # %% [markdown]
 # **Which word is looked at?** In cross-attention every place divides its attention among the tokens of the prompt and
 # one more for "none of them". The finished picture is read once more, with layers that also keep their weights; the
-# maps are means over all blocks and heads, and bright is much.
+# maps are means over all blocks and heads, in one scale: where all is dark, a word counts little.
 
 # %%
 @torch.no_grad()
@@ -794,7 +794,7 @@ run.keep("between", show.grid(to_unit(painter.decode(drawn)).cpu(), titles, colu
 # %% [markdown]
 # **Completing a picture.** Codes that are known stay, and the others are drawn to fit: the lower half and the lower
 # quarter of drawings that the network never saw. An autoregressive network can keep whole rows at the top only, because
-# it sees nothing else; a masked one may keep codes anywhere: the last row is the small masked network of above.
+# it sees nothing else. A masked one may keep codes anywhere: the last row is the small one of above, if it was trained.
 
 # %%
 some = torch.linspace(0, len(unseen) - 1, min(6, len(unseen))).long()
