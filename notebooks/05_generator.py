@@ -733,7 +733,7 @@ print("the library looks up the same")
 
 # %% [markdown]
 # What it learns from: the codes of each drawing, its captions, its style, and which rows of the memory show its
-# *family* (a heart of another colour, the same person with other hair). Other pictures than emoji have captions in the
+# *family* (man, woman and person of one profession; all clock faces). Other pictures than emoji have captions in the
 # place of names, and a single style.
 
 # %%
