@@ -963,8 +963,8 @@ walks = {f"{a} to {b}": between(a, b) for a, b in ends}
 run.keep("between", show.compare(walks, scale=1.2))
 
 # %% [markdown]
-# **What is looked up?** The rows of the memory with the largest weights. Is a name that it knows looked up as itself, or
-# mixed with its neighbours? For other texts the rows show what the picture is made of.
+# **What is looked up?** The rows of the memory with the largest weights. Is a name that it knows looked up as itself,
+# or mixed with its neighbours? For other texts the rows show what the picture is made of.
 
 # %%
 @torch.no_grad()
