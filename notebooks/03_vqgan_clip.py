@@ -111,7 +111,6 @@ from t2ilib.methods import generate_with_record
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, load_prior
 from t2ilib.metrics.judging import Judgement
 from t2ilib.models.vqgan import load_vqgan
-from t2ilib.paths import reports_dir
 
 # %% [markdown]
 # The profile fills in what the parameters leave open.
@@ -828,15 +827,13 @@ run.keep("edits", show.grid(torch.cat(pictures), titles, columns=5))
 
 # %% [markdown]
 # ## A sheet of prompts
-# The first seed, nothing picked by hand. Profile `full` draws all twelve: the picture of the README.
+# The first seed, nothing picked by hand. Profile `full` draws all twelve; the README shows them by every method.
 
 # %%
 asked = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star",
          "a green apple", "a clock", "a rocket", "a Christmas tree", "the flag of France",
          "a black cat", "a fish"][:cfg.sheet]
 sheet = show.contact_sheet(draw(asked).cpu(), asked, columns=6, size=160)
-if profile == "full":
-    show.save(sheet, reports_dir() / "gallery" / "vqgan_clip.png")
 run.keep("sheet", sheet)
 
 # %% [markdown]

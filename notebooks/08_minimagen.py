@@ -137,7 +137,7 @@ from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import IMAGEN
-from t2ilib.paths import cache_dir, reports_dir
+from t2ilib.paths import cache_dir
 from t2ilib.training import (
     Batches,
     DiffusionBatch,
@@ -1336,7 +1336,7 @@ for split in ("train", "validation"):
 #   real drawings: the words for a style have an effect, and a weak one.
 #
 # ## A sheet of prompts
-# The first seed, nothing picked by hand but by the guide. Profile `full` draws all twelve: the picture of the README.
+# The first seed, nothing picked by hand but by the guide. Profile `full` draws all twelve.
 
 # %%
 sheet_of = ["a red heart", "a grinning face", "a blue car", "a slice of pizza", "a yellow star",
@@ -1346,8 +1346,6 @@ if profile != "full":
     sheet_of = sheet_of[:{"smoke": 2, "quick": 6}[profile]]
 x = entrants[chosen](sheet_of)
 sheet = show.contact_sheet(x, sheet_of, columns=6, size=160)
-if profile == "full":
-    show.save(sheet, reports_dir() / "gallery" / "minimagen.png")
 run.keep("sheet", sheet)
 
 # %% [markdown]

@@ -8,10 +8,22 @@ import yaml
 from PIL import Image
 
 from t2ilib.cli import COMMANDS, main
-from t2ilib.files import sha256_of
 from t2ilib.media import png
+from t2ilib.methods import METHODS
 from t2ilib.paths import repo_root
-from tests.draw_preview import GALLERY, HEIGHT, METHODS, MOST_BYTES, OUT, PROMPTS, WIDTH, compose
+from tests.draw_gallery import (
+    GALLERY,
+    PREVIEW,
+    PREVIEW_BYTES,
+    PREVIEW_METHODS,
+    PREVIEW_PROMPTS,
+    PREVIEW_SIZE,
+    PROMPTS,
+    SHEET_SIZE,
+    preview,
+    sheet_file,
+    sheet_hashes,
+)
 
 GITHUB = repo_root() / ".github"
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
@@ -82,26 +94,38 @@ def test_each_system_has_steps_that_test():
     assert f'tests -q -m "{marker}"' in check  # the same as `make check`
 
 
+@pytest.mark.parametrize("path", [PREVIEW, GALLERY / "methods.png"], ids=lambda path: path.name)
+def test_what_is_made_of_the_sheets_is_made_of_those_that_are_there(path):
+    record = png.read_record(path)
+    assert record["sheets"] == sheet_hashes(record["methods"]), "run: python tests/draw_gallery.py none"
+
+
+def test_every_method_that_can_draw_has_a_sheet_with_its_record():
+    drawn = png.read_record(GALLERY / "methods.png")["methods"]
+    assert drawn == [name for name, method in METHODS.items() if not method.missing()]
+    for method in drawn:
+        call = png.read_record(sheet_file(method))["call"]
+        assert (call["method"], call["prompt"], call["seed"]) == (method, list(PROMPTS), 0)
+        with Image.open(sheet_file(method)) as sheet:
+            assert sheet.size == SHEET_SIZE
+
+
 def test_the_preview_is_what_github_takes():
-    with Image.open(OUT) as image:
-        assert image.size == (WIDTH, HEIGHT) == (1280, 640)
-    assert OUT.stat().st_size <= MOST_BYTES
-    record = png.read_record(OUT)
-    assert record["prompts"] == list(PROMPTS)
-    assert record["methods"] == list(METHODS)
-    sheets = {f"{method}.png": sha256_of(GALLERY / f"{method}.png") for method in METHODS}
-    assert record["sheets"] == sheets, "run: python tests/draw_preview.py"
+    with Image.open(PREVIEW) as image:
+        assert image.size == PREVIEW_SIZE == (1280, 640)
+    assert PREVIEW.stat().st_size <= PREVIEW_BYTES
 
 
 def test_the_preview_keeps_every_picture_inside():
-    shades = [[Image.new("RGB", (128, 128), (250, 10 * j, 100 * i)) for j in range(len(PROMPTS))]
-              for i in range(len(METHODS))]
-    preview = compose(shades)
-    colours = {colour for _, colour in preview.getcolors(WIDTH * HEIGHT)}
+    shades = [[Image.new("RGB", (128, 128), (250, 10 * j, 100 * i)) for j in range(len(PREVIEW_PROMPTS))]
+              for i in range(len(PREVIEW_METHODS))]
+    page = preview(shades)
+    width, height = page.size
+    colours = {colour for _, colour in page.getcolors(width * height)}
     for row in shades:
         for picture in row:
             assert picture.getpixel((0, 0)) in colours
-    edge = [preview.getpixel((x, y)) for x in (0, WIDTH - 1) for y in range(HEIGHT)]
+    edge = [page.getpixel((x, y)) for x in (0, width - 1) for y in range(height)]
     assert set(edge) == {(255, 255, 255)}
 
 

@@ -202,11 +202,14 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
         plural = "s" if len(images) > 1 else ""
         print(f"{name}: {len(images)} picture{plural} in {record['seconds']:.1f} s", flush=True)
     several = call.method == "all"
-    caption = name.replace("_", " ") if several else ""
     pictures = []
     for i, image in enumerate(images):
         if call.index is None or call.index >= len(images) or i == call.index:
-            pictures.append(Picture(image, caption, record, i, f"{name}_{i + 1}" if several else str(i + 1)))
+            captions = [name.replace("_", " ")] if several else []
+            if len(prompts) > 1:
+                captions.append(prompts[i // call.num_images])
+            file = f"{name}_{i + 1}" if several else str(i + 1)
+            pictures.append(Picture(image, ": ".join(captions), record, i, file))
     return pictures
 
 
@@ -231,7 +234,7 @@ def _finish(pictures: list[Any], call: Call, args: argparse.Namespace) -> int:
     from .keeper import picture_so_far
     from .pictures import older_files, save
 
-    title = call.prompt if isinstance(call.prompt, str) else " | ".join(call.prompt)
+    title = call.prompt if isinstance(call.prompt, str) else call.method.replace("_", " ")
     try:
         files = save(pictures, args.out, title=title)
     except OSError as error:

@@ -45,10 +45,10 @@ def save(pictures: Sequence[Picture], out: Path, *, title: str) -> list[str]:
         return [str(save_one(pictures[0], out))]
     files = save_each(pictures, out)
     sheet = contact_sheet([picture.image for picture in pictures], captions if captioned else None, title=title)
-    if captioned:  # by several methods: no one record repeats it
-        sheet_file = save_pictures(sheet, out)
-    else:
+    if all(picture.record is pictures[0].record for picture in pictures):
         sheet_file = save_one(Picture(sheet, "", pictures[0].record, None, ""), out)
+    else:  # of several runs: no one record repeats it
+        sheet_file = save_pictures(sheet, out)
     return [str(sheet_file), *files]
 
 

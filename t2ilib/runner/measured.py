@@ -281,7 +281,10 @@ def made_by(path: Path) -> str:
         call = png.read_record(path).get("call") or {}
     except T2IError:
         return "none"
-    return ", ".join(f"{name} {call[name]}" for name in ("prompt", "method", "seed") if name in call) or "none"
+    said = {name: call[name] for name in ("prompt", "method", "seed") if name in call}
+    if isinstance(said.get("prompt"), list):
+        said["prompt"] = f"each of {len(said['prompt'])}"
+    return ", ".join(f"{name} {value}" for name, value in said.items()) or "none"
 
 
 def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from t2ilib.cli.pictures import judge_scores
 from t2ilib.data import load_captioned
 from t2ilib.encoders import load_clip
 from t2ilib.errors import MissingAsset, UnknownName
+from t2ilib.media.png import read_record
 from t2ilib.methods import METHODS, Method, Option
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import repo_root
@@ -32,7 +33,9 @@ def methods(monkeypatch):
             if options.get("missing"):
                 raise MissingAsset("no weights; run: make")
             calls.append((prompt, name, num_images, seed, options))
-            return [Image.new("RGB", (32, 32), "red")] * num_images, {"seconds": 1.5, "judge_score": 0.3}
+            prompts = 1 if isinstance(prompt, str) else len(prompt)
+            pictures = [Image.new("RGB", (32, 32), "red")] * (prompts * num_images)
+            return pictures, {"seconds": 1.5, "judge_score": 0.3}
 
         options = (Option("steps", 10, "how many", low=1, high=1000), Option("fast", False, "hurry"),
                    Option("s", "", "some words"), Option("missing", False, "weights"))
@@ -108,6 +111,17 @@ def test_generate_all_makes_one_sheet(methods, tmp_path, capsys):
     assert [call[:2] for call in methods] == [("-n", "vqgan_clip"), ("-n", "generator")]
     assert [Path(p).name for p in record["files"]] == ["out.png", "out_vqgan_clip_1.png", "out_generator_1.png"]
     assert Image.open(out).width > 256 and [r["method"] for r in record["results"]] == ["vqgan_clip", "generator"]
+
+
+def test_several_prompts_stand_below_their_pictures_and_the_sheet_repeats_them(methods, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("t2ilib.cli.pictures.contact_sheet",
+                        lambda images, captions, title: shown.append((captions, title)) or images[0])
+    (tmp_path / "prompts.txt").write_text("a heart\na car\n")
+    out = tmp_path / "out.png"
+    assert main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(out)]) == 0
+    assert shown == [(["a heart", "a car"], "vqgan clip")]
+    assert read_record(out)["call"]["prompt"] == ["a heart", "a car"]
 
 
 def test_without_the_judge_pictures_are_not_lost(monkeypatch):
