@@ -876,6 +876,9 @@ with FilmWriter(run.dir / "between.webp", fps=10) as film:
     for frame in [*frames, *reversed(frames)]:
         film.add(frame)
 run.artefact(film.path)
+show.film(film.path)
+
+# %%
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
 show.slider(lambda i: frames[i], list(range(len(frames))), label="frame")

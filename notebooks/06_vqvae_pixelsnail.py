@@ -670,12 +670,14 @@ explained = (sizes_[:2].square().sum() / points.square().sum()).item()
 def tsne(seed, perplexity):
     """Two coordinates by t-SNE: (n, 2)."""
     from sklearn.manifold import TSNE
-    method = TSNE(perplexity=min(perplexity, (count - 1) / 3), random_state=seed, init="random")
+    method = TSNE(perplexity=perplexity, random_state=seed, init="random")
     return torch.from_numpy(method.fit_transform(principal.numpy()))
 
 
-maps = {"PCA": principal[:, :2], "t-SNE, perplexity 30": tsne(seed, 30),
-        "the same, another seed": tsne(seed + 1, 30), "perplexity 5": tsne(seed, 5)}
+many = min(30, (count - 1) // 3)  # few drawings have fewer neighbours
+few_ = min(5, many)
+maps = {"PCA": principal[:, :2], f"t-SNE, perplexity {many}": tsne(seed, many),
+        "the same, another seed": tsne(seed + 1, many), f"perplexity {few_}": tsne(seed, few_)}
 
 # %%
 import matplotlib.pyplot as plt

@@ -829,8 +829,7 @@ titles = [asked[1], *[f"up to {side}" for side in network.sides]]
 run.keep("mixed", show.grid(mixed(asked[1], asked[4]), titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **From one text to another**, along the line between their styles; the tokens are those of the nearer text. It is kept
-# as a film in the run's folder, too.
+# **From one text to another**, along the line between their styles; the tokens are those of the nearer text.
 
 # %%
 @torch.no_grad()
@@ -846,13 +845,14 @@ def between(first, second, share):
 
 
 frames = [between(asked[1], asked[4], i / (cfg.frames - 1)) for i in range(cfg.frames)]
+few = list(range(0, len(frames), max(1, len(frames) // 8)))
+titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
+run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))
 with FilmWriter(run.dir / "between.webp", fps=8) as film:
     for frame in frames:
         film.add(show.contact_sheet(frame, size=128))
 run.artefact(film.path)
-few = list(range(0, len(frames), max(1, len(frames) // 8)))
-titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
-run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))
+show.film(film.path)
 
 # %% [markdown]
 # ## How often is it recognised?

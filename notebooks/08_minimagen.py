@@ -958,14 +958,18 @@ run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 # from the same first noise; with one step they must be equal, since all of them end with the network's guess.
 #
 # KID is a distance between distributions in the judge's features, lower is better; *precision* is the share of pictures
-# that lie among real ones there (Kynkäänniemi et al. 2019). Both compare with training drawings at 32 pixels. `full`
-# asks EfficientNet-Lite2 as well, which knows photographs and sees grain and blur that the judge forgives.
+# that lie among real ones there (Kynkäänniemi et al. 2019): nearer to some drawing than that is to its third neighbour.
+# KID compares with training drawings at 32 pixels, precision with all drawings of the concepts that are asked for: of
+# one drawing a concept the neighbours would be other things, and so far away that noise lay among them. `full` asks
+# EfficientNet-Lite2 as well, which knows photographs and sees grain and blur that the judge forgives.
 
 # %%
 train_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 some_rows = train_rows[::max(1, len(train_rows) // 1000)]
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
+of_concepts = judgement.data.batch(torch.tensor(judgement.all_rows(concepts)))
+drawn_by_all = features_of(to_unit(downsample(of_concepts, 32)))  # those of all artists
 eyes = load_eyes(device=device_) if cfg.eyes else None
 
 
@@ -973,8 +977,7 @@ def few_steps_row(x, names):
     """A row of the table, and for each picture whether its name is in the judge's top 10."""
     features = features_of(x)
     row = judged(x, names, bank)
-    neighbours = min(5, len(x) - 1)
-    row["precision"] = precision_recall(bank, features, k=neighbours)[0].mean().item()
+    row["precision"] = precision_recall(drawn_by_all, features, k=min(3, len(x) - 1))[0].mean().item()
     if eyes is not None:
         report = eyes.report(eyes.features(x), groups=names)
         row |= {"KID-lite2": report["kid"], "precision-lite2": report["precision"]}

@@ -679,7 +679,7 @@ with FilmWriter(run.dir / "codes.webp", fps=4) as film:
     for images in frames:
         film.add(show.contact_sheet(images, columns=3))
 run.artefact(film.path)
-print(f"the same as a film: {film.path.name} in the run's folder")
+show.film(film.path)
 
 # %% [markdown]
 # **Which word is looked at?** In cross-attention every place divides its attention among the tokens of the prompt and

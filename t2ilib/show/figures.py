@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..errors import BadParameter, MissingAsset, check_name
+from ..errors import BadParameter, MissingAsset, MissingInput, check_name
 from ..files import replacing
 from ..media import picture_list, save_pictures
 
@@ -241,6 +241,26 @@ def clouds(rows: Mapping[str, Sequence[Any]], *, around: Any, titles: Sequence[s
                 axis.set_title(titles[c], fontsize=9)
         axes[r][0].set_ylabel(textwrap.fill(label, 16), rotation=0, ha="right", va="center", labelpad=8)
     return figure
+
+
+def film(path: str | Path) -> Any:
+    """Return a film that plays in the notebook, where it is the last line of a cell.
+
+    Args:
+        path: a .webp or .gif, such as `media.film.FilmWriter` writes; its bytes go into the notebook.
+
+    Raises:
+        BadParameter: a film of another kind. MissingInput: there is no such file.
+    """
+    from IPython.display import Image
+
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("webp", "gif"):
+        raise BadParameter(f"{path.name}: notebooks play .webp and .gif; write the film under one of these endings")
+    if not path.is_file():
+        raise MissingInput(f"no film at {path}; correct the path")
+    return Image(data=path.read_bytes(), format=kind)
 
 
 def read_metrics(path: str | Path, *, missing_ok: bool = False) -> dict[str, tuple[list[float], list[float]]]:

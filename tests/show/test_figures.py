@@ -5,10 +5,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from t2ilib import show
-from t2ilib.errors import BadParameter, MissingAsset, UnknownName
+from t2ilib.errors import BadParameter, MissingAsset, MissingInput, UnknownName
+from t2ilib.media.film import FilmWriter
 
 
 def pictures(n=5, size=16):
@@ -212,3 +214,16 @@ def test_a_training_draws_at_once_and_then_for_a_tenth_of_the_time(monkeypatch):
         quick.refresh(lambda: draw(0.0))
         clock[0] += 0.1
     assert [round(second - began) for second in drawn] == [0, 2, 4, 6, 8]
+
+
+def test_a_film_plays_in_the_notebook(tmp_path):
+    with FilmWriter(tmp_path / "film.webp", fps=4) as film:
+        for shade in (0.0, 1.0):
+            film.add(torch.full((3, 16, 16), shade))
+    shown = show.film(film.path)
+    assert shown.data == film.path.read_bytes()
+    assert "image/webp" in InteractiveShell.instance().display_formatter.format(shown)[0]
+    with pytest.raises(BadParameter, match="play .webp and .gif"):
+        show.film(tmp_path / "film.mp4")
+    with pytest.raises(MissingInput, match="no film"):
+        show.film(tmp_path / "none.webp")
