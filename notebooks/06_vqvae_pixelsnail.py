@@ -101,7 +101,7 @@ snail_steps: Optional[int] = None  # training steps of PixelSNAIL
 muon: Optional[float] = None  # learning rate of the optimiser Muon over AdamW's; 0: AdamW alone
 live_steps: Optional[int] = None  # steps of the small networks of the lesson; 0 leaves them out
 minutes: Optional[float] = None  # or how long to train each stage, over all interruptions
-start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
+start_from: str = "scratch"  # or shipped: train its weights on, at a fifth of the rate
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
 captioner_steps: Optional[int] = None  # of the captioner that measures; 0 leaves captions out
@@ -181,6 +181,7 @@ from t2ilib.training import (
     keep_previous,
     losses,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -454,9 +455,9 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
                         state=folder / f"{name}.pt" if keep and keeps_states else None)
     looks = {round(steps * share / 12) for share in range(1, 13)}
     live = show.Live()
+    peak = peak_rate(cfg.learning_rate, start_from if keep else "scratch")
     for step in history.timed(loop):
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
-                         floor=0.02)
+        rate = cosine_lr(loop.position, steps, peak=peak, warmup=steps // 50, floor=0.02)
         x = augment_exact(all_drawings.images[order.next()], stream).to(device_)
         loss = fabric.all_reduce(training.step(x[share], rate), reduce_op="mean")
         history.add(step, loss=loss.item())
@@ -888,6 +889,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
                         parts=training.parts() | dict(order=order, stream=stream, history=history),
                         state=folder / f"{name}.pt" if keep and keeps_states else None)
     live = show.Live()
+    peak = peak_rate(cfg.learning_rate, start_from if keep else "scratch")
     for step in history.timed(loop):
         rows = order.next()
         view = torch.randint(cfg.views, (len(rows),), generator=stream)
@@ -897,8 +899,7 @@ def train_snail(name, size, steps, *, source, level=-1, minutes=None, keep=False
                                 coarse=coarse, drop_text=cfg.drop_text, exchange=cfg.exchange,
                                 rank=fabric.global_rank, world_size=fabric.world_size,
                                 device=device_)
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50,
-                         floor=0.02)
+        rate = cosine_lr(loop.position, steps, peak=peak, warmup=steps // 50, floor=0.02)
         loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
         history.add(step, loss=loss.item())
         live.refresh(lambda: show.curves(history.curves, smooth=20))

@@ -84,7 +84,7 @@ train: Optional[bool] = None  # whether to train the network that ships; None: t
 words_steps: Optional[int] = None  # training steps of that network
 muon: Optional[float] = None  # learning rate of Muon over AdamW's; 0 trains with AdamW alone
 minutes: Optional[float] = None  # or how long to train it, over all interruptions
-start_from: str = "scratch"  # scratch or shipped: the weights that its training begins with
+start_from: str = "scratch"  # or shipped: train its weights on, at a fifth of the rate
 arm_steps: Optional[int] = None  # training steps of each of the three ways; 0 leaves them out
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
@@ -150,6 +150,7 @@ from t2ilib.training import (
     draw_code_batch,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -454,11 +455,12 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
                         parts=training.parts() | beside, run=run, desc=name, fabric=fabric,
                         state=folder / f"{name}.pt" if keep_state else None)
+    peak = peak_rate(cfg.learning_rate, start_from)
     warmup = steps // 50
     looks = (steps // 16, steps // 4, steps)
     live = show.Live()
     for step in history.timed(loop):
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+        rate = cosine_lr(loop.position, steps, peak=peak, warmup=warmup, floor=0.02)
         batch = draw_batch(training.network, beside["batches"].next(), beside["stream"])
         loss = fabric.all_reduce(training.step(batch, rate), reduce_op="mean")
         history.add(step, loss=loss.item())

@@ -17,6 +17,7 @@ from .shipping import (
     check_trained_on,
     checkpoint_home,
     keep_previous,
+    peak_rate,
     pictures_seen,
     seen_before,
     take_weights,
@@ -30,5 +31,5 @@ __all__ = ["EMA", "Batches", "CodeBatch", "CodeGeneratorTraining", "CodeTraining
            "History", "NetworkTraining", "TrainingLoop", "VQVAETraining", "average_gradients", "bits_per_code",
            "check_trained_on", "checkpoint_home", "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch",
            "draw_generator_batch", "embedding_distance", "gan_step", "generator_step", "gradient_norm", "keep_previous",
-           "load_training", "make_fabric", "make_tracker", "pictures_seen", "random_views", "recalibrate_batch_norm",
-           "save_training", "seen_before", "set_lr", "take_weights", "training_folder"]
+           "load_training", "make_fabric", "make_tracker", "peak_rate", "pictures_seen", "random_views",
+           "recalibrate_batch_norm", "save_training", "seen_before", "set_lr", "take_weights", "training_folder"]

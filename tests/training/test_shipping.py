@@ -6,7 +6,14 @@ import torch
 from t2ilib.checkpoint import save_model
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset, UnknownName
 from t2ilib.models.latent_prior import LatentPrior
-from t2ilib.training import check_trained_on, checkpoint_home, keep_previous, take_weights, training_folder
+from t2ilib.training import (
+    check_trained_on,
+    checkpoint_home,
+    keep_previous,
+    peak_rate,
+    take_weights,
+    training_folder,
+)
 from t2ilib.training.shipping import PREVIOUS
 
 SMALL = dict(channels=16, channel_mults=[1], num_res_blocks=1, attention=[False])
@@ -81,6 +88,13 @@ def test_a_network_takes_the_weights_that_ship(shipped):
         take_weights(torch.nn.Linear(2, 2), "shipped", "emoji-x")
     with pytest.raises(MissingAsset, match="no checkpoint at .*emoji-y"):
         take_weights(other, "shipped", "emoji-y")
+
+
+def test_what_has_been_trained_goes_on_at_a_fifth_of_the_rate():
+    assert peak_rate(1e-3, "scratch") == 1e-3
+    assert peak_rate(1e-3, "shipped") == pytest.approx(2e-4)
+    with pytest.raises(UnknownName, match="start_from"):
+        peak_rate(1e-3, "shiped")
 
 
 def test_what_is_replaced_is_kept_beside_it(shipped):
