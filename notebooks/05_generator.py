@@ -944,8 +944,6 @@ by_noise = (rows["noise 1"] - rows["noise 0"]).abs().mean().item()
 print(f"a pixel moves by {by_style:.3f} of [0, 1] with the style, by {by_noise:.3f} with the noise")
 
 # %%
-
-
 @torch.no_grad()
 def between(one, other, count=6):
     """Pictures of texts that lie between two: (count, 3, 128, 128)."""
