@@ -37,7 +37,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 25 s | 1.7 GB |
-# | quick | 2 CPU cores | not measured | not measured |
+# | quick | 2 CPU cores | 1 min | 2.3 GB |
 # | full: trains `emoji-blip` and a captioner | 2 CPU cores | not measured | not measured |
 # | full | GPU | not measured | |
 #
