@@ -892,8 +892,7 @@ def painter_of(network):
 
 def draw(painter, names, num=1, **settings):
     """Pictures (len(names) * num, 3, 128, 128) in [0, 1]; each depends on its name and number."""
-    repeated = [name for name in names for _ in range(num)]
-    streams = [runtime.generator(seed, "draw", name, j) for name in names for j in range(num)]
+    repeated, streams = runtime.texts_and_streams(names, num, seed)
     return to_unit(painter.sample(repeated, generators=streams, **settings).pictures).cpu()
 
 

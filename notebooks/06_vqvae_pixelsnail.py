@@ -676,9 +676,9 @@ def tsne(seed, perplexity):
 
 
 many = min(30, (count - 1) // 3)  # few drawings have fewer neighbours
-few_ = min(5, many)
+fewer = min(5, many)
 maps = {"PCA": principal[:, :2], f"t-SNE, perplexity {many}": tsne(seed, many),
-        "the same, another seed": tsne(seed + 1, many), f"perplexity {few_}": tsne(seed, few_)}
+        "the same, another seed": tsne(seed + 1, many), f"perplexity {fewer}": tsne(seed, fewer)}
 
 # %%
 import matplotlib.pyplot as plt
@@ -1021,18 +1021,12 @@ asked = ["a grinning face", "a blue car", "the flag of France", "a green apple",
 if not is_emoji:
     asked = list(dict.fromkeys(drawings.captions))
 asked = [prompt, *asked][:cfg.prompts]
-columns = [textwrap.fill(name, 12) for name in asked]
 painter = CodePainter(network, vqvae, words, precision=dtype)
 
 
 def draw(prompts, num=1, **settings):
     """Pictures (len(prompts) * num, 3, 64, 64) in [0, 1]; each has a stream of its own."""
-    repeated = []
-    streams = []
-    for name in prompts:
-        for j in range(num):
-            repeated.append(name)
-            streams.append(runtime.generator(seed, "draw", name, j))
+    repeated, streams = runtime.texts_and_streams(prompts, num, seed)
     return to_unit(painter.sample(repeated, generators=streams, **settings).pictures).cpu()
 
 
@@ -1045,7 +1039,7 @@ painter.sample(asked, generators=streams,
                callback=lambda preview: frames.append(preview.images.cpu()))
 stages_shown = [4 * i + 3 for i in range(len(frames) // 4)]
 rows = {f"row {i + 1}": frames[i] for i in stages_shown}
-run.keep("in_the_open", show.compare(rows, titles=columns, scale=1.2))
+run.keep("in_the_open", show.compare(rows, titles=asked, scale=1.2))
 
 # %% [markdown]
 # **Temperature** divides logits: below 1 the likeliest codes are drawn more often. **top-k** draws among the k
@@ -1056,7 +1050,7 @@ kinds = {f"guidance {scale:g}": dict(guidance_scale=scale) for scale in cfg.guid
 kinds |= {"temperature 0.6": dict(temperature=0.6), "top-k 20": dict(top_k=20),
           "top-p 0.8": dict(top_p=0.8)}
 rows = {name: draw(asked, **settings) for name, settings in kinds.items()}
-run.keep("settings", show.compare(rows, titles=columns, scale=1.2))
+run.keep("settings", show.compare(rows, titles=asked, scale=1.2))
 
 # %% [markdown]
 # **Completing a picture.** The upper codes are known, the lower ones are drawn. Reading order decides what can be
@@ -1064,7 +1058,7 @@ run.keep("settings", show.compare(rows, titles=columns, scale=1.2))
 
 # %%
 originals = watched[few]
-titles = [textwrap.fill(name, 12) for name in names_of(unseen.select(few))]
+titles = names_of(unseen.select(few))
 mask = load_mask((0.0, 0.5, 1.0, 1.0), painter.size)  # left, top, right, bottom, as shares
 completed = {"drawings": to_unit(originals)}
 for number in range(2):
@@ -1398,8 +1392,7 @@ if results:
     order = ranks[CHOSEN].argsort()
     count = min(6, len(order) // 2)
     for title, picked in (("best", order[:count]), ("worst", order[-count:])):
-        titles = [textwrap.fill(f"{names[i]} ({ranks[CHOSEN][i]:.0f})", 14)
-                  for i in picked.tolist()]
+        titles = [f"{names[i]} ({ranks[CHOSEN][i]:.0f})" for i in picked.tolist()]
         run.keep(title, show.grid(pictures[CHOSEN][picked], titles, columns=count, scale=1.4))
 
 # %% [markdown]
@@ -1473,7 +1466,7 @@ if captions_measured:
     run.metric(**{f"{split}_bleu1": caption_figures[DRAFT]["BLEU-1"],
                   f"{split}_bleu1_shuffled": caption_figures[SHUFFLED_CAPTIONS]["BLEU-1"]})
     few_ = torch.linspace(0, len(names) - 1, cfg.prompts).long().tolist()
-    titles = [textwrap.fill(f"{names[row]}: {written[row]}", 16) for row in few_]
+    titles = [f"{names[row]}: {written[row]}" for row in few_]
     run.keep("captions", show.grid(pictures[DRAFT][few_], titles, columns=len(few_), scale=1.6))
 
 # %% [markdown]

@@ -509,20 +509,9 @@ if not is_emoji:
     asked = [prompt, *(known[i % len(known)] for i in range(5))]
 
 
-def repeat_prompts(prompts, num):
-    """Each prompt so many times, and a stream of random numbers for each picture."""
-    repeated = []
-    streams = []
-    for text in prompts:
-        for j in range(num):
-            repeated.append(text)
-            streams.append(runtime.generator(seed, "draw", text, j))
-    return repeated, streams
-
-
 def draw(network, prompts, num=1, **settings):
     """Pictures (len(prompts) * num, 3, H, W) in [0, 1], those of one prompt next to one another."""
-    repeated, streams = repeat_prompts(prompts, num)
+    repeated, streams = runtime.texts_and_streams(prompts, num, seed)
     painter = GanPainter(network, words, precision="float32" if dtype_ == torch.float32 else "auto")
     return to_unit(painter.sample(repeated, generators=streams, **settings)).cpu()
 
@@ -676,7 +665,7 @@ def train_diffusion(minutes, copies):
 
 def draw_by_diffusion(network, prompts, num):
     """Pictures (len(prompts) * num, 3, 32, 32) in [0, 1], as `draw` returns them."""
-    repeated, streams = repeat_prompts(prompts, num)
+    repeated, streams = runtime.texts_and_streams(prompts, num, seed)
     cascade = Cascade([Stage(network, 32)], words, precision=dtype)
     return to_unit(cascade.sample(repeated, generators=streams)[-1]).cpu()
 

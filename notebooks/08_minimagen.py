@@ -684,12 +684,7 @@ def draw(cascade, texts, num=1, first=0, **settings):
 
     Picture j of a text has its own noise, that of number first + j.
     """
-    repeated = []
-    streams = []
-    for text in texts:
-        for j in range(first, first + num):
-            repeated.append(text)
-            streams.append(runtime.generator(seed, "draw", text, str(j)))
+    repeated, streams = runtime.texts_and_streams(texts, num, seed, first=first)
     settings = {"steps": cfg.draw_steps} | settings
     by_stage = cascade.sample(repeated, generators=streams, **settings)
     return to_unit(by_stage[-1].cpu())
@@ -1098,8 +1093,7 @@ note = (f"n = {len(unseen)} validation concepts, one draft of 32 pixels each, se
         f"rank among {len(judgement.names)} names; 95 % interval of top10 over concepts")
 run.keep("steering", show.Table(table, columns=("top1", "top10", "colour"), best="top10",
                                 intervals=INTERVALS, baselines=["no guide"], note=note))
-titles = [textwrap.fill(name, 14) for name in unseen[:8]]
-run.keep("steering", show.compare(rows, titles=titles, scale=1.1))
+run.keep("steering", show.compare(rows, titles=unseen[:8], scale=1.1))
 
 # %% [markdown]
 # ## What else could be different
@@ -1296,11 +1290,10 @@ for split in splits:
 # %%
 for split in ("train", "validation"):
     names = judgement.concepts(split, cfg.num_concepts)[:8]
-    titles = [textwrap.fill(name, 14) for name in names]
     rows = {}
     for name, x in drawn_by[split].items():
         rows[name] = F.interpolate(x[:8], size=128, mode="bilinear")
-    run.keep(f"judged_{split}", show.compare(rows, titles=titles, scale=1.2, title=split))
+    run.keep(f"judged_{split}", show.compare(rows, titles=names, scale=1.2, title=split))
 
 # %% [markdown]
 # ## What these numbers say, and what they do not

@@ -487,12 +487,7 @@ def draw(network, prompts, num=1, **settings):
 
     Picture j of a prompt has a stream of its own, that of number j.
     """
-    repeated = []
-    streams = []
-    for text in prompts:
-        for j in range(num):
-            repeated.append(text)
-            streams.append(runtime.generator(seed, "draw", text, j))
+    repeated, streams = runtime.texts_and_streams(prompts, num, seed)
     drawn = CodePainter(network, vqgan, words, precision=dtype).sample(
         repeated, generators=streams, **settings)
     return to_unit(drawn.pictures).cpu()

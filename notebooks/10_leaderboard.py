@@ -93,7 +93,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import pathlib
-import textwrap
 
 import torch
 
@@ -260,8 +259,7 @@ for split, names in prompts.concepts.items():
 if prompts.free:
     few = prompts.free[:cfg.wall]
     wall = {label: one.of(few)[:len(few)] for label, one in drawn.items()}
-    titles = [textwrap.fill(text, 18) for text in few]
-    run.keep("wall_free", show.compare(wall, titles=titles, scale=1.7, title="free texts"))
+    run.keep("wall_free", show.compare(wall, titles=few, scale=1.7, title="free texts"))
 
 # %% [markdown]
 # ## The table

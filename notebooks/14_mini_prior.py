@@ -91,7 +91,6 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %%
 import math
-import textwrap
 import time
 
 import torch
@@ -853,7 +852,7 @@ run.metric(top10_noise=table["from noise"]["top10"],
            seconds=table["from noise"]["seconds"])
 shown = torch.linspace(0, len(concepts) - 1, min(8, len(concepts))).long()
 rows = {name: drawn[shown] for name, drawn in pictures.items()}
-titles = [textwrap.fill(concepts[i], 14) for i in shown]
+titles = [concepts[i] for i in shown]
 run.keep("judged", show.compare(rows, titles=titles, scale=1.2))
 
 # %% [markdown]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -91,6 +91,28 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
         noise = torch.randn(4, generator=generator(0, "noise"))
     """
     return torch.Generator(device=device).manual_seed(derived_seed(seed, *names))
+
+
+def texts_and_streams(texts: Sequence[str], num: int, seed: int, *, first: int = 0
+                      ) -> tuple[list[str], list[torch.Generator]]:
+    """Return each text `num` times, equal ones next to one another, and an own random stream for each of them.
+
+    The j-th stream of a text depends on the text, the seed and j alone: a picture is the same whatever is drawn beside.
+
+    Args:
+        first: the number j of each text's first stream.
+
+    Example:
+        repeated, streams = texts_and_streams(["a heart", "a car"], 4, seed)
+        pictures = painter.sample(repeated, generators=streams)
+    """
+    repeated = []
+    streams = []
+    for text in texts:
+        for j in range(first, first + num):
+            repeated.append(text)
+            streams.append(generator(seed, "draw", text, j))
+    return repeated, streams
 
 
 def seed_everything(seed: int) -> None:

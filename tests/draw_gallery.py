@@ -167,8 +167,10 @@ def save_methods() -> None:
 
 def main(asked: Sequence[str]) -> None:
     """Draw the methods that are asked for, or all that can draw here, then what is made of their sheets."""
-    here = [name for name, method in METHODS.items() if not method.missing()]
-    for method in [] if list(asked) == [NONE] else asked or here:
+    methods = asked or [name for name, method in METHODS.items() if not method.missing()]
+    if list(asked) == [NONE]:
+        methods = []
+    for method in methods:
         draw_sheet(method)
         print(f"{method}: {sheet_file(method).stat().st_size / 1024:.0f} KiB", flush=True)
     save_methods()

@@ -181,3 +181,13 @@ def test_peak_memory_is_that_of_this_program_and_not_of_its_parent():
     held = torch.zeros(2**27 * 3)  # 1.5 GiB, written to
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repo_root())
     assert float(child.stdout) < held.nbytes / 2**20
+
+
+def test_a_text_has_the_same_streams_whatever_is_drawn_beside_it():
+    repeated, streams = runtime.texts_and_streams(["a heart", "a car"], 2, seed=3)
+    assert repeated == ["a heart", "a heart", "a car", "a car"]
+    seeds = [stream.initial_seed() for stream in streams]
+    assert len(set(seeds)) == 4
+    assert seeds[3] == runtime.derived_seed(3, "draw", "a car", 1)
+    _, later = runtime.texts_and_streams(["a car"], 1, seed=3, first=1)
+    assert later[0].initial_seed() == seeds[3]

@@ -281,10 +281,10 @@ def made_by(path: Path) -> str:
         call = png.read_record(path).get("call") or {}
     except T2IError:
         return "none"
-    said = {name: call[name] for name in ("prompt", "method", "seed") if name in call}
-    if isinstance(said.get("prompt"), list):
-        said["prompt"] = f"each of {len(said['prompt'])}"
-    return ", ".join(f"{name} {value}" for name, value in said.items()) or "none"
+    arguments = {name: call[name] for name in ("prompt", "method", "seed") if name in call}
+    if isinstance(arguments.get("prompt"), list):
+        arguments["prompt"] = f"each of {len(arguments['prompt'])}"
+    return ", ".join(f"{name} {value}" for name, value in arguments.items()) or "none"
 
 
 def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
