@@ -198,7 +198,8 @@ judgement = Judgement(load_judge(device=device_), everything)
 prompts = PromptSet.of(judgement, splits=splits, concepts=cfg.num_concepts, free=cfg.num_free)
 for split, names in prompts.concepts.items():
     print(f"{split}: {len(names)}, such as {', '.join(names[:4])}")
-print(f"free: {len(prompts.free)}, such as {prompts.free[0]!r}")
+if prompts.free:
+    print(f"free: {len(prompts.free)}, such as {prompts.free[0]!r}")
 
 # %% [markdown]
 # ## The methods

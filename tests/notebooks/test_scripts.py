@@ -19,3 +19,9 @@ def test_notebook_runs_as_a_script(name, tmp_path):
     assert record["metrics"], f"{name} records no metric"
     idle = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "does nothing at any stop" in line]
     assert not idle, f"{name} has a slider that does not change its picture: {idle}"
+
+
+def test_the_leaderboard_runs_without_free_texts(tmp_path):
+    parameters = {"num_free": 0, "methods": "text_transformer"}
+    result = run_script(plan_run("10_leaderboard", parameters, profile="smoke"), run_dir=tmp_path)
+    assert result.status == "ok", (tmp_path / "log.txt").read_text()[-3000:]
