@@ -155,6 +155,7 @@ from t2ilib.metrics.captions import (
     caption_scores,
     nearest_captions,
 )
+from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.matching import matching
 from t2ilib.metrics.shape_check import keep_composition
@@ -198,7 +199,7 @@ run, cfg, device_, dtype_ = start(
                reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
                prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2,
                splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
-               captioner_decay=0.5, shuffles=2),
+               captioner_decay=0.5, shuffles=2, eyes=False),
     quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
                reader_steps=150, reader_rate=3e-3,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
@@ -207,13 +208,13 @@ run, cfg, device_, dtype_ = start(
                exchange=0.05, looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2,
                candidates=4, guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation"),
                captioner_steps=50, captioner_rows=400, captioner_half=16, captioner_decay=0.9,
-               shuffles=10),
+               shuffles=10, eyes=False),
     full=dict(code_rows=0, unseen_rows=0, views=4, train=True, collapse_steps=400, live_steps=1000,
               reader_steps=1000, reader_rate=3e-3,
               vqvae_size="one" if levels == 1 else "two", snail_size="shipped", vqvae_steps=9000,
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
               candidates=8, captioner_steps=2000, captioner_rows=0, captioner_half=32,
-              captioner_decay=0.998, shuffles=20))
+              captioner_decay=0.998, shuffles=20, eyes=True))
 check_trained_on(data, cfg.train)
 VQVAE, SNAIL = "emoji-vqvae", "emoji-pixelsnail"
 GUIDES = ("emoji-clip-b", "emoji-clip")  # choose among drafts, as the method's default does
@@ -1302,9 +1303,9 @@ if readers and len(header.shapes) == 1:
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
-# from their codes. In the judge's features, *kid* compares the pictures with training drawings, *precision* and
-# *recall* with all drawings of these concepts ([10](10_leaderboard.ipynb#The-table) explains them); *copy* is the
-# cosine to the nearest training drawing.
+# from their codes. *kid* compares the pictures with training drawings in the judge's features, and *copy* is the cosine
+# to the nearest training drawing in them. `full` adds *KID-lite2*, *precision* and *recall*, beside training drawings
+# too but in the features of a network trained on photographs ([10](10_leaderboard.ipynb#The-table) explains them).
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1317,6 +1318,8 @@ if is_emoji:
     training_names = judgement.concepts("train")
     bank = judgement.data_features(judgement.one_row_each(training_names))
     nearest_names = NearestNames(judgement, words)
+    eyes = load_eyes(device=device_) if cfg.eyes else None
+    EYES = ("KID-lite2", "precision", "recall") if cfg.eyes else ()
 else:
     print(f"the judge ranks names of emoji, which {set_name} has not: this section is left out. "
           "What can be compared on any pictures are the bits per code above")
@@ -1348,19 +1351,20 @@ def compare_all(split):
                 CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides),
                 LOOKED_UP: nearest_drawings(repeated),
                 REAL: through_codes(judgement.one_row_each(repeated))}
-    real = judgement.data_features(judgement.all_rows(names))
     table = {}
     ranks = {}
     half = len(repeated) // 2
     questions = [(row, repeated) for row in pictures]
     questions.append((SHUFFLED, repeated[half:] + repeated[:half]))
     for row, asked_for in questions:
-        features = judgement.features(pictures[DRAFT if row == SHUFFLED else row].to(device_))
+        x = pictures[DRAFT if row == SHUFFLED else row]
+        features = judgement.features(x.to(device_))
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
-        precise, recalled = metrics.precision_recall(real, features, k=min(3, len(features) - 1))
-        table[row]["precision"] = precise.mean().item()
-        table[row]["recall"] = recalled.mean().item()
+        if eyes is not None and row != SHUFFLED:  # they ask no prompts
+            report = eyes.report(eyes.features(x), groups=asked_for)
+            table[row] |= {"KID-lite2": report["kid"], "precision": report["precision"],
+                           "recall": report["recall"]}
         ranks[row] = judgement.ranks(features, asked_for)
     return repeated, table, ranks, pictures
 
@@ -1371,7 +1375,7 @@ for split, (names, table, ranks, _) in results.items():
             f"among {len(judgement.names)} names; kid beside {len(bank)} training drawings; "
             "95 % interval over concepts")
     run.keep(f"judged_{split}", show.Table(
-        table, columns=["top1", "top10", "kid", "precision", "recall", "copy"], best="top10",
+        table, columns=["top1", "top10", "kid", *EYES, "copy"], best="top10",
         baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})

@@ -128,6 +128,7 @@ from t2ilib.lesson import start
 from t2ilib.media import to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.memory import training_memory
+from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator
@@ -167,13 +168,14 @@ run, cfg, device_, dtype_ = start(
     start_from=start_from, ladder_steps=ladder_steps, rival_minutes=rival_minutes, measure=measure,
     num_concepts=num_concepts,
     smoke=dict(rows=24, ladder_steps=1, rival_minutes=0.02, batch_size=6, num_concepts=6, seeds=1,
-               candidates=2, size="live", frames=3, steps=1),
+               candidates=2, size="live", frames=3, steps=1, eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
                rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
-               num_concepts=8, seeds=2, candidates=8, frames=8),
+               num_concepts=8, seeds=2, candidates=8, frames=8,
+               eyes=False),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000,
               rival_minutes=60.0, batch_size=32, ema_decay=0.999, num_concepts=80, seeds=3,
-              candidates=8, frames=24))
+              candidates=8, frames=24, eyes=True))
 check_trained_on(data, cfg.train)
 is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
 NAME = "emoji-gigagan"
@@ -558,10 +560,11 @@ if cfg.ladder_steps:
 # %% [markdown]
 # The judge, an independent CLIP, is asked for the rank of the name among all names of the set; **shuffled** is top10
 # when each picture is asked for another one's name. In the judge's features **kid** compares with a real drawing of
-# each of these concepts, **precision** and **recall** with all drawings of them ([10](10_leaderboard.ipynb#The-table)
-# explains all three); **copy** is the cosine to the nearest training drawing, and **within** says how much the pictures
-# of one prompt differ. **pairs apart** is the perceptual distance of two such pictures, which the original used to
-# compare its arms: it rises for noise as for variety, so that alone it says little.
+# each of these concepts, **copy** is the cosine to the nearest training drawing, and **within** says how much the
+# pictures of one prompt differ. `full` adds **KID-lite2**, **precision** and **recall** in the features of a network
+# trained on photographs, beside training drawings ([10](10_leaderboard.ipynb#The-table) explains them). **pairs apart**
+# is the perceptual distance of two pictures of one prompt, which the original used to compare its arms: it rises for
+# noise as for variety, so that alone it says little.
 
 # %%
 if is_emoji:
@@ -569,6 +572,7 @@ if is_emoji:
                           load_captioned("emoji", split="all", image_size=64))
     bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
     trunk = load_efficientnet_lite(device=device_)
+    eyes = load_eyes(device=device_) if cfg.eyes else None
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
 SPLITS = ("train", "validation")
@@ -585,10 +589,9 @@ def judged(x, names):
     grouped = features.unflatten(0, (len(names), num))
     row["copy"] = judgement.novelty(features, bank)[0].mean().item()
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    drawn_by_all = judgement.data_features(judgement.all_rows(names))  # (drawings of all artists, D)
-    precise, recalled = metrics.precision_recall(drawn_by_all, grouped[:, 0], k=min(3, len(names) - 1))
-    row["precision"] = precise.mean().item()
-    row["recall"] = recalled.mean().item()
+    if eyes is not None:
+        report = eyes.report(eyes.features(x), groups=asked_names)
+        row |= {"KID-lite2": report["kid"], "precision": report["precision"], "recall": report["recall"]}
     pairs = x.unflatten(0, (len(names), num)).to(device_)
     row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
     other = asked_names[len(asked_names) // 2:] + asked_names[:len(asked_names) // 2]
@@ -603,8 +606,8 @@ def measured(network, split):
     return judged(draw(network, names, max(2, cfg.seeds)), names)
 
 
-COLUMNS = ("top10", "top1", "shuffled", "kid", "precision", "recall", "copy", "within",
-           "pairs apart", "finite", "n")
+EYES = ("KID-lite2", "precision", "recall") if cfg.eyes else ()
+COLUMNS = ("top10", "top1", "shuffled", "kid", *EYES, "copy", "within", "pairs apart", "finite", "n")
 if arms and is_emoji:
     note = f"{cfg.ladder_steps} steps each, seed {seed}; the last two rows were trained by EfficientNet-Lite0"
     for split in SPLITS:

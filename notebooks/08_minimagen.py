@@ -131,7 +131,7 @@ from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
-from t2ilib.metrics import bootstrap_interval, precision_recall
+from t2ilib.metrics import bootstrap_interval
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
@@ -952,19 +952,16 @@ run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 # the ancestral sampler of the original adds new noise in every step. So each number of steps is drawn by all three,
 # from the same first noise; with one step they must be equal, since all of them end with the network's guess.
 #
-# KID is a distance between distributions in the judge's features, lower is better; *precision* is the share of pictures
-# that lie among real ones there (Kynkäänniemi et al. 2019): nearer to some drawing than that is to its third neighbour.
-# KID compares with training drawings at 32 pixels, precision with all drawings of the concepts that are asked for: of
-# one drawing a concept the neighbours would be other things, and so far away that noise lay among them. `full` asks
-# EfficientNet-Lite2 as well, which knows photographs and sees grain and blur that the judge forgives.
+# KID is a distance between distributions in the judge's features, lower is better; it compares with training drawings
+# at 32 pixels. `full` asks EfficientNet-Lite2 as well, which knows photographs and sees grain and blur that the judge
+# forgives: *KID-lite2*, and *precision*, the share of pictures that lie among training drawings there (Kynkäänniemi et
+# al. 2019), which means nearer to one of them than that is to its own neighbours.
 
 # %%
 train_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 some_rows = train_rows[::max(1, len(train_rows) // 1000)]
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
-of_concepts = judgement.data.batch(torch.tensor(judgement.all_rows(concepts)))
-drawn_by_all = features_of(to_unit(downsample(of_concepts, 32)))  # those of all artists
 eyes = load_eyes(device=device_) if cfg.eyes else None
 
 
@@ -972,10 +969,9 @@ def few_steps_row(x, names):
     """A row of the table, and for each picture whether its name is in the judge's top 10."""
     features = features_of(x)
     row = judged(x, names, bank)
-    row["precision"] = precision_recall(drawn_by_all, features, k=min(3, len(x) - 1))[0].mean().item()
     if eyes is not None:
         report = eyes.report(eyes.features(x), groups=names)
-        row |= {"KID-lite2": report["kid"], "precision-lite2": report["precision"]}
+        row |= {"KID-lite2": report["kid"], "precision": report["precision"]}
     return row, (judgement.ranks(features, names) <= 10).float()
 
 
@@ -1000,11 +996,11 @@ for sampler, count in step_rows:
 few_steps["real drawings, 32 pixels"], _ = few_steps_row(real, concepts)
 
 # %%
-columns = ["passes", "top10", "kid", "precision"]
+columns = ["passes", "top10", "kid"]
 if eyes is not None:
-    columns += ["KID-lite2", "precision-lite2"]
+    columns += ["KID-lite2", "precision"]
 note = (f"n = {len(concepts)} training concepts x {cfg.seeds} seeds from seed {seed}, scale 3; "
-        f"passes: of the network, for one picture; kid, precision: against {len(bank)} training "
+        f"passes: of the network, for one picture; kid: against {len(bank)} training "
         "drawings at 32 pixels; 95 % interval of top10 over concepts")
 run.keep("steps", show.Table(few_steps, columns=(*columns, "seconds"), best="top10",
                              intervals=INTERVALS, units={"seconds": "a picture"},

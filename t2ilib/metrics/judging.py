@@ -59,17 +59,6 @@ class Judgement:
             chosen.append(rows[k % len(rows)])
         return chosen
 
-    def all_rows(self, names: Sequence[str]) -> list[int]:
-        """Return all rows of the set that show these concepts.
-
-        Precision and recall need them: of one drawing each the nearest neighbours are other concepts, far away, and
-        balls that reach so far hold noise as well.
-        """
-        found = []
-        for name in names:
-            found.extend(self.rows_of[name])
-        return found
-
     @torch.no_grad()
     def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from t2ilib.data import CaptionedImages, load_captioned
-from t2ilib.encoders import load_judge
+from t2ilib.data import CaptionedImages
 from t2ilib.errors import UnknownName
-from t2ilib.metrics.image import precision_recall
 from t2ilib.metrics.judging import Judgement
 
 NAMES = ["red heart", "fire", "dolphin", "flag: France", "black cat", "cat"]
@@ -107,19 +105,3 @@ def test_kid_is_zero_for_itself_and_grows_with_distance(judgement):
 def test_one_row_of_each_concept_with_the_artists_in_turn(judgement):
     judgement.rows_of = {"fire": [1, 4], "cat": [5, 7], "dolphin": [2]}
     assert judgement.one_row_each(["fire", "cat", "dolphin", "fire"]) == [1, 7, 2, 4]
-
-
-def test_all_rows_of_some_concepts(judgement):
-    judgement.rows_of = {"fire": [1, 4], "cat": [5, 7], "dolphin": [2]}
-    assert judgement.all_rows(["dolphin", "fire"]) == [2, 1, 4]
-
-
-def test_noise_is_not_precise_beside_all_drawings_of_some_concepts():
-    judgement = Judgement(load_judge(), load_captioned("emoji", split="all", image_size=64))
-    names = judgement.concepts("validation", 8)
-    noise = judgement.features(torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    precise, _ = precision_recall(judgement.data_features(judgement.all_rows(names)), noise, k=3)
-    assert precise.sum() == 0
-    # of one drawing each the balls reach to other concepts, and hold everything in between
-    precise, _ = precision_recall(judgement.data_features(judgement.one_row_each(names)), noise, k=3)
-    assert precise.sum() == 8
