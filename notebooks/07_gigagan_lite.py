@@ -589,7 +589,7 @@ def judged(x, names):
     grouped = features.unflatten(0, (len(names), num))
     row["copy"] = judgement.novelty(features, bank)[0].mean().item()
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    if eyes is not None:
+    if eyes is not None and len(x) > 5:
         report = eyes.report(eyes.features(x), groups=asked_names)
         row |= {"KID-lite2": report["kid"], "precision": report["precision"], "recall": report["recall"]}
     pairs = x.unflatten(0, (len(names), num)).to(device_)
