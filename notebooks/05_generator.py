@@ -1022,7 +1022,8 @@ if profile == "full":
     bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 bank = judgement.data_features(bank_rows)
 nearest_names = NearestNames(judgement, words)
-eyes = load_eyes(device=device_) if cfg.eyes else None
+pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
+eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
 mean_drawing = to_unit(drawings.batch(torch.arange(len(drawings)))).mean(0, keepdim=True)
 
 
@@ -1054,7 +1055,7 @@ def measured(pictures, names):
     row["between"] = spread_of(together[:, 0])
     if copies > 1:
         row["within"] = sum(spread_of(of_one) for of_one in together) / len(together)
-    if eyes is not None and len(pictures) > 5:
+    if eyes is not None:
         report = eyes.report(eyes.features(pictures), groups=names)
         row |= {"KID-lite2": report["kid"], "precision": report["precision"],
                 "recall": report["recall"]}

@@ -1318,8 +1318,9 @@ if is_emoji:
     training_names = judgement.concepts("train")
     bank = judgement.data_features(judgement.one_row_each(training_names))
     nearest_names = NearestNames(judgement, words)
-    eyes = load_eyes(device=device_) if cfg.eyes else None
-    EYES = ("KID-lite2", "precision", "recall") if cfg.eyes else ()
+    pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
+    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
+    EYES = () if eyes is None else ("KID-lite2", "precision", "recall")
 else:
     print(f"the judge ranks names of emoji, which {set_name} has not: this section is left out. "
           "What can be compared on any pictures are the bits per code above")
@@ -1361,7 +1362,7 @@ def compare_all(split):
         features = judgement.features(x.to(device_))
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
-        if eyes is not None and row != SHUFFLED and len(x) > 5:  # they ask no prompts
+        if eyes is not None and row != SHUFFLED:  # they ask no prompts
             report = eyes.report(eyes.features(x), groups=asked_for)
             table[row] |= {"KID-lite2": report["kid"], "precision": report["precision"],
                            "recall": report["recall"]}

@@ -572,7 +572,10 @@ if is_emoji:
                           load_captioned("emoji", split="all", image_size=64))
     bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
     trunk = load_efficientnet_lite(device=device_)
-    eyes = load_eyes(device=device_) if cfg.eyes else None
+    pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * max(2, cfg.seeds)
+    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
+    EYES = () if eyes is None else ("KID-lite2", "precision", "recall")
+    COLUMNS = ("top10", "top1", "shuffled", "kid", *EYES, "copy", "within", "pairs apart", "finite", "n")
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
 SPLITS = ("train", "validation")
@@ -589,7 +592,7 @@ def judged(x, names):
     grouped = features.unflatten(0, (len(names), num))
     row["copy"] = judgement.novelty(features, bank)[0].mean().item()
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    if eyes is not None and len(x) > 5:
+    if eyes is not None:
         report = eyes.report(eyes.features(x), groups=asked_names)
         row |= {"KID-lite2": report["kid"], "precision": report["precision"], "recall": report["recall"]}
     pairs = x.unflatten(0, (len(names), num)).to(device_)
@@ -606,8 +609,6 @@ def measured(network, split):
     return judged(draw(network, names, max(2, cfg.seeds)), names)
 
 
-EYES = ("KID-lite2", "precision", "recall") if cfg.eyes else ()
-COLUMNS = ("top10", "top1", "shuffled", "kid", *EYES, "copy", "within", "pairs apart", "finite", "n")
 if arms and is_emoji:
     note = f"{cfg.ladder_steps} steps each, seed {seed}; the last two rows were trained by EfficientNet-Lite0"
     for split in SPLITS:

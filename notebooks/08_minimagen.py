@@ -962,7 +962,7 @@ train_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if sp
 some_rows = train_rows[::max(1, len(train_rows) // 1000)]
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
-eyes = load_eyes(device=device_) if cfg.eyes else None
+eyes = load_eyes(device=device_) if cfg.eyes and len(concepts) > 5 else None  # they need six
 
 
 def few_steps_row(x, names):

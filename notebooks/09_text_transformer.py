@@ -849,7 +849,8 @@ if profile == "full":
     bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
 bank = judgement.data_features(bank_rows)
 nearest_names = NearestNames(judgement, words)
-eyes = load_eyes(device=device_) if cfg.eyes else None
+pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
+eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
 
 
 def through_codes(rows):
@@ -874,7 +875,7 @@ def measured(pictures, names):
         together = features.unflatten(0, (-1, copies))  # (prompts, copies, D)
         alike = (together.sum(1).square().sum(1) - copies) / (copies * (copies - 1))
         row["spread"] = 1 - alike.mean().item()
-    if eyes is not None and len(pictures) > 5:
+    if eyes is not None:
         report = eyes.report(eyes.features(pictures), groups=names)
         row |= {"KID-lite2": report["kid"], "precision": report["precision"]}
     return row, judgement.ranks(features, names)
