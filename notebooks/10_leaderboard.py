@@ -274,8 +274,8 @@ if prompts.free:
 #   share of drawn pictures that lie within reach of a real one, recall the share of real ones within reach of a drawn
 #   one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
 #   need many pictures: below a hundred they tell mush from drawings and little else. Precision alone is no proof:
-#   pictures that all lie within reach of one and the same real one have a precision of 1, and the row *noise* comes
-#   near it; KID and recall see that. **kid_judge** is KID in the judge's features, which forgive mush.
+#   pictures that all lie within reach of one and the same real one have a precision of 1. See what the row *noise*
+#   has; its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush.
 # - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine of the judge's
 #   features.
 # - **nearest**: the mean cosine to the nearest training drawing. On unseen concepts, more than real drawings have is

@@ -155,7 +155,7 @@ def precision_recall(real: Tensor, fake: Tensor, *, k: int = 5, real_radii: Tens
     Around each feature lies a ball that reaches to its k-th nearest neighbour of its own side. A fake inside a ball of
     any real one is precise; a real one inside a ball of any fake is recalled. Precision and recall are the means.
     Fewer or more scattered fakes have larger balls: compare recall at equal numbers and similar precision only. One
-    ball may hold all fakes: white noise lies in that of a single emoji drawing, so read recall or KID beside it.
+    ball may hold all fakes: that of one emoji drawing holds much white noise. Read recall or KID beside precision.
 
     Args:
         real, fake: features (N, D) and (M, D).
