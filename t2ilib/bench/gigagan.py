@@ -77,6 +77,7 @@ class ClassicGigaGan:
 
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32):
         try:
+            from accelerate.state import AcceleratorState
             from gigagan_pytorch import GigaGAN
             from gigagan_pytorch.gigagan_pytorch import Discriminator, Generator, StyleNetwork, TextEncoder
         except ImportError as error:
@@ -98,6 +99,8 @@ class ClassicGigaGan:
         critic = Discriminator(**width, text_encoder=text_encoder(), attn_resolutions=JUDGE_ATTENTION,
                                attn_heads=HEADS, attn_dim_head=WIDEST // HEADS,
                                multiscale_input_resolutions=shape.reads[1:])
+        # accelerate keeps one precision for the whole process, and refuses another
+        AcceleratorState._reset_state(reset_partial_state=True)
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
             self.gan = GigaGAN(generator=net, discriminator=critic, generator_contrastive_loss_weight=0.0,
                                create_ema_generator_at_init=False, model_folder=f"{folder}/m",
@@ -193,21 +196,26 @@ def gigagan_rows(device: torch.device, seconds: float, *, shapes: Sequence[Shape
     Raises:
         MissingAsset: the package is not installed.
     """
-    exact = torch.float32
+    fast = pick_dtype(device)
     for shape in shapes:
-        games: dict[str, tuple[Any, torch.dtype]] = {"classic": (ClassicGigaGan(shape, device), exact),
-                                                     "ours": (OurGigaGan(shape, device), exact)}
-        fast = pick_dtype(device)
-        if fast == torch.bfloat16:
-            games[f"classic, {short_name(fast)}"] = (ClassicGigaGan(shape, device, fast), fast)
-        if fast != exact:
-            games[f"ours, {short_name(fast)}"] = (OurGigaGan(shape, device, fast), fast)
-        for mode in ("training", "drawing"):
-            contest = Contest("gigagan", shape.name, device)
-            for name, (game, dtype) in games.items():
-                work = game.step if mode == "training" else game.draw
-                contest.add(name, work, dtype=precision(dtype, device), held=game.held_mib())
-            for row in contest.time_rows(mode, seconds, least):
-                yield row.per_second(shape.batch, "pictures")
-            if mode == "training":
-                yield from contest.memory_rows()
+        for dtype in dict.fromkeys((torch.float32, fast)):
+            kind = "" if dtype == torch.float32 else f", {short_name(dtype)}"
+            games: dict[str, Any] = {}
+            if dtype in (torch.float32, torch.bfloat16):  # which the package can be told
+                games[f"classic{kind}"] = ClassicGigaGan(shape, device, dtype)
+            games[f"ours{kind}"] = OurGigaGan(shape, device, dtype)
+            yield from _rows_of(games, shape, device, dtype, seconds, least)
+
+
+def _rows_of(games: dict[str, Any], shape: Shape, device: torch.device, dtype: torch.dtype, seconds: float,
+             least: int) -> Iterator[Row]:
+    """Yield the rows of games of one precision; the first is what the others are compared with."""
+    for mode in ("training", "drawing"):
+        contest = Contest("gigagan", shape.name, device, baseline=next(iter(games)))
+        for name, game in games.items():
+            work = game.step if mode == "training" else game.draw
+            contest.add(name, work, dtype=precision(dtype, device), held=game.held_mib())
+        for row in contest.time_rows(mode, seconds, least):
+            yield row.per_second(shape.batch, "pictures")
+        if mode == "training":
+            yield from contest.memory_rows()

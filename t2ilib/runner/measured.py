@@ -90,8 +90,20 @@ BENCHMARK_TABLES = {
         Column(GAIN, "pictures/s", "training", digits=2, field="ratio"), *MEMORY,
         Column("s a draft", "s a picture", "sampling", digits=2),
         Column("passes a draft", "a picture", "network passes", digits=0))),
+    "code_store": BenchmarkTable("code_store", "codes kept in", (
+        Column("written, pictures/s", "pictures/s", "write", digits=0),
+        Column("read at random, pictures/s", "pictures/s", "random read", digits=0),
+        Column("bytes a picture", "bytes/picture", digits=0))),
+    "pixelsnail": BenchmarkTable("pixelsnail", "sampling", (
+        Column("s a picture", "s a picture", digits=2),
+        Column(GAIN, "s a picture", field="ratio"))),
     "gan_step": BenchmarkTable("gan_step", "loop", (
         Column("steps/s", "steps/s"), Column(GAIN, "steps/s", digits=2, field="ratio"))),
+    "gigagan": BenchmarkTable("gigagan", "networks", (
+        Column("pictures/s in training", "pictures/s", "training"),
+        Column(GAIN, "pictures/s", "training", field="ratio"),
+        Column("tensors, MiB", "MiB", "peak of tensors", digits=0),
+        Column("pictures/s drawn", "pictures/s", "drawing"))),
     "startup": BenchmarkTable("startup", "imports", (
         Column("s", "s", digits=2), Column("s of CPU", "CPU s", digits=2))),
     "kernels": BenchmarkTable("kernels", "implementation", (
