@@ -123,7 +123,7 @@ from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.methods.code_checkpoints import card_of
-from t2ilib.metrics.eyes import load_eyes
+from t2ilib.metrics.eyes import EYES_COLUMNS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.feed_forward import CodeGenerator, PixelGenerator
@@ -1023,7 +1023,7 @@ if profile == "full":
 bank = judgement.data_features(bank_rows)
 nearest_names = NearestNames(judgement, words)
 pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
-eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
+eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
 mean_drawing = to_unit(drawings.batch(torch.arange(len(drawings)))).mean(0, keepdim=True)
 
 
@@ -1056,9 +1056,7 @@ def measured(pictures, names):
     if copies > 1:
         row["within"] = sum(spread_of(of_one) for of_one in together) / len(together)
     if eyes is not None:
-        report = eyes.report(eyes.features(pictures), groups=names)
-        row |= {"KID-lite2": report["kid"], "precision": report["precision"],
-                "recall": report["recall"]}
+        row |= eyes.row(pictures, names)
     return row, judgement.ranks(features, names)
 
 
@@ -1096,7 +1094,7 @@ columns = ["top1", "top10", "kid", "copy", "between"]
 if cfg.seeds > 1:
     columns.append("within")
 if eyes is not None:
-    columns += ["KID-lite2", "precision", "recall"]
+    columns += EYES_COLUMNS
 for split, (names, table, _, _) in results.items():
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}; strict rank "
             f"among {len(judgement.names)} names; kid against training drawings, by the judge; "

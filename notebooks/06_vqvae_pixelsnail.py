@@ -155,7 +155,7 @@ from t2ilib.metrics.captions import (
     caption_scores,
     nearest_captions,
 )
-from t2ilib.metrics.eyes import load_eyes
+from t2ilib.metrics.eyes import EYES_COLUMNS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.matching import matching
 from t2ilib.metrics.shape_check import keep_composition
@@ -1319,8 +1319,7 @@ if is_emoji:
     bank = judgement.data_features(judgement.one_row_each(training_names))
     nearest_names = NearestNames(judgement, words)
     pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
-    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
-    EYES = () if eyes is None else ("KID-lite2", "precision", "recall")
+    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
 else:
     print(f"the judge ranks names of emoji, which {set_name} has not: this section is left out. "
           "What can be compared on any pictures are the bits per code above")
@@ -1363,9 +1362,7 @@ def compare_all(split):
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
         if eyes is not None and row != SHUFFLED:  # they ask no prompts
-            report = eyes.report(eyes.features(x), groups=asked_for)
-            table[row] |= {"KID-lite2": report["kid"], "precision": report["precision"],
-                           "recall": report["recall"]}
+            table[row] |= eyes.row(x, asked_for)
         ranks[row] = judgement.ranks(features, asked_for)
     return repeated, table, ranks, pictures
 
@@ -1376,7 +1373,7 @@ for split, (names, table, ranks, _) in results.items():
             f"among {len(judgement.names)} names; kid beside {len(bank)} training drawings; "
             "95 % interval over concepts")
     run.keep(f"judged_{split}", show.Table(
-        table, columns=["top1", "top10", "kid", *EYES, "copy"], best="top10",
+        table, columns=["top1", "top10", "kid", *(EYES_COLUMNS if eyes else ()), "copy"], best="top10",
         baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})

@@ -128,7 +128,7 @@ from t2ilib.lesson import start
 from t2ilib.media import to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.memory import training_memory
-from t2ilib.metrics.eyes import load_eyes
+from t2ilib.metrics.eyes import EYES_COLUMNS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator
@@ -573,16 +573,16 @@ if is_emoji:
     bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
     trunk = load_efficientnet_lite(device=device_)
     pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * max(2, cfg.seeds)
-    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
-    EYES = () if eyes is None else ("KID-lite2", "precision", "recall")
-    COLUMNS = ("top10", "top1", "shuffled", "kid", *EYES, "copy", "within", "pairs apart", "finite", "n")
+    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
+    COLUMNS = ("top10", "top1", "shuffled", "kid", *(EYES_COLUMNS if eyes else ()), "copy", "within",
+               "pairs apart", "finite", "n")
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
 SPLITS = ("train", "validation")
 
 
 def judged(x, names):
-    """The row of pictures (len(names) * num, 3, H, W): do they show their names, differ, are they finite."""
+    """A row of pictures (len(names) * num, 3, H, W): do they show their names, differ; and the judge's ranks."""
     x = F.interpolate(x, 64, mode="bicubic", antialias=True).clamp(0, 1)
     num = len(x) // len(names)
     asked_names = [name for name in names for _ in range(num)]
@@ -593,20 +593,19 @@ def judged(x, names):
     row["copy"] = judgement.novelty(features, bank)[0].mean().item()
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
     if eyes is not None:
-        report = eyes.report(eyes.features(x), groups=asked_names)
-        row |= {"KID-lite2": report["kid"], "precision": report["precision"], "recall": report["recall"]}
+        row |= eyes.row(x, asked_names)
     pairs = x.unflatten(0, (len(names), num)).to(device_)
     row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
     other = asked_names[len(asked_names) // 2:] + asked_names[:len(asked_names) // 2]
     row["shuffled"] = metrics.top_k(judgement.ranks(features, other), 10)
     row["finite"] = bool(x.isfinite().all())
-    return row
+    return row, judgement.ranks(features, asked_names)
 
 
 def measured(network, split):
     """The row of a generator."""
     names = judgement.concepts(split, cfg.num_concepts)
-    return judged(draw(network, names, max(2, cfg.seeds)), names)
+    return judged(draw(network, names, max(2, cfg.seeds)), names)[0]
 
 
 if arms and is_emoji:
@@ -692,7 +691,7 @@ def rows_over_time(title, network, copies, paint, names):
         began = time.perf_counter()
         x = paint(network, names, num)
         seconds = time.perf_counter() - began
-        row = judged(x, names)
+        row, _ = judged(x, names)
         row |= {"minutes": copy["minutes"], "pictures": copy["pictures"], "ms a picture": 1000 * seconds / len(x)}
         found[f"{title}, {copy['minutes']:.1f} min"] = row
     return found
@@ -874,7 +873,7 @@ if is_emoji:
 
 
 def compare_all(names):
-    """Rows of the table and pictures (len(names) * num, 3, H, W) by row."""
+    """Each name as often as it is drawn; the table and the judge's ranks, by row."""
     num = max(2, cfg.seeds)
     repeated = [name for name in names for _ in range(num)]
     pictures = {DRAFT: draw(network, names, num),
@@ -882,25 +881,22 @@ def compare_all(names):
     for title, shown_names in ((NEAREST, nearest_names(repeated)), (REAL, repeated)):
         rows = judgement.one_row_each(shown_names)
         pictures[title] = to_unit(judgement.data.batch(torch.tensor(rows)))
-    return {title: judged(x, names) for title, x in pictures.items()}, pictures
-
-
-def hits(x, names):
-    """1.0 for each picture that the judge recognises by its ten best names, else 0.0."""
-    return (judgement.ranks(judgement.features(x.to(device_)), names) <= 10).float()
+    table = {}
+    ranks = {}
+    for title, x in pictures.items():
+        table[title], ranks[title] = judged(x, names)
+    return repeated, table, ranks
 
 
 for split in SPLITS if is_emoji else ():
-    names = judgement.concepts(split, cfg.num_concepts)
-    rows, pictures = compare_all(names)
-    run.metric(**{f"{split}_top10": rows[DRAFT]["top10"], f"{split}_chosen_top10": rows[CHOSEN]["top10"]})
-    run.keep(f"judged_{split}", show.Table(rows | {"chance": {"top10": rows[DRAFT]["chance10"]}},
+    repeated, table, ranks = compare_all(judgement.concepts(split, cfg.num_concepts))
+    run.metric(**{f"{split}_top10": table[DRAFT]["top10"], f"{split}_chosen_top10": table[CHOSEN]["top10"]})
+    run.keep(f"judged_{split}", show.Table(table | {"chance": {"top10": table[DRAFT]["chance10"]}},
                                            columns=COLUMNS, title=split, best="top10",
                                            intervals={"top10": ("low", "high")},
                                            baselines=[NEAREST, REAL, "chance"]))
-    repeated = [name for name in names for _ in range(max(2, cfg.seeds))]
     for title in (DRAFT, CHOSEN):
-        gain = hits(pictures[title], repeated) - hits(pictures[NEAREST], repeated)
+        gain = (ranks[title] <= 10).float() - (ranks[NEAREST] <= 10).float()
         middle, low, high = metrics.bootstrap_interval(gain, groups=repeated)
         print(f"{split}: {title}, recognised more often than the nearest name's drawing by "
               f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]")

@@ -132,7 +132,7 @@ from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
 from t2ilib.metrics import bootstrap_interval
-from t2ilib.metrics.eyes import load_eyes
+from t2ilib.metrics.eyes import FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.imagen_unet import ImagenUNet
@@ -962,7 +962,7 @@ train_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if sp
 some_rows = train_rows[::max(1, len(train_rows) // 1000)]
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
-eyes = load_eyes(device=device_) if cfg.eyes and len(concepts) > 5 else None  # they need six
+eyes = load_eyes(device=device_) if cfg.eyes and len(concepts) >= FEWEST else None
 
 
 def few_steps_row(x, names):
@@ -970,8 +970,7 @@ def few_steps_row(x, names):
     features = features_of(x)
     row = judged(x, names, bank)
     if eyes is not None:
-        report = eyes.report(eyes.features(x), groups=names)
-        row |= {"KID-lite2": report["kid"], "precision": report["precision"]}
+        row |= eyes.row(x, names)
     return row, (judgement.ranks(features, names) <= 10).float()
 
 

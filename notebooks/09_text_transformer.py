@@ -124,7 +124,7 @@ from t2ilib.media import load_mask, to_signed, to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.memory import no_memory
 from t2ilib.methods.text_transformer import card_of
-from t2ilib.metrics.eyes import load_eyes
+from t2ilib.metrics.eyes import FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.sizes import TEXT_TRANSFORMER
@@ -850,7 +850,7 @@ if profile == "full":
 bank = judgement.data_features(bank_rows)
 nearest_names = NearestNames(judgement, words)
 pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
-eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row > 5 else None  # they need six
+eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
 
 
 def through_codes(rows):
@@ -876,8 +876,7 @@ def measured(pictures, names):
         alike = (together.sum(1).square().sum(1) - copies) / (copies * (copies - 1))
         row["spread"] = 1 - alike.mean().item()
     if eyes is not None:
-        report = eyes.report(eyes.features(pictures), groups=names)
-        row |= {"KID-lite2": report["kid"], "precision": report["precision"]}
+        row |= eyes.row(pictures, names)
     return row, judgement.ranks(features, names)
 
 

@@ -31,6 +31,8 @@ from ..paths import cache_dir, embedded_data_dir
 
 SIDE = 128  # pixels at which pictures are looked at
 NEIGHBOURS = 5
+FEWEST = NEIGHBOURS + 1  # pictures that a report needs
+EYES_COLUMNS = ("KID-lite2", "precision", "recall")  # of a notebook's table
 NETWORK = "efficientnet-lite2"
 FORMAT = 2
 FILE = "reference.safetensors"
@@ -85,6 +87,11 @@ class Eyes:
         kid = mmd2(features, reference.features, within_y=reference.within).item()
         return {"n": len(features), "kid": kid, "precision": precision, "low": low, "high": high,
                 "recall": recalled.mean().item()}
+
+    def row(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return `EYES_COLUMNS` of pictures (N, 3, H, W) in [0, 1], drawn for N names; raises as `report` does."""
+        report = self.report(self.features(images), groups=names)
+        return dict(zip(EYES_COLUMNS, (report["kid"], report["precision"], report["recall"]), strict=True))
 
 
 def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Path | None = None) -> Eyes:

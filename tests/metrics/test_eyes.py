@@ -40,6 +40,14 @@ def test_other_drawings_look_real_and_damaged_ones_do_not(eyes, drawings):
         assert row["precision"] < real["precision"] - 0.1 and row["kid"] > real["kid"] + 0.1
 
 
+def test_a_row_of_a_table_is_the_report_under_its_names(eyes, drawings):
+    x = pictures_of(drawings[1])[:6]
+    names = list("abcdef")
+    report = eyes.report(eyes.features(x), groups=names)
+    assert eyes.row(x, names) == {"KID-lite2": report["kid"], "precision": report["precision"],
+                                  "recall": report["recall"]}
+
+
 def test_the_reference_is_kept_by_the_hash_of_its_pictures(eyes, drawings, tmp_path, monkeypatch):
     few = drawings[0].select(range(12))
     first = load_eyes(few, cache=tmp_path)
