@@ -507,18 +507,19 @@ run.keep("ablation", show.Table(table, columns=("guide", *JUDGED, "seconds"), be
 
 # %% [markdown]
 # Which rows does this table order? All draw the same concepts, so compare them concept by concept: the mean difference
-# of top-10 between each row and the last variant, with a 95 % interval over concepts. Where the interval holds 0, the
-# order of the two rows is an accident of these few concepts.
+# of top-10 between each row and the last variant, with a 95 % interval over concepts, and $p$ of a sign-flip test,
+# which notebook [10](10_leaderboard.ipynb) explains. Above 0.05 the order of the two rows may be an accident of these
+# few concepts.
 
 # %%
 default = list(VARIANTS)[-1]
 rows = {}
 for name in list(VARIANTS)[:-1]:
-    mean, low, high = metrics.bootstrap_interval(hits[name] - hits[default])
-    ordered = "yes" if low > 0 or high < 0 else "no"
-    rows[name] = {"difference": mean, "low": low, "high": high, "ordered": ordered}
+    found = metrics.compare_paired(hits[name] - hits[default])
+    rows[name] = {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p,
+                  "ordered": found.verdict("yes", "yes", "no")}
 run.keep("ordered", show.Table(
-    rows, columns=("difference", "ordered"), intervals={"difference": ("low", "high")}, digits=2,
+    rows, columns=("difference", "p", "ordered"), intervals={"difference": ("low", "high")}, digits=2,
     note=f"top10 of the row minus top10 of {default!r}; n = {len(tune)} concepts, seed {seed}"))
 not_ordered = [name for name, row in rows.items() if row["ordered"] == "no"]
 print(f"n = {len(tune)} does not order the default and: " + ("; ".join(not_ordered) or "none"))
@@ -620,7 +621,7 @@ def retrieve(names):
 
 def compare_sets(split, names):
     """The table of a split, and the pictures of each of its rows."""
-    real = to_unit(everything.batch(judgement.one_row_each(names)))
+    real = to_unit(everything.batch(judgement.unseen_rows(names)))
     with torch.no_grad():
         copies = to_unit(vqgan(to_signed(real.to(device_)))[0].clamp(-1, 1))
     pictures = {"VQGAN+CLIP": draw(names), "retrieved training picture": retrieve(names),

@@ -1222,7 +1222,8 @@ pictures = {label: parts[0][:8] for label, parts in drawn.items()}
 run.keep("guided", show.compare(pictures, titles=drawn_names[:8], scale=1.4))
 
 # %% [markdown]
-# Each row minus the teacher's on the same concepts: if the interval holds 0, the two are not to be told apart.
+# Each row minus the teacher's on the same concepts: its 95 % interval over concepts, and $p$ of a sign-flip test, which
+# notebook [10](10_leaderboard.ipynb) explains. Up to 0.05 the two are told apart.
 
 # %%
 all_names = drawn_names * cfg.guided_seeds
@@ -1240,9 +1241,8 @@ for label, parts in drawn.items():
         rows[label]["steps/s"] = steps_of[label] * len(all_names) / seconds[label]
 for label in drawn:
     gain = (ranks[label] <= 10).float() - (ranks["teacher"] <= 10).float()
-    middle, low, high = metrics.bootstrap_interval(gain, groups=all_names)
     if label != "teacher":
-        print(f"{label}: top-10 minus the teacher's {middle:+.3f} [{low:+.3f}, {high:+.3f}]")
+        print(f"{label}: top-10 minus the teacher's {metrics.compare_paired(gain, all_names)}")
 
 # %% [markdown]
 # The whole table. Read `top10` with its interval; and `steps/s` gains less than the guide alone, because decoder and

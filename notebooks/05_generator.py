@@ -1009,18 +1009,15 @@ if not is_emoji:
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes, which is what `generate` does; the best of several by guides; and, pale, what it
 # has to be compared with: pictures asked for each other's prompts, the training drawing whose name is nearest by MiniLM
-# (looking up, which draws nothing), the mean of all training drawings, and real drawings, painted from their codes.
-# *Copy* is the judge's cosine to the nearest training drawing. *Within* and *between* are the spread of pictures of one
-# prompt, and of different ones: 1 minus the mean cosine.
+# (looking up, which draws nothing; not for concepts of training, whose own drawing it would find), the mean of all
+# training drawings, and real drawings that the judge did not train on, painted from their codes. *Copy* is the judge's
+# cosine to the nearest training drawing: where it is near 1, look at the pair. *Within* and *between* are the spread of
+# pictures of one prompt, and of different ones: 1 minus the mean cosine.
 
 # %%
 CHOOSERS = ("emoji-clip-b", "emoji-clip")
 choose = GuideScore([load_clip(name, device=device_) for name in CHOOSERS], batch_size=64)
-training_names = judgement.concepts("train")
-bank_rows = judgement.one_row_each(training_names)
-if profile == "full":
-    bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
-bank = judgement.data_features(bank_rows)
+bank = judgement.training_features(every=profile == "full")
 nearest_names = NearestNames(judgement, words)
 pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
 eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
@@ -1075,13 +1072,14 @@ def compare_all(split):
     repeated = [name for name in names for _ in range(cfg.seeds)]
     pictures = {DRAFT: draw(painter, names, cfg.seeds),
                 CHOSEN: draw(painter, names, cfg.seeds, candidates=cfg.candidates, score=choose),
-                LOOKED_UP: nearest_drawings(repeated),
-                MEAN: mean_drawing.expand(len(repeated), -1, -1, -1),
-                REAL: through_codes(judgement.one_row_each(repeated))}
+                MEAN: mean_drawing.expand(len(repeated), -1, -1, -1)}
+    if split != "train":  # there it would be a drawing of the concept itself
+        pictures[LOOKED_UP] = nearest_drawings(repeated)
     table = {}
     ranks = {}
     for row, drawn in pictures.items():
         table[row], ranks[row] = measured(drawn, repeated)
+    table[REAL], _ = measured(through_codes(judgement.unseen_rows(names)), names)
     half = cfg.seeds * (len(names) // 2)
     table[SHUFFLED], _ = measured(pictures[DRAFT], repeated[half:] + repeated[:half])
     return repeated, table, ranks, pictures
@@ -1106,19 +1104,19 @@ for split, (names, table, _, _) in results.items():
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})
 
 # %% [markdown]
-# Is it better than looking up? The same concepts, paired: the share of pictures recognised, minus that of the nearest
-# name's drawing.
+# Is it better than looking up, on concepts that are not in the training set? The same concepts, paired: the share of
+# pictures recognised, minus that of the nearest name's drawing; its 95 % interval over concepts; and $p$ of a sign-flip
+# test, which notebook [10](10_leaderboard.ipynb) explains.
 
 # %%
 for split, (names, _, ranks, _) in results.items():
+    if split == "train":
+        continue
     looked_up = (ranks[LOOKED_UP] <= 10).float()
     for row in (DRAFT, CHOSEN):
-        gain = (ranks[row] <= 10).float() - looked_up
-        middle, low, high = metrics.bootstrap_interval(gain, groups=names)
-        verdict = "not to be told from"
-        if low > 0 or high < 0:
-            verdict = "better than" if low > 0 else "worse than"
-        print(f"{split}: {row} is {verdict} looking up: {middle:+.2f} [{low:+.2f}, {high:+.2f}]")
+        gain = metrics.compare_paired((ranks[row] <= 10).float() - looked_up, names)
+        verdict = gain.verdict("better than", "worse than", "not to be told from")
+        print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %%
 split = cfg.splits[-1]

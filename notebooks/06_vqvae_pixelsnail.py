@@ -140,7 +140,7 @@ from t2ilib.encoders.blip import EMBEDDED as BLIP
 from t2ilib.encoders.blip import is_blip
 from t2ilib.encoders.choosing import GuideScore
 from t2ilib.encoders.efficientnet_lite import load_efficientnet_lite
-from t2ilib.errors import CheckpointMismatch
+from t2ilib.errors import CheckpointMismatch, MissingAsset
 from t2ilib.layers.causal import CausalConv
 from t2ilib.layers.quantize import EMACodebook, VectorQuantizer, rotate_through
 from t2ilib.leaderboard import NearestNames
@@ -217,6 +217,8 @@ run, cfg, device_, dtype_ = start(
               captioner_decay=0.998, shuffles=20, eyes=True))
 check_trained_on(data, cfg.train)
 VQVAE, SNAIL = "emoji-vqvae", "emoji-pixelsnail"
+VQVAE_BATCH = 16  # pictures of a step of the VQ-VAEs
+A_MOMENT = 60  # steps of a PixelSNAIL that is not kept
 GUIDES = ("emoji-clip-b", "emoji-clip")  # choose among drafts, as the method's default does
 RECIPE = dict(data="emoji", vqvae_size="one", snail_size="shipped", vqvae_steps=9000, snail_steps=30000)
 settings_used = vars(cfg) | {"data": data}
@@ -239,14 +241,17 @@ keeps_states = profile == "full" or work_dir != ""  # a training goes on where i
 #
 # PixelSNAIL (Chen et al. 2018) computes all $N$ factors in one pass, with convolutions that see only what came before
 # and attention over all that came before. A picture of 64 x 64 pixels would be 12,288 factors of 256 values; the VQ-VAE
-# (van den Oord et al. 2017) makes 256 factors of it, each one of $K$ codes.
+# (van den Oord et al. 2017) makes $N = 256$ factors of it, each one of $K$ codes.
 #
 # The encoder makes a vector $z_e$ at each place of the grid, and the nearest row $e_k$ of the codebook takes its place.
-# Encoder and decoder learn by the error of the reconstruction, and by a *commitment* term that holds the vectors near
-# their codes, $\beta\,\lVert z_e - \mathrm{sg}(e_k)\rVert^2$, where $\mathrm{sg}$ lets no gradient through. The
-# codebook $e_1 \dots e_K$ has no gradient at all. Each row is the running average of the vectors that chose it
-# (appendix A.1 of the paper). $S_k$ are the vectors of the batch that are nearest to row $k$, $n_k$ counts them, $m_k$
-# is their sum, and $\gamma$ is the decay of both:
+# From these the decoder makes $\hat x$. Both learn by
+#
+# $$L = \lVert x - \hat x\rVert_1 + 2\,\lVert x - \hat x\rVert_2^2 + \beta\,\lVert z_e - \mathrm{sg}(e_k)\rVert_2^2,$$
+#
+# each norm divided by the count of its numbers. The last is the *commitment* term, which holds the vectors near their
+# codes; $\mathrm{sg}$ lets no gradient through. The codebook $e_1 \dots e_K$ has no gradient at all. Each row is the
+# running average of the vectors that chose it (appendix A.1 of the paper). $S_k$ are the vectors of the batch that are
+# nearest to row $k$, $n_k$ counts them, $m_k$ is their sum, and $\gamma$ is the decay of both:
 #
 # $$n_k \leftarrow \gamma n_k + (1 - \gamma)\,\lvert S_k\rvert, \quad
 # m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{z \in S_k} z, \quad e_k = m_k / n_k.$$
@@ -445,7 +450,7 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
     net = VQVAE2(**size).to(device_).train()
     take_weights(net, start_from if keep else "scratch", VQVAE)
     training = VQVAETraining(net, fabric, dtype=dtype_, ema_decay=cfg.ema_decay)
-    order = Batches(len(all_drawings), 16, runtime.generator(seed, name, "batches"))
+    order = Batches(len(all_drawings), VQVAE_BATCH, runtime.generator(seed, name, "batches"))
     stream = runtime.generator(seed, name, "views")
     history = History()
     settings = dict(seed=seed, data=all_drawings.fingerprint(), network=net.config, steps=steps,
@@ -472,13 +477,13 @@ def train_vqvae(name, size, steps, *, minutes=None, keep=False):
 
 # %%
 live = {}
-rows = {}
-pictures = {"drawings": to_unit(watched[few])}
+vqvae_rows = {}
+vqvae_pictures = {"drawings": to_unit(watched[few])}
 titles = {"small": "one grid, live", "small_two": "two grids, live"} if cfg.live_steps else {}
 for name, title in titles.items():
     live[name], history, _ = train_vqvae(f"live {name}", VQVAE_SIZES[name], cfg.live_steps)
-    rows[title], found = evaluate(live[name], watched)
-    pictures[title] = found[few]
+    vqvae_rows[title], found = evaluate(live[name], watched)
+    vqvae_pictures[title] = found[few]
     if name == "small":
         looks = list(history.pictures.items())
         few_looks = dict(looks[::max(1, len(looks) // 4)] + looks[-1:])
@@ -507,33 +512,42 @@ if cfg.train and "vqvae" in stages_:
     averaged, history, done = train_vqvae("vqvae", VQVAE_SIZES[cfg.vqvae_size], cfg.vqvae_steps,
                                           minutes=minutes, keep=True)
     if not fabric.global_rank:
-        keep_vqvae(averaged, done * 16 + seen_before(start_from, VQVAE), history)
+        keep_vqvae(averaged, done * VQVAE_BATCH + seen_before(start_from, VQVAE), history)
     fabric.barrier()  # the others wait for what they read
-if (kept / VQVAE).is_dir() or (checkpoints_dir() / VQVAE).is_dir():
-    vqvae = load_vqvae(VQVAE, home=kept, device=device_)
-else:
+saved = None
+for place in (kept, checkpoints_dir()):
+    if saved is None and (place / VQVAE).is_dir():
+        saved = load_vqvae(VQVAE, home=place, device=device_)
+        if saved.levels != levels:  # one of the other kind is of no use here
+            saved = None
+if saved is not None:
+    vqvae = saved
+elif live:
     vqvae = live["small" if levels == 1 else "small_two"].eval()
     trained = "one grid, live" if levels == 1 else "two grids, live"
-    print(f"{VQVAE} is not among the checkpoints here: what follows uses the small network of "
-          "above, which has learned for a moment only")
+    print(f"no {VQVAE} with {levels} grid(s) is among the checkpoints here: what follows uses the "
+          "small network of above, which has learned for a moment only")
+else:
+    raise MissingAsset(f"no {VQVAE} with {levels} grid(s) is here: train one with "
+                       "`-p stages vqvae`, or let the small one learn with `-p live_steps 150`")
 
 # %%
-if trained not in rows:
-    rows[trained], found = evaluate(vqvae, watched)
-    pictures[trained] = found[few]
+if trained not in vqvae_rows:
+    vqvae_rows[trained], found = evaluate(vqvae, watched)
+    vqvae_pictures[trained] = found[few]
 vqgan = load_vqgan("emoji-vqgan", device=device_)
 with torch.no_grad():
     painted = torch.cat([vqgan(part.to(device_))[0].cpu() for part in watched.split(64)])
 painted = to_unit(painted).clamp(0, 1)
-rows["emoji-vqgan"] = {"psnr": metrics.psnr(painted, to_unit(watched)).mean().item(),
-                       "ssim": metrics.ssim(painted, to_unit(watched)).mean().item()}
-pictures["emoji-vqgan"] = painted[few]
-note = (f"n = {len(watched)} validation drawings, seed {seed}; live: {cfg.live_steps} steps of 16 "
+vqvae_rows["emoji-vqgan"] = {"psnr": metrics.psnr(painted, to_unit(watched)).mean().item(),
+                             "ssim": metrics.ssim(painted, to_unit(watched)).mean().item()}
+vqvae_pictures["emoji-vqgan"] = painted[few]
+note = (f"n = {len(watched)} validation drawings, seed {seed}; live: {cfg.live_steps} steps of {VQVAE_BATCH} "
         "pictures; emoji-vqgan was trained with a critic, for notebook 13")
-run.keep("vqvae", show.Table(rows, units={"psnr": "dB"}, digits=2, note=note,
+run.keep("vqvae", show.Table(vqvae_rows, units={"psnr": "dB"}, digits=2, note=note,
                              baselines=["emoji-vqgan"]))
-run.keep("vqvae", show.compare(pictures, scale=1.3))
-run.metric(vqvae_validation_psnr=rows[trained]["psnr"])
+run.keep("vqvae", show.compare(vqvae_pictures, scale=1.3))
+run.metric(vqvae_validation_psnr=vqvae_rows[trained]["psnr"])
 
 # %%
 if not measure and "pixelsnail" not in stages_:
@@ -541,11 +555,12 @@ if not measure and "pixelsnail" not in stages_:
 
 # %% [markdown]
 # ## What 6.58 dB looks like
-# The study that this method comes from reports a mean squared error of 0.240 and a PSNR of 6.58 dB for its VQ-VAE.
-# Both are hard to believe together: $-10 \log_{10}(0.240)$ is 6.20 dB for values in [0, 1], and 12.2 dB for values in
-# [-1, 1]. A mean of the pictures' PSNRs is at least the PSNR of their mean error, so the former fits. But what is a
-# picture of 6 dB? Below, drawings with just so much noise that they have 6.58 dB, an empty sheet, and the mean of all
-# training drawings.
+# A study of BLIP, VQ-VAE and PixelSNAIL on historical art (captioned pictures of the MediaEval task MUSTI), whose
+# design this notebook follows, reports a mean squared error of 0.240 and a PSNR of 6.58 dB for its VQ-VAE. With a peak
+# of 1, 0.240 gives $-10 \log_{10}(0.240) = 6.20$ dB, and a mean of the pictures' PSNRs is never below the PSNR of their
+# mean error (Jensen's inequality): the two agree. Had the pixels been in [-1, 1], the peak would be 2 and the figure
+# 12.2 dB. But what is a picture of 6 dB? Below, drawings with just so much noise that they have 6.58 dB, an empty
+# sheet, and the mean of some training drawings.
 
 # %%
 def with_error(x, decibels, rng):
@@ -581,7 +596,7 @@ print(f"an empty sheet has {blank:.2f} dB here, {verdict} than the study's recon
 # %% [markdown]
 # The two sets of pictures are different ones, so the numbers cannot be compared directly. But the study calls its
 # reconstructions "slightly pixelated and noisy", and even drawings of 16 x 16 pixels are far above 6.58 dB here. That
-# is what remains when almost everything is lost, or when error and range belong to different scales.
+# is what remains when almost everything is lost.
 #
 # ## Codes in one file
 # Each drawing is encoded once, plain and in moved or mirrored views, and kept in an LMDB file: a tree of pages mapped
@@ -619,6 +634,7 @@ painted = vqvae.decode_codes(*[grid.to(device_) for grid in grids])
 greys = F.interpolate(grids[-1][None] / header.codes, size=64).expand(1, 3, -1, -1)
 run.keep("codes", show.grid(torch.cat([x, greys, to_unit(painted).clamp(0, 1).cpu()]),
                             ["drawing", "codes, as greys", "painted from them"], scale=1.6))
+print("greys only tell codes apart: the numbers of codes have no order")
 
 # %% [markdown]
 # A store of another network is refused. And how fast is reading at random? Where the whole table fits into memory, as
@@ -649,8 +665,8 @@ print(f"256 pictures at random: {1e3 * (middle - began):.1f} ms from LMDB, "
 # ## Latents by PCA and by t-SNE
 # Each drawing is one long vector, its code vectors one behind the other. PCA shows the two directions in which drawings
 # vary most. t-SNE (van der Maaten and Hinton 2008) moves points on a sheet until those that are neighbours among the
-# long vectors are neighbours there; its *perplexity* is about how many neighbours count. Colours are groups of the set,
-# which neither was told.
+# long vectors are neighbours there; its *perplexity* is about how many neighbours count. As usual it is given the first
+# axes of PCA, 30 of them, and not the long vectors themselves. Colours are groups of the set, which neither was told.
 
 # %%
 @torch.no_grad()
@@ -666,6 +682,7 @@ points = latents(rows_)
 points = points - points.mean(0)
 _, sizes_, axes = torch.pca_lowrank(points, q=min(30, count - 1), center=False)
 principal = points @ axes  # (n, q)
+axes_name = f"{principal.shape[1]} axes of PCA"
 explained = (sizes_[:2].square().sum() / points.square().sum()).item()
 
 
@@ -698,10 +715,11 @@ figure.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center",
 run.keep("latents", figure)
 
 # %% [markdown]
-# **What t-SNE does not show.** Distances between clusters, their sizes and their densities mean nothing in it: another
-# seed or perplexity puts the same points elsewhere. What it keeps are nearest neighbours. In numbers: the share of a
-# point's ten neighbours that stay its neighbours, and the rank correlation of all distances. And the question that a
-# coloured picture seems to answer, in one number: how often is the nearest drawing of the same group?
+# **What t-SNE does not show.** Distances between clusters, their sizes and their densities cannot be relied on: another
+# seed or perplexity puts the same points elsewhere. What it is made to keep are nearest neighbours. In numbers: the
+# share of a point's ten neighbours that stay its neighbours, and the rank correlation of all distances. Neighbours that
+# the axes of PCA lose, a row of their own, are lost before t-SNE begins. And the question that a coloured picture seems
+# to answer, in one number: how often is the nearest drawing of the same group?
 
 # %%
 def distances(x):
@@ -719,7 +737,7 @@ pairs = torch.triu_indices(count, count, offset=1)
 near = min(10, count - 2)
 neighbours = full_space.topk(near, largest=False).indices
 rows = {}
-for title, places_ in {"code vectors": points, **maps}.items():
+for title, places_ in {"code vectors": points, axes_name: principal, **maps}.items():
     found = distances(places_)
     closest = found.topk(near, largest=False).indices  # (n, near)
     kept = (closest[:, :, None] == neighbours[:, None]).any(1).double().mean().item()
@@ -738,8 +756,9 @@ run.keep("latents", show.Table(rows, digits=2, note=note, baselines=["chance"]))
 # %% [markdown]
 # ## A convolution that does not look ahead
 # Codes come in reading order. At each place a layer may see the rows above and what lies to the left. Two convolutions
-# do that for the first layer: one sees rows above, the other the same row to the left. All later ones may also see
-# their *own* place, because it holds only what came before (the masks A and B of PixelCNN, van den Oord et al. 2016).
+# do that for the first layer: one sees the rows above, the other the columns to the left, in its own row and in those
+# just above. All later ones may also see their *own* place, because it holds only what came before (the masks A and B
+# of PixelCNN, van den Oord et al. 2016).
 # The [port of PixelSNAIL to PyTorch](https://github.com/rosinality/vq-vae-2-pytorch) that many projects start from
 # hides the place itself in every layer. That is causal, too, but a convolution then never reads what the layer before
 # found at its own place.
@@ -818,8 +837,8 @@ for name, field in fields.items():
 # network as small as this one, because the places that see it lie after the red one.
 #
 # **A column of work a code.** Plain sampling asks the whole network again for every code. But what a causal layer said
-# of earlier places never changes. Keep it, and each code costs one column of every layer: the drawing as a whole costs
-# about one pass.
+# of earlier places never changes. Keep it, and each code costs one column of every layer: all columns together are the
+# arithmetic of one pass over the grid, in many small pieces.
 
 # %%
 net = small_network(std=0.05, codes=header.codes, height=cfg.cache_side, width=cfg.cache_side,
@@ -834,19 +853,27 @@ for name, cached in (("everything anew", False), ("one column a code", True)):
 assert torch.equal(*drawn.values())
 times["one column a code"]["times as fast"] = (times["everything anew"]["seconds"]
                                                / times["one column a code"]["seconds"])
+began = time.perf_counter()
+with torch.no_grad():
+    net(next(iter(drawn.values())))
+times["one pass over all codes"] = {"seconds": time.perf_counter() - began}
 note = (f"one picture of {net.places} codes, equal codes; `bench pixelsnail` times 16 x 16 and "
         "32 x 32")
 run.keep("cache", show.Table(times, digits=2, note=note))
 
 # %% [markdown]
 # ## PixelSNAIL reads the words
-# The network is a row of *gated* residual blocks, $x + a \odot \sigma(b)$, where two causal convolutions make $a$ and
-# $b$ of $x$, and after every few of them comes attention to all earlier places. Attention is also given the row and the
-# column of each place (the paper's *background*). Two things bring the text in: its pooled feature is added to $a$ and
-# $b$ in every block, and its tokens are places that attention always sees. Both say the same everywhere, so a **plan**
-# comes first, which the paper has not: a small transformer over the places of the grid reads the text and gives each
-# place features of its own, which are added to $a$ and $b$ too. It is made once a picture and sees no code, so that
-# nothing of the above changes.
+# The network is a row of *gated* residual blocks, $x + a \odot \sigma(b)$. Two causal convolutions $C_1$ and $C_2$, one
+# behind the other, make $a$ and $b$ of $x$, and $W w$ is the share of the text's pooled feature $w$:
+#
+# $$(a, b) = C_2(\mathrm{elu}(C_1(\mathrm{elu}(x)))) + W w.$$
+#
+# After the blocks comes attention to all earlier places, and so several times over. Attention is also given the row and
+# the column of each place (the paper's *background*), and the text's tokens are places that it always sees. The pooled
+# feature says the same everywhere, and what a place reads of the tokens depends only on where it lies and on earlier
+# codes. So a **plan** comes first, which the paper has not: a small transformer over the places of the grid reads the
+# text and gives each place features of its own, which are added to $a$ and $b$ too. It is made once a picture and sees
+# no code, so that nothing of the above changes.
 #
 # Two more things happen in training. One text in ten is replaced by a learned "no text", so that drawing can go past
 # what the words ask: with $l_w$ the logits for the words and $l_\varnothing$ those without,
@@ -923,13 +950,14 @@ def keep_snail(name, net, pictures_seen):
 
 
 parts_of = {-1: SNAIL} if len(header.shapes) == 1 else {0: f"{SNAIL}-coarse", -1: f"{SNAIL}-fine"}
-shipped = load_vqvae(VQVAE, device=device_).digest() if (checkpoints_dir() / VQVAE).is_dir() else ""
+must_say = {key: value for key, value in card_of(vqvae, VQVAE, words).items() if key != "vqvae"}
 nets, curves, steps_done = {}, {}, {}
 for level, name in parts_of.items():
-    if snail_card.get("text_encoder") == words.name and shipped == vqvae.digest():
+    if all(snail_card.get(key) == value for key, value in must_say.items()):
         nets[level] = load_model(PixelSNAIL, checkpoints_dir() / name, device=device_)
         continue
-    nets[level], history, done = train_snail(name, cfg.snail_size, cfg.snail_steps, source=store,
+    steps = cfg.snail_steps if keeps else min(cfg.snail_steps, A_MOMENT)
+    nets[level], history, done = train_snail(name, cfg.snail_size, steps, source=store,
                                              level=level, minutes=minutes, keep=keeps)
     curves[name] = history.curves["loss"]
     steps_done[name] = done
@@ -968,7 +996,7 @@ if not measure:
 # %% [markdown]
 # ## Bits per code
 # A code that could be anything takes $\log_2 K$ bits; who knows how often each occurs needs fewer. For a causal network
-# the bits are its cross entropy, exactly. With the words of another drawing the bits say how much the right words help.
+# the bits are its cross entropy, exactly. With the words of another drawing the bits say how much wrong words harm.
 
 # %%
 def flat(source, rows, view=0):
@@ -991,19 +1019,30 @@ def bits(codes, prompts):
     return torch.cat(found)
 
 
+def bits_by_frequency():
+    """Bits of each unseen code for one who knows how often each occurs: one vector, all grids."""
+    found = []
+    for level in range(len(header.shapes)):  # each grid has a codebook of its own
+        seen = store.batch(torch.arange(len(drawings)), level=level).flatten()
+        counts = torch.bincount(seen, minlength=header.codes) + 1.0  # none is impossible
+        asked_for = unseen_store.batch(torch.arange(len(unseen)), level=level).flatten()
+        found.append(-(counts / counts.sum()).log2()[asked_for])
+    return torch.cat(found)
+
+
 unseen_codes = flat(unseen_store, torch.arange(len(unseen)))
 names = names_of(unseen)
 swapped = names[len(names) // 2:] + names[:len(names) // 2]
 known = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
 known_names = names_of(drawings.select(known))
-every_code = flat(store, torch.arange(len(drawings))).flatten()
-counts = torch.bincount(every_code, minlength=header.codes) + 1.0  # none is impossible
-by_frequency = -(counts / counts.sum()).log2()[unseen_codes].mean().item()
-validation_bits, low, high = metrics.bootstrap_interval(bits(unseen_codes, names), groups=names)
+by_frequency = bits_by_frequency().mean().item()
+right_bits = bits(unseen_codes, names)
+swapped_bits = bits(unseen_codes, swapped)
+validation_bits, low, high = metrics.bootstrap_interval(right_bits, groups=names)
 rows = {"anything": {"bits a code": math.log2(header.codes)},
         "by frequency": {"bits a code": by_frequency},
         "PixelSNAIL": {"bits a code": validation_bits, "low": low, "high": high},
-        "words swapped": {"bits a code": bits(unseen_codes, swapped).mean().item()},
+        "words swapped": {"bits a code": swapped_bits.mean().item()},
         "training drawings": {"bits a code": bits(flat(store, known), known_names).mean().item()}}
 note = (f"n = {len(unseen)} validation drawings and as many training ones; 95 % interval over "
         "concepts")
@@ -1011,6 +1050,8 @@ run.keep("bits", show.Table(rows, columns=["bits a code"], digits=2, note=note,
                             intervals={"bits a code": ("low", "high")},
                             baselines=["anything", "by frequency"]))
 run.metric(validation_bits=validation_bits)
+cost = metrics.compare_paired(swapped_bits - right_bits, names)
+print(f"wrong words cost {cost} bits a code: {cost.verdict()}")
 
 # %% [markdown]
 # ## Drawing
@@ -1043,8 +1084,9 @@ rows = {f"row {i + 1}": frames[i] for i in stages_shown}
 run.keep("in_the_open", show.compare(rows, titles=asked, scale=1.2))
 
 # %% [markdown]
-# **Temperature** divides logits: below 1 the likeliest codes are drawn more often. **top-k** draws among the k
-# likeliest codes alone, **top-p** among the fewest whose probabilities sum to p. **Guidance** is the $s$ from above.
+# The defaults are a temperature of 1 and a guidance of 3; each row changes one of them. **Temperature** divides logits:
+# below 1 the likeliest codes are drawn more often. **top-k** draws among the k likeliest codes alone, **top-p** among
+# the fewest whose probabilities sum to p. **Guidance** is the $s$ from above.
 
 # %%
 kinds = {f"guidance {scale:g}": dict(guidance_scale=scale) for scale in cfg.guidance_scales}
@@ -1055,7 +1097,8 @@ run.keep("settings", show.compare(rows, titles=asked, scale=1.2))
 
 # %% [markdown]
 # **Completing a picture.** The upper codes are known, the lower ones are drawn. Reading order decides what can be
-# completed: a network that goes from top to bottom cannot see what stands below.
+# completed: a network that goes from top to bottom cannot see what stands below. (The upper codes are those of the
+# whole drawing, and the encoder looks some places further: a little of the lower half is in them.)
 
 # %%
 originals = watched[few]
@@ -1153,15 +1196,6 @@ def joint_rows():
     return rows, found, shown
 
 
-def in_words(differences, names):
-    """The mean of paired differences with its interval over concepts, and what that allows."""
-    middle, low, high = metrics.bootstrap_interval(differences, groups=names)
-    verdict = "not to be told from 0"
-    if low > 0 or high < 0:
-        verdict = "more than 0" if low > 0 else "less than 0"
-    return f"{middle:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}"
-
-
 # %% tags=["look"]
 if joins:
     PLAIN = "plain, without features"
@@ -1177,7 +1211,8 @@ if joins:
     print("dB of PSNR, mean over drawings and 95 % interval over concepts")
     for label, gain in (("its own features, less another drawing's", found[OWN] - found[OTHER]),
                         ("the same on an empty sheet", found[SHEET] - found[OTHER_SHEET])):
-        print(f"{label}: {in_words(gain, watched_names)}")
+        gain = metrics.compare_paired(gain, watched_names)
+        print(f"{label}: {gain}, {gain.verdict()}")
     run.metric(joint_psnr=rows[OWN]["psnr"], joint_other_psnr=rows[OTHER]["psnr"])
 
 # %% [markdown]
@@ -1274,7 +1309,8 @@ if readers:
     for label, gain in (("another's name costs", found[OTHER_WORDS] - found[WORDS]),
                         ("another drawing beside the name costs", found[MIXED] - found[PICTURE]),
                         ("the drawing beside its name saves", found[WORDS] - found[PICTURE])):
-        print(f"{label}: {in_words(gain, names_of(unseen))}")
+        gain = metrics.compare_paired(gain, names_of(unseen))
+        print(f"{label}: {gain}, {gain.verdict()}")
     run.metric(words_bits=rows[WORDS]["bits a code"], variation_bits=rows[PICTURE]["bits a code"])
 
 # %% [markdown]
@@ -1302,10 +1338,11 @@ if readers and len(header.shapes) == 1:
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
-# pale, pictures asked for each other's prompts, the training drawing whose name is nearest, and real drawings painted
-# from their codes. *kid* compares the pictures with training drawings in the judge's features, and *copy* is the cosine
-# to the nearest training drawing in them. `full` adds *KID-lite2*, *precision* and *recall*, beside training drawings
-# too but in the features of a network trained on photographs ([10](10_leaderboard.ipynb#The-table) explains them).
+# pale, pictures asked for each other's prompts, the training drawing whose name is nearest (not for concepts of
+# training, whose own drawing that would be), and real drawings that the judge did not train on, painted from their
+# codes. *kid* compares the pictures with training drawings in the judge's features, and *copy* is the cosine to the
+# nearest training drawing in them. `full` adds *KID-lite2*, *precision* and *recall*, beside training drawings too but
+# in the features of a network trained on photographs ([10](10_leaderboard.ipynb#The-table) explains them).
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1315,8 +1352,7 @@ if readers and len(header.shapes) == 1:
 if is_emoji:
     judgement = Judgement(load_judge(device=device_), everything)
     guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
-    training_names = judgement.concepts("train")
-    bank = judgement.data_features(judgement.one_row_each(training_names))
+    bank = judgement.training_features(every=profile == "full")
     nearest_names = NearestNames(judgement, words)
     pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
     eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
@@ -1348,14 +1384,15 @@ def compare_all(split):
     names = judgement.concepts(split, cfg.num_concepts)
     repeated = [name for name in names for _ in range(cfg.seeds)]
     pictures = {DRAFT: draw(names, cfg.seeds),
-                CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides),
-                LOOKED_UP: nearest_drawings(repeated),
-                REAL: through_codes(judgement.one_row_each(repeated))}
+                CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides)}
+    if split != "train":  # there it would be a drawing of the concept itself
+        pictures[LOOKED_UP] = nearest_drawings(repeated)
     table = {}
     ranks = {}
     half = len(repeated) // 2
     questions = [(row, repeated) for row in pictures]
-    questions.append((SHUFFLED, repeated[half:] + repeated[:half]))
+    pictures[REAL] = through_codes(judgement.unseen_rows(names))
+    questions += [(REAL, names), (SHUFFLED, repeated[half:] + repeated[:half])]
     for row, asked_for in questions:
         x = pictures[DRAFT if row == SHUFFLED else row]
         features = judgement.features(x.to(device_))
@@ -1377,13 +1414,11 @@ for split, (names, table, ranks, _) in results.items():
         baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})
-    for row in (DRAFT, CHOSEN):
+    for row in (DRAFT, CHOSEN) if LOOKED_UP in ranks else ():
         gain = (ranks[row] <= 10).float() - (ranks[LOOKED_UP] <= 10).float()
-        middle, low, high = metrics.bootstrap_interval(gain, groups=names)
-        verdict = "not to be told from"
-        if low > 0 or high < 0:
-            verdict = "better than" if low > 0 else "worse than"
-        print(f"{split}: {row} is {verdict} looking up: {middle:+.2f} [{low:+.2f}, {high:+.2f}]")
+        gain = metrics.compare_paired(gain, names)
+        verdict = gain.verdict("better than", "worse than", "not to be told from")
+        print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %% [markdown]
 # Of the measured concepts those with the best and the worst ranks:
@@ -1472,12 +1507,14 @@ if captions_measured:
     run.keep("captions", show.grid(pictures[DRAFT][few_], titles, columns=len(few_), scale=1.6))
 
 # %% [markdown]
-# **How to read BLEU 0.47 beside METEOR 0.14.** BLEU-1 is the share of the words *said* that stand in the reference;
-# BLEU-n does the same with sequences of up to n words, and all are lowered for captions that are too short. METEOR is a
-# mean of that share and of the share of the reference's words that *were* said, in which the second weighs nine times
-# as much, and up to half of it is taken off where the words are scattered. A large BLEU beside a small METEOR means:
-# what was said is common, and most of what should have been said is missing or stands elsewhere. And BLEU rises with
-# every word that all captions share, right or wrong. So **BLEU of shuffled captions is the number to beat**, not 0; the
+# **How to read BLEU 0.47 beside METEOR 0.14.** BLEU-1 is the share of the words *said* that stand in the reference, its
+# precision; BLEU-n does the same with sequences of up to n words, and all are lowered for captions that are too short.
+# METEOR is a weighted harmonic mean of that precision and of the share of the reference's words that *were* said, the
+# recall, which weighs nine times as much, and up to half of it is taken off where the words are scattered. For a corpus
+# with one reference a picture, recall is at least BLEU-1, because of what BLEU takes off short captions. So a METEOR of
+# the same counts is at least half of BLEU-1. 0.471 beside 0.136 cannot both be of one corpus and the same words, unless
+# there were several references, or one figure is a mean over captions of very unequal length. And BLEU rises with every
+# word that all captions share, right or wrong. So **BLEU of shuffled captions is the number to beat**, not 0; the
 # original has no such row. What texts have such figures is tried out in [16](16_blip.ipynb).
 
 # %%

@@ -897,9 +897,9 @@ for split in SPLITS if is_emoji else ():
                                            baselines=[NEAREST, REAL, "chance"]))
     for title in (DRAFT, CHOSEN):
         gain = (ranks[title] <= 10).float() - (ranks[NEAREST] <= 10).float()
-        middle, low, high = metrics.bootstrap_interval(gain, groups=repeated)
-        print(f"{split}: {title}, recognised more often than the nearest name's drawing by "
-              f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]")
+        gain = metrics.compare_paired(gain, repeated)
+        verdict = gain.verdict("better than", "worse than", "not to be told from")
+        print(f"{split}: {title} is {verdict} looking up: {gain}")
 
 # %% [markdown]
 # ## What these numbers say, and what they do not

@@ -835,19 +835,16 @@ if not is_emoji:
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes; the best of several drafts by two guides, which is what `generate` does; and,
 # pale, what it has to be compared with: pictures asked for each other's prompts, the training drawing whose name is
-# nearest by MiniLM (looking up, which draws nothing), and real drawings, painted from their codes. *Copy* is the
-# judge's cosine to the nearest training drawing: compare it with that of real drawings. *Spread* is how far pictures of
-# one prompt lie apart, 1 minus their mean cosine.
+# nearest by MiniLM (looking up, which draws nothing; not for concepts of training, whose own drawing it would find),
+# and real drawings that the judge did not train on, painted from their codes. *Copy* is the judge's cosine to the
+# nearest training drawing: where it is near 1, look at the pair. *Spread* is how far pictures of one prompt lie apart,
+# 1 minus their mean cosine.
 
 # %%
 judgement = Judgement(load_judge(device=device_),
                       load_captioned("emoji", split="all", image_size=64))
 guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
-training_names = judgement.concepts("train")
-bank_rows = judgement.one_row_each(training_names)
-if profile == "full":
-    bank_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
-bank = judgement.data_features(bank_rows)
+bank = judgement.training_features(every=profile == "full")
 nearest_names = NearestNames(judgement, words)
 pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
 eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
@@ -902,12 +899,14 @@ def compare_all(split):
     drafts, seconds = timed(lambda: draw(network, names, cfg.seeds))
     chosen, chosen_seconds = timed(
         lambda: draw(network, names, cfg.seeds, candidates=cfg.candidates, score=guides))
-    pictures = {DRAFT: drafts, CHOSEN: chosen, LOOKED_UP: nearest_drawings(repeated),
-                REAL: through_codes(judgement.one_row_each(repeated))}
+    pictures = {DRAFT: drafts, CHOSEN: chosen}
+    if split != "train":  # there it would be a drawing of the concept itself
+        pictures[LOOKED_UP] = nearest_drawings(repeated)
     table = {}
     ranks = {}
     for row, drawn in pictures.items():
         table[row], ranks[row] = measured(drawn, repeated)
+    table[REAL], _ = measured(through_codes(judgement.unseen_rows(names)), names)
     table[DRAFT]["seconds"] = seconds / len(repeated)
     table[CHOSEN]["seconds"] = chosen_seconds / len(repeated)
     half = len(repeated) // 2
@@ -934,19 +933,19 @@ for split, (names, table, _, _) in results.items():
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})
 
 # %% [markdown]
-# Is it better than looking up? The same concepts, paired: the share of pictures recognised, minus that of the nearest
-# name's drawing.
+# Is it better than looking up, on concepts that are not in the training set? The same concepts, paired: the share of
+# pictures recognised, minus that of the nearest name's drawing; its 95 % interval over concepts; and $p$ of a sign-flip
+# test, which notebook [10](10_leaderboard.ipynb) explains.
 
 # %%
 for split, (names, _, ranks, _) in results.items():
+    if split == "train":
+        continue
     looked_up = (ranks[LOOKED_UP] <= 10).float()
     for row in (DRAFT, CHOSEN):
-        gain = (ranks[row] <= 10).float() - looked_up
-        middle, low, high = metrics.bootstrap_interval(gain, groups=names)
-        verdict = "not to be told from"
-        if low > 0 or high < 0:
-            verdict = "better than" if low > 0 else "worse than"
-        print(f"{split}: {row} is {verdict} looking up: {middle:+.2f} [{low:+.2f}, {high:+.2f}]")
+        gain = metrics.compare_paired((ranks[row] <= 10).float() - looked_up, names)
+        verdict = gain.verdict("better than", "worse than", "not to be told from")
+        print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %% [markdown]
 # What it can do and what it cannot: of the measured concepts those with the best and the worst ranks, in brackets.

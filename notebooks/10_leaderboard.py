@@ -110,9 +110,11 @@ from t2ilib.leaderboard import (
     paired_differences,
     places,
 )
+from t2ilib.leaderboard.baselines import NEAREST
 from t2ilib.lesson import start
 from t2ilib.media import to_unit
 from t2ilib.methods import METHODS
+from t2ilib.metrics import compare_paired
 from t2ilib.metrics.eyes import load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.standard import load_inception, standard_report
@@ -152,7 +154,10 @@ folder = pathlib.Path(home).expanduser() if home else reports_dir() / "leaderboa
 # some for none, so that two methods fail together. The difference is taken **for each concept**, and only then
 # averaged: what they have in common falls out. How far can that mean be trusted? Draw as many concepts again out of
 # the measured ones, with replacement, and average anew, many times: the range that holds 95 % of the means is the
-# *bootstrap interval* (Efron 1979). Where it holds 0, the order of the two may be chance.
+# *bootstrap interval* (Efron 1979). It says how large the difference may be. With few concepts it is too narrow: three
+# concepts gained and none lost of four give an interval above 0. Whether there is a difference at all is asked by a
+# *sign-flip test* (Fisher 1935): if the two methods were equal, each difference could as well have had the other sign.
+# Its $p$ is the share of random signs whose mean lies as far from 0 as the one that was found.
 
 # %%
 def naive_interval(differences, rng, resamples=2000):
@@ -165,9 +170,18 @@ def naive_interval(differences, rng, resamples=2000):
     return differences.mean(), low, high
 
 
+def naive_p(differences, rng, flips=2000):
+    """The share of random signs whose mean is as far from 0 as that of the differences."""
+    reached = 0
+    for _ in range(flips):
+        signs = torch.randint(2, differences.shape, generator=rng) * 2 - 1
+        reached += bool((signs * differences).sum().abs() >= differences.sum().abs())
+    return reached / flips
+
+
 # %% [markdown]
-# **Check** on invented methods: A recognises whatever B does and a tenth of the rest. Paired, the interval leaves out
-# zero; compared as if the concepts were different ones, it does not.
+# **Check** on invented methods: A recognises whatever B does and a tenth of the rest. Paired, the two are told apart;
+# compared as if the concepts were different ones, they are not.
 
 # %%
 rng = runtime.generator(0, "invented methods")
@@ -175,16 +189,19 @@ concepts = [f"concept {i}" for i in range(80)]
 hits_b = (torch.rand(80, generator=rng, dtype=torch.float64) < 0.5).double()
 luck = (torch.rand(80, generator=rng, dtype=torch.float64) < 0.1).double()
 hits_a = torch.maximum(hits_b, luck)
-ours = paired_differences({"A": hits_a, "B": hits_b}, concepts)["A", "B"]
-naive = naive_interval(hits_a - hits_b, runtime.generator(1, "naive"))
+ours = compare_paired(hits_a - hits_b, concepts)
+naive = torch.stack(naive_interval(hits_a - hits_b, runtime.generator(1, "naive")))
 shuffled = hits_b[torch.randperm(80, generator=rng)]
-apart = paired_differences({"A": hits_a, "B": shuffled}, concepts)["A", "B"]
-torch.testing.assert_close(torch.tensor(ours), torch.stack(naive).float(), atol=0.015, rtol=0)
-assert ours[1] > 0, "paired, A is better beyond doubt"
-assert apart[1] < 0, "unpaired, the same hits say nothing"
+apart = compare_paired(hits_a - shuffled, concepts)
+found = torch.tensor([ours.mean, ours.low, ours.high], dtype=torch.float64)
+torch.testing.assert_close(found, naive, atol=0.015, rtol=0)
+for difference, comparison in ((hits_a - hits_b, ours), (hits_a - shuffled, apart)):
+    assert abs(naive_p(difference, runtime.generator(2, "naive")) - comparison.p) < 0.05
+assert ours.is_more, "paired, A is better"
+assert not apart.is_more, "unpaired, the same hits say nothing"
 rows = {}
-for name, (mean, low, high) in (("for each concept", ours), ("unpaired", apart)):
-    rows[name] = {"A - B": mean, "low": low, "high": high}
+for name, one in (("for each concept", ours), ("unpaired", apart)):
+    rows[name] = {"A - B": one.mean, "low": one.low, "high": one.high, "p": one.p}
 run.keep("pairing", show.Table(rows, intervals={"A - B": ("low", "high")}))
 
 # %% [markdown]
@@ -216,17 +233,18 @@ FAST = {"vqgan_clip": dict(steps=1, candidates=1, prior_steps=1),
 asked = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
 for name in asked:
     check_name("method", name, METHODS)
+machine = {"device": device, "precision": dtype}
 entries = []
 for name in asked:
     method = METHODS[name]
     options = FAST.get(name, {}) if cfg.fast else {}
-    entry = Entry(method.title, name, options)
+    entry = Entry(method.title, name, options, machine)
     if entry.missing():
         print(f"left out: {method.title}, {entry.missing()}")
         continue
     entries.append(entry)
     if cfg.plain_rows and name in PLAIN:
-        entries.append(Entry(f"{method.title}, one draft, no guide", name, PLAIN[name]))
+        entries.append(Entry(f"{method.title}, one draft, no guide", name, options | PLAIN[name], machine))
 if not entries:
     raise RunFailed("no method can draw: train one, or choose another with `-p methods NAME`")
 
@@ -251,7 +269,7 @@ reals = everything if cfg.fast else load_captioned("emoji", split="all", image_s
 for split, names in prompts.concepts.items():
     few = names[::max(1, len(names) // cfg.wall)][:cfg.wall]
     wall = {label: one.of(few)[:len(few)] for label, one in drawn.items()}
-    wall["a real drawing"] = to_unit(reals.batch(torch.tensor(judgement.one_row_each(few))))
+    wall["a real drawing"] = to_unit(reals.batch(torch.tensor(judgement.unseen_rows(few))))
     title = "concepts of the training set"
     if split != "train":
         title = "concepts that no method was trained on"
@@ -266,7 +284,8 @@ if prompts.free:
 # ## The table
 # - **top10**, **top1**: how often the judge puts the name that was drawn among its first ten, or first, of all names;
 #   the interval holds 95 % of the means over concepts drawn anew. **place**: one more than the number of methods that
-#   are better beyond doubt, so that methods which cannot be told apart share a place.
+#   are better by the paired comparison below. Two methods at different places may still be a tie: A may be better than
+#   C, and B be told neither from A nor from C. The pairs say which.
 # - **shuffled**: top10 when each picture is asked for another one's name. What a method gets there it gets for nothing.
 # - **kid**, **precision**, **recall** (with `-p eyes true`): does it look drawn, beside training drawings, in features
 #   of a network trained on photographs. KID (Bińkowski et al. 2018) is how much more alike two pictures of one set are
@@ -274,12 +293,16 @@ if prompts.free:
 #   share of drawn pictures that lie within reach of a real one, recall the share of real ones within reach of a drawn
 #   one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
 #   need many pictures: below a hundred they tell mush from drawings and little else. Precision alone is no proof:
-#   pictures that all lie within reach of one and the same real one have a precision of 1. See what the row *noise*
-#   has; its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush.
+#   pictures that all lie within reach of one and the same real one have a precision of 1. See what the row *noise* has;
+#   its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush. KID and
+#   recall depend on the number of pictures: each seed is compared by itself, and the seeds are averaged.
 # - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine of the judge's
 #   features.
-# - **nearest**: the mean cosine to the nearest training drawing. On unseen concepts, more than real drawings have is
-#   copied; of training concepts the real drawings are training drawings themselves.
+# - **nearest**: the mean cosine to the nearest of the training drawings, in the judge's features. They know what is
+#   shown rather than how: a value near 1 is a hint of a copy, and the pair must be looked at. Of training concepts the
+#   real drawings are training drawings themselves.
+# - Among the baselines, **real drawings** are those that the judge did not train on. For concepts of training, **the
+#   nearest name** is the name itself, so that this row is a drawing of just that concept.
 
 # %%
 SHOWN = ("place", "top10", "top1", "shuffled", "kid", "precision", "recall", "kid_judge", "within",
@@ -302,7 +325,10 @@ def rows_of(split, side=0):
     for label, place in places(hits, names * len(seeds)).items():
         table[label]["place"] = place
     for label, pictures in baselines.pictures(names).items():
-        table[label] = scorer.score(pictures, names, seeds=1, side=side).row
+        scored = scorer.score(pictures, names, seeds=1, side=side)
+        table[label] = scored.row
+        if label == NEAREST and split != "train":
+            hits[label] = scored.hits.repeat(len(seeds))  # one picture a name, for all seeds
     table["chance"] = {"top10": table[next(iter(drawn))]["chance10"]}
     return table, hits
 
@@ -327,25 +353,26 @@ for split in splits:
         run.metric(**{f"{split} {label}": tables[split][label]["top10"]})
 
 # %% [markdown]
-# Every pair of methods, concept by concept. Where the interval holds 0, this run cannot order the two. The intervals
-# are not corrected for the number of pairs: of twenty pairs that are equal, one is expected to look different.
+# Every pair of methods, concept by concept, and on unseen concepts each method against looking up the nearest name. $p$
+# is that of all pairs of the table together (Holm 1979): among many pairs of equals some would look different alone.
+# *better* is p up to 0.05. With fewer than six concepts nothing can be told.
 
 # %%
-if len(drawn) > 1:
-    for split in splits:
-        rows = {}
-        differences = paired_differences(hits_of[split], prompts.concepts[split] * len(seeds))
-        for (one, other), (mean, low, high) in differences.items():
-            if mean > 0 or (mean == 0 and one < other):
-                word = "better" if low > 0 else "tie"
-                rows[f"{one} - {other}"] = {"top10": mean, "low": low, "high": high, "": word}
+for split in splits:
+    rows = {}
+    compared = paired_differences(hits_of[split], prompts.concepts[split] * len(seeds))
+    for (one, other), found in compared.items():
+        rows[f"{one} - {other}"] = {"top10": found.mean, "low": found.low, "high": found.high,
+                                    "p": found.p, "": found.verdict("better", "worse", "tie")}
+    if rows:
         run.keep(f"pairs_{split}", show.Table(rows, intervals={"top10": ("low", "high")},
                                               title=f"paired differences, {split}"))
 
 # %% [markdown]
 # Methods draw at their own size. The judge looks at 64 pixels of each, so that its columns would be the same at any
 # size. The network behind KID, precision and recall sees more, and a large picture may please it more. With
-# `-p eyes true`, here are all methods at 64 pixels:
+# `-p eyes true`, here are all methods at 64 pixels. The drawings that they are compared with keep their 128 pixels: how
+# much of KID the smaller size alone explains, the row of real drawings shows.
 
 # %%
 if cfg.eyes:
@@ -414,7 +441,7 @@ for name, command in missing_composed(composed).items():
 # Each method draws twice in a process of its own. **first** also loads the networks; **seconds** is the second picture
 # alone. A batch costs less for each. **steps** is how many a picture took: passes of the network, or steps of a search.
 # **memory** is the most that the process held, libraries included. The bars of the two charts are the intervals of the
-# table above.
+# table above; bars that overlap do not make a tie, for which see the pairs.
 
 # %%
 spent = {}
@@ -465,20 +492,21 @@ if spent:
 # - Guides and judge learned from drawings of the same set. What pleases the one may please the other more than a
 #   person. The rows without a guide are free of that, where no guide took part in the training either: in GigaGAN's, a
 #   CLIP loss did.
-# - Looking up the nearest name's drawing is the baseline to beat on unseen concepts. It cannot draw anything new, and a
-#   drawing of a near name often passes.
+# - Looking up the nearest name's drawing is the baseline to beat on unseen concepts: the pairs say who does. It cannot
+#   draw anything new, and a drawing of a near name often passes.
 # - EfficientNet-Lite2 measures KID, precision and recall; EfficientNet-Lite0, its smaller sister, trained GigaGAN's
 #   second discriminator and takes part in the guide `emoji-clip-photo`. Their rows may be flattered in these columns.
 # - With few concepts most rows are ties. `-p num_concepts 80 -p num_seeds 3` orders more of them and takes hours for
 #   the methods that search.
 #
-# ## Exercise: who is better beyond doubt?
+# ## Exercise: who is better?
 # **Write these lines.** From the mean score of each concept for two methods, (G,) each, return whether the first is
-# better beyond doubt: the lower end of the 95 % interval of the paired difference is above 0.
+# better: its mean is higher, and at most one in twenty random choices of signs takes the paired differences as far from
+# 0 as they are.
 #
 # <details><summary>Hint</summary>
 #
-# Subtract first, then draw concepts anew with replacement: `torch.randint` for 2,000 rows of G picks at once.
+# Subtract first, then flip: `torch.randint` for 2,000 rows of G signs at once.
 #
 # </details>
 
@@ -492,8 +520,11 @@ def check_is_better(function):
     """Raise AssertionError unless the function is right."""
     rng = runtime.generator(seed, "exercise")
     level = torch.rand(200, generator=rng)
-    assert function(level + 0.01, level, rng), "a small difference everywhere is beyond doubt"
+    assert function(level + 0.01, level, rng), "a small difference everywhere is a difference"
+    assert not function(level - 0.01, level, rng), "it is worse"
     assert not function(level, level, rng), "no difference is no difference"
+    lucky = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert not function(lucky, torch.zeros(4), rng), "three of four are too few to tell"
     assert not function(level[torch.randperm(200, generator=rng)], level, rng), "only shuffled"
 
 
@@ -522,7 +553,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # %% [markdown]
 # ## Summary
 # - One judge that guides nobody, a strict question, the same prompts and seeds, differences concept by concept.
-# - A place is shared where the data cannot tell.
+# - Who is better is told by the pairs, and often it cannot be told.
 # - No single number sees everything: look at the wall before and after the table.
 #
 # ## References
@@ -532,3 +563,5 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # - Kynkäänniemi et al. 2019, *Improved precision and recall metric for assessing generative models*, arXiv:1904.06991
 # - Parmar, Zhang and Zhu 2022, *On aliased resizing and surprising subtleties in GAN evaluation*, arXiv:2104.11222
 # - Efron 1979, *Bootstrap methods: another look at the jackknife*, Annals of Statistics 7
+# - Fisher 1935, *The design of experiments*, Oliver and Boyd
+# - Holm 1979, *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of Statistics 6

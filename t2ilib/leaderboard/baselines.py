@@ -12,7 +12,7 @@ from ..media import to_unit
 from ..metrics.judging import Judgement
 from ..runtime import generator
 
-REAL = "real drawings"
+REAL = "real drawings, new to the judge"
 NEAREST = "the nearest name's drawing"
 MEAN = "the mean picture"
 NOISE = "noise"
@@ -61,7 +61,7 @@ class Baselines:
     def pictures(self, names: Sequence[str], *, seed: int = 0) -> dict[str, Tensor]:
         """Return name of a baseline -> its pictures of concepts, (len(names), 3, H, W) in [0, 1]."""
         looked_up = [self.judgement.rows_of[name][0] for name in self.nearest(names)]
-        real = self._drawings(self.judgement.one_row_each(names))
+        real = self._drawings(self.judgement.unseen_rows(names))
         noise = torch.rand(real.shape, generator=generator(seed, "leaderboard", "noise"))
         return {REAL: real, NEAREST: self._drawings(looked_up), MEAN: self.mean.expand(len(names), -1, -1, -1),
                 NOISE: noise}

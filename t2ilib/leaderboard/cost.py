@@ -44,7 +44,8 @@ def measure_cost(entry: Entry, prompt: str = "a red heart", *, timeout: float = 
     Raises:
         RunFailed: the process ended with an error, or took longer than `timeout` seconds.
     """
-    job = json.dumps({"method": entry.method, "options": dict(entry.options), "prompt": prompt})
+    options = {**entry.options, **entry.machine}
+    job = json.dumps({"method": entry.method, "options": options, "prompt": prompt})
     command = [sys.executable, "-m", "t2ilib.leaderboard.cost", job]
     env = {**os.environ, "PYTHONPATH": python_path()}
     try:

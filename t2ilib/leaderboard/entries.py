@@ -30,11 +30,13 @@ class Entry:
 
     Attributes:
         label: what the row is called. method: a name in `METHODS`. options: of the method; others have its defaults.
+        machine: further options, such as `device`, that do not decide what is drawn: pictures are kept without them.
     """
 
     label: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     def missing(self) -> str:
         """Return what is missing before it can draw, "" where nothing is."""
@@ -84,7 +86,8 @@ def draw_entry(entry: Entry, prompts: Sequence[str], *, seeds: Sequence[int], ho
         done += len(prompts) - len(absent)
         for first in range(0, len(absent), chunk):
             part = absent[first:first + chunk]
-            images, record = generate_with_record(part, method=entry.method, num_images=1, seed=seed, **entry.options)
+            images, record = generate_with_record(part, method=entry.method, num_images=1, seed=seed, **entry.options,
+                                                   **entry.machine)
             folder = _folder_of(entry, record, Path(home), before=folder)
             for prompt, image in zip(part, images, strict=True):
                 _keep(image, _file(folder, prompt, seed), entry, prompt, seed)

@@ -53,10 +53,12 @@ class Scorer:
             names: concepts of one split. side: bring pictures to so many pixels first; 0 leaves them as they are.
 
         Returns:
-            n; top1 and top10 with its 95 % interval (low, high), and chance10; kid_judge, against the split's drawings;
+            n; top1 and top10 with its 95 % interval (low, high), and chance10; kid_judge, in the judge's features;
             between and within, the mean of 1 - cosine of judge features of different prompts, and of one prompt's seeds
-            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes, against
-            training drawings: kid, precision with its interval (precision_low, precision_high), and recall.
+            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes: kid,
+            precision with its interval (precision_low, precision_high), and recall. All of these compare with training
+            drawings. KID and recall look at one seed at a time and are averaged: they depend on the number of pictures,
+            and several pictures of one prompt are no independent ones.
 
         Raises:
             BadParameter: another number of pictures, or names of several splits.
@@ -70,24 +72,30 @@ class Scorer:
         concepts = list(names) * seeds
         images = resized(pictures, side)
         features = self.judgement.features(images)
-        row = self.judgement.report(features, concepts, real=self._features_of(splits.pop()))
-        row["kid_judge"] = row.pop("kid")
-        row |= diversity(features.unflatten(0, (seeds, len(names))))
-        nearest, _ = self.judgement.novelty(features, self._features_of("train"))
+        training = self._features_of("train")
+        row = self.judgement.report(features, concepts)
+        of_seeds = features.unflatten(0, (seeds, len(names)))
+        if len(names) > 1:
+            row["kid_judge"] = _mean([self.judgement.kid(of_seed, training) for of_seed in of_seeds])
+        row |= diversity(of_seeds)
+        nearest, _ = self.judgement.novelty(features, training)
         row["nearest"] = nearest.mean().item()
         if self.eyes is not None:
-            row |= self._looks(self.eyes, images, concepts)
+            row |= self._looks(self.eyes, images, concepts, seeds)
         ranks = self.judgement.ranks(features, concepts)
         half = len(names) // 2
         others = [*names[half:], *names[:half]] * seeds
         shuffled = top_k(self.judgement.ranks(features, others), TOP)
         return Scored(row, (ranks <= TOP).float(), shuffled)
 
-    def _looks(self, eyes: Eyes, images: Tensor, concepts: Sequence[str]) -> dict[str, float]:
+    def _looks(self, eyes: Eyes, images: Tensor, concepts: Sequence[str], seeds: int) -> dict[str, float]:
         """Return what the eyes see of pictures, by the names of `score`."""
-        report = eyes.report(eyes.features(images), groups=concepts)
-        return {"kid": report["kid"], "precision": report["precision"], "precision_low": report["low"],
-                "precision_high": report["high"], "recall": report["recall"]}
+        features = eyes.features(images)
+        report = eyes.report(features, groups=concepts)
+        of_seeds = [eyes.report(part) for part in features.chunk(seeds)]
+        return {"kid": _mean([one["kid"] for one in of_seeds]), "precision": report["precision"],
+                "precision_low": report["low"], "precision_high": report["high"],
+                "recall": _mean([one["recall"] for one in of_seeds])}
 
     def free_ranks(self, pictures: Tensor, texts: Sequence[str], *, seeds: int) -> Tensor:
         """Return the rank of each picture's text among all `texts`, 1 being best: (seeds * len(texts),)."""
@@ -105,6 +113,10 @@ class Scorer:
                 rows = [rows[i * len(rows) // self.rows] for i in range(self.rows)]
             self._features[split] = self.judgement.data_features(rows)
         return self._features[split]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def resized(pictures: Tensor, side: int) -> Tensor:

@@ -22,12 +22,13 @@ from .image import (
     ssim,
 )
 from .modes import class_histogram, duplicate_rate, entropy, kl_to_data, modes_covered, nearest_distances, stacked_modes
+from .pairing import Paired, compare_paired
 from .panel import PanelTable, panel
 from .separation import Separation, auc, separation
 from .shape_parser import parse_shapes
 
-__all__ = ["PanelTable", "Separation", "auc", "bootstrap_interval", "chance_level", "class_histogram", "composition",
-           "duplicate_rate", "entropy", "frechet_distance", "gaussian_frechet", "is_shown", "kid", "kl_to_data",
-           "mean_kernel", "mmd2", "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity",
-           "panel", "parse_shapes", "precision_recall", "psnr", "retrieval_ranks", "separation", "ssim",
-           "stacked_modes", "synonym_mask", "top_k", "wilson_interval"]
+__all__ = ["Paired", "PanelTable", "Separation", "auc", "bootstrap_interval", "chance_level", "class_histogram",
+           "compare_paired", "composition", "duplicate_rate", "entropy", "frechet_distance", "gaussian_frechet",
+           "is_shown", "kid", "kl_to_data", "mean_kernel", "mmd2", "modes_covered", "nearest_distances",
+           "nearest_neighbour", "paired_similarity", "panel", "parse_shapes", "precision_recall", "psnr",
+           "retrieval_ranks", "separation", "ssim", "stacked_modes", "synonym_mask", "top_k", "wilson_interval"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
 from .image import kid, nearest_neighbour
+from ..data.left_out import left_out_rows
 from ..data.phrases import plain_name
 from ..errors import UnknownName, unknown_name
 from ..media import to_unit
@@ -36,6 +37,7 @@ class Judgement:
         self.rows_of: dict[str, list[int]] = {}
         for i, name in enumerate(self.of_row):
             self.rows_of.setdefault(name, []).append(i)
+        self._left_out = {self.of_row[row]: row for row in left_out_rows(data).tolist()}
         self.names = sorted(self.rows_of)
         self.index = {name: i for i, name in enumerate(self.names)}
         first_row = {name: rows[0] for name, rows in self.rows_of.items()}
@@ -59,6 +61,13 @@ class Judgement:
             chosen.append(rows[k % len(rows)])
         return chosen
 
+    def unseen_rows(self, names: Sequence[str]) -> list[int]:
+        """Return for each concept name the drawing that the judge did not train on; the only one where there is one.
+
+        With drawings that it knows, real drawings would look more like their names than any new drawing can.
+        """
+        return [self._left_out.get(name, self.rows_of[name][0]) for name in names]
+
     @torch.no_grad()
     def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""
@@ -72,6 +81,12 @@ class Judgement:
         for part in rows.split(256):
             features.append(self.features(to_unit(self.data.batch(part))))
         return torch.cat(features)
+
+    def training_features(self, *, every: bool) -> Tensor:
+        """Return the judge's features of training drawings: every one, or one of each concept, which is quicker."""
+        if every:
+            return self.data_features([i for i, split in enumerate(self.data.columns["split"]) if split == "train"])
+        return self.data_features(self.one_row_each(self.concepts("train")))
 
     def targets(self, names: Sequence[str]) -> Tensor:
         """Return the index of each concept name, or raise UnknownName with the nearest ones."""
@@ -117,9 +132,13 @@ class Judgement:
             easy = self.ranks(features, names, among=among)
             row |= {"caption_top1": top_k(easy, 1), "caption_top5": top_k(easy, 5)}
         if real is not None and len(features) > 1:
-            scale = features.shape[1] ** 0.5  # unit features: scaled so that KID's x . y / D is their cosine
-            row["kid"] = kid(real * scale, features * scale)[0]
+            row["kid"] = self.kid(features, real)
         return row
+
+    def kid(self, features: Tensor, real: Tensor) -> float:
+        """Return KID of pictures (N, D) against real ones (M, D), in unit features of the judge."""
+        scale = features.shape[1] ** 0.5  # so that KID's x . y / D is their cosine
+        return kid(real * scale, features * scale)[0]
 
     def novelty(self, features: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosine of each picture to its nearest training picture, and the position of that picture."""

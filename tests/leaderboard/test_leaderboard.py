@@ -7,13 +7,17 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
+from t2ilib.data import CaptionedImages
 from t2ilib.errors import BadParameter, RunFailed
 from t2ilib.leaderboard import FREE, ORIGINAL, Entry, PromptSet, draw_entry, measure_cost, paired_differences, places
-from t2ilib.leaderboard.places import concept_means
 from t2ilib.leaderboard.scores import Scorer, diversity, resized
 from t2ilib.methods import METHODS, Method
+from t2ilib.metrics.judging import Judgement
 from t2ilib.options import Option
+
+OPTIONS = (Option("blue", 0, "blue"), Option("device", "auto", "device"))
 
 
 class Painter:
@@ -21,6 +25,7 @@ class Painter:
 
     def __init__(self):
         self.asked = []
+        self.options = []  # of each call
         self.checkpoints = {}
         self.fails_after = 10**9
 
@@ -29,6 +34,7 @@ class Painter:
             raise KeyboardInterrupt
         prompts = [prompt] if isinstance(prompt, str) else prompt
         self.asked += [(text, seed) for text in prompts]
+        self.options.append(options)
         images = [Image.new("RGB", (8, 8), (len(text), seed, options.get("blue", 0))) for text in prompts]
         return images, {"checkpoints": dict(self.checkpoints), "steps_done": 1}
 
@@ -36,7 +42,7 @@ class Painter:
 @pytest.fixture
 def painter():
     painter = Painter()
-    METHODS.add("painter", Method("painter", "Painter", painter.run, options=(Option("blue", 0, "blue"),)))
+    METHODS.add("painter", Method("painter", "Painter", painter.run, options=OPTIONS))
     yield painter
     METHODS.remove("painter")
 
@@ -103,16 +109,22 @@ def test_places_share_what_cannot_be_told_apart():
     bad[0] = 1
     scores = {"bad": bad, "good": good, "nearly": nearly}
     assert places(scores, concepts) == {"bad": 3, "good": 1, "nearly": 1}
-    mean, low, high = paired_differences(scores, concepts)["good", "bad"]
-    assert mean == pytest.approx(79 / 80)
-    assert 0 < low <= mean <= high
+    found = paired_differences(scores, concepts)
+    assert list(found) == [("good", "bad"), ("nearly", "bad"), ("good", "nearly")]
+    assert found["good", "bad"].mean == pytest.approx(79 / 80)
+    assert found["good", "bad"].is_more
+    assert not found["good", "nearly"].is_more
 
 
-def test_concept_means_average_seeds():
-    means = concept_means(torch.tensor([1.0, 0.0, 0.0, 0.0]), ["a", "b", "a", "b"])
-    assert means.tolist() == [0.5, 0.0]
-    with pytest.raises(BadParameter, match="a value for each of 2 pictures"):
-        concept_means(torch.zeros(3), ["a", "b"])
+def test_pairs_are_corrected_for_their_number():
+    """Of many pairs of equals one would look different by itself."""
+    concepts = [f"c{i}" for i in range(6)]
+    rows = {"best": torch.ones(6)} | {f"row {i}": torch.zeros(6) for i in range(5)}
+    alone = paired_differences({"best": rows["best"], "row 0": rows["row 0"]}, concepts)
+    assert alone["best", "row 0"].p == pytest.approx(2 / 64)
+    together = paired_differences(rows, concepts)
+    assert together["best", "row 0"].p > 0.05
+    assert set(places(rows, concepts).values()) == {1}
 
 
 def test_diversity_of_equal_and_of_orthogonal_pictures():
@@ -162,6 +174,41 @@ def test_scorer_refuses_another_number_of_pictures():
 
 
 @pytest.mark.slow
+class MeanColourJudge:
+    """Unit features of pictures are their mean red and green; each name has another direction."""
+
+    def encode_text(self, texts):
+        angles = torch.linspace(0.0, 1.4, len(texts))
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+    def encode_image(self, x):
+        return F.normalize(x.mean((2, 3))[:, :2] + 1e-6, dim=-1)
+
+
+def test_seeds_are_compared_one_at_a_time():
+    """KID of one seed's pictures and of the same pictures three times is the same."""
+    rng = torch.Generator().manual_seed(0)
+    names = ["red heart", "fire", "black cat"]
+    images = (torch.rand(12, 3, 8, 8, generator=rng) * 255).byte()
+    columns = {"name": names * 4, "family": names * 4, "split": ["train"] * 12}
+    scorer = Scorer(Judgement(MeanColourJudge(), CaptionedImages(images, names * 4, columns)))
+    pictures = torch.rand(3, 3, 8, 8, generator=rng)
+    once = scorer.score(pictures, names, seeds=1).row
+    thrice = scorer.score(pictures.repeat(3, 1, 1, 1), names, seeds=3).row
+    assert thrice["kid_judge"] == pytest.approx(once["kid_judge"])
+    assert thrice["n"] == 9
+    assert thrice["within"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_the_machine_is_told_reaches_the_method_and_is_not_part_of_the_pictures(painter, tmp_path):
+    plain = draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    told = Entry("Painter", "painter", machine={"device": "cpu"})
+    assert draw_entry(told, PROMPTS, seeds=(0,), home=tmp_path).card == plain.card
+    assert len(list(tmp_path.iterdir())) == 1
+    draw_entry(told, PROMPTS, seeds=(1,), home=tmp_path)
+    assert painter.options[-1]["device"] == "cpu"
+
+
 def test_cost_is_measured_in_a_process_of_its_own():
     job = json.dumps({"method": "minimagen", "options": {"candidates": 1, "steps": 1}, "prompt": "a dot"})
     ended = subprocess.run([sys.executable, "-m", "t2ilib.leaderboard.cost", job], capture_output=True, text=True,

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from t2ilib.data import CaptionedImages
+from t2ilib.data.left_out import left_out_rows
 from t2ilib.errors import UnknownName
 from t2ilib.metrics.judging import Judgement
 
@@ -105,3 +106,13 @@ def test_kid_is_zero_for_itself_and_grows_with_distance(judgement):
 def test_one_row_of_each_concept_with_the_artists_in_turn(judgement):
     judgement.rows_of = {"fire": [1, 4], "cat": [5, 7], "dolphin": [2]}
     assert judgement.one_row_each(["fire", "cat", "dolphin", "fire"]) == [1, 7, 2, 4]
+
+
+def test_unseen_rows_are_those_the_judge_did_not_train_on():
+    judge = ColourJudge()
+    names = ["fire", "fire", "flag: France", "flag: France", "cat"]
+    images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    data = CaptionedImages(images, ["x"] * 5, {"name": names, "family": names, "split": ["train"] * 5})
+    found = Judgement(judge, data).unseen_rows(["flag of France", "fire", "cat", "fire"])
+    fire, flag = left_out_rows(data).tolist()
+    assert found == [flag, fire, 4, fire]  # one artist drew the cat
