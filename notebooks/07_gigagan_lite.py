@@ -22,7 +22,7 @@
 # - attention by distance instead of products, and why discriminators want it
 # - the matching-aware loss: which pairs of picture and text are right, and how the pairs are made
 # - a CLIP loss over a large batch in the memory of a small one
-# - a discriminator that reads several sizes at a cost that grows with their number, not with a power of it
+# - a discriminator that reads several sizes at a cost that grows with their number, and does not double with each
 # - a ladder: what each ingredient adds at equal budget, and what truncation and text strength do
 #
 # This notebook is also the recipe of `emoji-gigagan`, the network of the method `gigagan`.
@@ -107,6 +107,7 @@ from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table
+from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import (
     load_clip,
@@ -116,6 +117,7 @@ from t2ilib.encoders import (
     load_text_encoder,
 )
 from t2ilib.encoders.choosing import GuideScore
+from t2ilib.errors import BadParameter
 from t2ilib.layers.filter_bank import (
     CONVOLUTIONS,
     distance_attention,
@@ -167,7 +169,7 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, data=data, train=train, steps=steps, minutes=minutes, batch_size=batch_size,
     start_from=start_from, ladder_steps=ladder_steps, rival_minutes=rival_minutes, measure=measure,
     num_concepts=num_concepts,
-    smoke=dict(rows=24, ladder_steps=1, rival_minutes=0.02, batch_size=6, num_concepts=6, seeds=1,
+    smoke=dict(rows=24, ladder_steps=1, rival_minutes=0.02, batch_size=8, num_concepts=6, seeds=1,
                candidates=2, size="live", frames=3, steps=1, eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
                rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
@@ -205,7 +207,12 @@ run.keep("sketch", show.diagram(
 # those of [01](01_gan_basics.ipynb), non-saturating and with R1; $\ell(t) = \log(1 + e^{-t})$:
 #
 # $$L_D = \mathbb{E}\,\ell(D(x, c)) + \mathbb{E}\,\ell(-D(G(z, c), c))
-#   + \tfrac12\,\mathbb{E}\,\lVert\nabla_x D(x, c)\rVert^2, \qquad L_G = \mathbb{E}\,\ell(D(G(z, c), c)).$$
+#   + \tfrac12\,\mathbb{E}\,\lVert\nabla_x \bar D(x, c)\rVert^2, \qquad L_G = \mathbb{E}\,\ell(D(G(z, c), c)).$$
+#
+# $D$ gives a picture several numbers, of its sizes and of several layers; the losses are means over them, and $\bar D$
+# is their mean, so that R1 does not grow with their count. Each is a bias, a product with the features $\phi$ of the
+# picture, and one of both with the pooled text $\hat c$ (projection, Miyato and Koyama 2018):
+# $D = b + u^\top\phi + \phi^\top V \hat c / \sqrt{d}$.
 #
 # R1, the last term of $L_D$, needs a second derivative and is computed once in 16 steps, with 16 times the weight. What
 # the sections below add, ingredient by ingredient, is what makes such a GAN read.
@@ -258,7 +265,9 @@ print(f"kernels of each picture: {tuple(kernels.shape)}, {kernels.nbytes / 2**20
 # products of queries and keys has no bound on that slope: it grows with the features. By distances,
 # $-\lVert q - k\rVert^2$, and with queries and keys from the same weights it is bounded (Kim et al. 2021). The square
 # opens to $2qk - k^2 - q^2$, and $q^2$ is the same for all keys, so that the softmax does not see it: one product is
-# enough, and the library takes that way. Below, the largest slope of either kind at nine places whose features grow:
+# enough, and the library takes that way. Below, the slope of either kind in one bad case, a place whose features are 0
+# among eight others whose features grow. (The layer of the library brings features to one length before, and its values
+# have weights of their own.)
 
 # %%
 q, k, v = (torch.randn(2, 2, 9, 8, generator=rng) for _ in range(3))
@@ -309,11 +318,13 @@ print(f"moved on by one, {(by_one == concepts).sum()} of {len(concepts)} pairs a
 # %% [markdown]
 # ## A CLIP loss in the memory of a chunk
 # The contrastive loss asks a frozen CLIP ([12](12_mini_clip.ipynb)): which of the batch's texts does each drawn picture
-# show? With $f_i$ the unit features of the pictures, $t_j$ those of the texts, and $\tau = 20$,
+# show? With $f_i$ the unit features of the $B$ pictures, $t_j$ those of the texts, and the inverse temperature
+# $\tau = 20$,
 #
 # $$L_\mathrm{CLIP} = -\frac1B \sum_i \log \frac{e^{\tau f_i t_i}}{\sum_j e^{\tau f_i t_j}}.$$
 #
-# Every $f_i$ competes with all texts, so the larger the batch, the harder the question. But a graph through the CLIP
+# Every $f_i$ competes with the texts of all other concepts (another text of its own concept is no wrong answer, and is
+# left out of the sum), so the larger the batch, the harder the question. But a graph through the CLIP
 # for all pictures at once takes much memory. Gradient caching (Gao et al. 2021) holds the graph of one chunk only:
 # encode all pictures without a graph; compute the gradient of the loss at their features, which is cheap; then encode
 # each chunk once more, with a graph, and send its part of that gradient through it. The result is exact:
@@ -327,6 +338,9 @@ direct = contrastive_loss(guide.encode_image(pictures), asked_texts, 20.0)
 (at_once,) = torch.autograd.grad(direct, pictures)
 value, in_chunks = contrastive_gradient(pictures, asked_texts, guide.encode_image, 20.0, chunk=1)
 torch.testing.assert_close(in_chunks, at_once, atol=1e-5, rtol=1e-3)
+two_hearts = torch.tensor([0, 0, 1, 2], device=device_)
+fewer_rivals = contrastive_loss(guide.encode_image(pictures), asked_texts, 20.0, two_hearts)
+assert fewer_rivals < direct, "what names the same concept does not compete"
 print(f"loss {value.item():.3f} both ways; gradients differ by {(in_chunks - at_once).abs().max():.1e}")
 
 # %% [markdown]
@@ -334,7 +348,8 @@ print(f"loss {value.item():.3f} both ways; gradients differ by {(in_chunks - at_
 # The generator draws at 4, 8, 16, ... pixels, each the sum of the one before, enlarged, and what the next block adds.
 # The discriminator reads several of them: where a size enters, its pictures join the batch, so that at the k-th size k
 # streams run, each of which gets a score after several of the later halvings. (Where every size that enters doubled the
-# batch, it would be 1, 2, 4, ... streams.) Each lower side costs a quarter of the one above, so little is added:
+# batch, it would be 1, 2, 4, ... streams.) A lower side has a quarter of the places, but the layers there are wider.
+# The last row of each side reads every side, as a count of what the smaller ones add:
 
 # %%
 def judging(reads, side=64):
@@ -355,11 +370,11 @@ def judging(reads, side=64):
 
 rows = {}
 for side in (64, 128):
-    for count in (1, 2, 3):
+    for count in (1, 2, 3, 4):
         reads = [side >> i for i in range(count)]
         found = judging(reads, side)
-        rows[f"{side} pixels, reads {reads}"] = {"activations": found["step"] / 2**20 / 8}
-run.keep("memory", show.Table(rows, digits=1, units={"activations": "MiB a picture"},
+        rows[f"{side} pixels, reads {reads}"] = {"a step": found["step"] / 2**20 / 8}
+run.keep("memory", show.Table(rows, digits=1, units={"a step": "MiB a picture"},
                               note="float32, computed without allocating, gradients of weights included; one "
                                    "term of the loss at a time"))
 
@@ -367,13 +382,15 @@ run.keep("memory", show.Table(rows, digits=1, units={"activations": "MiB a pictu
 # ## The data
 # Every step draws one of a picture's captions. Real and drawn pictures are augmented alike before they are judged:
 # moved, scaled, lighter, darker, with a hole. A discriminator would know the few thousand drawings of the set by heart
-# otherwise. How often is *adaptive* (ADA, Karras et al. 2020, *limited data*): $r = \mathbb{E}\,\mathrm{sign}(D(x))$
-# over real pictures is 0 for a discriminator that guesses and 1 for one that knows them all; the probability of each
-# operation rises while $r$ is above 0.6, and falls below. It stops at 0.8, or the generator would learn to draw holes.
+# otherwise. How often is *adaptive* (ADA, Karras et al. 2020, *limited data*): $r = \mathbb{E}\,\mathrm{sign}(D(x) -
+# s)$ over real pictures, where $s$ is the score of a guess (0, and $-\log 3$ where wrong texts are punished, since
+# three of four pairs then count as generated). $r$ is about 0 for a discriminator that guesses and 1 for one that knows
+# all drawings; the probability of each operation rises while $r$ is above 0.6, and falls below. It stops at 0.8, or the
+# generator would learn to draw holes.
 
 # %%
 words = load_text_encoder("minilm", device=device_)
-drawings = load_captioned(data, split="train", image_size=64, limit=cfg.rows or None)
+drawings = load_captioned(data, split="train", image_size=64).spread(cfg.rows)
 captions, caption_rows = caption_table(drawings)
 texts = encode_texts(words, captions, cache=cache_dir() / "texts" if profile == "full" else None)
 with torch.no_grad():
@@ -398,6 +415,7 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 # %%
 lite = load_perceptual("efficientnet-lite0", device=device_)
 LAYERS = {"stage1": 24, "stage2": 40, "stage4": 112}  # name -> channels
+CLIP_CHUNK = 8  # pictures whose graph through the CLIP is in memory at once
 fabric = make_fabric(device_)  # one process, or as many as `train 07 --devices N` starts
 
 
@@ -420,13 +438,24 @@ def start_training(name, size, rule, *, start_from="scratch", **changes):
             network.to(device_)
     training = TextGanTraining(generator, discriminator, rule, features=features,
                                encode=guide.encode_image, learning_rate=cfg.learning_rate,
-                               ema_decay=cfg.ema_decay, dtype=dtype_, fabric=fabric)
-    beside = {"batches": Batches(len(drawings), cfg.batch_size, runtime.generator(seed, name, "batches")),
-              "stream": runtime.generator(seed, name, "training"), "history": History(),
+                               ema_decay=cfg.ema_decay, dtype=dtype_, chunk=CLIP_CHUNK, fabric=fabric)
+    # the same batches and noise for every training, so that rows of a ladder differ by their ingredient alone
+    beside = {"batches": Batches(len(drawings), cfg.batch_size, runtime.generator(seed, "batches")),
+              "stream": runtime.generator(seed, "training"), "history": History(),
               "probability": AdaptiveProbability(0.3)}
     return training, beside, side
 
 # %%
+def next_rows(batches):
+    """The rows of the next batch in which every picture can have the text of another concept."""
+    for _ in range(100):
+        rows = batches.next()
+        if 2 * concept_of[rows].bincount().max() <= len(rows):
+            return rows
+    raise BadParameter(f"of {data!r}, one concept or caption fills more than half of 100 batches in a row; take "
+                       "pictures with more captions, or a larger batch_size")
+
+
 def draw_batch(training, rows, side, rng, probability):
     """What a step learns from: drawings, one caption of each, noise, others' texts, augmentation.
 
@@ -445,7 +474,7 @@ def draw_batch(training, rows, side, rng, probability):
     others = mismatch(concept_of[rows], rng)
     pooled = text[2].float()
     batch = TextGanBatch(real, (text[0].float(), text[1], pooled), z, pooled[others.to(device_)],
-                         augmentation, clip_texts[caption].to(device_))
+                         augmentation, clip_texts[caption].to(device_), concept_of[rows].to(device_))
     return batch.share(fabric.global_rank, fabric.world_size)
 
 
@@ -494,7 +523,7 @@ def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=Non
         rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
         share = probability.value if augment else 0.0
         now = side_at(loop.position / steps, side) if grows else side
-        report = training.step(draw_batch(training, beside["batches"].next(), now, beside["stream"], share), rate)
+        report = training.step(draw_batch(training, next_rows(beside["batches"]), now, beside["stream"], share), rate)
         probability.update(report.on_real)
         history.add(step, **{key: value.item() for key, value in report.losses.items()})
         if copies is not None:
@@ -525,12 +554,15 @@ def draw(network, prompts, num=1, **settings):
 
 # %% [markdown]
 # ## A ladder
-# One row for each ingredient, each with all of those above it, at equal budgets; the last row takes one away again. In
-# `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full`
-# measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those
-# of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row
-# may be flattered there. The curves are the discriminator's loss on real pictures, log 2 = 0.69 for one that guesses:
-# how low they fall with and without augmentation says how much is learned by heart.
+# One row for each ingredient, each with all of those above it, at equal steps with the same pictures, texts and noise
+# (a later row takes more time for them); the last row takes one away again. One seed: of two rows whose intervals
+# overlap nothing is said. In `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that
+# all rows train. `full` measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided,
+# Kumari et al. 2022). Those of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in
+# other notebooks: such a row may be flattered there. The curves are the discriminator's loss on real pictures, log 4 =
+# 1.39 for one that guesses (of its four kinds of pairs one is real). Beside one another they say how much easier real
+# pictures are to know without augmentation; whether because they are known by heart or because generated ones are bad,
+# a curve alone cannot say.
 
 # %%
 PLAIN = TextGanRule(matching=0.0, clip=0.0, features=0.0)
@@ -559,9 +591,10 @@ if cfg.ladder_steps:
 
 # %% [markdown]
 # The judge, an independent CLIP, is asked for the rank of the name among all names of the set; **shuffled** is top10
-# when each picture is asked for another one's name. In the judge's features **kid** compares with a real drawing of
-# each of these concepts, **copy** is the cosine to the nearest training drawing, and **within** says how much the
-# pictures of one prompt differ. `full` adds **KID-lite2**, **precision** and **recall** in the features of a network
+# when each picture is asked for another one's name. Concepts of *train* are those of the drawings that this run trains
+# on. In the judge's features **kid** compares with a real drawing of each of these concepts, **copy** is the cosine to
+# the nearest training drawing (`quick` compares with one of each concept), and **within** says how much the pictures of
+# one prompt differ. `full` adds **KID-lite2**, **precision** and **recall** in the features of a network
 # trained on photographs, beside training drawings ([10](10_leaderboard.ipynb#The-table) explains them). **pairs apart**
 # is the perceptual distance of two pictures of one prompt, which the original used to compare its arms: it rises for
 # noise as for variety, so that alone it says little.
@@ -570,7 +603,7 @@ if cfg.ladder_steps:
 if is_emoji:
     judgement = Judgement(load_judge(device=device_),
                           load_captioned("emoji", split="all", image_size=64))
-    bank = judgement.data_features(judgement.one_row_each(judgement.concepts("train")))
+    training_features = judgement.training_features(every=profile == "full")
     trunk = load_efficientnet_lite(device=device_)
     pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * max(2, cfg.seeds)
     eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
@@ -579,6 +612,16 @@ if is_emoji:
 else:
     print(f"the judge ranks names of emoji, which {data!r} has not: its tables are left out")
 SPLITS = ("train", "validation")
+
+
+def concepts_of(split):
+    """Concepts of a split, evenly from the alphabet; of training only what this run trains on."""
+    names = judgement.concepts(split)
+    if split == "train":
+        trained_on = {plain_name(name) for name in number}
+        names = [name for name in names if name in trained_on]
+    count = min(cfg.num_concepts or len(names), len(names))
+    return [names[i * len(names) // count] for i in range(count)]
 
 
 def judged(x, names):
@@ -590,7 +633,7 @@ def judged(x, names):
     real = judgement.data_features(judgement.one_row_each(names))
     row = judgement.report(features, asked_names, real=real)
     grouped = features.unflatten(0, (len(names), num))
-    row["copy"] = judgement.novelty(features, bank)[0].mean().item()
+    row["copy"] = judgement.novelty(features, training_features)[0].mean().item()
     row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
     if eyes is not None:
         row |= eyes.row(x, asked_names)
@@ -604,7 +647,7 @@ def judged(x, names):
 
 def measured(network, split):
     """The row of a generator."""
-    names = judgement.concepts(split, cfg.num_concepts)
+    names = concepts_of(split)
     return judged(draw(network, names, max(2, cfg.seeds)), names)[0]
 
 
@@ -617,11 +660,12 @@ if arms and is_emoji:
 
 # %% [markdown]
 # ## Beside a diffusion model
-# GigaGAN or MinImagen? Both learn from the same drawings and captions at 32 pixels, for the same time on this machine,
-# and about as many weights are trained: the GAN's are the generator's and the discriminator's, of which the latter are
-# of no use afterwards. The GAN has all ingredients but the frozen features, which know photographs; the diffusion model
-# is the base of notebook 08, narrower, and draws in several passes. Copies of both are kept on the way, so that the
-# table shows what each had learned after a quarter and after half of the time.
+# GigaGAN or MinImagen? Both see the same drawings and captions at 32 pixels, for the same time on this machine (the GAN
+# is also taught by emoji-CLIP, through its CLIP loss), and about as many weights are trained: the GAN's are the
+# generator's and the discriminator's, of which the latter are of no use afterwards. The GAN has all ingredients but the
+# frozen features, which know photographs; the diffusion model is the base of notebook 08, narrower, and draws in
+# several passes. Copies of both are kept on the way, so that the table shows what each had learned after a quarter and
+# after half of the time.
 
 # %%
 class Copies:
@@ -636,8 +680,8 @@ class Copies:
         """Keep the weights when the loop passes a share of its steps; call it once a step."""
         if loop.passes([share * loop.steps for share in self.SHARES]):
             weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-            self.rows.append({"minutes": loop.seconds / 60, "pictures": (loop.done + 1) * cfg.batch_size,
-                              "weights": weights})
+            self.rows.append({"share": f"{loop.position / loop.steps:.0%}", "minutes": loop.seconds / 60,
+                              "pictures": (loop.done + 1) * cfg.batch_size, "weights": weights})
 
     def state_dict(self):
         return {"rows": list(self.rows)}
@@ -693,7 +737,7 @@ def rows_over_time(title, network, copies, paint, names):
         seconds = time.perf_counter() - began
         row, _ = judged(x, names)
         row |= {"minutes": copy["minutes"], "pictures": copy["pictures"], "ms a picture": 1000 * seconds / len(x)}
-        found[f"{title}, {copy['minutes']:.1f} min"] = row
+        found[f"{title}, {copy['share']} of the time"] = row
     return found
 
 
@@ -711,10 +755,10 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
     judge_of_gan = GigaDiscriminator(**GIGAGAN["live"]["discriminator"])
     print(f"weights in training: {count_weights(gan, judge_of_gan):,} (GAN), {count_weights(unet):,} (diffusion)")
     for split in SPLITS:
-        names = judgement.concepts(split, cfg.num_concepts)
+        names = concepts_of(split)
         rows = rows_over_time("GAN", gan, gan_copies, draw, names)
         rows |= rows_over_time("diffusion", unet, diffusion_copies, draw_by_diffusion, names)
-        columns = ("pictures", "ms a picture", *COLUMNS)
+        columns = ("minutes", "pictures", "ms a picture", *COLUMNS)
         run.keep(f"beside_diffusion_{split}", show.Table(rows, columns=columns, title=split, best="top10",
                                                          intervals={"top10": ("low", "high")},
                                                          note=f"32 pixels, seed {seed}, one machine"))
@@ -728,7 +772,7 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
     run.keep("beside_diffusion", show.compare(last, titles=asked, scale=1.2))
 
 # %% [markdown]
-# ## The network that ships
+# ## The network that is meant to ship
 # All ingredients at 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
 # It **grows** (Karras et al. 2018): the first quarter of the training draws and judges 16 pixels, up to 65 % of it 32,
@@ -844,7 +888,7 @@ def between(first, second, share):
 
 
 frames = [between(asked[1], asked[4], i / (cfg.frames - 1)) for i in range(cfg.frames)]
-few = list(range(0, len(frames), max(1, len(frames) // 8)))
+few = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().int().tolist()
 titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
 run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))
 with FilmWriter(run.dir / "between.webp", fps=8) as film:
@@ -889,7 +933,7 @@ def compare_all(names):
 
 
 for split in SPLITS if is_emoji else ():
-    repeated, table, ranks = compare_all(judgement.concepts(split, cfg.num_concepts))
+    repeated, table, ranks = compare_all(concepts_of(split))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"], f"{split}_chosen_top10": table[CHOSEN]["top10"]})
     run.keep(f"judged_{split}", show.Table(table | {"chance": {"top10": table[DRAFT]["chance10"]}},
                                            columns=COLUMNS, title=split, best="top10",

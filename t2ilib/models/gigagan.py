@@ -169,17 +169,19 @@ class GigaGenerator(DropsText, nn.Module):
 
     def forward(self, z: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor,
                 largest: int | None = None) -> list[Tensor]:
-        if not self.conditional:
-            everything = torch.ones(len(z), dtype=torch.bool, device=z.device)
-            tokens, mask, pooled = self.without_text(tokens, mask, pooled, everything)
         return self.draw(self.style(z, pooled), *self.read(tokens, mask), largest=largest)
 
     def style(self, z: Tensor, pooled: Tensor) -> Tensor:
         """Return the style of noise and text: (B, latent_dim), (B, E) -> (B, style_dim)."""
+        if not self.conditional:
+            pooled = self.null_pooled.to(pooled).expand_as(pooled)
         return self.mapping(z, pooled)
 
     def read(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens as the maps read them, and which of them count: (B, T, E), (B, T)."""
+        if not self.conditional:
+            tokens = self.null_token.to(tokens).expand_as(tokens)
+            mask = (torch.arange(mask.shape[1], device=mask.device) == 0).expand_as(mask)
         if self.text is not None:
             tokens = self.text(tokens, key_keep=mask)
         return tokens, mask

@@ -109,8 +109,8 @@ def draw_augmentation(count: int, probability: float, generator: torch.Generator
 class AdaptiveProbability:
     """The probability of augmentation, raised where the discriminator is too sure of real pictures.
 
-    Its sign says how sure it is: r = E[sign(D(real))] is 0 for one that guesses and 1 for one that knows all drawings
-    (Karras et al. 2020, eq. 1, r_t).
+    Its sign says how sure it is: r = E[sign(D(real))] is about 0 for one that guesses and 1 for one that knows all
+    drawings (Karras et al. 2020, eq. 1, r_t). Where a guess has another score than 0, pass scores less that of a guess.
 
     Args:
         start: the first probability. target: of r. pictures: so many raise the probability from 0 to 1.

@@ -4,6 +4,7 @@ Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.0551
 of real pictures is backpropagated before generated ones are looked at, so that no more than one graph is in memory.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,15 @@ class TextGanRule:
         if min(self.matching, self.clip, self.features, self.r1) < 0 or self.r1_every < 1:
             raise BadParameter(f"no term weighs less than 0, and r1_every is at least 1; got {self}")
 
+    @property
+    def guess(self) -> float:
+        """Return the score by which a discriminator loses least that knows nothing.
+
+        Of 2 + 2 matching pairs, by weight, one is real: a score s that is the same for all loses least where its
+        sigmoid is 1 / (2 + 2 matching).
+        """
+        return -math.log(1 + 2 * self.matching)
+
 
 @dataclass(frozen=True)
 class TextGanBatch:
@@ -85,7 +95,8 @@ class TextGanBatch:
         real: pictures (B, 3, H, W) in [-1, 1]. text: tokens, mask and pooled of their captions. z: (B, latent_dim).
         wrong: (B, E), pooled, the text of another concept for each picture: `pooled[mismatch(...)]`.
         augmentation: of the discriminator's pictures, in the order real, generated; None is none.
-        clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None.
+        clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None. concepts: (B,) int64, which
+            concept each caption names, for the same loss; None takes each for another.
     """
 
     real: Tensor
@@ -94,6 +105,7 @@ class TextGanBatch:
     wrong: Tensor
     augmentation: tuple[DrawnAugmentation, DrawnAugmentation] | None = None
     clip_text: Tensor | None = None
+    concepts: Tensor | None = None
 
     def share(self, rank: int, world_size: int) -> "TextGanBatch":
         """Return every `world_size`-th picture and what belongs to it: the share of one process."""
@@ -107,8 +119,9 @@ class TextGanBatch:
             of_real, of_drawn = self.augmentation
             augmentation = (of_real.share(rank, world_size), of_drawn.share(rank, world_size))
         clip_text = None if self.clip_text is None else self.clip_text[share]
+        concepts = None if self.concepts is None else self.concepts[share]
         return TextGanBatch(self.real[share], (tokens[share], mask[share], pooled[share]), self.z[share],
-                            self.wrong[share], augmentation, clip_text)
+                            self.wrong[share], augmentation, clip_text, concepts)
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,8 @@ class TextGanStep:
     """What a step reports, of the batch of all processes and without gradients.
 
     Attributes:
-        losses: by name. on_real: scores (P, B) of real pictures.
+        losses: by name. on_real: scores (P, B) of real pictures, less that of a guess (`TextGanRule.guess`): above 0
+            where the discriminator says "real".
     """
 
     losses: dict[str, Tensor]
@@ -133,25 +147,33 @@ def says_generated(scores: Tensor) -> Tensor:
     return F.softplus(scores.float()).mean()
 
 
-def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: float) -> Tensor:
+def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: float,
+                     concepts: Tensor | None = None) -> Tensor:
     """Return the cross entropy of each picture's own text among the batch's (Kang et al. 2023, eq. 8).
 
+    Another text of a picture's own concept is no wrong answer, and does not compete.
+
     Shapes:
-        two of (B, D), of length 1 -> scalar
+        two of (B, D), of length 1; concepts (B,) int64, None if all differ -> scalar
     """
     logits = scale * image_features.float() @ text_features.float().T  # (B, B)
+    if concepts is not None:
+        alike = concepts[:, None] == concepts
+        alike.fill_diagonal_(False)
+        logits = logits.masked_fill(alike, -math.inf)
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callable[[Tensor], Tensor], scale: float, *,
-                         chunk: int = 16, fabric: Any = None) -> tuple[Tensor, Tensor]:
+                         chunk: int = 16, concepts: Tensor | None = None,
+                         fabric: Any = None) -> tuple[Tensor, Tensor]:
     """Return the contrastive loss of pictures and its gradient at them, with the graph of one chunk in memory.
 
     The features of all pictures are computed without a graph, and the gradient of the loss at them; then each chunk is
     encoded once more, and that gradient sent through it (Gao et al. 2021, "GradCache", arXiv:2101.06983).
 
     Args:
-        encode: pictures (b, 3, H, W) -> unit vectors (b, D), differentiable.
+        encode: pictures (b, 3, H, W) -> unit vectors (b, D), differentiable. concepts: see `contrastive_loss`.
         fabric: of several processes, each with its share: pictures compete with the texts of all, and the mean of the
             processes' gradients is that of the whole batch.
 
@@ -164,7 +186,9 @@ def contrastive_gradient(pictures: Tensor, text_features: Tensor, encode: Callab
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     features = gather_shares(fabric, features).requires_grad_()
     text_features = gather_shares(fabric, text_features)
-    loss = contrastive_loss(features, text_features, scale)
+    if concepts is not None:
+        concepts = gather_shares(fabric, concepts)
+    loss = contrastive_loss(features, text_features, scale, concepts)
     at_all, = torch.autograd.grad(loss, features)
     at_features = world_size * at_all[rank::world_size]
     gradients = []
@@ -280,7 +304,7 @@ class TextGanTraining:
         """Make the discriminators' step: real pictures, then generated ones, each with their own and with wrong texts.
 
         Returns:
-            name of a loss -> value, and the scores (P, B) of real pictures
+            name of a loss -> value, and the scores (P, B) of real pictures, less that of a guess
         """
         pooled = batch.text[2]
         real = batch.real
@@ -298,12 +322,16 @@ class TextGanTraining:
         losses, on_real = self._learn(of_reals, self.discriminator.pyramid(real))
         losses |= self._learn(of_drawns, drawn)[0]
         if self.rule.r1 and self.count % self.rule.r1_every == 0:
-            penalty = zero_centred_penalty(lambda x: self.discriminator(self.discriminator.pyramid(x), pooled), real)
+            penalty = zero_centred_penalty(lambda x: self._mean_score(x, pooled), real)
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
             losses["r1"] = penalty.detach()
         average_gradients(self.fabric, *self.discriminators)
         self.discriminator_optimizer.step()
-        return losses, on_real
+        return losses, on_real - self.rule.guess
+
+    def _mean_score(self, pictures: Tensor, pooled: Tensor) -> Tensor:
+        """Return the mean of all scores of each picture, (B,): R1 is that of one number, however many there are."""
+        return self.discriminator(self.discriminator.pyramid(pictures), pooled).mean(dim=0)
 
     def _learn(self, terms: Sequence[_Term], pictures: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Backpropagate terms of the discriminators' loss about the same pictures, which are looked at once.
@@ -347,7 +375,7 @@ class TextGanTraining:
             gradients.append(torch.zeros_like(leaf) if gradient is None else gradient)
         if self.rule.clip:
             value, at_largest = contrastive_gradient(leaves[0], batch.clip_text, self._encode, self.rule.clip_scale,
-                                                     chunk=self.chunk, fabric=self.fabric)
+                                                     chunk=self.chunk, concepts=batch.concepts, fabric=self.fabric)
             losses["clip"] = value
             gradients[0] = gradients[0] + self.rule.clip * at_largest
         self.generator_optimizer.zero_grad(set_to_none=True)

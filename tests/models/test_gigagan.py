@@ -70,6 +70,9 @@ def test_without_condition_the_text_is_not_read():
     z = torch.randn(3, 6)
     tokens, mask, pooled = text()
     torch.testing.assert_close(network(z, tokens, mask, pooled)[0], network(z, -tokens, mask, -pooled)[0])
+    nulls = network.without_text(tokens, mask, pooled, torch.ones(3, dtype=torch.bool))
+    part_by_part = network.draw(network.style(z, pooled), *network.read(tokens, mask))[0]  # as a painter draws
+    torch.testing.assert_close(part_by_part, network(z, *nulls)[0])
 
 
 def test_styles_of_two_pictures_mix_side_by_side():

@@ -157,6 +157,43 @@ def test_extreme_scores_keep_losses_and_gradients_finite():
             assert loss.isfinite() and gradient.isfinite().all()
 
 
+def test_another_text_of_the_same_concept_does_not_compete():
+    text = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    concepts = torch.tensor([7, 7, 8, 9])
+    found = contrastive_loss(text, text.clone(), 20.0, concepts)
+    rows = 20.0 * text @ text.T
+    losses = []
+    for own, rivals in ((0, [0, 2, 3]), (1, [1, 2, 3]), (2, [0, 1, 2, 3]), (3, [0, 1, 2, 3])):
+        losses.append(rows[own, rivals].logsumexp(0) - rows[own, own])
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+
+
+def test_r1_does_not_grow_with_the_number_of_scores():
+    """R1 is that of the mean score: with every score twice it is the same."""
+    game = training(TextGanRule(clip=0.0, r1_every=1))
+    once = game.step(batch()).losses["r1"]
+    game = training(TextGanRule(clip=0.0, r1_every=1))
+    scores = game.discriminator.forward
+    game.discriminator.forward = lambda *inputs: scores(*inputs).repeat(2, 1)
+    assert game.step(batch()).losses["r1"] == pytest.approx(once.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("matching", [0.0, 1.0])
+def test_a_guess_is_the_constant_score_that_loses_least(matching):
+    rule = TextGanRule(matching=matching)
+
+    def loss(score):
+        score = torch.tensor(score)
+        return says_real(score) + (1 + 2 * matching) * says_generated(score)
+
+    assert loss(rule.guess) < min(loss(rule.guess - 0.1), loss(rule.guess + 0.1))
+    game = training(TextGanRule(clip=0.0, matching=matching))
+    for weight in game.discriminator.parameters():
+        nn.init.zeros_(weight)
+    on_real = game.step(batch()).on_real
+    torch.testing.assert_close(on_real, torch.full_like(on_real, -rule.guess), rtol=0, atol=1e-5)
+
+
 def test_lazy_r1_is_due_once_in_so_many_steps():
     game = training(TextGanRule(clip=0.0, r1_every=3))
     due = ["r1" in game.step(batch()).losses for _ in range(6)]
