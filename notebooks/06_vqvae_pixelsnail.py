@@ -996,7 +996,8 @@ if not measure:
 # %% [markdown]
 # ## Bits per code
 # A code that could be anything takes $\log_2 K$ bits; who knows how often each occurs needs fewer. For a causal network
-# the bits are its cross entropy, exactly. With the words of another drawing the bits say how much wrong words harm.
+# the bits are its cross entropy, exactly. Without words, and with the words of another drawing, the bits say what right
+# words save and what wrong ones cost.
 
 # %%
 def flat(source, rows, view=0):
@@ -1008,12 +1009,14 @@ def flat(source, rows, view=0):
 
 
 @torch.no_grad()
-def bits(codes, prompts):
-    """Bits per code of pictures with prompts: (n,)."""
+def bits(codes, prompts, *, without_words=False):
+    """Bits per code of pictures with prompts, or with none: (n,)."""
     condition = words.encode(prompts)
     found = []
     for rows in torch.arange(len(codes)).split(32):
         part = tuple(x[rows].to(device_) for x in condition)
+        if without_words:
+            part = network.without_text(*part, torch.ones(len(rows), dtype=torch.bool, device=device_))
         found.append(bits_per_code(network, codes[rows].to(device_), part,
                                    runtime.generator(seed, "bits")).cpu())
     return torch.cat(found)
@@ -1038,10 +1041,12 @@ known_names = names_of(drawings.select(known))
 by_frequency = bits_by_frequency().mean().item()
 right_bits = bits(unseen_codes, names)
 swapped_bits = bits(unseen_codes, swapped)
+no_words = bits(unseen_codes, names, without_words=True)
 validation_bits, low, high = metrics.bootstrap_interval(right_bits, groups=names)
 rows = {"anything": {"bits a code": math.log2(header.codes)},
         "by frequency": {"bits a code": by_frequency},
         "PixelSNAIL": {"bits a code": validation_bits, "low": low, "high": high},
+        "no words": {"bits a code": no_words.mean().item()},
         "words swapped": {"bits a code": swapped_bits.mean().item()},
         "training drawings": {"bits a code": bits(flat(store, known), known_names).mean().item()}}
 note = (f"n = {len(unseen)} validation drawings and as many training ones; 95 % interval over "
@@ -1050,8 +1055,8 @@ run.keep("bits", show.Table(rows, columns=["bits a code"], digits=2, note=note,
                             intervals={"bits a code": ("low", "high")},
                             baselines=["anything", "by frequency"]))
 run.metric(validation_bits=validation_bits)
-cost = metrics.compare_paired(swapped_bits - right_bits, names)
-print(f"wrong words cost {cost} bits a code: {cost.verdict()}")
+print(f"bits a code: right words save {metrics.compare_paired(no_words - right_bits, names)}, "
+      f"wrong ones cost {metrics.compare_paired(swapped_bits - no_words, names)}")
 
 # %% [markdown]
 # ## Drawing
@@ -1354,8 +1359,8 @@ if is_emoji:
     guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
     bank = judgement.training_features(every=profile == "full")
     nearest_names = NearestNames(judgement, words)
-    pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
-    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
+    has_enough = len(judgement.concepts("validation", cfg.num_concepts)) >= FEWEST
+    eyes = load_eyes(device=device_) if cfg.eyes and has_enough else None
 else:
     print(f"the judge ranks names of emoji, which {set_name} has not: this section is left out. "
           "What can be compared on any pictures are the bits per code above")
@@ -1406,7 +1411,8 @@ def compare_all(split):
 
 results = {split: compare_all(split) for split in cfg.splits if is_emoji}
 for split, (names, table, ranks, _) in results.items():
-    note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}; strict rank "
+    note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}, of real "
+            "drawings one each; strict rank "
             f"among {len(judgement.names)} names; kid beside {len(bank)} training drawings; "
             "95 % interval over concepts")
     run.keep(f"judged_{split}", show.Table(
@@ -1421,7 +1427,7 @@ for split, (names, table, ranks, _) in results.items():
         print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %% [markdown]
-# Of the measured concepts those with the best and the worst ranks:
+# Of the measured pictures those with the best and the worst ranks:
 
 # %%
 if results:

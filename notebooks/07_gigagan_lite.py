@@ -107,7 +107,6 @@ from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table
-from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import (
     load_clip,
@@ -616,12 +615,7 @@ SPLITS = ("train", "validation")
 
 def concepts_of(split):
     """Concepts of a split, evenly from the alphabet; of training only what this run trains on."""
-    names = judgement.concepts(split)
-    if split == "train":
-        trained_on = {plain_name(name) for name in number}
-        names = [name for name in names if name in trained_on]
-    count = min(cfg.num_concepts or len(names), len(names))
-    return [names[i * len(names) // count] for i in range(count)]
+    return judgement.concepts(split, cfg.num_concepts, among=number if split == "train" else None)
 
 
 def judged(x, names):

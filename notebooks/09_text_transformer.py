@@ -20,7 +20,7 @@
 # **What you will learn**
 # - three ways to learn codes from words, and why one of them can only draw blur
 # - masked decoding and autoregressive decoding in a few lines each, and what a cache saves
-# - how many bits a code takes, and how many the words explain
+# - how many bits a code takes, how many the words save, and what wrong words cost
 # - what guidance and the number of passes do; which word is looked at; how to complete a picture
 # - how often a judge recognises the pictures, beside the nearest training drawing and real ones, and how much is copied
 #
@@ -399,8 +399,8 @@ run.keep("sizes", show.Table(rows))
 #
 # The matrices of the blocks are trained by Muon ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon)):
 # momentum whose singular values are all brought to about 1, so that a step moves every direction alike. On these codes
-# it needed about a fifth fewer pictures than AdamW for the same loss (4.23 after 15,000 pictures, AdamW after 18,500;
-# one seed, network `medium`). Embeddings and norms stay with AdamW.
+# it needed about a fifth fewer pictures than AdamW for the same training loss (4.23 nats a code after 15,000 pictures,
+# AdamW after 18,500; one seed, network `medium`). Embeddings and norms stay with AdamW.
 
 # %%
 fabric = make_fabric(device_, dtype_)  # one process, or as many as `train 09 --devices N` starts
@@ -512,20 +512,24 @@ for name in ARMS if cfg.arm_steps else ():
                                                  arm=name)
 
 # %% [markdown]
-# How many bits does a network need for drawings that it never saw, with their words, and with those of another drawing?
-# For the autoregressive network this is its cross entropy. For a masked one it is an upper bound: the mean over random
-# orders in which codes are revealed ([Uria et al. 2014](https://arxiv.org/abs/1310.1757), eq. 9). The regression was
-# not trained to give probabilities, and has no row. *Training* is measured on drawings that the networks learnt from.
+# How many bits does a network need for drawings that it never saw: with their words, with none, and with those of
+# another drawing? What right words save, and what wrong ones cost, are differences for each drawing, printed below the
+# table. For the autoregressive network this is its cross entropy. For a masked one it is an upper bound: the mean over
+# random orders in which codes are revealed ([Uria et al. 2014](https://arxiv.org/abs/1310.1757), eq. 9). The regression
+# was not trained to give probabilities, and has no row. *Training* is measured on drawings that the networks learnt
+# from.
 
 # %%
 @torch.no_grad()
-def bits(network, codes, prompts):
-    """Bits per code of pictures (n, 256) with prompts: (n,)."""
+def bits(network, codes, prompts, *, without_words=False):
+    """Bits per code of pictures (n, 256) with prompts, or with none: (n,)."""
     condition = words.encode(prompts)
     rng = runtime.generator(seed, "bits")
     found = []
     for rows in torch.arange(len(codes)).split(32):
         text = tuple(part[rows].to(device_) for part in condition)
+        if without_words:
+            text = network.without_text(*text, torch.ones(len(rows), dtype=torch.bool, device=device_))
         with runtime.autocast(device_, dtype_):
             found.append(bits_per_code(network, codes[rows].to(device_), text, rng).cpu())
     return torch.cat(found)
@@ -537,9 +541,14 @@ def bits_row(network):
     swapped = names[len(names) // 2:] + names[:len(names) // 2]
     some = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
     known = names_of(drawings.select(some))
-    middle, low, high = metrics.bootstrap_interval(bits(network, unseen_codes, names), groups=names)
-    return {"validation": middle, "low": low, "high": high,
-            "words swapped": bits(network, unseen_codes, swapped).mean().item(),
+    right = bits(network, unseen_codes, names)
+    none = bits(network, unseen_codes, names, without_words=True)
+    wrong = bits(network, unseen_codes, swapped)
+    print(f"  right words save {metrics.compare_paired(none - right, names)}")
+    print(f"  wrong words cost {metrics.compare_paired(wrong - none, names)}")
+    middle, low, high = metrics.bootstrap_interval(right, groups=names)
+    return {"validation": middle, "low": low, "high": high, "no words": none.mean().item(),
+            "words swapped": wrong.mean().item(),
             "training": bits(network, codes[some, 0], known).mean().item()}
 
 
@@ -547,6 +556,7 @@ def bits_row(network):
 rows = {"by frequency": {"validation": by_frequency}}
 for name, network in arms.items():
     if name != "regression":
+        print(f"{name}, bits a code:")
         rows[name] = bits_row(network)
 note = (f"bits per code; n = {len(unseen)} validation drawings and as many training ones, seed "
         f"{seed}; each network saw {cfg.arm_steps * cfg.batch_size:,} pictures; masked: an upper "
@@ -565,6 +575,8 @@ if pictures:
     smooth = max(1, cfg.arm_steps // 20)
     curves = {name: histories[name].curves["loss"] for name in ("autoregressive", "masked")}
     run.keep("arms_loss", show.curves(curves, smooth=smooth, ylabel="nats a code", size=(6.0, 2.8)))
+    print("the two losses cannot be compared with each other: the masked network is asked for hidden "
+          "codes alone, and knows codes on all sides of them. The bits above can")
 
 # %% [markdown]
 # **Why a mean of codes is blur.** Four artists draw the same thing in four ways. Whoever must name *one* vector at each
@@ -720,7 +732,7 @@ run.keep("attention", show.grid(shown, titles, columns=len(titles), scale=1.3))
 # **Guidance** goes past what the words ask, on logits: $l_\varnothing + s\,(l_w - l_\varnothing)$ with the logits $l_w$
 # for the words and $l_\varnothing$ for no words; $s = 0$ ignores the prompt, 1 is no guidance
 # ([Ho and Salimans 2022](https://arxiv.org/abs/2207.12598)). And **temperature** divides them: below 1 likely codes are
-# drawn more often.
+# drawn more often. The defaults are a guidance of 3 and a temperature of 1; each row changes one of them.
 
 # %%
 rows = {}
@@ -739,6 +751,11 @@ rows = {}
 began = time.perf_counter()
 draw(network, asked)
 times["one code after another"] = {"seconds": (time.perf_counter() - began) / len(asked)}
+if "autoregressive" in arms:
+    began = time.perf_counter()
+    draw(arms["autoregressive"], asked)
+    small = {"seconds": (time.perf_counter() - began) / len(asked)}
+    times["one code after another, small network"] = small
 counts = cfg.pass_counts if "masked" in arms else ()
 for count in counts:
     began = time.perf_counter()
@@ -747,7 +764,7 @@ for count in counts:
     times[label] = {"seconds": (time.perf_counter() - began) / len(asked)}
 if rows:
     run.keep("pass_counts", show.compare(rows, titles=asked, scale=1.1))
-note = f"{len(asked)} pictures at once; the masked network is the small one of above"
+note = f"{len(asked)} pictures at once; the masked network is as small as the one of the second row"
 run.keep("pass_counts", show.Table(times, units={"seconds": "a picture"}, digits=2, note=note))
 
 # %% [markdown]
@@ -846,8 +863,8 @@ judgement = Judgement(load_judge(device=device_),
 guides = GuideScore([load_clip(name, device=device_) for name in GUIDES], batch_size=64)
 bank = judgement.training_features(every=profile == "full")
 nearest_names = NearestNames(judgement, words)
-pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * cfg.seeds
-eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
+has_enough = len(judgement.concepts("validation", cfg.num_concepts)) >= FEWEST
+eyes = load_eyes(device=device_) if cfg.eyes and has_enough else None
 
 
 def through_codes(rows):
@@ -923,7 +940,8 @@ if cfg.seeds > 1:
 if eyes is not None:
     columns[3:3] = ["KID-lite2", "precision"]
 for split, (names, table, _, _) in results.items():
-    note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}; strict rank "
+    note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}, of real "
+            "drawings one each; strict rank "
             f"among {len(judgement.names)} names; kid against training drawings, by the judge; "
             "95 % interval of top10 over concepts")
     run.keep(f"judged_{split}", show.Table(
@@ -948,7 +966,7 @@ for split, (names, _, ranks, _) in results.items():
         print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %% [markdown]
-# What it can do and what it cannot: of the measured concepts those with the best and the worst ranks, in brackets.
+# What it can do and what it cannot: of the measured pictures those with the best and the worst ranks, in brackets.
 
 # %%
 split = cfg.splits[-1]

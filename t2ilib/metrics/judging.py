@@ -4,7 +4,7 @@ The judge is a CLIP that no method may use. A strict question lets all concept n
 one, among a few captions, flatters mush, and is reported beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +47,16 @@ class Judgement:
         families = [data.columns["family"][first_row[name]] for name in self.names]
         self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
 
-    def concepts(self, split: str, count: int = 0) -> list[str]:
-        """Return `count` concept names of a split, evenly from the alphabetical list; all for 0 or for too many."""
+    def concepts(self, split: str, count: int = 0, *, among: Iterable[str] | None = None) -> list[str]:
+        """Return `count` concept names of a split, evenly from the alphabetical list; all for 0 or for too many.
+
+        Args:
+            among: names of the data set, such as those of the drawings that a network was trained on; None is all.
+        """
         names = [name for name in self.names if self.split_of[name] == split]
+        if among is not None:
+            allowed = {plain_name(name) for name in among}
+            names = [name for name in names if name in allowed]
         count = min(count or len(names), len(names))
         return [names[i * len(names) // count] for i in range(count)]
 
