@@ -147,6 +147,7 @@ from t2ilib.training import (
     embedding_distance,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -871,7 +872,7 @@ def train_generator(steps):
                         state=folder / "recipe.pt" if profile == "full" else None)
     live = show.Live()
     for step in history.timed(loop):
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50)
+        rate = cosine_lr(loop.position, steps, peak=peak_rate(cfg.learning_rate, start_from), warmup=steps // 50)
         i = batches.next()
         batch = draw_generator_batch(codes[i], caption_rows[i], style_rows[i], relatives[i], texts,
                                      stream, predicted_share=0.25, hidden_share=0.3,

@@ -146,6 +146,7 @@ from t2ilib.training import (
     cosine_lr,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -518,8 +519,9 @@ def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=Non
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings, parts=parts,
                         run=run, desc=name, fabric=fabric, state=state_of(name))
     live = show.Live()
+    peak = peak_rate(cfg.learning_rate, start_from)
     for step in history.timed(loop):
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 50, floor=0.1)
+        rate = cosine_lr(loop.position, steps, peak=peak, warmup=steps // 50, floor=0.1)
         share = probability.value if augment else 0.0
         now = side_at(loop.position / steps, side) if grows else side
         report = training.step(draw_batch(training, next_rows(beside["batches"]), now, beside["stream"], share), rate)

@@ -148,6 +148,7 @@ from t2ilib.training import (
     draw_diffusion_batch,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -653,7 +654,7 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
     already = loop.seconds
     live = show.Live()
     for step in loop:
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+        rate = cosine_lr(loop.position, steps, peak=peak_rate(cfg.learning_rate, start_from), warmup=warmup, floor=0.02)
         loss = training.step(draw_batch(name, batches.next(), stream), rate)
         loss = fabric.all_reduce(loss, reduce_op="mean")
         run.log(step, **{f"{label}_loss": loss.item()})

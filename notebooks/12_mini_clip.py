@@ -138,6 +138,7 @@ from t2ilib.training import (
     checkpoint_home,
     cosine_lr,
     keep_previous,
+    peak_rate,
     recalibrate_batch_norm,
     seen_before,
     set_lr,
@@ -609,7 +610,7 @@ warmup = min(100, cfg.steps // 10)
 
 
 def train_step(step):
-    set_lr(optimizer, cosine_lr(step, cfg.steps, peak=cfg.learning_rate, warmup=warmup))
+    set_lr(optimizer, cosine_lr(step, cfg.steps, peak=peak_rate(cfg.learning_rate, start_from), warmup=warmup))
     x, captions, bank_captions, concept = draw_batch(batches.next(), stream)
     scale = model.logit_scale.clamp(max=4.6).exp()
     text = model.encode_features(captions)  # (B, 256)

@@ -130,6 +130,7 @@ from t2ilib.training import (
     critic_step,
     keep_previous,
     losses,
+    peak_rate,
     seen_before,
     set_lr,
     take_weights,
@@ -473,10 +474,10 @@ def polish(net, pixels, fake, real, critic, critic_adam, features=cfg.perceptual
 # %%
 def learning_rate(step):
     if step >= polish_from:
-        return cosine_lr(step - polish_from, cfg.steps - polish_from, peak=cfg.polish_lr,
+        return cosine_lr(step - polish_from, cfg.steps - polish_from, peak=peak_rate(cfg.polish_lr, start_from),
                          floor=0.02)
     warmup = min(100, cfg.steps // 10)
-    return cosine_lr(step, polish_from, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+    return cosine_lr(step, polish_from, peak=peak_rate(cfg.learning_rate, start_from), warmup=warmup, floor=0.02)
 
 
 # %%
@@ -908,7 +909,7 @@ def grow_step(step):
     reads = step >= read_from
     phase_step = step - read_from if reads else step
     phase_steps = cfg.grow_steps - read_from if reads else read_from
-    rate = cosine_lr(phase_step, phase_steps, peak=cfg.grow_lr, warmup=grow_warmup, floor=0.02)
+    rate = cosine_lr(phase_step, phase_steps, peak=peak_rate(cfg.grow_lr, start_from), warmup=grow_warmup, floor=0.02)
     set_lr(grown_adam, rate)
     images = big["train"].images[big_batches.next()]
     real = augment_exact(images, grown_stream, shift=8).to(device_)

@@ -126,6 +126,7 @@ from t2ilib.training import (
     draw_diffusion_batch,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -412,7 +413,7 @@ ema = training.ema
 # %%
 live = show.Live()
 for step in history.timed(loop):
-    rate = cosine_lr(loop.position, cfg.steps, peak=cfg.learning_rate, warmup=warmup, floor=0.02)
+    rate = cosine_lr(loop.position, cfg.steps, peak=peak_rate(cfg.learning_rate, start_from), warmup=warmup, floor=0.02)
     loss = training.step(draw_batch(batches.next(), stream), rate).item()
     history.add(step, **{"v-loss": loss})
     run.log(step, prior_loss=loss)

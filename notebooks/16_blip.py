@@ -133,6 +133,7 @@ from t2ilib.training import (
     cosine_lr,
     keep_previous,
     make_fabric,
+    peak_rate,
     seen_before,
     take_weights,
     training_folder,
@@ -316,7 +317,7 @@ def train_blip(size, steps, *, minutes=None, start_from="scratch"):
         batch = draw_blip_batch(parts["batches"].next(), partners, texts, parts["stream"],
                                 draw_pictures=partial(varied, drawings),
                                 rank=fabric.global_rank, world_size=fabric.world_size)
-        rate = cosine_lr(loop.position, steps, peak=cfg.learning_rate, warmup=steps // 20,
+        rate = cosine_lr(loop.position, steps, peak=peak_rate(cfg.learning_rate, start_from), warmup=steps // 20,
                          floor=0.02)
         training.step(batch.to(device_), rate)
         parts["history"].add(step, **training.losses)

@@ -156,9 +156,14 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
+def process_rank() -> int:
+    """Return the number of this process among those that torchrun started, 0 where it is the only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def rank_zero() -> bool:
     """Return whether this process is the one that prints, records and plots (rank 0, or the only one)."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return process_rank() == 0
 
 
 def progress(iterable: Iterable, *, total: int | None = None, desc: str = "", every: float = 10.0) -> Iterator:

@@ -211,6 +211,8 @@ class EMACodebook:
         eps: Laplace smoothing of the counts.
         restart_below: rows chosen less often than this fraction of the average are restarted; 0 switches it off.
         seed: of the generator that draws replacements; its state is part of `state_dict`.
+        distributed: whether the processes of the group share each batch; None says yes where there is a group. False
+            where one process of it trains alone.
 
     Raises:
         BadParameter: decay outside [0, 1) or a negative threshold.
@@ -224,6 +226,7 @@ class EMACodebook:
         eps: float = 1e-5,
         restart_below: float = 0.1,
         seed: int = 0,
+        distributed: bool | None = None,
     ):
         if not 0 <= decay < 1:
             raise BadParameter(f"decay must be in [0, 1), got {decay}; 0.99 is usual")
@@ -236,6 +239,7 @@ class EMACodebook:
         self.cluster_size = torch.ones(self.weight.shape[0], device=self.weight.device)
         self.embed_avg = self.weight.detach().clone()
         self.started = False
+        self.distributed = distributed
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
 
     @torch.no_grad()
@@ -256,7 +260,7 @@ class EMACodebook:
         codes = codes.flatten()  # (N,)
         counts = torch.bincount(codes, minlength=self.weight.shape[0]).to(self.weight.dtype)  # (K,)
         sums = torch.zeros_like(self.weight).index_add_(0, codes, vectors)  # (K, D)
-        if _is_distributed():
+        if self._shares_batches():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.cluster_size.lerp_(counts, 1 - self.decay)
@@ -278,7 +282,7 @@ class EMACodebook:
         draw = torch.randperm(len(vectors), generator=self.generator)
         draw = draw.repeat(math.ceil(count / len(vectors)))[:count]  # a small batch is used several times
         chosen = vectors[draw.to(vectors.device)]  # (count, D)
-        if _is_distributed():
+        if self._shares_batches():
             dist.broadcast(chosen, src=0)
         share = min(1.0, 3 * self.restart_below) if self.restart_below else 1.0
         size = share * self.cluster_size.mean()
@@ -286,6 +290,9 @@ class EMACodebook:
         self.cluster_size[rows] = size
         self.embed_avg[rows] = chosen * size
         return count
+
+    def _shares_batches(self) -> bool:
+        return _is_distributed() if self.distributed is None else self.distributed
 
     def state_dict(self) -> dict:
         """Return everything that resuming needs besides the network's own weights."""

@@ -30,7 +30,8 @@ class VQVAETraining(NetworkTraining):
 
     def __init__(self, network: VQVAE2, fabric: Any, *, commitment: float = 0.25, l1_weight: float = 1.0,
                  mse_weight: float = MSE_WEIGHT, codebook: dict[str, Any] | None = None, **training: Any):
-        self.codebooks = [EMACodebook(quantizer, **(codebook or {})) for quantizer in network.quantizers]
+        settings = {"distributed": fabric.world_size > 1, **(codebook or {})}
+        self.codebooks = [EMACodebook(quantizer, **settings) for quantizer in network.quantizers]
         super().__init__(network, fabric, **training)
         self.commitment = commitment
         self.l1_weight = l1_weight

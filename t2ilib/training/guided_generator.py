@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .losses.gan import generator_score_loss, hinge_critic_loss
 from .network_training import BETAS, NetworkTraining
+from .schedule import set_lr
 from ..errors import BadParameter
 from ..media import to_unit
 from ..models.feed_forward import PixelGenerator
@@ -119,10 +120,16 @@ class GuidedTraining(NetworkTraining):
             self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=rate, betas=(0.0, BETAS[1]))
 
     def parts(self) -> dict[str, Any]:
-        parts = super().parts()
+        parts = super().parts() | {"views": self.generator}
         if self.critic is not None:
             parts |= {"critic": self.critic, "critic_optimizer": self.critic_optimizer}
         return parts
+
+    def step(self, batch: GuidedBatch, learning_rate: float | None = None) -> Tensor:
+        """Make one step, as `NetworkTraining` does; the critic learns at the same rate."""
+        if self.critic is not None and learning_rate is not None:
+            set_lr(self.critic_optimizer, learning_rate)
+        return super().step(batch, learning_rate)
 
     def pictures(self, made: Tensor) -> Tensor:
         """Return what the generator made as pictures (B, 3, H, W) in [-1, 1]."""

@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 from .averaging import EMA
 from .schedule import set_lr
+from .state import draw_apart
 from ..errors import BadParameter
 from ..runtime import autocast
 
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01
-MAX_NORM = 1.0  # of all gradients together
+MAX_NORM = 1.0  # of the gradients of one optimiser's weights together
 BLOCKS = "blocks"  # what a network calls its stack of equal blocks
 
 
 class NetworkTraining:
-    """A network in training: AdamW, gradients clipped to length 1, and an average of the weights.
+    """A network in training: AdamW, each optimiser's gradients clipped to length 1, and an average of the weights.
 
     A kind of training derives from it and defines `loss(batch)`.
 
@@ -36,7 +37,7 @@ class NetworkTraining:
         ema: the averaged network, which is drawn with. optimizer: AdamW.
 
     Raises:
-        BadParameter: `muon` for a network without matrices in blocks, or by a torch that lacks it.
+        BadParameter: `muon` for a network without matrices in blocks, in float16, or by a torch that lacks it.
     """
 
     def __init__(self, network: nn.Module, fabric: Any, *, dtype: torch.dtype = torch.float32,
@@ -45,7 +46,7 @@ class NetworkTraining:
         self.fabric = fabric
         self.dtype = dtype
         self.ema = EMA(network, ema_decay)
-        matrices = block_matrices(network) if muon else []
+        self._matrices = matrices = block_matrices(network) if muon else []
         taken = {id(matrix) for matrix in matrices}
         others = [p for p in network.parameters() if id(p) not in taken]
         self.optimizer = torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY,
@@ -55,10 +56,15 @@ class NetworkTraining:
         if matrices:
             self._optimizers["muon"] = _muon(matrices, learning_rate, muon)
         self._forward, *self._wrapped_optimizers = fabric.setup(network, *self._optimizers.values())
+        self._scaler = getattr(fabric._precision, "scaler", None)  # of float16's loss
+        if matrices and self._scaler is not None:
+            raise BadParameter("muon would mix gradients that float16 scales; take bfloat16, float32 or muon=0")
+        draw_apart(fabric.global_rank)
 
     def parts(self) -> dict[str, Any]:
         """Return what `save_training` and `load_training` keep of it, by name."""
-        return {"net": self.network, "ema": self.ema, **self._optimizers}
+        parts = {"net": self.network, "ema": self.ema, **self._optimizers}
+        return parts if self._scaler is None else parts | {"scaler": self._scaler}
 
     def forward(self, *inputs: Tensor, **conditions: Tensor) -> Any:
         """Return what the network, as Fabric wraps it, makes of inputs in the precision of the training."""
@@ -81,7 +87,11 @@ class NetworkTraining:
         loss = self.loss(batch)
         self.network.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._forward, self._wrapped_optimizers[0], max_norm=MAX_NORM)
+        # an overflow in float16 is no error: the scaler leaves such a step out, and scales less from then on
+        self.fabric.clip_gradients(self._forward, self._wrapped_optimizers[0], max_norm=MAX_NORM,
+                                   error_if_nonfinite=self._scaler is None)
+        if self._matrices:
+            nn.utils.clip_grad_norm_(self._matrices, MAX_NORM, error_if_nonfinite=True)
         for wrapped in self._wrapped_optimizers:
             wrapped.step()
         self.ema.update(self.network)

@@ -15,7 +15,7 @@ from ..checkpoint import write_archive
 from ..errors import CheckpointMismatch, MissingAsset
 from ..files import check_archive, replacing
 from ..locks import hold
-from ..runtime import rank_zero, warn_fallback
+from ..runtime import derived_seed, process_rank, rank_zero, warn_fallback
 
 
 def save_training(path: str | Path, *, step: int, settings: Mapping[str, Any], **parts: Any) -> None:
@@ -75,7 +75,20 @@ def load_training(path: str | Path, *, settings: Mapping[str, Any], run: Any = N
         else:
             part.load_state_dict(state)
     _restore_random_states(saved["rng"])
+    draw_apart(process_rank(), saved["step"])
     return saved["step"]
+
+
+def draw_apart(rank: int, step: int = 0) -> None:
+    """Let torch's global random numbers, such as dropout's, differ between the processes of a training.
+
+    The first process keeps its own; what all share, such as batches, has streams of its own.
+
+    Args:
+        rank: of this process. step: from which it trains.
+    """
+    if rank:
+        torch.manual_seed(derived_seed(torch.initial_seed(), rank, step))
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

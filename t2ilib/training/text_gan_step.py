@@ -307,10 +307,11 @@ class TextGanTraining:
             name of a loss -> value, and the scores (P, B) of real pictures, less that of a guess
         """
         pooled = batch.text[2]
-        real = batch.real
+        reals = self.discriminator.pyramid(batch.real)
         if batch.augmentation is not None:
+            # at each size, as drawn pictures are: shrunk afterwards, holes and shifts would look otherwise
             of_real, of_drawn = batch.augmentation
-            real = of_real(real)
+            reals = of_real.each(reals)
             drawn = of_drawn.each(drawn)
         matching = self.rule.matching
         of_reals = [_Term("real", says_real, pooled, 1.0)]
@@ -319,10 +320,10 @@ class TextGanTraining:
             of_reals.append(_Term("real, wrong text", says_generated, batch.wrong, matching))
             of_drawns.append(_Term("drawn, wrong text", says_generated, batch.wrong, matching))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        losses, on_real = self._learn(of_reals, self.discriminator.pyramid(real))
+        losses, on_real = self._learn(of_reals, reals)
         losses |= self._learn(of_drawns, drawn)[0]
         if self.rule.r1 and self.count % self.rule.r1_every == 0:
-            penalty = zero_centred_penalty(lambda x: self._mean_score(x, pooled), real)
+            penalty = zero_centred_penalty(lambda x: self._mean_score(x, pooled), reals[0])
             (self.rule.r1 * self.rule.r1_every * penalty).backward()
             losses["r1"] = penalty.detach()
         average_gradients(self.fabric, *self.discriminators)

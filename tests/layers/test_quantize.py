@@ -295,3 +295,15 @@ def test_two_ranks_keep_one_codebook(monkeypatch):
         thread.join()
     for a, b in zip(weights[0], weights[1], strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_process_that_trains_alone_waits_for_no_other(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("the other processes have ended")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    monkeypatch.setattr(torch.distributed, "broadcast", fail)
+    table = VectorQuantizer(n_embed=8, embed_dim=2)
+    z = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    EMACodebook(table, distributed=False).update(z, table(z).codes)

@@ -26,6 +26,7 @@ from t2ilib.training import (
 from t2ilib.training.code_step import code_cross_entropies, draw_mask, expected_code_errors
 from t2ilib.training.muon import KernelMuon
 from t2ilib.training.network_training import block_matrices
+from t2ilib.training.state import draw_apart
 
 SMALL = dict(codes=20, height=3, width=4, dim=16, depth=1, heads=2, text_dim=6, dropout=0.0)
 
@@ -225,6 +226,54 @@ def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest():
     assert_close(dict(net.named_parameters())[name].detach(), alone.detach(), atol=1e-4, rtol=1e-3)
     moved = (net.code_embedding.weight - before["code_embedding.weight"]).abs().max().item()
     assert moved <= 5.1e-3  # AdamW's first step
+
+
+def test_gradients_of_every_optimiser_are_clipped():
+    class Steep(NetworkTraining):
+        def loss(self, batch):
+            return 1e4 * self.forward(batch).square().mean()
+
+    blocks = nn.ModuleList([nn.Linear(4, 4)])
+    net = nn.ModuleDict({"blocks": blocks})
+    net.forward = lambda x: blocks[0](x)
+    training = Steep(net, make_fabric(), muon=1.0)
+    training.step(torch.ones(2, 4))
+    layer = blocks[0]
+    assert layer.weight.grad.norm() == pytest.approx(1.0, rel=1e-4)  # Muon's
+    assert layer.bias.grad.norm() == pytest.approx(1.0, rel=1e-4)  # AdamW's
+
+
+def test_an_overflow_in_half_precision_is_left_out_and_scaled_less():
+    class Overflowing(NetworkTraining):
+        def loss(self, batch):
+            return self.forward(batch).float().mean() * 1e30
+
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.precision import MixedPrecision
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e15)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
+    fabric.launch()
+    net = nn.Linear(4, 1)
+    before = net.weight.detach().clone()
+    training = Overflowing(net, fabric)
+    training.step(torch.ones(2, 4))
+    assert torch.equal(net.weight, before)
+    assert scaler.get_scale() < 1e15
+    assert training.parts()["scaler"] is scaler
+    with pytest.raises(BadParameter, match="float16"):
+        CodeTraining(tiny(causal=True), fabric, muon=1.0)
+
+
+def test_processes_draw_apart_and_the_first_as_if_alone():
+    drawn = []
+    for rank in (0, 1, 2):
+        torch.manual_seed(3)
+        draw_apart(rank)
+        drawn.append(torch.rand(2))
+    torch.manual_seed(3)
+    assert torch.equal(drawn[0], torch.rand(2))
+    assert not torch.equal(drawn[1], drawn[0]) and not torch.equal(drawn[1], drawn[2])
 
 
 def test_muon_moves_a_kernel_as_the_matrix_of_its_windows():

@@ -94,6 +94,25 @@ def test_pairs_of_the_matching_aware_loss():
     assert (data.wrong != pooled).any(1).all()
 
 
+def test_augmentation_does_not_tell_real_pictures_from_drawn_ones():
+    """A generator that draws the real pictures, augmented alike, shows the discriminator the same at every size."""
+    seen = []
+    game = training(TextGanRule(clip=0.0, r1=0.0))
+    scores = game.discriminator.scores
+
+    def recorded(pictures, texts):
+        seen.append([x.detach().clone() for x in pictures])
+        return scores(pictures, texts)
+
+    game.discriminator.scores = recorded
+    alike = draw_augmentation(4, 0.8, torch.Generator().manual_seed(1))
+    data = batch(augmentation=(alike, alike))
+    game._judge(data, game.discriminator.pyramid(data.real))
+    of_real, of_drawn = seen
+    for x, y in zip(of_real, of_drawn, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_the_discriminator_learns_what_is_real_and_the_generator_gets_no_gradient_from_it():
     game = training(TextGanRule(clip=0.0, r1=0.0, matching=0.0), learning_rate=2e-3)
     before = [p.clone() for p in game.generator.parameters()]
