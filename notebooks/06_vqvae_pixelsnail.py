@@ -213,7 +213,7 @@ run, cfg, device_, dtype_ = start(
               reader_steps=1000, reader_rate=3e-3,
               vqvae_size="one" if levels == 1 else "two", snail_size="shipped", vqvae_steps=9000,
               snail_steps=30000, ema_decay=0.999, cache_side=16, num_concepts=80, seeds=3,
-              candidates=8, captioner_steps=2000, captioner_rows=0, captioner_half=32,
+              candidates=16, captioner_steps=2000, captioner_rows=0, captioner_half=32,
               captioner_decay=0.998, shuffles=20, eyes=True))
 check_trained_on(data, cfg.train)
 VQVAE, SNAIL = "emoji-vqvae", "emoji-pixelsnail"

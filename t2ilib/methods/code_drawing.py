@@ -24,21 +24,26 @@ from ..media import load_mask, picture_list, to_unit
 from ..options import Option, options_of
 from ..sampling import CodePainter, CodesPreview, LogitSampling, Painted
 
-CANDIDATES = 8
 SAMPLING_OPTIONS = tuple(option.name for option in options_of(LogitSampling))
-DRAWING_OPTIONS = (
-    *options_of(LogitSampling),
-    Option("negative", None, "a text to be guided away from, in the place of no text", "drawing", type="str | None"),
-    *guide_options(CANDIDATES),
-    Option("init_image", None, "a picture file to draw anew for the prompt, or into", "edits", type="str | None"),
-    Option("strength", 0.7, "the share of the codes of `init_image` that are drawn anew", "edits", low=0, low_open=True,
-           high=1),
-    Option("mask", None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares; one "
-           "code after another needs whole rows down to the lower edge", "edits", type="str | list[float] | None"),
-)
 DRAWING_ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
                    "best_of": "candidates", "clip_model": "clip"}
 BuildPainter = Callable[[Networks, dict[str, Any]], CodePainter]
+
+
+def drawing_options(candidates: int) -> tuple[Option, ...]:
+    """Return the options of drawing, guides and edits; `candidates` is how many drafts there are by default."""
+    return (
+        *options_of(LogitSampling),
+        Option("negative", None, "a text to be guided away from, in the place of no text", "drawing",
+               type="str | None"),
+        *guide_options(candidates),
+        Option("init_image", None, "a picture file to draw anew for the prompt, or into", "edits", type="str | None"),
+        Option("strength", 0.7, "the share of the codes of `init_image` that are drawn anew", "edits", low=0,
+               low_open=True, high=1),
+        Option("mask", None, "where to draw into `init_image`: a file, white there, or a box x0, y0, x1, y1 in shares; "
+               "one code after another needs whole rows down to the lower edge", "edits",
+               type="str | list[float] | None"),
+    )
 
 
 def run_painter(method: str, build: BuildPainter, defaults: dict[str, Any], prompt: str | Sequence[str], *,

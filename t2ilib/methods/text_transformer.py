@@ -8,7 +8,7 @@ from PIL import Image
 
 from .code_checkpoints import TEXT_ENCODER, VQGAN_NAME, absent_message, check_codebook
 from .code_checkpoints import card_of as card_of
-from .code_drawing import CANDIDATES, DRAWING_ALIASES, DRAWING_OPTIONS, run_painter
+from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
 from .limits import cpu_seconds
 from .networks import Networks
@@ -24,12 +24,13 @@ from ..sampling.decoders import PASSES
 CHECKPOINT = "emoji-text-transformer"
 RECIPE = "python -m t2ilib train words"
 ARMS = ("auto", "masked", "autoregressive")
+CANDIDATES = 8
 OPTIONS = (
     Option("arm", "auto", "how the network draws: `masked`, many codes in each pass, or `autoregressive`, one after "
            "another; `auto` is what it was trained for", "drawing", choices=ARMS),
     Option("steps", PASSES, "passes of masked decoding; one code after another takes as many as there are codes",
            "drawing", low=1, high=10_000, slider=(1, 32)),
-    *DRAWING_OPTIONS,
+    *drawing_options(CANDIDATES),
     Option("model", VQGAN_NAME, "the VQGAN that paints, with the codebook that the network was trained on",
            "networks"),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, such as the `checkpoints` in "

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from .code_checkpoints import TEXT_ENCODER, absent_message
-from .code_drawing import CANDIDATES, DRAWING_ALIASES, DRAWING_OPTIONS, run_painter
+from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
 from .limits import cpu_seconds
 from .networks import Networks
@@ -35,8 +35,9 @@ CHECKPOINT = "emoji-pixelsnail"
 COARSE = "emoji-pixelsnail-coarse"
 FINE = "emoji-pixelsnail-fine"
 RECIPE = "python -m t2ilib train vqvae,pixelsnail"
+CANDIDATES = 16
 OPTIONS = (
-    *DRAWING_OPTIONS,
+    *drawing_options(CANDIDATES),
     Option("model", VQVAE_NAME, "the VQ-VAE that paints, on whose codes the network was trained: a folder, or a name "
            "that is looked for in `checkpoint` first", "networks"),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, or for two grids {COARSE} "

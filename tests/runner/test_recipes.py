@@ -12,7 +12,7 @@ from t2ilib.runner.plan import plan_run
 from t2ilib.runner.recipes import GROUPS, RECIPES, describe, find_recipes, is_queue
 from t2ilib.training import pictures_seen
 
-NOT_SHIPPED_YET = {"gigagan", "pixelsnail"}
+NOT_SHIPPED_YET = {"gigagan"}
 
 
 def test_every_recipe_names_a_notebook_its_parameters_and_a_checkpoint_that_ships():
