@@ -1688,6 +1688,11 @@ run.keep("beside_the_original", show.Table(comparison))
 #   fewer or duller codes are easier to predict.
 # - Two networks that differ in bits by little may draw pictures of different quality: one wrong code early changes all
 #   that follow.
+# - Where right words save few bits on unseen drawings and training drawings need fewer bits, the network knows its
+#   names by heart and has learned little of how words make new things. The judge's two tables say the same in pictures.
+# - The transformer of [09](09_text_transformer.ipynb) has other codes, so that its bits cannot be compared; its
+#   pictures can, by the tables of [what was measured](../reports/RESULTS.md), with how many pictures each network has
+#   seen.
 #
 # ## Exercise: what a causal kernel sees
 # **Write these lines**: for a kernel of k x k whose last row lies on the row of the place itself, and whose middle
