@@ -514,20 +514,24 @@ if cfg.train and "vqvae" in stages_:
     if not fabric.global_rank:
         keep_vqvae(averaged, done * VQVAE_BATCH + seen_before(start_from, VQVAE), history)
     fabric.barrier()  # the others wait for what they read
-saved = None
-for place in (kept, checkpoints_dir()):
-    if saved is None and (place / VQVAE).is_dir():
-        saved = load_vqvae(VQVAE, home=place, device=device_)
-        if saved.levels != levels:  # one of the other kind is of no use here
-            saved = None
-if saved is not None:
-    vqvae = saved
-elif live:
+
+def saved_vqvae():
+    """The VQ-VAE of this run's training, else the one that ships, with as many grids; None where there is none."""
+    for place in (kept, checkpoints_dir()):
+        if (place / VQVAE).is_dir():
+            found = load_vqvae(VQVAE, home=place, device=device_)
+            if found.levels == levels:
+                return found
+    return None
+
+
+vqvae = saved_vqvae()
+if vqvae is None and live:
     vqvae = live["small" if levels == 1 else "small_two"].eval()
     trained = "one grid, live" if levels == 1 else "two grids, live"
     print(f"no {VQVAE} with {levels} grid(s) is among the checkpoints here: what follows uses the "
           "small network of above, which has learned for a moment only")
-else:
+elif vqvae is None:
     raise MissingAsset(f"no {VQVAE} with {levels} grid(s) is here: train one with "
                        "`-p stages vqvae`, or let the small one learn with `-p live_steps 150`")
 
@@ -1026,10 +1030,10 @@ def bits_by_frequency():
     """Bits of each unseen code for one who knows how often each occurs: one vector, all grids."""
     found = []
     for level in range(len(header.shapes)):  # each grid has a codebook of its own
-        seen = store.batch(torch.arange(len(drawings)), level=level).flatten()
-        counts = torch.bincount(seen, minlength=header.codes) + 1.0  # none is impossible
-        asked_for = unseen_store.batch(torch.arange(len(unseen)), level=level).flatten()
-        found.append(-(counts / counts.sum()).log2()[asked_for])
+        training_codes = store.batch(torch.arange(len(drawings)), level=level).flatten()
+        occurrences = torch.bincount(training_codes, minlength=header.codes) + 1.0  # none is impossible
+        validation_codes = unseen_store.batch(torch.arange(len(unseen)), level=level).flatten()
+        found.append(-(occurrences / occurrences.sum()).log2()[validation_codes])
     return torch.cat(found)
 
 

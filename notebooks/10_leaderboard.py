@@ -338,7 +338,7 @@ def table_of(rows, split, title):
     columns = [name for name in SHOWN if any(name in row for row in rows.values())]
     intervals = {name: bounds for name, bounds in BOUNDS.items() if name in columns}
     note = (f"{len(prompts.concepts[split])} concepts, {len(seeds)} seeds; 95 % intervals over "
-            f"concepts; compared with {cfg.rows or 'all'} drawings of a split")
+            f"concepts; compared with {cfg.rows or 'all'} training drawings")
     return show.Table(rows, columns=columns, intervals=intervals, best="top10", title=title,
                       baselines=[label for label in rows if label not in drawn], note=note)
 

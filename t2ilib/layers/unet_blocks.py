@@ -38,11 +38,17 @@ class DropsText:
 
     def without_text(self, tokens: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Replace the text by the learned "no text" where `drop` (B,) is True, for classifier-free guidance."""
+        return *self.without_tokens(tokens, mask, drop), self.without_pooled(pooled, drop)
+
+    def without_tokens(self, tokens: Tensor, mask: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens and the mask of `without_text`."""
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0  # (T,)
         tokens = torch.where(drop[:, None, None], self.null_token.to(tokens), tokens)
-        mask = torch.where(drop[:, None], first, mask)
-        pooled = torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
-        return tokens, mask, pooled
+        return tokens, torch.where(drop[:, None], first, mask)
+
+    def without_pooled(self, pooled: Tensor, drop: Tensor) -> Tensor:
+        """Return the pooled features of `without_text`."""
+        return torch.where(drop[:, None], self.null_pooled.to(pooled), pooled)
 
 
 class CrossEmbed(nn.Module):

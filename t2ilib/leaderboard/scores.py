@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,14 +38,13 @@ class Scorer:
     Args:
         judgement: the judge, with the names that compete.
         eyes: KID, precision and recall on ImageNet features; None leaves them out.
-        rows: so many drawings of a split are compared with, spread over it; 0 is all.
+        rows: so many training drawings are compared with, spread over them; 0 is all.
     """
 
     def __init__(self, judgement: Judgement, eyes: Eyes | None = None, *, rows: int = 0):
         self.judgement = judgement
         self.eyes = eyes
         self.rows = rows
-        self._features: dict[str, Tensor] = {}  # of a split's drawings, by the judge
 
     def score(self, pictures: Tensor, names: Sequence[str], *, seeds: int, side: int = 0) -> Scored:
         """Return the row of pictures (seeds * len(names), 3, H, W) in [0, 1], first all of the first seed.
@@ -72,7 +72,7 @@ class Scorer:
         concepts = list(names) * seeds
         images = resized(pictures, side)
         features = self.judgement.features(images)
-        training = self._features_of("train")
+        training = self._training_features
         row = self.judgement.report(features, concepts)
         of_seeds = features.unflatten(0, (seeds, len(names)))
         if len(names) > 1:
@@ -105,14 +105,13 @@ class Scorer:
         targets = torch.arange(len(texts)).repeat(seeds)
         return retrieval_ranks(features, text_features, targets)
 
-    def _features_of(self, split: str) -> Tensor:
-        """Return the judge's features of a split's drawings, computed once."""
-        if split not in self._features:
-            rows = [i for i, name in enumerate(self.judgement.data.columns["split"]) if name == split]
-            if self.rows and len(rows) > self.rows:
-                rows = [rows[i * len(rows) // self.rows] for i in range(self.rows)]
-            self._features[split] = self.judgement.data_features(rows)
-        return self._features[split]
+    @cached_property
+    def _training_features(self) -> Tensor:
+        """Return the judge's features of the training drawings that all rows are compared with."""
+        rows = [i for i, split in enumerate(self.judgement.data.columns["split"]) if split == "train"]
+        if self.rows and len(rows) > self.rows:
+            rows = [rows[i * len(rows) // self.rows] for i in range(self.rows)]
+        return self.judgement.data_features(rows)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -174,14 +174,13 @@ class GigaGenerator(DropsText, nn.Module):
     def style(self, z: Tensor, pooled: Tensor) -> Tensor:
         """Return the style of noise and text: (B, latent_dim), (B, E) -> (B, style_dim)."""
         if not self.conditional:
-            pooled = self.null_pooled.to(pooled).expand_as(pooled)
+            pooled = self.without_pooled(pooled, _all_rows(pooled))
         return self.mapping(z, pooled)
 
     def read(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens as the maps read them, and which of them count: (B, T, E), (B, T)."""
         if not self.conditional:
-            tokens = self.null_token.to(tokens).expand_as(tokens)
-            mask = (torch.arange(mask.shape[1], device=mask.device) == 0).expand_as(mask)
+            tokens, mask = self.without_tokens(tokens, mask, _all_rows(tokens))
         if self.text is not None:
             tokens = self.text(tokens, key_keep=mask)
         return tokens, mask
@@ -214,6 +213,11 @@ class GigaGenerator(DropsText, nn.Module):
             if side == largest:
                 break
         return pictures[::-1]
+
+
+def _all_rows(x: Tensor) -> Tensor:
+    """Return True for each row of a batch: (B, ...) -> (B,)."""
+    return torch.ones(len(x), dtype=torch.bool, device=x.device)
 
 
 class DiscriminatorBlock(nn.Module):
