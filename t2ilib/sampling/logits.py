@@ -100,7 +100,10 @@ class LogitSampling:
         return cls(**settings)
 
     def scale_at(self, progress: float) -> float:
-        """Return the guidance scale at progress 0 (the first code or pass) to 1 (the last)."""
+        """Return the guidance scale at progress 0 (the first code or pass) to 1 (the last).
+
+        Chang et al. 2023, "Muse", let it grow linearly, so that what is drawn first stays varied.
+        """
         if self.guidance_schedule == "constant":
             return self.guidance_scale
         share = progress

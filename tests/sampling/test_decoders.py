@@ -56,30 +56,34 @@ def test_a_cache_gives_the_same_codes(text, guided, count):
         assert not torch.equal(other, both[0])
 
 
-def test_codes_are_drawn_in_order_from_guided_logits():
+@pytest.mark.parametrize("schedule, scales", [("constant", torch.full((12,), 2.0)),
+                                              ("linear", torch.linspace(1, 2, 12))])
+def test_codes_are_drawn_in_order_from_guided_logits(schedule, scales):
     net = network(True)
     condition, unconditional = conditions(net)
-    codes = sample_autoregressive(net, condition, unconditional, generators=streams(),
-                                  sampling=LogitSampling(guidance_scale=2.0, temperature=0.7))
+    sampling = LogitSampling(guidance_scale=2.0, guidance_schedule=schedule, temperature=0.7)
+    codes = sample_autoregressive(net, condition, unconditional, generators=streams(), sampling=sampling)
     uniform = torch.stack([torch.rand(12, generator=g) for g in streams()])
     with torch.no_grad():
         with_text, without = net(codes, **condition), net(codes, **unconditional)
-    logits = without + 2 * (with_text - without)
+    logits = without + scales[:, None] * (with_text - without)
     assert torch.equal(draw_codes(logits / 0.7, uniform), codes)
 
 
 def test_masked_decoding_is_its_algorithm():
-    """Written out for one picture, with lists."""
+    """Written out for one picture, with lists; guidance grows from 1 to 3 over the passes."""
     net = network(False)
-    condition, _ = conditions(net, 1)
+    condition, unconditional = conditions(net, 1)
     passes, n = 4, 12
-    found = sample_masked(net, condition, generators=streams(1), passes=passes, sampling=LogitSampling(),
+    sampling = LogitSampling(guidance_scale=3.0, guidance_schedule="linear")
+    found = sample_masked(net, condition, unconditional, generators=streams(1), passes=passes, sampling=sampling,
                           choice_temperature=2.0)
     numbers = torch.rand((passes, 2, n), generator=streams(1)[0])
     codes = [net.mask_token] * n
     for i in range(passes):
         with torch.no_grad():
-            logits = net(torch.tensor([codes]), **condition)[0]
+            with_text, without = [net(torch.tensor([codes]), **text)[0] for text in (condition, unconditional)]
+        logits = without + (1, 5 / 3, 7 / 3, 3)[i] * (with_text - without)
         sure = {}
         proposed = draw_codes(logits, numbers[i, 0]).tolist()
         for place in range(n):
