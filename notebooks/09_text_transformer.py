@@ -165,14 +165,15 @@ run, cfg, device_, dtype_ = start(
     data=data, arm_steps=arm_steps, variant_steps=variant_steps, num_concepts=num_concepts,
     muon=muon,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, variant_steps=1,
-               train=True, words_size="small", words_steps=2, batch_size=4, guidance_scales=(1.0, 3.0),
-               pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2, candidates=2,
-               splits=("validation",)),
+               train=True, words_size="small", words_steps=2, batch_size=4,
+               guidance_scales=(1.0, 3.0), pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2,
+               candidates=2, splits=("validation",)),
     quick=dict(cache_sides=(8, 16), code_rows=400, views=1, unseen_rows=64, looks=4, arm_steps=60,
                variant_steps=10, train=data != "emoji", words_size="small", words_steps=60,
                batch_size=32, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
                exchange=0.05, guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20),
-               prompts=6, num_concepts=12, seeds=2, candidates=4, splits=("train", "validation"), eyes=False),
+               prompts=6, num_concepts=12, seeds=2, candidates=4, splits=("train", "validation"),
+               eyes=False),
     full=dict(code_rows=0, views=4, unseen_rows=0, looks=8, arm_steps=1875, variant_steps=1875,
               train=True, words_size="medium", words_steps=15000, ema_decay=0.999,
               num_concepts=80, seeds=3, candidates=8, eyes=True))
@@ -1050,13 +1051,14 @@ if variants:
 
 # %% [markdown]
 # What this table can order, and what not. An interval says how far other drawings or concepts could move a number; it
-# knows nothing of another training. Two rows of equal settings, where there are two, show how far apart chance sets two
-# trainings, and a smaller difference orders nothing. The learning rates are those of the first row and were sought for
-# no other. Label smoothing asks for less certain probabilities, so bits are against it, whatever it does for drawing:
-# there top-10 counts. And the order at this size and budget, of a few hundred pictures in `quick`, need not be that of
-# the network that ships.
+# knows nothing of another training. Two rows of equal settings, where there are two, show how far other batches alone
+# set two trainings apart, and a smaller difference orders nothing. All rows have the same learning rate, though the
+# best one may not be. Label smoothing asks for less certain probabilities, so bits are against it, whatever it does for
+# drawing: there top-10 counts. And the order at this size and budget, of a few hundred pictures in `quick`, need not be
+# that of the network that ships.
 #
-# What it can do and what it cannot: of the measured pictures those with the best and the worst ranks, in brackets.
+# **What the network that ships can do, and what it cannot**: of the measured pictures those with the best and the worst
+# ranks, in brackets.
 
 # %%
 split = cfg.splits[-1]
