@@ -112,6 +112,12 @@ def caption_table(data: CaptionedImages) -> tuple[list[str], Tensor]:
     return list(position_of), table
 
 
+def first_captions(data: CaptionedImages, count: int) -> list[str]:
+    """Return `count` captions of a set to draw: each distinct one once, in order, and then from the beginning again."""
+    distinct = list(dict.fromkeys(data.captions))
+    return [distinct[i % len(distinct)] for i in range(count)]
+
+
 def captions_for(data: CaptionedImages, indices: Tensor | Sequence[int],
                  generator: torch.Generator | None = None) -> list[str]:
     """Draw one of the eight captions, each as likely as the others, for each of the pictures at `indices`."""

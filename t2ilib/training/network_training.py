@@ -35,6 +35,7 @@ class NetworkTraining:
 
     Attributes:
         ema: the averaged network, which is drawn with. optimizer: AdamW.
+        gradient_norm: of AdamW's weights together in the last step, before it was clipped; 0 before the first.
 
     Raises:
         BadParameter: `muon` for a network without matrices in blocks, in float16, or by a torch that lacks it.
@@ -45,6 +46,7 @@ class NetworkTraining:
         self.network = network
         self.fabric = fabric
         self.dtype = dtype
+        self.gradient_norm = torch.zeros(())
         self.ema = EMA(network, ema_decay)
         self._matrices = matrices = block_matrices(network) if muon else []
         taken = {id(matrix) for matrix in matrices}
@@ -88,8 +90,8 @@ class NetworkTraining:
         self.network.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         # an overflow in float16 is no error: the scaler leaves such a step out, and scales less from then on
-        self.fabric.clip_gradients(self._forward, self._wrapped_optimizers[0], max_norm=MAX_NORM,
-                                   error_if_nonfinite=self._scaler is None)
+        self.gradient_norm = self.fabric.clip_gradients(self._forward, self._wrapped_optimizers[0], max_norm=MAX_NORM,
+                                                        error_if_nonfinite=self._scaler is None)
         if self._matrices:
             nn.utils.clip_grad_norm_(self._matrices, MAX_NORM, error_if_nonfinite=True)
         for wrapped in self._wrapped_optimizers:

@@ -10,6 +10,7 @@ from t2ilib.data.captions import (
     caption_variants,
     captions_for,
     colored,
+    first_captions,
     row_variants,
 )
 from t2ilib.data.phrases import listed, plain_name, with_article
@@ -168,3 +169,13 @@ def test_a_users_own_captions_are_left_alone():
     own = CaptionedImages(images, ["a dog", "two cats"], {"captions": [["a dog", "my dog"], ["two cats"]]})
     assert caption_variants(own) == [["a dog", "my dog"] * 4, ["two cats"] * 8]
     assert set(captions_for(own, [1] * 9)) == {"two cats"}
+
+
+def test_the_caption_of_an_emoji_is_its_plain_name(data):
+    assert data.captions == [plain_name(name) for name in data.columns["name"]]
+
+
+def test_first_captions_are_distinct_until_there_are_no_more():
+    pictures = CaptionedImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), ["a", "b", "a", "c"], {})
+    assert first_captions(pictures, 2) == ["a", "b"]
+    assert first_captions(pictures, 5) == ["a", "b", "c", "a", "b"]

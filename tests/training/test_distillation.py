@@ -78,6 +78,19 @@ def test_steps_bring_a_student_to_its_teacher():
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_a_step_says_how_long_its_gradient_was():
+    torch.manual_seed(0)
+    tower = nn.Linear(12, 8)
+    training = TowerTraining(tower, make_fabric(), weights={"mse": 500.0}, learning_rate=0.0)
+    batch = TowerBatch((torch.randn(4, 12),), unit(4, 8))
+    gradients = torch.autograd.grad(training.loss(batch), tower.parameters())
+    expected = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    training.step(batch)
+    clipped = torch.stack([p.grad.norm() for p in tower.parameters()]).norm()
+    torch.testing.assert_close(training.gradient_norm, expected)
+    assert expected > 2 and clipped < 1.01
+
+
 def test_report_of_a_constant_is_zero_and_of_the_teacher_one():
     targets = F.normalize(unit(200, 16) + 1, dim=1)
     mean = targets.mean(0)
