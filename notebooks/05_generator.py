@@ -33,7 +33,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | about 60 s | 2.6 GB |
+# | smoke | 1 CPU core | about 60 s | 2.7 GB |
 # | quick | 1 CPU core, shared | 8 min | 3.1 GB |
 # | full: trains all arms and the network that ships | CPU or GPU | not measured | |
 #
