@@ -32,7 +32,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 50 s | 1.8 GB |
+# | smoke | 1 CPU core | 50 s | 1.9 GB |
 # | quick | 2 CPU cores | 4 min | 2.5 GB |
 # | full: trains all arms and the students that ship | 2 CPU cores | half a day | about 4 GB |
 # | full | GPU | not measured | |
