@@ -155,7 +155,7 @@ from t2ilib.metrics.captions import (
     caption_scores,
     nearest_captions,
 )
-from t2ilib.metrics.eyes import EYES_COLUMNS, FEWEST, load_eyes
+from t2ilib.metrics.eyes import EYES_COLUMNS, EYES_INTERVALS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.matching import matching
 from t2ilib.metrics.shape_check import keep_composition
@@ -1351,7 +1351,8 @@ if readers and len(header.shapes) == 1:
 # training, whose own drawing that would be), and real drawings that the judge did not train on, painted from their
 # codes. *kid* compares the pictures with training drawings in the judge's features, and *copy* is the cosine to the
 # nearest training drawing in them. `full` adds *KID-lite2*, *precision* and *recall*, beside training drawings too but
-# in the features of a network trained on photographs ([10](10_leaderboard.ipynb#The-table) explains them).
+# in the features of a network trained on photographs, one seed at a time and averaged
+# ([10](10_leaderboard.ipynb#The-table) explains them).
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1418,10 +1419,11 @@ for split, (names, table, ranks, _) in results.items():
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}, of real "
             "drawings one each; strict rank "
             f"among {len(judgement.names)} names; kid beside {len(bank)} training drawings; "
-            "95 % interval over concepts")
+            "95 % intervals over concepts")
     run.keep(f"judged_{split}", show.Table(
         table, columns=["top1", "top10", "kid", *(EYES_COLUMNS if eyes else ()), "copy"], best="top10",
-        baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high")}, note=note))
+        baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high"), **EYES_INTERVALS},
+        note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
                   f"{split}_chosen_top10": table[CHOSEN]["top10"]})
     for row in (DRAFT, CHOSEN) if LOOKED_UP in ranks else ():

@@ -132,7 +132,7 @@ from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
 from t2ilib.metrics import compare_paired
-from t2ilib.metrics.eyes import FEWEST, load_eyes
+from t2ilib.metrics.eyes import EYES_INTERVALS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
 from t2ilib.models.imagen_unet import ImagenUNet
@@ -885,7 +885,7 @@ concepts = judgement.concepts("train", cfg.num_concepts)
 first_rows = [judgement.rows_of[name][0] for name in concepts]
 first_drawings = judgement.data.batch(first_rows)
 real = to_unit(downsample(first_drawings, 32))
-INTERVALS = {"top10": ("low", "high")}
+INTERVALS = {"top10": ("low", "high"), **EYES_INTERVALS}
 
 
 def colour(x):
@@ -1001,7 +1001,7 @@ if eyes is not None:
     columns += ["KID-lite2", "precision"]
 note = (f"n = {len(concepts)} training concepts x {cfg.seeds} seeds from seed {seed}, scale 3; "
         f"passes: of the network, for one picture; kid: against {len(bank)} training "
-        "drawings at 32 pixels; 95 % interval of top10 over concepts")
+        "drawings at 32 pixels; 95 % intervals over concepts")
 run.keep("steps", show.Table(few_steps, columns=(*columns, "seconds"), best="top10",
                              intervals=INTERVALS, units={"seconds": "a picture"},
                              baselines=["real drawings, 32 pixels"], note=note))

@@ -294,8 +294,10 @@ if prompts.free:
 #   one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
 #   need many pictures: below a hundred they tell mush from drawings and little else. Precision alone is no proof:
 #   pictures that all lie within reach of one and the same real one have a precision of 1. See what the row *noise* has;
-#   its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush. KID and
-#   recall depend on the number of pictures: each seed is compared by itself, and the seeds are averaged.
+#   its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush. Recall
+#   depends on the number of pictures, and KID is over pairs of independent ones, which two pictures of one prompt are
+#   not: each seed is compared by itself, and the seeds are averaged. KID's interval is that of the jackknife, which
+#   leaves out one concept at a time, since concepts that are drawn anew would be paired with their own copies.
 # - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine of the judge's
 #   features.
 # - **nearest**: the mean cosine to the nearest of the training drawings, in the judge's features. They know what is
@@ -307,7 +309,8 @@ if prompts.free:
 # %%
 SHOWN = ("place", "top10", "top1", "shuffled", "kid", "precision", "recall", "kid_judge", "within",
          "between", "nearest", "n")
-BOUNDS = {"top10": ("low", "high"), "precision": ("precision_low", "precision_high")}
+BOUNDS = {"top10": ("low", "high"), "kid": ("kid_low", "kid_high"),
+          "precision": ("precision_low", "precision_high")}
 scorer = Scorer(judgement, load_eyes(device=device_) if cfg.eyes else None, rows=cfg.rows)
 baselines = Baselines(judgement, reals, load_text_encoder("minilm", device=device_), rows=cfg.rows)
 

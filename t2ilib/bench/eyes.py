@@ -59,7 +59,7 @@ def picture_rows(eyes: Eyes, provider: str, images: Tensor, device: torch.device
     found = eyes.report(eyes.features(images))
     shape = f"n = {len(images)}, {images.shape[-1]} px"
     about: dict[str, Any] = dict(mode=mode, shape=shape, device=device)
-    yield row(BENCHMARK, provider, "KID-lite2", found["kid"], **about)
+    yield row(BENCHMARK, provider, "KID-lite2", (found["kid"], found["kid_low"], found["kid_high"]), **about)
     yield row(BENCHMARK, provider, "precision", (found["precision"], found["low"], found["high"]), **about)
     yield row(BENCHMARK, provider, "recall", found["recall"], **about)
     if true is not None:

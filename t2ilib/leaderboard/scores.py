@@ -55,10 +55,10 @@ class Scorer:
         Returns:
             n; top1 and top10 with its 95 % interval (low, high), and chance10; kid_judge, in the judge's features;
             between and within, the mean of 1 - cosine of judge features of different prompts, and of one prompt's seeds
-            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes: kid,
-            precision with its interval (precision_low, precision_high), and recall. All of these compare with training
-            drawings. KID and recall look at one seed at a time and are averaged: they depend on the number of pictures,
-            and several pictures of one prompt are no independent ones.
+            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes: kid and
+            precision, each with its interval (kid_low, kid_high, precision_low, precision_high), and recall. All of
+            these compare with training drawings. KID and recall look at one seed at a time and are averaged, see
+            `Eyes.report`.
 
         Raises:
             BadParameter: another number of pictures, or names of several splits.
@@ -81,21 +81,15 @@ class Scorer:
         nearest, _ = self.judgement.novelty(features, training)
         row["nearest"] = nearest.mean().item()
         if self.eyes is not None:
-            row |= self._looks(self.eyes, images, concepts, seeds)
+            seed_of = [seed for seed in range(seeds) for _ in names]
+            seen = self.eyes.report(self.eyes.features(images), groups=concepts, seeds=seed_of)
+            row |= {name: seen[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
+            row |= {"precision_low": seen["low"], "precision_high": seen["high"]}
         ranks = self.judgement.ranks(features, concepts)
         half = len(names) // 2
         others = [*names[half:], *names[:half]] * seeds
         shuffled = top_k(self.judgement.ranks(features, others), TOP)
         return Scored(row, (ranks <= TOP).float(), shuffled)
-
-    def _looks(self, eyes: Eyes, images: Tensor, concepts: Sequence[str], seeds: int) -> dict[str, float]:
-        """Return what the eyes see of pictures, by the names of `score`."""
-        features = eyes.features(images)
-        report = eyes.report(features, groups=concepts)
-        of_seeds = [eyes.report(part) for part in features.chunk(seeds)]
-        return {"kid": _mean([one["kid"] for one in of_seeds]), "precision": report["precision"],
-                "precision_low": report["low"], "precision_high": report["high"],
-                "recall": _mean([one["recall"] for one in of_seeds])}
 
     def free_ranks(self, pictures: Tensor, texts: Sequence[str], *, seeds: int) -> Tensor:
         """Return the rank of each picture's text among all `texts`, 1 being best: (seeds * len(texts),)."""

@@ -3,6 +3,7 @@
 from .alignment import (
     bootstrap_interval,
     chance_level,
+    jackknife_interval,
     paired_similarity,
     retrieval_ranks,
     synonym_mask,
@@ -16,6 +17,7 @@ from .image import (
     kid,
     mean_kernel,
     mmd2,
+    mmd2_without_each,
     nearest_neighbour,
     precision_recall,
     psnr,
@@ -29,6 +31,7 @@ from .shape_parser import parse_shapes
 
 __all__ = ["Paired", "PanelTable", "Separation", "auc", "bootstrap_interval", "chance_level", "class_histogram",
            "compare_paired", "composition", "duplicate_rate", "entropy", "frechet_distance", "gaussian_frechet",
-           "is_shown", "kid", "kl_to_data", "mean_kernel", "mmd2", "modes_covered", "nearest_distances",
-           "nearest_neighbour", "paired_similarity", "panel", "parse_shapes", "precision_recall", "psnr",
-           "retrieval_ranks", "separation", "ssim", "stacked_modes", "synonym_mask", "top_k", "wilson_interval"]
+           "is_shown", "jackknife_interval", "kid", "kl_to_data", "mean_kernel", "mmd2", "mmd2_without_each",
+           "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "parse_shapes",
+           "precision_recall", "psnr", "retrieval_ranks", "separation", "ssim", "stacked_modes", "synonym_mask",
+           "top_k", "wilson_interval"]

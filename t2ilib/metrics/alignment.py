@@ -5,7 +5,7 @@ except those that mean the same.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import NormalDist
 
 import torch
@@ -150,10 +150,7 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 
     labels = list(range(len(values))) if groups is None else list(groups)
     if len(labels) != len(values):
         raise BadParameter(f"groups has {len(labels)} entries for {len(values)} values; give one for each")
-    rows_of: dict[Hashable, list[int]] = {}
-    for i, label in enumerate(labels):
-        rows_of.setdefault(label, []).append(i)
-    rows = [torch.tensor(members) for members in rows_of.values()]
+    rows = [torch.tensor(members) for members in rows_of_labels(labels)]
     g = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(rows), (resamples, len(rows)), generator=g)  # groups, drawn with replacement
     if groups is None and statistic is torch.mean:
@@ -167,6 +164,30 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(draws, tails).tolist()
     return float(statistic(values)), low, high
+
+
+def rows_of_labels(labels: Iterable[Hashable]) -> list[list[int]]:
+    """Return the rows of each different label, labels in the order in which they first appear."""
+    rows: dict[Hashable, list[int]] = {}
+    for i, label in enumerate(labels):
+        rows.setdefault(label, []).append(i)
+    return list(rows.values())
+
+
+def jackknife_interval(estimate: float, without_each: Tensor, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a statistic from its values with one group of the measurements left out: low, high.
+
+    It is for what a bootstrap cannot ask, such as a mean over pairs: of measurements that are drawn anew, some are
+    paired with themselves. The variance is that of Tukey 1958, as good as a normal distribution is near.
+
+    Args:
+        estimate: of all groups. without_each: (G,), one for each group that is left out. level: coverage.
+    """
+    count = len(without_each)
+    values = without_each.double()
+    variance = (count - 1) / count * (values - values.mean()).square().sum()
+    reach = NormalDist().inv_cdf((1 + level) / 2) * variance.sqrt().item()
+    return estimate - reach, estimate + reach
 
 
 def wilson_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:

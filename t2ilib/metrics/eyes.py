@@ -9,6 +9,7 @@ EfficientNet-Lite0, which may guide and train; say so beside the figures of a me
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .alignment import bootstrap_interval
-from .image import mean_kernel, mmd2, precision_recall
+from .alignment import bootstrap_interval, jackknife_interval, rows_of_labels
+from .image import mean_kernel, mmd2, mmd2_without_each, precision_recall
 from .modes import nearest_distances
 from .panel import squared
 from ..checkpoint import read_tensors, save_tensors
@@ -31,8 +32,9 @@ from ..paths import cache_dir, embedded_data_dir
 
 SIDE = 128  # pixels at which pictures are looked at
 NEIGHBOURS = 5
-FEWEST = NEIGHBOURS + 1  # pictures that a report needs
+FEWEST = NEIGHBOURS + 1  # pictures of each seed that a report needs
 EYES_COLUMNS = ("KID-lite2", "precision", "recall")  # of a notebook's table
+EYES_INTERVALS = {"KID-lite2": ("KID_low", "KID_high"), "precision": ("precision_low", "precision_high")}
 NETWORK = "efficientnet-lite2"
 FORMAT = 2
 FILE = "reference.safetensors"
@@ -67,31 +69,67 @@ class Eyes:
         """Return features of pictures: (N, 3, H, W) in [0, 1], any size -> (N, D); those not square are padded."""
         return lite_features(self.network, images)
 
-    def report(self, features: Tensor, *, groups: Sequence[Hashable] | None = None) -> dict[str, float]:
+    def report(self, features: Tensor, *, groups: Sequence[Hashable] | None = None,
+               seeds: Sequence[Hashable] | None = None) -> dict[str, float]:
         """Return what a table shows of N pictures.
+
+        KID and recall are those of the pictures of one seed, averaged over the seeds: recall depends on the number
+        of pictures, and several pictures of one prompt are no independent ones. So rows of other numbers of seeds can
+        be compared.
 
         Args:
             features: from `features`.
-            groups: a label for each picture, such as its prompt; whole groups are drawn for the interval.
+            groups: a label for each picture, such as its prompt; intervals are over groups. None: each is its own.
+            seeds: a label for each picture, the seed that drew it; None: all are of one.
 
         Returns:
-            n; kid: unbiased, against all of the reference; precision with its 95 % interval (low, high); recall, whose
-            balls are larger for fewer or more scattered pictures: compare it at equal n and similar precision only.
+            n; kid: unbiased, against all of the reference, with its 95 % interval (kid_low, kid_high) by the jackknife
+            over groups (Arvesen 1969), NaN for a single group; precision with its 95 % interval (low, high); recall,
+            whose balls are larger for fewer or more scattered pictures: compare it at equal numbers of prompts and
+            similar precision only.
 
         Raises:
-            BadParameter: fewer than 6 pictures.
+            BadParameter: fewer than 6 pictures of a seed.
         """
         reference = self.reference
-        precise, recalled = precision_recall(reference.features, features, k=NEIGHBOURS, real_radii=reference.radii)
+        rows_of_groups = rows_of_labels(range(len(features)) if groups is None else groups)
+        group = torch.zeros(len(features), dtype=torch.long)
+        for i, rows in enumerate(rows_of_groups):
+            group[rows] = i
+        precise = torch.zeros(len(features))
+        recalls = []
+        kids = []
+        kids_without = []
+        for rows in rows_of_labels([0] * len(features) if seeds is None else seeds):
+            of_seed = features[rows]
+            precise[rows], recalled = precision_recall(reference.features, of_seed, k=NEIGHBOURS,
+                                                       real_radii=reference.radii)
+            recalls.append(recalled.mean())
+            kids.append(mmd2(of_seed, reference.features, within_y=reference.within))
+            kids_without.append(mmd2_without_each(of_seed, reference.features, within_y=reference.within,
+                                                  group=group[rows], groups=len(rows_of_groups)))
+        kid = torch.stack(kids).mean().item()
+        kid_low, kid_high = jackknife_interval(kid, torch.stack(kids_without).mean(0))
         precision, low, high = bootstrap_interval(precise, groups=groups)
-        kid = mmd2(features, reference.features, within_y=reference.within).item()
-        return {"n": len(features), "kid": kid, "precision": precision, "low": low, "high": high,
-                "recall": recalled.mean().item()}
+        return {"n": len(features), "kid": kid, "kid_low": kid_low, "kid_high": kid_high, "precision": precision,
+                "low": low, "high": high, "recall": torch.stack(recalls).mean().item()}
 
     def row(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
-        """Return `EYES_COLUMNS` of pictures (N, 3, H, W) in [0, 1], drawn for N names; raises as `report` does."""
-        report = self.report(self.features(images), groups=names)
-        return dict(zip(EYES_COLUMNS, (report["kid"], report["precision"], report["recall"]), strict=True))
+        """Return `EYES_COLUMNS` of pictures, and the bounds of `EYES_INTERVALS`; raises as `report` does.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1]. names: of what each shows; the second picture of a name is of the second
+                seed, and so on.
+        """
+        drawn: Counter[str] = Counter()
+        seeds = []
+        for name in names:
+            seeds.append(drawn[name])
+            drawn[name] += 1
+        report = self.report(self.features(images), groups=names, seeds=seeds)
+        row = dict(zip(EYES_COLUMNS, (report["kid"], report["precision"], report["recall"]), strict=True))
+        bounds = (report["kid_low"], report["kid_high"], report["low"], report["high"])
+        return row | dict(zip(sum(EYES_INTERVALS.values(), ()), bounds, strict=True))
 
 
 def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Path | None = None) -> Eyes:

@@ -105,6 +105,27 @@ def mmd2(x: Tensor, y: Tensor, *, degree: int = 3, within_y: Tensor | None = Non
     return within_x + within_y - 2 * between
 
 
+def mmd2_without_each(x: Tensor, y: Tensor, *, group: Tensor, groups: int, within_y: Tensor) -> Tensor:
+    """Return `mmd2` of what is left of x without each group of its samples: what `jackknife_interval` asks for.
+
+    Args:
+        group: the number of each sample's group, below `groups`. within_y: `mean_kernel(y)`.
+
+    Returns:
+        (groups,), float64; NaN where fewer than 2 samples are left.
+
+    Shapes:
+        x (m, D), y (n, D), group (m,)
+    """
+    x = x.double()
+    pairs = _kernel(x, x, 3).fill_diagonal_(0)  # (m, m)
+    between = _kernel(x, y.double(), 3).mean(1)  # (m,)
+    kept = (group != torch.arange(groups)[:, None]).double()  # (groups, m)
+    left = kept.sum(1)
+    within_x = ((kept @ pairs) * kept).sum(1) / (left * (left - 1))
+    return within_x + within_y - 2 * (kept @ between) / left
+
+
 def mean_kernel(x: Tensor, *, degree: int = 3) -> Tensor:
     """Return the mean of the kernel of `mmd2` over all pairs of different samples: (..., m, D) -> (...), float64."""
     x = x.double()

@@ -14,6 +14,8 @@ from t2ilib.errors import BadParameter, RunFailed
 from t2ilib.leaderboard import FREE, ORIGINAL, Entry, PromptSet, draw_entry, measure_cost, paired_differences, places
 from t2ilib.leaderboard.scores import Scorer, diversity, resized
 from t2ilib.methods import METHODS, Method
+from t2ilib.metrics import mean_kernel
+from t2ilib.metrics.eyes import Eyes, Reference
 from t2ilib.metrics.judging import Judgement
 from t2ilib.options import Option
 
@@ -198,6 +200,28 @@ def test_seeds_are_compared_one_at_a_time():
     assert thrice["kid_judge"] == pytest.approx(once["kid_judge"])
     assert thrice["n"] == 9
     assert thrice["within"] == pytest.approx(0, abs=1e-6)
+
+
+class MeanColours:
+    """Features of pictures: the means of their channels."""
+
+    def features(self, x):
+        return x.mean((2, 3))
+
+
+def test_the_eyes_are_told_which_seed_drew_a_picture():
+    rng = torch.Generator().manual_seed(0)
+    known = torch.rand(12, 3, generator=rng)
+    eyes = Eyes(MeanColours(), Reference(known, torch.full((12,), 0.3), mean_kernel(known)))
+    names = [f"thing {i}" for i in range(6)]
+    images = (torch.rand(12, 3, 8, 8, generator=rng) * 255).byte()
+    columns = {"name": names * 2, "family": names * 2, "split": ["train"] * 12}
+    scorer = Scorer(Judgement(MeanColourJudge(), CaptionedImages(images, names * 2, columns)), eyes)
+    pictures = torch.rand(6, 3, 8, 8, generator=rng)
+    once = scorer.score(pictures, names, seeds=1).row
+    thrice = scorer.score(pictures.repeat(3, 1, 1, 1), names, seeds=3).row
+    for name in ("kid", "kid_low", "kid_high", "precision", "precision_low", "precision_high", "recall"):
+        assert thrice[name] == pytest.approx(once[name])
 
 
 def test_what_the_machine_is_told_reaches_the_method_and_is_not_part_of_the_pictures(painter, tmp_path):

@@ -8,6 +8,7 @@ from t2ilib.errors import BadParameter
 from t2ilib.metrics import (
     bootstrap_interval,
     chance_level,
+    jackknife_interval,
     paired_similarity,
     retrieval_ranks,
     synonym_mask,
@@ -126,6 +127,14 @@ def test_groups_are_drawn_whole():
         bootstrap_interval(x, groups=["a"])
     with pytest.raises(BadParameter, match="need values"):
         bootstrap_interval(x[:0])
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0)).double()
+    without_each = (values.sum() - values) / 11
+    low, high = jackknife_interval(values.mean().item(), without_each)
+    reach = 1.959964 * values.std().item() / math.sqrt(12)
+    assert (low, high) == pytest.approx((values.mean().item() - reach, values.mean().item() + reach))
 
 
 def test_wilson_interval_has_published_values():

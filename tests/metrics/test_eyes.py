@@ -35,7 +35,7 @@ def test_other_drawings_look_real_and_damaged_ones_do_not(eyes, drawings):
     soft = F.interpolate(small, (128, 128), mode="bicubic").clamp(0, 1)
     real, *damaged = (eyes.report(eyes.features(images)) for images in (x, grain, soft))
     assert real["n"] == 50 and real["low"] <= real["precision"] <= real["high"] and 0 < real["recall"] <= 1
-    assert real["precision"] > 0.75 and real["kid"] < 0.1
+    assert real["precision"] > 0.75 and real["kid"] < 0.1 and real["kid_low"] < real["kid"] < real["kid_high"]
     for row in damaged:
         assert row["precision"] < real["precision"] - 0.1 and row["kid"] > real["kid"] + 0.1
 
@@ -45,7 +45,32 @@ def test_a_row_of_a_table_is_the_report_under_its_names(eyes, drawings):
     names = list("abcdef")
     report = eyes.report(eyes.features(x), groups=names)
     assert eyes.row(x, names) == {"KID-lite2": report["kid"], "precision": report["precision"],
-                                  "recall": report["recall"]}
+                                  "recall": report["recall"], "KID_low": report["kid_low"],
+                                  "KID_high": report["kid_high"], "precision_low": report["low"],
+                                  "precision_high": report["high"]}
+
+
+def test_each_seed_is_compared_by_itself(eyes, drawings):
+    features = eyes.features(pictures_of(drawings[1])[:24])
+    names = list("abcdefgh")
+    once = eyes.report(features[:8], groups=names)
+    thrice = eyes.report(features[:8].repeat(3, 1), groups=names * 3, seeds=[s for s in range(3) for _ in names])
+    assert thrice["n"] == 24
+    for name in ("kid", "kid_low", "kid_high", "precision", "recall"):
+        assert thrice[name] == pytest.approx(once[name])
+    assert eyes.report(features[:8].repeat(3, 1))["kid"] > once["kid"] + 0.1  # copies are no other pictures
+    parts = [eyes.report(part, groups=names) for part in features.split(8)]
+    report = eyes.report(features, groups=names * 3, seeds=[s for s in range(3) for _ in names])
+    for name in ("kid", "precision", "recall"):
+        assert report[name] == pytest.approx(sum(part[name] for part in parts) / 3)
+
+
+def test_a_row_finds_the_seeds_whatever_the_order(eyes, drawings):
+    x = pictures_of(drawings[1])[:16]
+    names = list("abcdefgh")
+    by_seed = eyes.row(x, names * 2)
+    by_name = eyes.row(x.unflatten(0, (2, 8)).transpose(0, 1).flatten(0, 1), [name for name in names for _ in range(2)])
+    assert by_name == pytest.approx(by_seed)
 
 
 def test_the_reference_is_kept_by_the_hash_of_its_pictures(eyes, drawings, tmp_path, monkeypatch):
@@ -81,3 +106,5 @@ def test_pictures_of_any_size_are_looked_at_as_they_are_saved(eyes):
 def test_too_few_pictures_are_refused(eyes):
     with pytest.raises(BadParameter, match="more than k = 5"):
         eyes.report(torch.zeros(5, 1280))
+    with pytest.raises(BadParameter, match="more than k = 5"):
+        eyes.report(torch.zeros(10, 1280), seeds=[0] * 5 + [1] * 5)

@@ -12,6 +12,7 @@ from t2ilib.metrics import (
     kid,
     mean_kernel,
     mmd2,
+    mmd2_without_each,
     nearest_distances,
     nearest_neighbour,
     precision_recall,
@@ -111,6 +112,15 @@ def test_precision_and_recall_equal_the_definition():
         precision_recall(real, fake[:5])
     with pytest.raises(BadParameter, match="features"):
         precision_recall(real, fake[:, :2])
+
+
+def test_mmd2_without_each_group_is_mmd2_of_what_is_left():
+    x, y = randn(7, 4, seed=0), randn(9, 4, seed=1)
+    group = torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    found = mmd2_without_each(x, y, group=group, groups=3, within_y=mean_kernel(y))
+    expected = torch.stack([mmd2(x[group != number], y) for number in range(3)])
+    torch.testing.assert_close(found, expected)
+    assert mmd2_without_each(x, y, group=torch.zeros(7), groups=1, within_y=mean_kernel(y)).isnan().all()
 
 
 def test_mmd2_is_unbiased_zero_for_equal_distributions():
