@@ -429,11 +429,9 @@ def draw(names, *, batch=8, basis=None, source=prior, **options):
 # [the executed notebook](../reports/notebooks/03_vqgan_clip.ipynb).
 
 # %%
-rows_of = {"train": [], "validation": [], "held_out": []}
-for i, split in enumerate(everything.columns["split"]):
-    rows_of[split].append(i)
-for split, rows in rows_of.items():
-    rows_of[split] = torch.tensor(rows)
+rows_of = {}
+for split in ("train", "validation", "held_out"):
+    rows_of[split] = torch.tensor(everything.rows_of_split(split))
 training_rows = rows_of["train"][:cfg.rows]  # in profile quick a part of the training drawings
 training_features = judgement.data_features(training_rows)
 reference = {}

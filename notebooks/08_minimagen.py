@@ -959,7 +959,7 @@ run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 # al. 2019), which means nearer to one of them than that is to its own neighbours.
 
 # %%
-train_rows = [i for i, split in enumerate(judgement.data.columns["split"]) if split == "train"]
+train_rows = judgement.data.rows_of_split("train")
 some_rows = train_rows[::max(1, len(train_rows) // 1000)]
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
@@ -1163,7 +1163,7 @@ ARTISTS = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent", "fluent-fla
 def artist_features(split):
     """The judge's features of a split's drawings (of some, but in full), and who drew them."""
     columns = judgement.data.columns
-    rows = [i for i, row_split in enumerate(columns["split"]) if row_split == split]
+    rows = judgement.data.rows_of_split(split)
     if profile != "full":
         rows = rows[::max(1, len(rows) // 400)]
     artists = [columns["artist"][i] for i in rows]

@@ -399,8 +399,7 @@ if cmmd_clip:
     networks["cmmd_clip"] = load_clip(cmmd_clip, device=device_)
 if networks:
     names = prompts.concepts[unseen]
-    rows_of_split = [i for i, name in enumerate(reals.columns["split"]) if name == unseen]
-    drawings = to_unit(reals.batch(torch.tensor(rows_of_split)))
+    drawings = to_unit(reals.batch(reals.rows_of_split(unseen)))
     rows = {}
     for label, one in drawn.items():
         rows[label] = standard_report(one.of(names), drawings, names * len(seeds), **networks)

@@ -105,6 +105,12 @@ class CaptionedImages:
             return self
         return self.select(torch.linspace(0, len(self) - 1, count).long())
 
+    def rows_of_split(self, split: str, count: int = 0) -> list[int]:
+        """Return the positions of a split's pictures; `count` of them, evenly spread, or all for 0 or too many."""
+        rows = [i for i, name in enumerate(self.columns["split"]) if name == split]
+        count = min(count or len(rows), len(rows))
+        return [rows[i * len(rows) // count] for i in range(count)]
+
     def where(self, **conditions) -> "CaptionedImages":
         """Return the pictures that meet every condition.
 

@@ -53,10 +53,7 @@ class Baselines:
         self.judgement = judgement
         self.data = pictures
         self.nearest = NearestNames(judgement, text_encoder)
-        training_rows = [i for i, split in enumerate(pictures.columns["split"]) if split == "train"]
-        if rows:
-            training_rows = training_rows[::max(1, len(training_rows) // rows)]
-        self.mean = mean_picture(pictures, training_rows)
+        self.mean = mean_picture(pictures, pictures.rows_of_split("train", rows))
 
     def pictures(self, names: Sequence[str], *, seed: int = 0) -> dict[str, Tensor]:
         """Return name of a baseline -> its pictures of concepts, (len(names), 3, H, W) in [0, 1]."""

@@ -102,10 +102,7 @@ class Scorer:
     @cached_property
     def _training_features(self) -> Tensor:
         """Return the judge's features of the training drawings that all rows are compared with."""
-        rows = [i for i, split in enumerate(self.judgement.data.columns["split"]) if split == "train"]
-        if self.rows and len(rows) > self.rows:
-            rows = [rows[i * len(rows) // self.rows] for i in range(self.rows)]
-        return self.judgement.data_features(rows)
+        return self.judgement.data_features(self.judgement.data.rows_of_split("train", self.rows))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -92,7 +92,7 @@ class Judgement:
     def training_features(self, *, every: bool) -> Tensor:
         """Return the judge's features of training drawings: every one, or one of each concept, which is quicker."""
         if every:
-            return self.data_features([i for i, split in enumerate(self.data.columns["split"]) if split == "train"])
+            return self.data_features(self.data.rows_of_split("train"))
         return self.data_features(self.one_row_each(self.concepts("train")))
 
     def targets(self, names: Sequence[str]) -> Tensor:

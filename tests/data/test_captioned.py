@@ -88,6 +88,14 @@ def test_spread_takes_pictures_evenly(emoji):
     assert emoji.spread(0) is emoji and emoji.spread(n + 5) is emoji
 
 
+def test_the_rows_of_a_split():
+    columns = {"split": ["train", "held_out", "train", "train", "validation", "train"]}
+    data = CaptionedImages(torch.zeros(6, 3, 8, 8, dtype=torch.uint8), list("abcdef"), columns)
+    assert data.rows_of_split("train") == data.rows_of_split("train", 9) == [0, 2, 3, 5]
+    assert data.rows_of_split("train", 3) == [0, 2, 3] and data.rows_of_split("train", 2) == [0, 3]
+    assert data.rows_of_split("test") == []
+
+
 def test_where_and_select(emoji):
     red = emoji.where(artist=["noto", "twemoji"], colors="red", group=lambda group: group != "Flags")
     assert len(red) > 5 and set(red.columns["artist"]) == {"noto", "twemoji"}
