@@ -12,6 +12,7 @@ from .alignment import (
 )
 from .composition import composition, is_shown
 from .image import (
+    encode_pictures,
     frechet_distance,
     gaussian_frechet,
     kid,
@@ -30,8 +31,8 @@ from .separation import Separation, auc, separation
 from .shape_parser import parse_shapes
 
 __all__ = ["Paired", "PanelTable", "Separation", "auc", "bootstrap_interval", "chance_level", "class_histogram",
-           "compare_paired", "composition", "duplicate_rate", "entropy", "frechet_distance", "gaussian_frechet",
-           "is_shown", "jackknife_interval", "kid", "kl_to_data", "mean_kernel", "mmd2", "mmd2_without_each",
-           "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity", "panel", "parse_shapes",
-           "precision_recall", "psnr", "retrieval_ranks", "separation", "ssim", "stacked_modes", "synonym_mask",
-           "top_k", "wilson_interval"]
+           "compare_paired", "composition", "duplicate_rate", "encode_pictures", "entropy", "frechet_distance",
+           "gaussian_frechet", "is_shown", "jackknife_interval", "kid", "kl_to_data", "mean_kernel", "mmd2",
+           "mmd2_without_each", "modes_covered", "nearest_distances", "nearest_neighbour", "paired_similarity",
+           "panel", "parse_shapes", "precision_recall", "psnr", "retrieval_ranks", "separation", "ssim",
+           "stacked_modes", "synonym_mask", "top_k", "wilson_interval"]

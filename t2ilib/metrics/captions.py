@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image import nearest_neighbour
+from .image import encode_pictures, nearest_neighbour
 from ..data.phrases import with_article
 from ..errors import BadParameter, MissingAsset
 from ..media import to_unit
@@ -196,16 +196,10 @@ def nearest_captions(encoder: Any, pictures: Tensor, data: Any, *, batch_size: i
     """
     bank = []
     for rows in torch.arange(len(data)).split(batch_size):
-        bank.append(_features(encoder, to_unit(data.batch(rows))))
-    features = torch.cat([_features(encoder, part) for part in pictures.split(batch_size)])  # (B, D)
+        bank.append(encode_pictures(encoder, to_unit(data.batch(rows))))
+    features = encode_pictures(encoder, pictures, batch_size=batch_size)  # (B, D)
     _, nearest = nearest_neighbour(features, torch.cat(bank))
     return [with_article(data.captions[row]) for row in nearest.tolist()]
-
-
-@torch.no_grad()
-def _features(encoder: Any, pictures: Tensor) -> Tensor:
-    device = getattr(encoder, "device", pictures.device)
-    return encoder.encode_image(pictures.to(device)).cpu()
 
 
 def caption_score_rows(captions: Sequence[str], references: Sequence[str | Sequence[str]], nearest: Sequence[str], *,

@@ -1,5 +1,7 @@
 """How close pictures are to others: one by one (PSNR, SSIM), as distributions, to the nearest one."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -244,6 +246,16 @@ def gaussian_frechet(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     trace_of_root = products.sqrt().sum()
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_of_root
     return distance.clamp(min=0).item()
+
+
+@torch.no_grad()
+def encode_pictures(encoder: Any, pictures: Tensor, *, batch_size: int = 128) -> Tensor:
+    """Return what an encoder makes of pictures, on the CPU: (N, 3, H, W) in [0, 1] -> (N, D) float32.
+
+    Args:
+        encoder: with `.encode_image`, such as `load_clip("emoji-clip")`, which brings a batch to its own device.
+    """
+    return torch.cat([encoder.encode_image(part).float().cpu() for part in pictures.split(batch_size)])
 
 
 def nearest_neighbour(features: Tensor, bank: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
-from .image import kid, nearest_neighbour
+from .image import encode_pictures, kid, nearest_neighbour
 from ..data.left_out import left_out_rows
 from ..data.phrases import plain_name
 from ..errors import UnknownName, unknown_name
@@ -75,10 +75,9 @@ class Judgement:
         """
         return [self._left_out.get(name, self.rows_of[name][0]) for name in names]
 
-    @torch.no_grad()
     def features(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Return the judge's unit features of pictures: (N, 3, H, W) in [0, 1] -> (N, D)."""
-        return torch.cat([self.judge.encode_image(part).cpu() for part in images.split(batch_size)])
+        return encode_pictures(self.judge, images, batch_size=batch_size)
 
     @torch.no_grad()
     def data_features(self, rows: Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment import paired_similarity, retrieval_ranks
+from .image import encode_pictures
 from ..errors import BadParameter, check_name
 
 COLUMNS = ("picture", "prompt", "member", "role", "cosine", "rank", "of", "weights")
@@ -224,7 +225,7 @@ def _ask(member: Any, views: Tensor, candidates: list[list[str]], batch_size: in
     for competing in candidates:
         texts.update(dict.fromkeys(competing))
     text_features = dict(zip(texts, member.encode_text(list(texts)).float().cpu(), strict=True))
-    image_features = torch.cat([member.encode_image(part).float().cpu() for part in views.split(batch_size)])
+    image_features = encode_pictures(member, views, batch_size=batch_size)
     scores = []
     ranks = []
     for picture, competing in zip(image_features[:, None], candidates, strict=True):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .image import frechet_distance, kid
+from .image import encode_pictures, frechet_distance, kid
 from ..assets import Asset, AssetFile
 from ..encoders import Clip
 from ..encoders.perceptual import read_trunk, trunk_file
@@ -168,11 +168,6 @@ def standard_report(fake: Tensor, real: Tensor, prompts: Sequence[str] | None = 
             raise BadParameter(f"the CLIP score needs a prompt for each of {len(fake)} pictures, got {given}")
         report["CLIP_score"] = clip_score(clip.similarity(fake, list(prompts), batch_size=batch_size))
     if cmmd_clip is not None:
-        report["CMMD"] = cmmd(_clip_features(cmmd_clip, real, batch_size), _clip_features(cmmd_clip, fake, batch_size))
+        report["CMMD"] = cmmd(encode_pictures(cmmd_clip, real, batch_size=batch_size),
+                              encode_pictures(cmmd_clip, fake, batch_size=batch_size))
     return report
-
-
-@torch.no_grad()
-def _clip_features(clip: Clip, images: Tensor, batch_size: int) -> Tensor:
-    """Return unit vectors (N, D) of pictures, on the CPU."""
-    return torch.cat([clip.encode_image(part).float().cpu() for part in images.split(batch_size)])

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from t2ilib.errors import BadParameter
 from t2ilib.metrics import (
+    encode_pictures,
     frechet_distance,
     gaussian_frechet,
     kid,
@@ -74,6 +75,20 @@ def mmd2_by_hand(x, y):
     xx = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
     yy = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
     return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (m * n)
+
+
+def test_pictures_are_encoded_in_batches_without_gradients():
+    class Means:
+        batches = []
+
+        def encode_image(self, x):
+            self.batches.append(len(x))
+            return x.mean((2, 3)).half()
+
+    x = rand(5, 3, 4, 4).requires_grad_()
+    found = encode_pictures(Means(), x, batch_size=2)
+    assert Means.batches == [2, 2, 1] and found.dtype == torch.float32 and not found.requires_grad
+    assert_close(found, x.detach().mean((2, 3)), atol=1e-3, rtol=0)
 
 
 def test_mmd2_equals_the_sums_over_pairs():
