@@ -24,6 +24,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 NEXT_CONFIG = "config.json.next"
 FORMAT = 2  # 1 had no hash of the config
+BRING = "`git checkout` or `python -m t2ilib release --fetch`"  # what ships
 LFS_POINTER = b"version https://git-lfs"
 SCALE = ":scale"  # of an 8-bit tensor, one number for each index of its first dimension; follows the tensor's name
 # what the config says of the files themselves
@@ -184,6 +185,22 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointMismatch(f"{path} is damaged ({reason(error)}); restore it, or download it again") from error
 
 
+def absent_checkpoint(name: str, home: str | Path, recipe: str, *, option: str = "") -> str:
+    """Return what to do where a checkpoint is not in its folder.
+
+    Args:
+        recipe: the command that trains it. option: by which a caller names another folder, such as "checkpoint=FOLDER".
+    """
+    hint = f": {option}" if option else ""
+    return (f"no checkpoint {name} in {home}; restore one that ships with {BRING}, train one with `{recipe}`, or name "
+            f"a folder that holds one{hint}")
+
+
+def absent_weights(path: str | Path) -> str:
+    """Return what to do where the config of a checkpoint is here, and its file of weights is not."""
+    return f"{path} is missing beside its {CONFIG}; restore it with {BRING}, or train it again"
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Return the `config.json` of a checkpoint folder.
 
@@ -218,8 +235,7 @@ def load_state(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str
     config = read_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise MissingAsset(f"{path} is missing beside its {CONFIG}; restore it with `git checkout` or `python -m "
-                           "t2ilib release --fetch`, or train it again")
+        raise MissingAsset(absent_weights(path))
     found = sha256_of(path)
     waiting = Path(folder) / NEXT_CONFIG
     if found != config["sha256"] and waiting.is_file() and read_json(waiting).get("sha256") == found:

@@ -6,7 +6,17 @@ import torch
 from torch import nn
 
 from t2ilib import checkpoint
-from t2ilib.checkpoint import configurable, load_model, load_state, read_config, save_model, save_state, short_hash
+from t2ilib.checkpoint import (
+    absent_checkpoint,
+    absent_weights,
+    configurable,
+    load_model,
+    load_state,
+    read_config,
+    save_model,
+    save_state,
+    short_hash,
+)
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
 
 
@@ -144,6 +154,15 @@ def test_other_bytes_another_class_and_missing_files(tmp_path):
         load_model(Net, folder)
     with pytest.raises(MissingAsset, match="config.json is missing"):
         load_model(Net, tmp_path / "nowhere")
+
+
+def test_what_is_absent_says_how_to_get_it(tmp_path):
+    text = absent_checkpoint("emoji-x", tmp_path, "train x", option="model=FOLDER")
+    assert text.startswith(f"no checkpoint emoji-x in {tmp_path}; ") and text.endswith("holds one: model=FOLDER")
+    for way in ("`train x`", "`git checkout`", "release --fetch"):
+        assert way in text
+    assert absent_checkpoint("emoji-x", tmp_path, "train x").endswith("holds one")
+    assert "model.safetensors is missing beside its config.json" in absent_weights(tmp_path / "model.safetensors")
 
 
 def test_a_save_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):

@@ -21,11 +21,12 @@ from .emoji_blip import PROMPT, BlipPieces, EmojiBlip, Ids
 from .hugging_face import LONGEST, HuggingFaceTokenizer, folder_stamp, quiet_transformers
 from .text import TextEncoder, TextFeatures, check_texts, tokenize
 from ..assets import hub_or_cache
-from ..checkpoint import load_model, read_config
+from ..checkpoint import absent_checkpoint, load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
 from ..paths import checkpoints_dir
 
 EMBEDDED = "emoji-blip"
+RECIPE = "python -m t2ilib train blip"
 HUB_PREFIX = "Salesforce/blip-"
 RETRIEVAL = "BlipForImageTextRetrieval"
 CAPTIONING = "BlipForConditionalGeneration"
@@ -249,8 +250,7 @@ def load_blip(name: str = EMBEDDED, *, device: torch.device | str = "cpu", local
     if not (folder / "config.json").is_file() and (name == EMBEDDED or (checkpoints_dir() / name).is_dir()):
         folder = checkpoints_dir() / name
         if not folder.is_dir():
-            raise MissingAsset(f"no checkpoint {name} in {checkpoints_dir()}; train it with `python -m t2ilib train "
-                               "blip`, or name a folder that holds one")
+            raise MissingAsset(absent_checkpoint(name, checkpoints_dir(), RECIPE))
     is_embedded = (folder / "config.json").is_file() and "class" in json.loads((folder / "config.json").read_text())
     blip = _load_embedded(folder, name) if is_embedded else _load_hub(name, local_only=local_only)
     return blip.to(device)

@@ -20,12 +20,13 @@ from .open_clip_checkpoints import (
 )
 from .photo_clip import PhotoClip, PhotoClipNetwork
 from .student_clip import StudentClip, StudentNetwork
-from ..checkpoint import load_model, read_config
+from ..checkpoint import absent_checkpoint, load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
 from ..paths import checkpoints_dir
 from ..runtime import pick_device
 
 JUDGE = "emoji-judge"
+RECIPE = "python -m t2ilib run 12 --profile full"
 EMBEDDED = (EmojiClip, PhotoClip, StudentClip)  # what the checkpoint of a CLIP may hold
 
 
@@ -52,8 +53,7 @@ def _is_judge(folder: Path) -> bool:
 
 def _load_embedded(folder: Path, name: str, device: torch.device, *, measure_only: bool = False) -> Clip:
     if not (folder / "config.json").is_file():
-        raise MissingAsset(f"{name}: no checkpoint at {folder}; restore it with `git checkout`, or train it: "
-                           "`python -m t2ilib run 12 --profile full`")
+        raise MissingAsset(absent_checkpoint(folder.name, folder.parent, RECIPE))
     if not _is_embedded(folder):
         kinds = " or ".join(cls.__name__ for cls in EMBEDDED)
         raise CheckpointMismatch(f"{folder} holds a {read_config(folder).get('class')}, not an {kinds}; "

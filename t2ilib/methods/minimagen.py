@@ -27,7 +27,7 @@ from .networks import Networks
 from .registry import Estimate, Method
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
-from ..checkpoint import read_config
+from ..checkpoint import absent_checkpoint, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset
 from ..media import load_mask, picture_list, to_unit
 from ..models.imagen_unet import ImagenUNet
@@ -169,8 +169,7 @@ def build_cascade(variant: str, networks: Networks, *, precision: str, chunk: in
     first = LATENT_STAGE if variant == "latents" else STAGES[:1]
     absent = [name for name in first if name not in names]
     if absent:
-        raise MissingAsset(f"no checkpoint {absent[0]} in {networks.home}; train the cascade with `{RECIPE}`, or "
-                           "restore it with `git checkout`")
+        raise MissingAsset(absent_checkpoint(absent[0], networks.home, RECIPE, option="checkpoint=FOLDER"))
     stages = []
     if variant == "latents":
         stages.append(_latent_stage(networks))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint import configurable, load_model
+from ..checkpoint import absent_checkpoint, configurable, load_model
 from ..errors import BadParameter, MissingAsset, unknown_name
 from ..layers.autoencoder import Decoder, Encoder
 from ..layers.conv_blocks import Downsample, ResnetBlock, Upsample
@@ -203,6 +203,6 @@ def find_vqvae(name_or_path: str | Path, home: Path | None = None) -> Path:
         if folder.is_dir():
             return folder
     if name == NAME:
-        raise MissingAsset(f"no checkpoint {NAME}; train it with `{RECIPE}`, or give the folder of a VQ-VAE")
+        raise MissingAsset(absent_checkpoint(NAME, home or checkpoints_dir(), RECIPE))
     known = {config.parent.name for config in checkpoints_dir().glob("*vqvae*/config.json")}
     raise unknown_name("VQ-VAE", name, known | {NAME})

@@ -9,7 +9,7 @@ from typing import Any
 from .archive import Bundle, choose, pack, write
 from .parts import Part
 from ..assets.released import FORMAT
-from ..checkpoint import WEIGHTS
+from ..checkpoint import WEIGHTS, absent_weights
 from ..errors import BadParameter, MissingAsset
 from ..files import sha256_of, write_json
 from ..paths import checkpoints_dir, repo_root
@@ -28,8 +28,7 @@ def release_parts(at_least: int = LARGE) -> list[Part]:
     for card in sorted(checkpoints_dir().glob("*/config.json")):
         weights = card.with_name(WEIGHTS)
         if not weights.is_file():
-            raise MissingAsset(f"{weights} is not here, so that the archive would be without it; bring what this clone "
-                               "lacks: `python -m t2ilib release --fetch`")
+            raise MissingAsset(f"the archive would be without weights: {absent_weights(weights)}")
         files[f"data/checkpoints/{card.parent.name}/{weights.name}"] = weights
     for notebook in sorted((repo_root() / "reports" / "notebooks").glob("*.ipynb")):
         files[f"reports/notebooks/{notebook.name}"] = notebook

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..checkpoint import WEIGHTS, read_config
+from ..checkpoint import WEIGHTS, absent_weights, read_config
 from ..errors import BadParameter, MissingAsset, T2IError
 from ..files import read_lines, read_text
 from ..media import png
@@ -253,8 +253,7 @@ def checkpoint_table() -> str:
         card = read_config(path.parent)
         weights = path.with_name(WEIGHTS)
         if not weights.is_file():
-            raise MissingAsset(f"{weights} is not here, and its size stands in the table: `python -m t2ilib release "
-                               "--fetch` brings it, or `git checkout`")
+            raise MissingAsset(f"the size of weights stands in the table: {absent_weights(weights)}")
         seen = pictures_seen(card)
         lines.append([f"`{path.parent.name}`", f"`{card['class']}`", f"{card['parameters']:,}",
                       f"{weights.stat().st_size:,}", card["dtype"], str(card.get("seed", ABSENT)),
