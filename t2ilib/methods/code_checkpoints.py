@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointMismatch
+from .networks import Networks
+from ..checkpoint import absent_checkpoint, read_config
+from ..encoders import TextEncoder
+from ..encoders.blip import EMBEDDED as BLIP
+from ..encoders.blip import RECIPE as BLIP_RECIPE
+from ..errors import CheckpointMismatch, MissingAsset
 from ..models.vqgan import VQGAN, codebook_digest
+from ..paths import checkpoints_dir
 
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
+OPTION = "checkpoint=FOLDER"  # by which each of these methods is told another folder
 VQGAN_NAME = "emoji-vqgan-128"
 
 
@@ -35,7 +42,52 @@ def check_codebook(card: Mapping[str, Any], vqgan: VQGAN, folder: Path, model: s
                                  f"{model} has others; take model={card.get('vqgan', VQGAN_NAME)!r}")
 
 
-def absent_message(checkpoint: str, recipe: str, home: Path) -> str:
-    """Return what to do where a checkpoint is not in its folder."""
-    return (f"no checkpoint {checkpoint} in {home}; train one with `{recipe}`, or name a folder that holds one: "
-            "checkpoint=FOLDER")
+def absence(home: Path, recipe: str, *names: str) -> str:
+    """Return what to do where one of a method's checkpoints is not in a folder, or what the last one reads texts by.
+
+    Args:
+        recipe: the command that trains them.
+
+    Returns:
+        "" where nothing is missing.
+    """
+    for name in names:
+        if not (home / name).is_dir():
+            return absent_checkpoint(name, home, recipe, option=OPTION)
+    return _absent_blip(home / names[-1])
+
+
+def trained_text_encoder(networks: Networks, folder: Path, recipe: str) -> TextEncoder:
+    """Return the text encoder that the checkpoint in a folder was trained with: one beside it, or one by name.
+
+    Args:
+        recipe: the command that trains the checkpoint.
+
+    Raises:
+        MissingAsset: it is not here. CheckpointMismatch: the one that is here has other weights.
+    """
+    absent = _absent_blip(folder)
+    if absent:
+        raise MissingAsset(absent)
+    card = read_config(folder)
+    name = card.get("text_encoder", TEXT_ENCODER)
+    text_encoder = networks.text_encoder(name)
+    weights = weights_of(text_encoder)
+    if card.get("text_weights", weights) != weights:
+        raise CheckpointMismatch(f"{folder} was trained with another {name} than {text_encoder.name}; put the one of "
+                                 f"its training into {folder.parent}, or train the network anew: `{recipe}`")
+    return text_encoder
+
+
+def _absent_blip(folder: Path) -> str:
+    """Return what to do where the checkpoint in a folder reads texts by a BLIP that is not here, "" elsewhere."""
+    name = read_config(folder).get("text_encoder", TEXT_ENCODER)
+    homes = (folder.parent, checkpoints_dir())
+    if name != BLIP or any((home / BLIP).is_dir() for home in homes):
+        return ""
+    return f"{folder} reads texts by a BLIP beside it: {absent_checkpoint(BLIP, folder.parent, BLIP_RECIPE)}"
+
+
+def weights_of(text_encoder: TextEncoder) -> str:
+    """Return what tells the weights of a text encoder from others, wherever they lie."""
+    return text_encoder.fingerprint.rpartition("@")[2]

@@ -7,13 +7,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .code_checkpoints import TEXT_ENCODER, absent_message
+from .code_checkpoints import absence, trained_text_encoder
 from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
 from .one_pass import run_one_pass
 from .registry import Estimate, Method
-from ..checkpoint import read_config
 from ..errors import MissingAsset
 from ..models.gigagan import GigaGenerator
 from ..options import Option
@@ -66,17 +65,17 @@ def load_painter(*, home: Path | None = None, device: str = "cpu", precision: st
 def build_painter(networks: Networks, *, precision: str, chunk: int) -> GanPainter:
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
     folder = networks.home / CHECKPOINT
-    if not folder.is_dir():
-        raise MissingAsset(absent_message(CHECKPOINT, RECIPE, networks.home))
+    missing = absence(networks.home, RECIPE, CHECKPOINT)
+    if missing:
+        raise MissingAsset(missing)
     network = networks.checkpoint(GigaGenerator, CHECKPOINT)
-    text_encoder = networks.text_encoder(read_config(folder).get("text_encoder", TEXT_ENCODER))
+    text_encoder = trained_text_encoder(networks, folder, RECIPE)
     return GanPainter(network, text_encoder, precision=precision, chunk=chunk)
 
 
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
-    home = checkpoints_dir()
-    return "" if (home / CHECKPOINT).is_dir() else absent_message(CHECKPOINT, RECIPE, home)
+    return absence(checkpoints_dir(), RECIPE, CHECKPOINT)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

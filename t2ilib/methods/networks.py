@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..checkpoint import load_model, short_hash
+from ..checkpoint import CONFIG, load_model, short_hash
 from ..encoders import Clip, TextEncoder, load_clip, load_text_encoder
 from ..errors import CheckpointMismatch
 from ..models.vqgan import VQGAN, load_vqgan
@@ -84,8 +84,8 @@ class Networks:
     """Hand out the networks of one run, from the cache, and keep the hash of each checkpoint among them.
 
     Args:
-        device: where they are loaded. home: folder of the checkpoints that `checkpoint` loads; None is that of those
-            that ship.
+        device: where they are loaded. home: folder of the checkpoints that `checkpoint` loads, in which text encoders
+            and decoders are looked for first; None is that of those that ship.
 
     Attributes:
         hashes: name of a shipped checkpoint -> the first digits of its SHA-256, in the order of asking. Weights from
@@ -102,12 +102,14 @@ class Networks:
         return self._get("clip", name, lambda: load_clip(name, device=self.device))
 
     def text_encoder(self, name: str) -> TextEncoder:
-        """Return a text encoder by name."""
-        return self._get("text encoder", name, lambda: load_text_encoder(name, device=self.device))
+        """Return a text encoder: of a checkpoint of `home`, or by name."""
+        place = self._beside(name)
+        return self._get("text encoder", place, lambda: load_text_encoder(place, device=self.device))
 
     def vqgan(self, name: str) -> VQGAN:
-        """Return a VQGAN by name or path."""
-        return self._get("vqgan", name, lambda: load_vqgan(name, device=self.device))
+        """Return a VQGAN: of a checkpoint of `home`, or by name or path."""
+        place = self._beside(name)
+        return self._get("vqgan", place, lambda: load_vqgan(place, device=self.device))
 
     def vqvae(self, name: str) -> VQVAE2:
         """Return a VQ-VAE: of a folder, of a checkpoint of `home`, or of one that ships."""
@@ -121,6 +123,12 @@ class Networks:
         folder = self.home / name
         place = name if self.home == checkpoints_dir() else str(folder)
         return self._get(cls.__name__, place, lambda: load_model(cls, folder, device=device))
+
+    def _beside(self, name: str) -> str:
+        """Return the folder of a network in a `home` of its own; its name where it is not there, or ships."""
+        folder = self.home / name
+        is_beside = self.home != checkpoints_dir() and (folder / CONFIG).is_file()
+        return str(folder) if is_beside else name
 
     def _get(self, kind: str, name: str, load: Callable[[], Network]) -> Network:
         network, version = CACHE.get(kind, name, self.device, load)

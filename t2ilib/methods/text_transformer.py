@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from .code_checkpoints import TEXT_ENCODER, VQGAN_NAME, absent_message, check_codebook
+from .code_checkpoints import VQGAN_NAME, absence, check_codebook, trained_text_encoder
 from .code_checkpoints import card_of as card_of
 from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
@@ -73,8 +73,9 @@ def load_painter(*, home: Path | None = None, device: str = "cpu", model: str = 
 def build_painter(networks: Networks, *, model: str, arm: str, precision: str, chunk: int) -> CodePainter:
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
     folder = networks.home / CHECKPOINT
-    if not folder.is_dir():
-        raise MissingAsset(absent_message(CHECKPOINT, RECIPE, networks.home))
+    missing = absence(networks.home, RECIPE, CHECKPOINT)
+    if missing:
+        raise MissingAsset(missing)
     card = read_config(folder)
     network = networks.checkpoint(TextTransformer, CHECKPOINT)
     trained_for = _arm_of(network)
@@ -83,7 +84,7 @@ def build_painter(networks: Networks, *, model: str, arm: str, precision: str, c
                                  "leave arm out, or name a folder with another network: checkpoint=FOLDER")
     vqgan = networks.vqgan(model)
     check_codebook(card, vqgan, folder, model)
-    text_encoder = networks.text_encoder(card.get("text_encoder", TEXT_ENCODER))
+    text_encoder = trained_text_encoder(networks, folder, RECIPE)
     return CodePainter(network, vqgan, text_encoder, precision=precision, chunk=chunk)
 
 
@@ -93,8 +94,7 @@ def _arm_of(network: TextTransformer) -> str:
 
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
-    home = checkpoints_dir()
-    return "" if (home / CHECKPOINT).is_dir() else absent_message(CHECKPOINT, RECIPE, home)
+    return absence(checkpoints_dir(), RECIPE, CHECKPOINT)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

@@ -10,15 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from .code_checkpoints import TEXT_ENCODER, absent_message
+from .code_checkpoints import OPTION, TEXT_ENCODER, absence, trained_text_encoder, weights_of
 from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
 from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
-from ..checkpoint import read_config
+from ..checkpoint import absent_checkpoint, read_config
 from ..encoders import TextEncoder
-from ..encoders.blip import EMBEDDED as BLIP
 from ..encoders.minilm import SHA256 as MINILM
 from ..errors import CheckpointMismatch, MissingAsset
 from ..files import read_json
@@ -85,7 +84,7 @@ def build_painter(networks: Networks, *, model: str, precision: str, chunk: int)
     else:
         network = CoarseToFine(_network(networks, COARSE, vqvae, model), _network(networks, FINE, vqvae, model))
         folder = networks.home / FINE
-    text_encoder = _text_encoder(networks, folder)
+    text_encoder = trained_text_encoder(networks, folder, RECIPE)
     return CodePainter(network, vqvae, text_encoder, precision=precision, chunk=chunk)
 
 
@@ -102,7 +101,7 @@ def card_of(vqvae: VQVAE2, name: str, text_encoder: TextEncoder | str = TEXT_ENC
         return card | {"text_encoder": text_encoder}
     card["text_encoder"] = text_encoder.name
     if text_encoder.name not in MINILM:
-        card["text_weights"] = _weights_of(text_encoder)
+        card["text_weights"] = weights_of(text_encoder)
     return card
 
 
@@ -124,43 +123,11 @@ def keep_text_encoder(text_encoder: TextEncoder, home: Path) -> str:
     return kept.name
 
 
-def _text_encoder(networks: Networks, folder: Path) -> TextEncoder:
-    """Return the text encoder that the checkpoint in a folder was trained with: one beside it, or one by name."""
-    absence = _absent_blip(folder)
-    if absence:
-        raise MissingAsset(absence)
-    card = read_config(folder)
-    name = card.get("text_encoder", TEXT_ENCODER)
-    beside = folder.parent / name
-    is_beside = (beside / "config.json").is_file() and folder.parent != checkpoints_dir()
-    text_encoder = networks.text_encoder(str(beside) if is_beside else name)
-    weights = _weights_of(text_encoder)
-    if card.get("text_weights", weights) != weights:
-        raise CheckpointMismatch(f"{folder} was trained with another {name} than {text_encoder.name}; put the one of "
-                                 f"its training into {folder.parent}, or train the network anew: `{RECIPE}`")
-    return text_encoder
-
-
-def _absent_blip(folder: Path) -> str:
-    """Return what to do where the checkpoint in a folder reads texts by a BLIP that is not here, "" elsewhere."""
-    name = read_config(folder).get("text_encoder", TEXT_ENCODER)
-    homes = (folder.parent, checkpoints_dir())
-    if name != BLIP or any((home / BLIP).is_dir() for home in homes):
-        return ""
-    return (f"{folder} reads texts by {BLIP}, which is not here; train it with `python -m t2ilib train blip`, or put "
-            f"the one of its training into {folder.parent}")
-
-
-def _weights_of(text_encoder: TextEncoder) -> str:
-    """Return what tells the weights of a text encoder from others, wherever they lie."""
-    return text_encoder.fingerprint.rpartition("@")[2]
-
-
 def _network(networks: Networks, name: str, vqvae: VQVAE2, model: str) -> PixelSNAIL:
     """Return a network of the home's checkpoints that was trained on the codes of this VQ-VAE."""
     folder = networks.home / name
     if not folder.is_dir():
-        raise MissingAsset(absent_message(name, RECIPE, networks.home))
+        raise MissingAsset(absent_checkpoint(name, networks.home, RECIPE, option=OPTION))
     card = read_config(folder)
     trained_on = card.get("vqvae_sha256")
     if not isinstance(trained_on, str):
@@ -174,11 +141,7 @@ def _network(networks: Networks, name: str, vqvae: VQVAE2, model: str) -> PixelS
 
 def absent() -> str:
     """Return what is missing before the method can draw with its defaults, "" where nothing is."""
-    home = checkpoints_dir()
-    for name in (VQVAE_NAME, CHECKPOINT):
-        if not (home / name).is_dir():
-            return absent_message(name, RECIPE, home)
-    return _absent_blip(home / CHECKPOINT)
+    return absence(checkpoints_dir(), RECIPE, VQVAE_NAME, CHECKPOINT)
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

@@ -11,7 +11,7 @@ from t2ilib.checkpoint import save_model
 from t2ilib.encoders import load_text_encoder
 from t2ilib.encoders.emoji_blip import EmojiBlip, tokens_of
 from t2ilib.errors import BadParameter, CheckpointMismatch, MissingAsset
-from t2ilib.methods import METHODS, generate_with_record, vqvae_pixelsnail
+from t2ilib.methods import METHODS, code_checkpoints, generate_with_record, vqvae_pixelsnail
 from t2ilib.methods.vqvae_pixelsnail import CHECKPOINT, COARSE, FINE, METHOD, card_of, keep_text_encoder, load_painter
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.vqvae2 import VQVAE2
@@ -155,9 +155,11 @@ def test_an_absent_blip_is_named(tmp_path, monkeypatch):
     words = load_text_encoder(str(save_blip(tmp_path / "elsewhere" / "emoji-blip")))
     words.name = "emoji-blip"
     save_network(tmp_path, CHECKPOINT, vqvae, words, text_dim=32)
-    monkeypatch.setattr(vqvae_pixelsnail, "checkpoints_dir", lambda: tmp_path)
-    assert "reads texts by emoji-blip" in METHODS["vqvae_pixelsnail"].missing()
-    with pytest.raises(MissingAsset, match="train blip.*put the one of its training into"):
+    for module in (vqvae_pixelsnail, code_checkpoints):
+        monkeypatch.setattr(module, "checkpoints_dir", lambda: tmp_path)
+    absence = f"reads texts by a BLIP beside it: no checkpoint emoji-blip in {tmp_path}"
+    assert absence in METHODS["vqvae_pixelsnail"].missing()
+    with pytest.raises(MissingAsset, match="train blip.*name a folder that holds one"):
         draw(tmp_path)
 
 
