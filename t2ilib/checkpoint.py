@@ -19,9 +19,9 @@ from torch import nn
 
 from .errors import BadParameter, CheckpointMismatch, MissingAsset
 from .files import read_json, reason, replacing, sha256_of, write_json
+from .paths import CONFIG as CONFIG
+from .paths import WEIGHTS as WEIGHTS
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 NEXT_CONFIG = "config.json.next"
 FORMAT = 2  # 1 had no hash of the config
 BRING = "`git checkout` or `python -m t2ilib release --fetch`"  # what ships

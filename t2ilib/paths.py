@@ -7,6 +7,9 @@ from pathlib import Path
 
 from .errors import MissingAsset
 
+WEIGHTS = "model.safetensors"  # of a checkpoint's folder
+CONFIG = "config.json"
+
 
 def repo_root() -> Path:
     """Return the folder that holds `t2ilib`, `notebooks` and `data`."""

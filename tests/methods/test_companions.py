@@ -1,4 +1,4 @@
-"""In a folder of one's own checkpoints, the text encoder and the decoder beside a network are taken, for every method."""
+"""In a folder of one's own checkpoints, text encoder and decoder beside a network are taken, for every method."""
 
 import pytest
 import torch
