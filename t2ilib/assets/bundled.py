@@ -3,33 +3,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .packaged import check_hash, find_packaged
+from .packaged import WeightsFile, check_hash, find_packaged
 from ..errors import MissingAsset, check_name
 from ..paths import embedded_data_dir
 
 
 @dataclass(frozen=True)
-class BundledWeights:
-    """One file of weights below `data/`.
+class BundledWeights(WeightsFile):
+    """One file of weights below `data/`; `replaces` is the name in `PACKAGED` of those that it was made from."""
 
-    `file` is its path there, `replaces` the name in `PACKAGED` of the weights that it was made from; the other fields
-    are those of `PackagedWeights`.
-    """
-
-    name: str
     replaces: str
-    file: str
-    about_mb: float
-    sha256: str
-    data: str
-    licence: str
-    source: str
 
 
 _BUNDLED = (
-    BundledWeights("all-MiniLM-L6-v2-half", "all-MiniLM-L6-v2", "minilm-half/model.safetensors", 45,
+    BundledWeights("all-MiniLM-L6-v2-half", "minilm-half/model.safetensors", 45,
                    "3a80c25a20468074f7a1cdcf0a3f0798f20eca534738b6a52d373c105a6783a9", "1 billion pairs of sentences",
-                   "Apache-2.0", "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2"),
+                   "Apache-2.0", "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+                   replaces="all-MiniLM-L6-v2"),
 )
 BUNDLED: dict[str, BundledWeights] = {weights.name: weights for weights in _BUNDLED}
 

