@@ -1,6 +1,6 @@
 """What a picture costs: seconds, peak memory and networks of a method, measured in a process of its own.
 
-python -m t2ilib.leaderboard.cost '{"method": "minimagen", "options": {}, "prompt": "a red heart"}'
+python -m t2ilib.leaderboard.cost '{"method": "minimagen", "options": {}, "prompt": "a red heart", "threads": 2}'
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from .entries import Entry
 from .. import runtime
@@ -41,11 +43,14 @@ class Cost:
 def measure_cost(entry: Entry, prompt: str = "a red heart", *, timeout: float = 1800) -> Cost:
     """Return the cost of one picture of an entry, measured in a fresh process, so that no other method counts.
 
+    It draws with as many CPU threads as this process has.
+
     Raises:
         RunFailed: the process ended with an error, or took longer than `timeout` seconds.
     """
     options = {**entry.options, **entry.machine}
-    job = json.dumps({"method": entry.method, "options": options, "prompt": prompt})
+    job = json.dumps({"method": entry.method, "options": options, "prompt": prompt,
+                      "threads": torch.get_num_threads()})
     command = [sys.executable, "-m", "t2ilib.leaderboard.cost", job]
     env = {**os.environ, "PYTHONPATH": python_path()}
     try:
@@ -59,8 +64,9 @@ def measure_cost(entry: Entry, prompt: str = "a red heart", *, timeout: float = 
     return Cost(**json.loads(ended.stdout.splitlines()[-1]))
 
 
-def _measured(method: str, options: dict[str, Any], prompt: str) -> Cost:
+def _measured(method: str, options: dict[str, Any], prompt: str, threads: int) -> Cost:
     """Draw two pictures one after the other in this process, and return what the second one cost."""
+    torch.set_num_threads(threads)
     seconds = []
     record: dict[str, Any] = {}
     for seed in (0, 1):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,7 +12,18 @@ from torch.nn import functional as F
 
 from t2ilib.data import CaptionedImages
 from t2ilib.errors import BadParameter, RunFailed
-from t2ilib.leaderboard import FREE, ORIGINAL, Entry, PromptSet, draw_entry, measure_cost, paired_differences, places
+from t2ilib.leaderboard import (
+    FREE,
+    ORIGINAL,
+    Cost,
+    Entry,
+    PromptSet,
+    cost,
+    draw_entry,
+    measure_cost,
+    paired_differences,
+    places,
+)
 from t2ilib.leaderboard.scores import Scorer, diversity, resized
 from t2ilib.methods import METHODS, Method
 from t2ilib.metrics import mean_kernel
@@ -175,7 +187,6 @@ def test_scorer_refuses_another_number_of_pictures():
         scorer.score(torch.zeros(3, 3, 8, 8), ["a", "b"], seeds=2)
 
 
-@pytest.mark.slow
 class MeanColourJudge:
     """Unit features of pictures are their mean red and green; each name has another direction."""
 
@@ -233,8 +244,30 @@ def test_what_the_machine_is_told_reaches_the_method_and_is_not_part_of_the_pict
     assert painter.options[-1]["device"] == "cpu"
 
 
+def test_cost_is_measured_with_as_many_threads_as_this_process_has(painter, monkeypatch):
+    jobs = []
+
+    def run(command, **_):
+        jobs.append(json.loads(command[-1]))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(asdict(Cost(1.0, 2.0, 3.0, 4, 5, 6))))
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(cost.subprocess, "run", run)
+    monkeypatch.setattr(cost.torch, "get_num_threads", lambda: before + 1)
+    assert measure_cost(Entry("Painter", "painter")).seconds == 1.0
+    monkeypatch.undo()
+    assert jobs[0]["threads"] == before + 1
+    try:
+        cost._measured(**jobs[0])
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
 def test_cost_is_measured_in_a_process_of_its_own():
-    job = json.dumps({"method": "minimagen", "options": {"candidates": 1, "steps": 1}, "prompt": "a dot"})
+    job = json.dumps({"method": "minimagen", "options": {"candidates": 1, "steps": 1}, "prompt": "a dot",
+                      "threads": 1})
     ended = subprocess.run([sys.executable, "-m", "t2ilib.leaderboard.cost", job], capture_output=True, text=True,
                            check=True)
     cost = json.loads(ended.stdout.splitlines()[-1])
