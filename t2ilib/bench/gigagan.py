@@ -99,7 +99,8 @@ class ClassicGigaGan:
         critic = Discriminator(**width, text_encoder=text_encoder(), attn_resolutions=JUDGE_ATTENTION,
                                attn_heads=HEADS, attn_dim_head=WIDEST // HEADS,
                                multiscale_input_resolutions=shape.reads[1:])
-        # accelerate keeps one precision for the whole process, and refuses another
+        # accelerate keeps one precision for the whole process, refuses another, and has no public way to forget it; a
+        # process for each precision would part what is timed in turns on one machine
         AcceleratorState._reset_state(reset_partial_state=True)
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
             self.gan = GigaGAN(generator=net, discriminator=critic, generator_contrastive_loss_weight=0.0,
