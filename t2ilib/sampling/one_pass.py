@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .painter import Painted, Score, check_drafts
+from .painter import Painted, PainterOfCodes, Score, check_drafts
 from .. import runtime
 from ..diffusion import split_generator
 from ..encoders import TextEncoder
@@ -19,7 +19,7 @@ from ..models.vqgan import VQGAN
 ANY_STYLE = "any"
 
 
-class OnePassPainter:
+class OnePassPainter(PainterOfCodes):
     """A feed-forward generator with the VQGAN that paints its codes.
 
     Args:
@@ -33,24 +33,8 @@ class OnePassPainter:
 
     def __init__(self, network: CodeGenerator, vqgan: VQGAN, text_encoder: TextEncoder, *, chunk: int = 32,
                  precision: str = "auto"):
-        if chunk < 1:
-            raise BadParameter(f"chunk must be at least 1, got {chunk}")
-        if len(vqgan.codebook) != network.codes:
-            raise BadParameter(f"the network draws from {network.codes} codes, and this VQGAN has "
-                               f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
-        self.network = network.eval()
-        self.vqgan = vqgan.eval()
-        self.text_encoder = text_encoder
-        self.chunk = chunk
-        self.device = vqgan.codebook.device
-        self.dtype = runtime.pick_dtype(self.device, precision)
+        super().__init__(network, vqgan, text_encoder, chunk=chunk, precision=precision)
         self._read = TextCache(self._pooled)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return height and width of the pictures."""
-        height, width = self.network.grid
-        return height * self.vqgan.factor, width * self.vqgan.factor
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], *, generators: Sequence[torch.Generator], style: str = ANY_STYLE,

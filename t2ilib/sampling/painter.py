@@ -81,7 +81,38 @@ def check_drafts(texts: Sequence[Text], generators: Sequence[torch.Generator], c
                            f"{candidates}")
 
 
-class CodePainter:
+class PainterOfCodes:
+    """What painters have whose network predicts codes: the networks on one device, and the size of their pictures.
+
+    Args:
+        network: has `codes` and `grid`. vqgan: with the codebook that it was trained on.
+        text_encoder, chunk, precision: as in `CodePainter`.
+
+    Raises:
+        BadParameter: a chunk below 1, or a codebook of another size.
+    """
+
+    def __init__(self, network: Any, vqgan: Any, text_encoder: TextEncoder, *, chunk: int, precision: str):
+        if chunk < 1:
+            raise BadParameter(f"chunk must be at least 1, got {chunk}")
+        if len(vqgan.codebook) != network.codes:
+            raise BadParameter(f"the network draws from {network.codes} codes, and this {type(vqgan).__name__} has "
+                               f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
+        self.network = network.eval()
+        self.vqgan = vqgan.eval()
+        self.text_encoder = text_encoder
+        self.chunk = chunk
+        self.device = vqgan.codebook.device
+        self.dtype = runtime.pick_dtype(self.device, precision)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the pictures."""
+        height, width = self.network.grid
+        return height * self.vqgan.factor, width * self.vqgan.factor
+
+
+class CodePainter(PainterOfCodes):
     """A network that predicts codes from words, with the autoencoder that paints them.
 
     In all its methods, `generators` holds a stream for each picture, on which alone it depends, not on its neighbours;
@@ -101,27 +132,11 @@ class CodePainter:
 
     def __init__(self, network: CodeNetwork, vqgan: CodeAutoencoder, text_encoder: TextEncoder, *, chunk: int = 32,
                  precision: str = "auto"):
-        if chunk < 1:
-            raise BadParameter(f"chunk must be at least 1, got {chunk}")
-        if len(vqgan.codebook) != network.codes:
-            raise BadParameter(f"the network draws from {network.codes} codes, and this {type(vqgan).__name__} has "
-                               f"{len(vqgan.codebook)}; take the one whose codes it was trained on")
-        self.network = network.eval()
-        self.vqgan = vqgan.eval()
-        self.text_encoder = text_encoder
-        self.chunk = chunk
-        self.device = vqgan.codebook.device
-        if precision == "auto" and network.causal and self.device.type == "cpu":
+        if precision == "auto" and network.causal and vqgan.codebook.device.type == "cpu":
             precision = "float32"
-        self.dtype = runtime.pick_dtype(self.device, precision)
+        super().__init__(network, vqgan, text_encoder, chunk=chunk, precision=precision)
         self._conditioner = TextConditioner(text_encoder, self.device)
         self._blank: Tensor | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return height and width of the pictures."""
-        height, width = self.network.grid
-        return height * self.vqgan.factor, width * self.vqgan.factor
 
     def encode(self, texts: Sequence[Text]) -> list[TextCondition]:
         """Return what the network reads of each text; each distinct one is encoded once in the painter's life."""
