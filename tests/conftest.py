@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,35 @@ def is_alive():
             return False
 
     return alive
+
+
+@pytest.fixture
+def serve():
+    """serve(handler) starts a server of this machine and returns it, its address as `url`; it ends with the test."""
+    running = []
+
+    def serve(handler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return server
+
+    yield serve
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """Downloads are allowed, into an empty cache; no proxy interferes."""
+    for name in ("T2I_DATA", "T2I_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("T2I_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,7 @@
 
 import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
@@ -119,24 +118,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def museum(tmp_path, monkeypatch):
+def museum(fresh_cache, serve, monkeypatch):
     """A server with pictures; the cache is fresh, nothing waits."""
-    for name in ("T2I_DATA", "T2I_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("T2I_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "WAIT", 0.0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = serve(Handler)
     server.asked = []
     server.pages = {"/one.jpg": picture("red", (200, 200)), "/two.jpg": picture("blue", (200, 200))}
     server.cuts = {"/two.jpg": 100}  # breaks off after so many bytes, once
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return server
 
 
 def test_pictures_are_downloaded_once_resumed_and_checked(tmp_path, museum, monkeypatch):

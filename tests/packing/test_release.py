@@ -2,9 +2,8 @@
 
 import json
 import tarfile
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import pytest
 import torch
@@ -55,15 +54,9 @@ def archive(clone, tmp_path):
 
 
 @pytest.fixture
-def server(archive):
+def server(archive, serve):
     """The address of a server of the archive's folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(archive.parent)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return serve(partial(Quiet, directory=str(archive.parent))).url
 
 
 def manifest_of(archive):
