@@ -139,6 +139,7 @@ from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.sampling import GanPainter
 from t2ilib.training import (
     Batches,
+    Copies,
     History,
     TrainingLoop,
     check_trained_on,
@@ -663,29 +664,6 @@ if arms and is_emoji:
 # several passes. Copies of both are kept on the way, so that the table shows what each had learned after a quarter and
 # after half of the time.
 
-# %%
-class Copies:
-    """The weights of a network at shares of its training: one more part of the training's state."""
-
-    SHARES = (1 / 4, 1 / 2, 1)
-
-    def __init__(self):
-        self.rows = []  # minutes, pictures, weights
-
-    def follow(self, loop, network):
-        """Keep the weights when the loop passes a share of its steps; call it once a step."""
-        if loop.passes([share * loop.steps for share in self.SHARES]):
-            weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-            self.rows.append({"share": f"{loop.position / loop.steps:.0%}", "minutes": loop.seconds / 60,
-                              "pictures": (loop.done + 1) * cfg.batch_size, "weights": weights})
-
-    def state_dict(self):
-        return {"rows": list(self.rows)}
-
-    def load_state_dict(self, state):
-        self.rows = list(state["rows"])
-
-
 # %% tags=["look"]
 RIVAL_STEPS = 100_000  # of the schedules; the minutes end both
 NARROW = IMAGEN["live"] | dict(dim=24)
@@ -742,8 +720,8 @@ def count_weights(*networks):
 
 
 if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
-    gan_copies = Copies()
-    diffusion_copies = Copies()
+    gan_copies = Copies(cfg.batch_size)
+    diffusion_copies = Copies(cfg.batch_size)
     all_but_features = LADDER["+ filter bank"]
     gan, _, _ = train_gan("rival", "live", RIVAL_STEPS, minutes=cfg.rival_minutes, copies=gan_copies,
                           **all_but_features)
@@ -850,40 +828,34 @@ assert rows["truncation 0"]["two seeds differ by"] < rows["truncation 1"]["two s
 
 # %%
 @torch.no_grad()
-def mixed(first, second):
-    """Pictures whose lower sides have the style of the second text: one for each number of sides."""
-    condition = words.encode([first, second])
-    tokens, mask, pooled = (part.to(device_) for part in condition)
-    z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "mix")).to(device_)
+def between(first, second, shares, nearer):
+    """The picture whose style at each side lies at a share of the way between two texts'.
+
+    Its tokens are those of text `nearer`, 0 or 1.
+    """
+    tokens, mask, pooled = (part.to(device_) for part in words.encode([first, second]))
+    z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "styles")).to(device_)
     styles = network.style(z.expand(2, -1), pooled)
-    read = network.read(tokens[:1], mask[:1])
-    pictures = []
-    for count in range(len(network.sides) + 1):
-        each = [styles[1:]] * count + [styles[:1]] * (len(network.sides) - count)
-        pictures.append(to_unit(network.draw(each, *read)[0]).clamp(0, 1).cpu())
-    return torch.cat(pictures)
+    each = [torch.lerp(styles[:1], styles[1:], share) for share in shares]
+    read = network.read(tokens[[nearer]], mask[[nearer]])
+    return to_unit(network.draw(each, *read)[0]).clamp(0, 1).cpu()
 
 
+num_sides = len(network.sides)
+mixed = []
+for count in range(num_sides + 1):
+    shares = [1.0] * count + [0.0] * (num_sides - count)
+    mixed.append(between(asked[1], asked[4], shares, 0))
 titles = [asked[1], *[f"up to {side}" for side in network.sides]]
-run.keep("mixed", show.grid(mixed(asked[1], asked[4]), titles, columns=len(titles), scale=1.3))
+run.keep("mixed", show.grid(torch.cat(mixed), titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
 # **From one text to another**, along the line between their styles; the tokens are those of the nearer text.
 
 # %%
-@torch.no_grad()
-def between(first, second, share):
-    """The picture at a share of the way."""
-    tokens, mask, pooled = (part.to(device_) for part in words.encode([first, second]))
-    z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "film")).to(device_)
-    styles = network.style(z.expand(2, -1), pooled)
-    style = torch.lerp(styles[:1], styles[1:], share)
-    nearer = slice(1, 2) if share > 0.5 else slice(0, 1)
-    read = network.read(tokens[nearer], mask[nearer])
-    return to_unit(network.draw(style, *read)[0]).clamp(0, 1).cpu()
-
-
-frames = [between(asked[1], asked[4], i / (cfg.frames - 1)) for i in range(cfg.frames)]
+frames = []
+for share in torch.linspace(0, 1, cfg.frames).tolist():
+    frames.append(between(asked[1], asked[4], [share] * num_sides, nearer=int(share > 0.5)))
 few = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().int().tolist()
 titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
 run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))

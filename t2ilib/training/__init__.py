@@ -5,6 +5,7 @@ from .autoencoder_step import VQVAETraining
 from .averaging import EMA, recalibrate_batch_norm
 from .batches import Batches
 from .code_step import CodeBatch, CodeTraining, bits_per_code, draw_code_batch
+from .copies import Copies
 from .diffusion_step import DiffusionBatch, DiffusionTraining, draw_diffusion_batch
 from .fabric import average_gradients, make_fabric
 from .feed_forward_step import CodeGeneratorTraining, GeneratorBatch, draw_generator_batch
@@ -26,7 +27,7 @@ from .shipping import (
 from .state import load_training, save_training
 from .trackers import make_tracker
 
-__all__ = ["EMA", "Batches", "CodeBatch", "CodeGeneratorTraining", "CodeTraining", "DiffusionBatch",
+__all__ = ["EMA", "Batches", "CodeBatch", "CodeGeneratorTraining", "CodeTraining", "Copies", "DiffusionBatch",
            "DiffusionTraining", "Every", "GanRule", "GeneratorBatch", "GuidedBatch", "GuidedTerms", "GuidedTraining",
            "History", "NetworkTraining", "TrainingLoop", "VQVAETraining", "average_gradients", "bits_per_code",
            "check_trained_on", "checkpoint_home", "cosine_lr", "critic_step", "draw_code_batch", "draw_diffusion_batch",
