@@ -207,3 +207,31 @@ def wilson_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float
     low = 0.0 if share == 0 else (middle - reach) / scale  # exactly, whatever is rounded
     high = 1.0 if share == 1 else (middle + reach) / scale
     return low, high
+
+
+def crossed_interval(values: Tensor, *, level: float = 0.95, resamples: int = 2000,
+                     seed: int = 0) -> tuple[float, float, float]:
+    """Return the mean of a table of values with its percentile interval over its rows and its columns: mean, low, high.
+
+    Rows, such as trainings, and columns, such as the concepts that each of them was asked, are both drawn anew with
+    replacement, each by itself (Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111). Of R rows it sees (R - 1) / R
+    of their variance: half of it with two, and none with one, where the interval is that over columns alone.
+
+    Shapes:
+        values: (R, C)
+
+    Raises:
+        BadParameter: no table of values, a level outside (0, 1), or no resamples.
+    """
+    if values.ndim != 2 or not values.numel() or not 0 < level < 1 or resamples < 1:
+        raise BadParameter("need values (R, C), a level in (0, 1) and resamples, got "
+                           f"{tuple(values.shape)}, {level} and {resamples}")
+    values = values.detach().double().cpu()
+    rows, columns = values.shape
+    g = torch.Generator().manual_seed(seed)
+    row_picks = torch.randint(rows, (resamples, rows), generator=g)
+    column_picks = torch.randint(columns, (resamples, columns), generator=g)
+    draws = values[row_picks[:, :, None], column_picks[:, None, :]].mean(dim=(1, 2))  # (resamples,)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(draws, tails).tolist()
+    return values.mean().item(), low, high

@@ -8,6 +8,7 @@ from t2ilib.errors import BadParameter
 from t2ilib.metrics import (
     bootstrap_interval,
     chance_level,
+    crossed_interval,
     jackknife_interval,
     paired_similarity,
     retrieval_ranks,
@@ -147,3 +148,25 @@ def test_wilson_interval_has_published_values():
     for share, n, level in ((1.5, 3, 0.95), (0.5, 0, 0.95), (0.5, 3, 1.0)):
         with pytest.raises(BadParameter, match="need a share"):
             wilson_interval(share, n, level=level)
+
+
+def test_an_interval_over_rows_and_columns_sees_the_spread_of_both():
+    rng = torch.Generator().manual_seed(0)
+    of_rows, of_columns = torch.randn(20, 1, generator=rng), torch.randn(1, 30, generator=rng)
+    mean, low, high = crossed_interval(of_rows + of_columns)
+    assert mean == pytest.approx((of_rows.mean() + of_columns.mean()).item(), abs=1e-6)
+    spread = math.hypot(of_rows.std() / 20**0.5, of_columns.std() / 30**0.5)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    _, low, high = crossed_interval(of_rows.expand(20, 30))  # the columns are copies: they must not count as more rows
+    assert high - low == pytest.approx(2 * 1.96 * of_rows.std().item() / 20**0.5, rel=0.15)
+
+
+def test_with_one_row_only_columns_are_drawn():
+    values = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]])
+    mean, low, high = crossed_interval(values)
+    assert (mean, low, high) == pytest.approx(bootstrap_interval(values[0]), abs=0.21)
+    assert low < mean < high
+    assert crossed_interval(torch.ones(3, 4)) == (1.0, 1.0, 1.0)
+    for bad in (values[0], torch.zeros(0, 3)):
+        with pytest.raises(BadParameter, match=r"need values \(R, C\)"):
+            crossed_interval(bad)
