@@ -1121,25 +1121,9 @@ def nearest_drawings(names):
 
 
 # %%
-def spread_of(features):
-    """1 minus the mean cosine of different unit features (n, D)."""
-    n = len(features)
-    return 1 - ((features.sum(0).square().sum() - n) / (n * (n - 1))).item()
-
-
 def measured(pictures, names):
     """A row of the table, and the judge's ranks."""
-    features = judgement.features(pictures.to(device_))
-    row = judgement.report(features, names, real=bank)
-    row["copy"] = judgement.novelty(features, bank)[0].mean().item()
-    copies = len(names) // len(set(names))
-    together = features.unflatten(0, (-1, copies))  # (prompts, copies, D)
-    row["between"] = spread_of(together[:, 0])
-    if copies > 1:
-        row["within"] = sum(spread_of(of_one) for of_one in together) / len(together)
-    if eyes is not None:
-        row |= eyes.row(pictures, names)
-    return row, judgement.ranks(features, names)
+    return judgement.measured(pictures.to(device_), names, training=bank, eyes=eyes)
 
 
 # %%

@@ -899,7 +899,7 @@ if not is_emoji:
 # pale, what it has to be compared with: pictures asked for each other's prompts, the training drawing whose name is
 # nearest by MiniLM (looking up, which draws nothing; not for concepts of training, whose own drawing it would find),
 # and real drawings that the judge did not train on, painted from their codes. *Copy* is the judge's cosine to the
-# nearest training drawing: where it is near 1, look at the pair. *Spread* is how far pictures of one prompt lie apart,
+# nearest training drawing: where it is near 1, look at the pair. *Within* is how far pictures of one prompt lie apart,
 # 1 minus their mean cosine.
 
 # %%
@@ -926,17 +926,7 @@ def nearest_drawings(names):
 # %%
 def measured(pictures, names):
     """A row of the table, and the judge's ranks."""
-    features = judgement.features(pictures.to(device_))
-    row = judgement.report(features, names, real=bank)
-    row["copy"] = judgement.novelty(features, bank)[0].mean().item()
-    copies = len(names) // len(set(names))
-    if copies > 1:
-        together = features.unflatten(0, (-1, copies))  # (prompts, copies, D)
-        alike = (together.sum(1).square().sum(1) - copies) / (copies * (copies - 1))
-        row["spread"] = 1 - alike.mean().item()
-    if eyes is not None:
-        row |= eyes.row(pictures, names)
-    return row, judgement.ranks(features, names)
+    return judgement.measured(pictures.to(device_), names, training=bank, eyes=eyes)
 
 
 # %%
@@ -981,7 +971,7 @@ results = {split: compare_all(split) for split in cfg.splits}
 # %%
 columns = ["top1", "top10", "kid", "copy", "seconds"]
 if cfg.seeds > 1:
-    columns.append("spread")
+    columns.append("within")
 if eyes is not None:
     columns[3:3] = ["KID-lite2", "precision"]
 for split, (names, table, _, _) in results.items():
@@ -1118,14 +1108,14 @@ except NotImplementedError as error:
 # 1. The original's first plan: two autoencoders, of pictures and of captions, with a shared latent. Train a small
 #    network from `words.pooled(...)` of a name to the code vectors of its drawing, by their squared distance. What do
 #    its pictures look like, and which arm above do they resemble?
-# 2. Draw with `temperature=0.0`. Are the pictures better, and what becomes of *spread*?
+# 2. Draw with `temperature=0.0`. Are the pictures better, and what becomes of *within*?
 # 3. Complete the lower half of a drawing with the wrong name. Which win, the words or the codes above?
 #
 # <details><summary>Hints, and what to expect</summary>
 #
 # 1. `vqgan.embed_codes(codes[:, 0].view(-1, 16, 16))` are the targets, `vqgan.decode` paints the answers. (Expected:
 #    the regression: several drawings of one name, one answer.)
-# 2. `draw(network, asked, 4, temperature=0.0)`. (Expected: the four pictures of a prompt are equal, so *spread* is 0.)
+# 2. `draw(network, asked, 4, temperature=0.0)`. (Expected: the four pictures of a prompt are equal, so *within* is 0.)
 # 3. Reverse `names`, and pass `guidance_scale=` of 0, 1 and the largest stop of the slider to `painter.inpaint`.
 #    (Expected: without guidance by words the codes above decide; the larger the scale, the more the words do.)
 #

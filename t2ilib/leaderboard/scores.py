@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..errors import BadParameter
 from ..metrics.alignment import retrieval_ranks, top_k
 from ..metrics.eyes import Eyes
-from ..metrics.judging import Judgement
+from ..metrics.judging import Judgement, diversity
 
 TOP = 10
 
@@ -114,31 +114,3 @@ def resized(pictures: Tensor, side: int) -> Tensor:
     if side in (0, pictures.shape[-1]):
         return pictures
     return F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def diversity(features: Tensor) -> dict[str, float]:
-    """Return how far pictures are from one another: the mean of 1 - cosine between prompts, and within one of several
-    seeds.
-
-    Shapes:
-        features: (seeds, prompts, D) of length 1, at least two prompts
-    """
-    features = features.double()
-    found = {"between": _mean_distance(features)}
-    if len(features) > 1:
-        of_prompts = features.transpose(0, 1)  # (prompts, seeds, D)
-        found["within"] = _mean_distance(of_prompts)
-    return found
-
-
-def _mean_distance(features: Tensor) -> float:
-    """Return the mean of 1 - cosine over pairs of different items inside each group.
-
-    Shapes:
-        features: (groups, items, D)
-    """
-    count = features.shape[1]
-    cosines = features @ features.transpose(1, 2)  # (groups, items, items)
-    on_diagonal = cosines.diagonal(dim1=1, dim2=2).sum()
-    mean = (cosines.sum() - on_diagonal) / (len(features) * count * (count - 1))
-    return 1 - mean.item()

@@ -149,3 +149,58 @@ class Judgement:
     def novelty(self, features: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosine of each picture to its nearest training picture, and the position of that picture."""
         return nearest_neighbour(features, training)
+
+    def measured(self, pictures: Tensor, names: Sequence[str], *, training: Tensor, real: Tensor | None = None,
+                 eyes: Any = None) -> tuple[dict[str, Any], Tensor]:
+        """Return a row of a table about pictures, and the judge's ranks of their names, (N,).
+
+        Args:
+            pictures: (N, 3, H, W) in [0, 1], those of one concept next to one another, equally many of each.
+            names: (N,), their concepts.
+            training: features of training drawings, such as `training_features`.
+            real: features of the real pictures of KID; None is `training`.
+            eyes: the `Eyes` that look at the pictures, too; None leaves `EYES_COLUMNS` out.
+
+        Returns:
+            the numbers of `report`; copy, the mean cosine to the nearest training drawing; shuffled, top10 when each
+            picture is asked for the name of another one, half the list away; those of `diversity`; `EYES_COLUMNS`.
+        """
+        features = self.features(pictures)
+        row: dict[str, Any] = self.report(features, names, real=training if real is None else real)
+        row["copy"] = self.novelty(features, training)[0].mean().item()
+        half = len(names) // 2
+        row["shuffled"] = top_k(self.ranks(features, [*names[half:], *names[:half]]), 10)
+        concepts = len(set(names))
+        if concepts > 1:
+            row |= diversity(features.unflatten(0, (concepts, -1)).transpose(0, 1))
+        if eyes is not None:
+            row |= eyes.row(pictures, names)
+        return row, self.ranks(features, names)
+
+
+def diversity(features: Tensor) -> dict[str, float]:
+    """Return how far pictures are from one another: the mean of 1 - cosine between prompts, and within one of several
+    seeds.
+
+    Shapes:
+        features: (seeds, prompts, D) of length 1, at least two prompts
+    """
+    features = features.double()
+    found = {"between": _mean_distance(features)}
+    if len(features) > 1:
+        of_prompts = features.transpose(0, 1)  # (prompts, seeds, D)
+        found["within"] = _mean_distance(of_prompts)
+    return found
+
+
+def _mean_distance(features: Tensor) -> float:
+    """Return the mean of 1 - cosine over pairs of different items inside each group.
+
+    Shapes:
+        features: (groups, items, D)
+    """
+    count = features.shape[1]
+    cosines = features @ features.transpose(1, 2)  # (groups, items, items)
+    on_diagonal = cosines.diagonal(dim1=1, dim2=2).sum()
+    mean = (cosines.sum() - on_diagonal) / (len(features) * count * (count - 1))
+    return 1 - mean.item()

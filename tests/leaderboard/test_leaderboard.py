@@ -24,11 +24,11 @@ from t2ilib.leaderboard import (
     paired_differences,
     places,
 )
-from t2ilib.leaderboard.scores import Scorer, diversity, resized
+from t2ilib.leaderboard.scores import Scorer, resized
 from t2ilib.methods import METHODS, Method
 from t2ilib.metrics import mean_kernel
 from t2ilib.metrics.eyes import Eyes, Reference
-from t2ilib.metrics.judging import Judgement
+from t2ilib.metrics.judging import Judgement, diversity
 from t2ilib.options import Option
 
 OPTIONS = (Option("blue", 0, "blue"), Option("device", "auto", "device"))

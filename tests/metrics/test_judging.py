@@ -116,3 +116,41 @@ def test_unseen_rows_are_those_the_judge_did_not_train_on():
     found = Judgement(judge, data).unseen_rows(["flag of France", "fire", "cat", "fire"])
     fire, flag = left_out_rows(data).tolist()
     assert found == [flag, fire, 4, fire]  # one artist drew the cat
+
+
+def test_a_measured_row_says_what_its_parts_say(judgement):
+    names = ["dolphin", "dolphin", "cat", "cat"]
+    pictures = torch.cat([picture_of(name) for name in ("dolphin", "fire", "cat", "cat")])
+    training = judgement.training_features(every=True)
+    row, ranks = judgement.measured(pictures, names, training=training)
+    features = judgement.features(pictures)
+    assert ranks.tolist() == judgement.ranks(features, names).tolist()
+    assert row.items() >= judgement.report(features, names, real=training).items()
+    nearest = (features @ training.T).amax(1)
+    assert row["top10"] == row["shuffled"] == 1  # of six names all are among the first ten
+    assert row["copy"] == pytest.approx(nearest.mean().item())
+    cosine = (features[0] @ features[1]).item()
+    assert row["within"] == pytest.approx((1 - cosine) / 2, abs=1e-6)  # the two of "cat" are equal
+    one_concept, _ = judgement.measured(pictures[:2], names[:2], training=training, real=features[2:])
+    assert "between" not in one_concept
+    assert one_concept["kid"] == judgement.kid(features[:2], features[2:])
+
+
+def test_the_eyes_see_the_pictures(judgement):
+    class Eyes:
+        def row(self, images, names):
+            return {"KID-lite2": images.sum().item(), "precision": float(len(names))}
+
+    pictures = torch.cat([picture_of(name) for name in ("dolphin", "cat")])
+    row, _ = judgement.measured(pictures, ["dolphin", "cat"], training=judgement.training_features(every=True),
+                                eyes=Eyes())
+    assert row["KID-lite2"] == pictures.sum().item() and row["precision"] == 2
+
+
+def test_shuffled_asks_for_the_names_of_the_other_half(judgement, monkeypatch):
+    swapped = ["cat", "cat", "dolphin", "dolphin"]
+    ranks = judgement.ranks
+    monkeypatch.setattr(judgement, "ranks", lambda features, names: ranks(features, names) + 50 * (names == swapped))
+    pictures = torch.cat([picture_of(name) for name in swapped])
+    row, _ = judgement.measured(pictures, swapped[2:] + swapped[:2], training=judgement.training_features(every=True))
+    assert row["top10"] == 1 and row["shuffled"] == 0
