@@ -114,5 +114,5 @@ GIGAGAN: dict[str, Sizes] = {
                                       attention=[8])},
     "live": {"generator": dict(image_size=32, widths=[96, 96, 64, 48], attention=[8], filters=2, text_depth=0),
              "discriminator": dict(image_size=32, widths=[96, 96, 64, 32], reads=[32, 16], scores=[4, 8],
-                                   attention=[])},
+                                   attention=[8])},
 }
