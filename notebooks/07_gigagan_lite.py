@@ -33,7 +33,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2 GB |
-# | quick | 1 CPU core, shared | 3 min | 1.7 GB |
+# | quick | 1 CPU core, shared | 4 min | 1.7 GB |
 # | full: the ladder and the network that ships | 2 CPU cores | days | |
 # | full | GPU | not measured | |
 #
@@ -86,6 +86,7 @@ minutes: Optional[float] = None  # or how long to train it, over all interruptio
 batch_size: Optional[int] = None
 start_from: str = "scratch"  # scratch or shipped: the weights that its training begins with
 ladder_steps: Optional[int] = None  # training steps of each row of the ladder; 0 leaves it out
+ladder_seeds: Optional[int] = None  # trainings of each row
 rival_minutes: Optional[float] = None  # training of GAN and diffusion model each; 0 leaves it out
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
@@ -168,17 +169,18 @@ from t2ilib.training.text_gan_step import (
 run, cfg, device_, dtype_ = start(
     "07_gigagan_lite", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, data=data, train=train, steps=steps, minutes=minutes, batch_size=batch_size,
-    start_from=start_from, ladder_steps=ladder_steps, rival_minutes=rival_minutes, measure=measure,
-    num_concepts=num_concepts,
-    smoke=dict(rows=24, ladder_steps=1, rival_minutes=0.02, batch_size=8, num_concepts=6, seeds=1,
-               candidates=2, size="live", frames=3, steps=1, eyes=False),
+    start_from=start_from, ladder_steps=ladder_steps, ladder_seeds=ladder_seeds,
+    rival_minutes=rival_minutes, measure=measure, num_concepts=num_concepts,
+    smoke=dict(rows=24, ladder_steps=1, ladder_seeds=1, rival_minutes=0.02,
+               batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=1,
+               eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
-               rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
+               ladder_seeds=1, rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
                num_concepts=8, seeds=2, candidates=8, frames=8,
                eyes=False),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000,
-              rival_minutes=60.0, batch_size=32, ema_decay=0.999, num_concepts=80, seeds=3,
-              candidates=8, frames=24, eyes=True))
+              ladder_seeds=2, rival_minutes=60.0, batch_size=32, ema_decay=0.999,
+              num_concepts=80, seeds=3, candidates=8, frames=24, eyes=True))
 check_trained_on(data, cfg.train)
 is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
 NAME = "emoji-gigagan"
@@ -420,9 +422,9 @@ CLIP_CHUNK = 8  # pictures whose graph through the CLIP is in memory at once
 fabric = make_fabric(device_)  # one process, or as many as `train 07 --devices N` starts
 
 
-def start_training(name, size, rule, *, start_from="scratch", **changes):
-    """A generator and its discriminators in training, and what goes on beside them."""
-    runtime.seed_everything(seed)
+def start_training(size, rule, training_seed, batch_size, *, start_from="scratch", **changes):
+    """A generator and its discriminators in training, what goes on beside them, and their side."""
+    runtime.seed_everything(training_seed)
     conditional = changes.pop("conditional", True)
     kwargs = GIGAGAN[size]
     side = kwargs["generator"]["image_size"]
@@ -440,9 +442,9 @@ def start_training(name, size, rule, *, start_from="scratch", **changes):
     training = TextGanTraining(generator, discriminator, rule, features=features,
                                encode=guide.encode_image, learning_rate=cfg.learning_rate,
                                ema_decay=cfg.ema_decay, dtype=dtype_, chunk=CLIP_CHUNK, fabric=fabric)
-    # the same batches and noise for every training, so that rows of a ladder differ by their ingredient alone
-    beside = {"batches": Batches(len(drawings), cfg.batch_size, runtime.generator(seed, "batches")),
-              "stream": runtime.generator(seed, "training"), "history": History(),
+    # the same batches and noise for all trainings of a seed, so that rows of a ladder differ by their ingredient alone
+    beside = {"batches": Batches(len(drawings), batch_size, runtime.generator(training_seed, "batches")),
+              "stream": runtime.generator(training_seed, "training"), "history": History(),
               "probability": AdaptiveProbability(0.3)}
     return training, beside, side
 
@@ -505,14 +507,14 @@ def side_at(share, largest):
 
 
 # %%
-def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=None, look=None, copies=None,
-              start_from="scratch", **changes):
-    """Train a generator: its running average, its history, and the steps that are done."""
-    training, beside, side = start_training(name, size, rule, start_from=start_from, **changes)
+def train_gan(name, size, steps, rule, *, training_seed=seed, batch_size=cfg.batch_size, augment=True, grows=False,
+              minutes=None, look=None, copies=None, start_from="scratch", **changes):
+    """Train a generator and its discriminators: them, their history, and the steps that are done."""
+    training, beside, side = start_training(size, rule, training_seed, batch_size, start_from=start_from, **changes)
     history = beside["history"]
     probability = beside["probability"]
-    settings = dict(seed=seed, data=drawings.fingerprint(), size=size, rule=vars(rule), steps=steps,
-                    batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, augment=augment,
+    settings = dict(seed=training_seed, data=drawings.fingerprint(), size=size, rule=vars(rule), steps=steps,
+                    batch_size=batch_size, learning_rate=cfg.learning_rate, augment=augment,
                     growth=GROWTH if grows else (), ema_decay=cfg.ema_decay, changes=changes)
     parts = training.parts() | beside
     if copies is not None:
@@ -534,7 +536,7 @@ def train_gan(name, size, steps, rule, *, augment=True, grows=False, minutes=Non
             live.refresh(lambda: show.grid(look(training.ema.model)))
             if loop.passes((steps // 16, steps // 4, steps)) and not fabric.global_rank:
                 history.pictures[f"step {step + 1}"] = look(training.ema.model)
-    return training.ema.model, history, loop.done
+    return training, history, loop.done
 
 
 # %% [markdown]
@@ -557,17 +559,22 @@ def draw(network, prompts, num=1, **settings):
 # %% [markdown]
 # ## A ladder
 # One row for each ingredient, each with all of those above it, at equal steps with the same pictures, texts and noise
-# (a later row takes more time for them); the last row takes one away again. One seed: of two rows whose intervals
-# overlap nothing is said. In `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that
-# all rows train. `full` measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided,
-# Kumari et al. 2022). Those of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in
-# other notebooks: such a row may be flattered there. The curves are the discriminator's loss on real pictures, log 4 =
-# 1.39 for one that guesses (of its four kinds of pairs one is real). Beside one another they say how much easier real
-# pictures are to know without augmentation; whether because they are known by heart or because generated ones are bad,
-# a curve alone cannot say.
+# (a later row takes more time for them). The last rows are what little data needs, each without one thing again:
+# *without EMA* draws with the weights themselves instead of their running average, which needs no other training. In
+# `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full`
+# measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those
+# of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row
+# may be flattered there. The curves are the discriminator's loss on real pictures, log 4 = 1.39 for one that guesses
+# (of its four kinds of pairs one is real). Beside one another they say how much easier real pictures are to know
+# without augmentation, or without R1; whether because they are known by heart or because generated ones are bad, a
+# curve alone cannot say.
+#
+# Each row is trained `ladder_seeds` times; the pictures and curves are those of the first seed.
 
 # %%
 PLAIN = TextGanRule(matching=0.0, clip=0.0, features=0.0)
+FULL = replace(PLAIN, matching=1.0, clip=0.5, features=1.0)
+LAST, NO_EMA = "+ frozen features", "the same without EMA"
 LADDER = {
     "unconditional": dict(rule=PLAIN, conditional=False, multi_scale=False, filters=1),
     "+ text": dict(rule=PLAIN, multi_scale=False, filters=1),
@@ -575,19 +582,27 @@ LADDER = {
     "+ CLIP loss": dict(rule=replace(PLAIN, matching=1.0, clip=0.5), multi_scale=False, filters=1),
     "+ several sizes": dict(rule=replace(PLAIN, matching=1.0, clip=0.5), filters=1),
     "+ filter bank": dict(rule=replace(PLAIN, matching=1.0, clip=0.5)),
-    "+ frozen features": dict(rule=replace(PLAIN, matching=1.0, clip=0.5, features=1.0)),
-    "the same without augmentation": dict(rule=replace(PLAIN, matching=1.0, clip=0.5, features=1.0),
-                                          augment=False),
+    LAST: dict(rule=FULL),
+    "the same without augmentation": dict(rule=FULL, augment=False),
+    "the same without R1": dict(rule=replace(FULL, r1=0.0)),
 }
-arms = {}
+arms = {}  # row -> its generators, one of each seed
 histories = {}
-if cfg.ladder_steps:
-    for name, choices in LADDER.items():
-        arms[name], histories[name], _ = train_gan(name, "live", cfg.ladder_steps, **choices)
-    rows = {name: draw(network, asked) for name, network in arms.items()}
+for name, choices in LADDER.items() if cfg.ladder_steps else ():
+    for one_seed in range(seed, seed + cfg.ladder_seeds):
+        training, history, _ = train_gan(f"{name}, seed {one_seed}", "live", cfg.ladder_steps,
+                                         training_seed=one_seed, **choices)
+        arms.setdefault(name, []).append(training.ema.model)
+        if name == LAST:
+            arms.setdefault(NO_EMA, []).append(training.generator)
+        histories.setdefault(name, history)  # of the first seed
+
+# %%
+if arms:
+    rows = {name: draw(networks[0], asked) for name, networks in arms.items()}
     run.keep("ladder", show.compare(rows, titles=asked, scale=1.2,
                                     title=f"{cfg.ladder_steps} steps of {cfg.batch_size} pictures"))
-    curves = {name: histories[name].curves["real"] for name in list(LADDER)[-2:]}
+    curves = {name: histories[name].curves["real"] for name in list(LADDER)[-3:]}
     run.keep("ladder_loss", show.curves(curves, smooth=max(1, cfg.ladder_steps // 20), size=(6.0, 2.8),
                                         ylabel="loss, real pictures"))
 
@@ -600,6 +615,11 @@ if cfg.ladder_steps:
 # trained on photographs, beside training drawings ([10](10_leaderboard.ipynb#The-table) explains them). **pairs apart**
 # is the perceptual distance of two pictures of one prompt, which the original used to compare its arms: it rises for
 # noise as for variety, so that alone it says little.
+#
+# Numbers are means over the trainings of a row, `seeds` of them, of `n` pictures each. The interval of top10 honours
+# both: trainings and concepts are drawn anew with replacement, each by itself (Owen 2007). With one seed it is that
+# over concepts alone, and does not say what another training would reach; with two it sees half of the variance between
+# trainings. Of two rows whose intervals overlap nothing is said.
 
 # %%
 if is_emoji:
@@ -623,37 +643,39 @@ def concepts_of(split):
 
 def judged(x, names):
     """A row of pictures (len(names) * num, 3, H, W): do they show their names, differ; and the judge's ranks."""
-    x = F.interpolate(x, 64, mode="bicubic", antialias=True).clamp(0, 1)
+    x = F.interpolate(x, 64, mode="bicubic", antialias=True).clamp(0, 1).to(device_)
     num = len(x) // len(names)
     asked_names = [name for name in names for _ in range(num)]
-    features = judgement.features(x.to(device_))
     real = judgement.data_features(judgement.one_row_each(names))
-    row = judgement.report(features, asked_names, real=real)
-    grouped = features.unflatten(0, (len(names), num))
-    row["copy"] = judgement.novelty(features, training_features)[0].mean().item()
-    row["within"] = 1 - (grouped[:, 0] * grouped[:, 1]).sum(-1).mean().item()
-    if eyes is not None:
-        row |= eyes.row(x, asked_names)
-    pairs = x.unflatten(0, (len(names), num)).to(device_)
+    row, ranks = judgement.measured(x, asked_names, training=training_features, real=real, eyes=eyes)
+    pairs = x.unflatten(0, (len(names), num))
     row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
-    other = asked_names[len(asked_names) // 2:] + asked_names[:len(asked_names) // 2]
-    row["shuffled"] = metrics.top_k(judgement.ranks(features, other), 10)
     row["finite"] = bool(x.isfinite().all())
-    return row, judgement.ranks(features, asked_names)
+    return row, ranks
 
 
-def measured(network, split):
-    """The row of a generator."""
+def measured(networks, split):
+    """The row of generators that differ by their seed: means, and an interval over seeds and concepts."""
     names = concepts_of(split)
-    return judged(draw(network, names, max(2, cfg.seeds)), names)[0]
+    found = []
+    hits = []
+    for network in networks:
+        row, ranks = judged(draw(network, names, max(2, cfg.seeds)), names)
+        found.append(row)
+        hits.append((ranks <= 10).double().unflatten(0, (len(names), -1)).mean(1))  # (concepts,)
+    row = show.over_seeds(found, COLUMNS) | {"seeds": len(networks)}
+    row["finite"] = all(one["finite"] for one in found)
+    _, row["low"], row["high"] = metrics.crossed_interval(torch.stack(hits))
+    return row
 
 
 if arms and is_emoji:
-    note = f"{cfg.ladder_steps} steps each, seed {seed}; the last two rows were trained by EfficientNet-Lite0"
+    note = (f"{cfg.ladder_steps} steps each, seeds from {seed}; from {LAST!r} on EfficientNet-Lite0 "
+            "trained, too; 95 % interval of top10 over trainings and concepts")
     for split in SPLITS:
-        rows = {name: measured(network, split) for name, network in arms.items()}
-        run.keep(f"ladder_{split}", show.Table(rows, columns=COLUMNS, best="top10", title=split, note=note,
-                                               intervals={"top10": ("low", "high")}))
+        rows = {name: measured(networks, split) for name, networks in arms.items()}
+        run.keep(f"ladder_{split}", show.Table(rows, columns=(*COLUMNS, "seeds"), best="top10", title=split,
+                                               note=note, intervals={"top10": ("low", "high")}))
 
 # %% [markdown]
 # ## Beside a diffusion model
@@ -723,8 +745,9 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
     gan_copies = Copies(cfg.batch_size)
     diffusion_copies = Copies(cfg.batch_size)
     all_but_features = LADDER["+ filter bank"]
-    gan, _, _ = train_gan("rival", "live", RIVAL_STEPS, minutes=cfg.rival_minutes, copies=gan_copies,
-                          **all_but_features)
+    training, _, _ = train_gan("rival", "live", RIVAL_STEPS, minutes=cfg.rival_minutes, copies=gan_copies,
+                               **all_but_features)
+    gan = training.ema.model
     unet = train_diffusion(cfg.rival_minutes, diffusion_copies)
     judge_of_gan = GigaDiscriminator(**GIGAGAN["live"]["discriminator"])
     print(f"weights in training: {count_weights(gan, judge_of_gan):,} (GAN), {count_weights(unet):,} (diffusion)")
@@ -770,8 +793,9 @@ def keep_trained(network, pictures_seen):
 # %%
 if cfg.train:
     rule = TextGanRule(features=1.0)
-    averaged, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, minutes=minutes,
+    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, minutes=minutes,
                                         look=partial(draw, prompts=asked), start_from=start_from)
+    averaged = training.ema.model
 
 # %% tags=["trained"]
 if fabric.global_rank:  # the other processes of a training end here; the first goes on alone
@@ -787,7 +811,7 @@ if cfg.train:
 elif (checkpoints_dir() / NAME).is_dir():
     network = load_model(GigaGenerator, checkpoints_dir() / NAME, device=device_)
 elif arms:
-    network = arms["+ frozen features"]
+    network = arms[LAST][0]
     print(f"{NAME} is not among the checkpoints here: what follows is drawn by the small network "
           "of above, which has learned for a moment only")
 else:
@@ -986,6 +1010,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # - Miyato and Koyama 2018, *cGANs with projection discriminator*, arXiv:1802.05637
 # - Kim, Papamakarios and Mnih 2021, *The Lipschitz constant of self-attention*, arXiv:2006.04710
 # - Reed et al. 2016, *Generative adversarial text to image synthesis*, arXiv:1605.05396
+# - Owen 2007, *The pigeonhole bootstrap*, arXiv:0712.1111
 # - Kumari et al. 2022, *Ensembling off-the-shelf models for GAN training*, arXiv:2112.09130
 # - Sauer et al. 2021, *Projected GANs converge faster*, arXiv:2111.01007
 # - Gao et al. 2021, *Scaling deep contrastive learning batch size under memory limited setup*, arXiv:2101.06983
