@@ -24,6 +24,7 @@
 # - a CLIP loss over a large batch in the memory of a small one
 # - a discriminator that reads several sizes at a cost that grows with their number, and does not double with each
 # - a ladder: what each ingredient adds at equal budget, and what truncation and text strength do
+# - why a CLIP loss can harm: two causes, each with its measure and with what would refute it
 #
 # This notebook is also the recipe of `emoji-gigagan`, the network of the method `gigagan`.
 #
@@ -163,6 +164,7 @@ from t2ilib.training.text_gan_step import (
     contrastive_gradient,
     contrastive_loss,
     mismatch,
+    says_real,
 )
 
 # %%
@@ -171,15 +173,15 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, data=data, train=train, steps=steps, minutes=minutes, batch_size=batch_size,
     start_from=start_from, ladder_steps=ladder_steps, ladder_seeds=ladder_seeds,
     rival_minutes=rival_minutes, measure=measure, num_concepts=num_concepts,
-    smoke=dict(rows=24, ladder_steps=1, ladder_seeds=1, rival_minutes=0.02,
+    smoke=dict(rows=24, ladder_steps=1, ladder_seeds=1, clip_steps=1, rival_minutes=0.02,
                batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=1,
                eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
-               ladder_seeds=1, rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
+               ladder_seeds=1, clip_steps=5, rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
                num_concepts=8, seeds=2, candidates=8, frames=8,
                eyes=False),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000,
-              ladder_seeds=2, rival_minutes=60.0, batch_size=32, ema_decay=0.999,
+              ladder_seeds=2, clip_steps=2000, rival_minutes=60.0, batch_size=32, ema_decay=0.999,
               num_concepts=80, seeds=3, candidates=8, frames=24, eyes=True))
 check_trained_on(data, cfg.train)
 is_emoji = data == "emoji"  # the judge ranks names of emoji, and knows no others
@@ -676,6 +678,104 @@ if arms and is_emoji:
         rows = {name: measured(networks, split) for name, networks in arms.items()}
         run.keep(f"ladder_{split}", show.Table(rows, columns=(*COLUMNS, "seeds"), best="top10", title=split,
                                                note=note, intervals={"top10": ("low", "high")}))
+
+# %% [markdown]
+# ## Does the CLIP loss harm?
+# The original trained in batches of 2, and with the CLIP loss it diverged. Two causes are possible, and both can be
+# measured, so the row *+ matching-aware* is trained anew, without the loss, with it, with 20 times its weight, and in
+# batches of 2 without and with it; with one seed, and all with the same number of pictures.
+#
+# - **Too few rivals.** In a batch of 2, a picture competes with the text of one other, which is there by chance. Is the
+#   gradient then more about that rival than about the picture's own text? *agreement* is the cosine of the gradients at
+#   a picture with two sets of rivals that have none in common: 1 where it does not matter who they are. If a gradient
+#   is a part that both share and an equally large random one, the cosine is about 1/2. This cause is refuted if batches
+#   of 2 agree as well as large ones, or if the loss does not harm in batches of 2.
+# - **Too much weight.** *CLIP / adversarial* is the norm of what the CLIP loss sends to the pictures, times its weight,
+#   relative to that of the discriminator. Where it is far above 1, the generator learns from the guide almost alone,
+#   and the discriminator cannot hold back texture that pleases the guide. This cause is refuted if the loss harms where
+#   the ratio is small, or does not where it is large.
+#
+# To harm is to be below the row of the same batch size without the loss, with intervals that do not overlap, or to have
+# pictures that are not finite. Rows of different batch sizes differ by more than rivals: batches of 2 make more steps.
+
+# %%
+MATCHING = LADDER["+ matching-aware"]
+STUDY = {  # row -> pictures of a batch, weight of the CLIP loss
+    "no CLIP loss": (cfg.batch_size, 0.0),
+    "CLIP loss": (cfg.batch_size, 0.5),
+    "CLIP loss, 20 times the weight": (cfg.batch_size, 10.0),
+    "batches of 2, no CLIP loss": (2, 0.0),
+    "batches of 2, CLIP loss": (2, 0.5),
+}
+has_study = cfg.ladder_steps and is_emoji and fabric.world_size == 1  # several cannot share 2 pictures
+studied = {}
+for name, (batch, weight) in STUDY.items() if has_study else ():
+    choices = MATCHING | dict(rule=replace(MATCHING["rule"], clip=weight))
+    studied[name], _, _ = train_gan(f"study, {name}, seed {seed}", "live",
+                                    cfg.clip_steps * cfg.batch_size // batch, batch_size=batch, **choices)
+
+# %% [markdown]
+# The gradients are measured at pictures of training concepts, one of each. The loss of a picture depends on the texts
+# of its rivals and not on their pictures, so each picture can be given rivals of its own. Where all of a batch compete,
+# the gradient must be that of above:
+
+# %%
+def clip_gradients(pictures, clip_text, competing):
+    """Gradients of the CLIP loss, summed over pictures (N, 3, H, W).
+
+    `competing` (N, b) are the rows of the texts that compete at each picture, its own first.
+    """
+    x = pictures.detach().requires_grad_()
+    features = guide.encode_image(to_unit(x.clamp(-1, 1)))  # (N, D)
+    logits = PLAIN.clip_scale * torch.einsum("nd,nbd->nb", features, clip_text[competing])
+    first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return torch.autograd.grad(F.cross_entropy(logits, first, reduction="sum"), x)[0]
+
+
+everyone = (torch.arange(4)[:, None] + torch.arange(4)) % 4
+found = clip_gradients(2 * pictures - 1, asked_texts, everyone)  # a sum of 4, of pictures in [-1, 1]
+torch.testing.assert_close(found / 2, at_once, atol=1e-5, rtol=1e-3)
+
+
+# %%
+def at_pictures(training, batch):
+    """How alike CLIP gradients are with other rivals, and how large beside adversarial ones."""
+    rng = runtime.generator(seed, "rivals")
+    order = torch.randperm(len(number), generator=rng)[:2 * cfg.batch_size]
+    rows = torch.stack([(concept_of == concept).nonzero()[0, 0] for concept in order])
+    caption = caption_rows[rows, 0]
+    tokens, mask, pooled = texts.batch(caption, device_)
+    z = torch.randn(len(rows), training.generator.latent_dim, generator=rng).to(device_)
+    with torch.no_grad():
+        x = training.generator(z, tokens.float(), mask, pooled.float())[0].float()
+    x.requires_grad_()
+    loss = len(x) * says_real(training.discriminator(training.discriminator.pyramid(x), pooled.float()))
+    adversarial, = torch.autograd.grad(loss, x)
+    num_rivals = min(batch, len(x) // 2) - 1
+    own = torch.arange(len(x))[:, None]
+    rivals = (own + torch.arange(1, 2 * num_rivals + 1)) % len(x)  # (N, 2 num_rivals), all different
+    clip_text = clip_texts[caption].to(device_)
+    one, other = (clip_gradients(x, clip_text, torch.cat([own, part], dim=1))
+                  for part in rivals.chunk(2, dim=1))
+    return {"agreement": F.cosine_similarity(one.flatten(1), other.flatten(1)).mean().item(),
+            "CLIP / adversarial": training.rule.clip * (one.norm() / adversarial.norm()).item()}
+
+
+# %% [markdown]
+# Both figures are of the generator and the discriminator as they are at the end, without augmentation.
+
+# %%
+if studied:
+    rows = {}
+    for name, training in studied.items():
+        rows[name] = measured([training.ema.model], "train") | at_pictures(training, STUDY[name][0])
+    note = (f"{cfg.clip_steps * cfg.batch_size} pictures each, batches of {cfg.batch_size} where "
+            f"nothing else is said, seed {seed}; top10 of training concepts, 95 % interval over them")
+    run.keep("clip_study", show.Table(
+        rows, columns=("top10", "agreement", "CLIP / adversarial", "finite", "n"), note=note,
+        intervals={"top10": ("low", "high")}))
+    pictures = {name: draw(training.ema.model, asked) for name, training in studied.items()}
+    run.keep("clip_study", show.compare(pictures, titles=asked, scale=1.2))
 
 # %% [markdown]
 # ## Beside a diffusion model
