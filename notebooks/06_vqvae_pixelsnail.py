@@ -333,15 +333,6 @@ else:
     all_drawings, unseen = load_with_validation(data, image_size=64)
 drawings = all_drawings.spread(cfg.code_rows)  # so many, evenly from all; 0 takes all
 unseen = unseen.spread(cfg.unseen_rows)
-
-
-def names_of(pictures):
-    """What each picture shows: its plain name in the emoji set, elsewhere its caption."""
-    if "name" not in pictures.columns:
-        return list(pictures.captions)
-    return [plain_name(name) for name in pictures.columns["name"]]
-
-
 watched = unseen.batch(torch.arange(min(len(unseen), 256))).cpu()
 few = torch.linspace(0, len(watched) - 1, cfg.looks).long()
 print(f"{len(drawings)} drawings for codes, {len(unseen)} validation drawings")
@@ -1038,10 +1029,10 @@ def bits_by_frequency():
 
 
 unseen_codes = flat(unseen_store, torch.arange(len(unseen)))
-names = names_of(unseen)
+names = unseen.captions
 swapped = names[len(names) // 2:] + names[:len(names) // 2]
 known = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
-known_names = names_of(drawings.select(known))
+known_names = drawings.select(known).captions
 by_frequency = bits_by_frequency().mean().item()
 right_bits = bits(unseen_codes, names)
 swapped_bits = bits(unseen_codes, swapped)
@@ -1111,7 +1102,7 @@ run.keep("settings", show.compare(rows, titles=asked, scale=1.2))
 
 # %%
 originals = watched[few]
-titles = names_of(unseen.select(few))
+titles = unseen.select(few).captions
 mask = load_mask((0.0, 0.5, 1.0, 1.0), painter.size)  # left, top, right, bottom, as shares
 completed = {"drawings": to_unit(originals)}
 for number in range(2):
@@ -1158,7 +1149,7 @@ def train_joint(feature_dim, steps):
                              ema_decay=cfg.ema_decay)
     order = Batches(len(all_drawings), 16, runtime.generator(seed, "live small", "batches"))
     stream = runtime.generator(seed, "live small", "views")
-    all_names = names_of(all_drawings)
+    all_names = all_drawings.captions
     live_view = show.Live()
     for step in runtime.progress(range(steps), desc="joint VQ-VAE"):
         rows_ = order.next()
@@ -1172,7 +1163,7 @@ def train_joint(feature_dim, steps):
 
 
 if joins:
-    watched_names = names_of(unseen)[:len(watched)]
+    watched_names = unseen.captions[:len(watched)]
     right = features_of(to_unit(watched), watched_names)  # (n, 2 E)
     joint = train_joint(right.shape[1], cfg.live_steps)
 
@@ -1244,7 +1235,7 @@ if joins:
 # %%
 def read_by_blip(data):
     """Each drawing's name, read alone, with its drawing, and with another: EncodedTexts each."""
-    names = names_of(data)
+    names = data.captions
     x = to_unit(data.batch(torch.arange(len(data))))
     return {WORDS: EncodedTexts.of_batch(*blip.text_encoder().encode(names)),
             PICTURE: EncodedTexts.of_batch(*blip.fused(x, names)),
@@ -1318,7 +1309,7 @@ if readers:
     for label, gain in (("another's name costs", found[OTHER_WORDS] - found[WORDS]),
                         ("another drawing beside the name costs", found[MIXED] - found[PICTURE]),
                         ("the drawing beside its name saves", found[WORDS] - found[PICTURE])):
-        gain = metrics.compare_paired(gain, names_of(unseen))
+        gain = metrics.compare_paired(gain, unseen.captions)
         print(f"{label}: {gain}, {gain.verdict()}")
     run.metric(words_bits=rows[WORDS]["bits a code"], variation_bits=rows[PICTURE]["bits a code"])
 

@@ -108,7 +108,7 @@ from t2ilib.cascade import Cascade, Stage
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact, mirror_chances
-from t2ilib.data.captions import caption_table
+from t2ilib.data.captions import caption_table, first_captions
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import (
     load_clip,
@@ -177,9 +177,8 @@ run, cfg, device_, dtype_ = start(
                batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=1,
                eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
-               ladder_seeds=1, clip_steps=5, rival_minutes=0.5, batch_size=16, learning_rate=3e-4, ema_decay=0.995,
-               num_concepts=8, seeds=2, candidates=8, frames=8,
-               eyes=False),
+               ladder_seeds=1, clip_steps=5, rival_minutes=0.5, batch_size=16, learning_rate=3e-4,
+               ema_decay=0.995, num_concepts=8, seeds=2, candidates=8, frames=8, eyes=False),
     full=dict(rows=0, train=True, size="shipped", steps=40_000, ladder_steps=4000,
               ladder_seeds=2, clip_steps=2000, rival_minutes=60.0, batch_size=32, ema_decay=0.999,
               num_concepts=80, seeds=3, candidates=8, frames=24, eyes=True))
@@ -547,8 +546,7 @@ def train_gan(name, size, steps, rule, *, training_seed=seed, batch_size=cfg.bat
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
 if not is_emoji:
-    known = list(dict.fromkeys(drawings.captions))
-    asked = [prompt, *(known[i % len(known)] for i in range(5))]
+    asked = [prompt, *first_captions(drawings, 5)]
 
 
 def draw(network, prompts, num=1, **settings):
@@ -629,8 +627,8 @@ if is_emoji:
                           load_captioned("emoji", split="all", image_size=64))
     training_features = judgement.training_features(every=profile == "full")
     trunk = load_efficientnet_lite(device=device_)
-    pictures_a_row = len(judgement.concepts("validation", cfg.num_concepts)) * max(2, cfg.seeds)
-    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_row >= FEWEST else None
+    pictures_a_seed = len(judgement.concepts("validation", cfg.num_concepts))
+    eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_seed >= FEWEST else None
     COLUMNS = ("top10", "top1", "shuffled", "kid", *(EYES_COLUMNS if eyes else ()), "copy", "within",
                "pairs apart", "finite", "n")
 else:

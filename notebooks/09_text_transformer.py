@@ -114,9 +114,8 @@ from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, read_tensors, save_model, save_tensors
 from t2ilib.data import load_captioned, load_with_validation
 from t2ilib.data.augment import augment_exact, mirror_chances
-from t2ilib.data.captions import caption_table
+from t2ilib.data.captions import caption_table, first_captions
 from t2ilib.data.kept_files import kept_folder
-from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.choosing import GuideScore
@@ -341,15 +340,6 @@ else:  # the first scenes of shapes are as good as any: the others need not be d
     all_drawings, unseen = load_with_validation(data, image_size=128, limit=limit or None)
 drawings = all_drawings.spread(cfg.code_rows)
 unseen = unseen.spread(cfg.unseen_rows)
-
-
-def names_of(pictures):
-    """What each picture shows: its plain name in the emoji set, elsewhere its caption."""
-    if not is_emoji:
-        return list(pictures.captions)
-    return [plain_name(name) for name in pictures.columns["name"]]
-
-
 codes = kept_codes(drawings, cfg.views)  # (N, views, 256)
 unseen_codes = kept_codes(unseen, 1)[:, 0]  # (n, 256)
 counts = torch.bincount(codes.flatten(), minlength=len(vqgan.codebook)) + 1.0  # none is impossible
@@ -483,8 +473,7 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
 if not is_emoji:
-    known = list(dict.fromkeys(drawings.captions))
-    asked = [prompt, *(known[i % len(known)] for i in range(5))]
+    asked = [prompt, *first_captions(drawings, 5)]
 asked = asked[:cfg.prompts]
 
 
@@ -543,10 +532,10 @@ def bits(network, codes, prompts, *, without_words=False):
 
 def bits_row(network):
     """Bits per code on validation drawings, with their words and others', and on training ones."""
-    names = names_of(unseen)
+    names = unseen.captions
     swapped = names[len(names) // 2:] + names[:len(names) // 2]
     some = torch.linspace(0, len(drawings) - 1, len(unseen)).long()
-    known = names_of(drawings.select(some))
+    known = drawings.select(some).captions
     right = bits(network, unseen_codes, names)
     none = bits(network, unseen_codes, names, without_words=True)
     wrong = bits(network, unseen_codes, swapped)
@@ -600,7 +589,7 @@ def mean_drawing(x):
 
 
 rows_of = {}
-for row, name in enumerate(names_of(all_drawings)):
+for row, name in enumerate(all_drawings.captions):
     rows_of.setdefault(name, []).append(row)
 four_times = [name for name, rows in rows_of.items() if len(rows) >= 4]
 order = torch.randperm(len(four_times), generator=runtime.generator(seed, "mean of codes"))
@@ -858,7 +847,7 @@ run.keep("between", show.grid(to_unit(painter.decode(drawn)).cpu(), titles, colu
 # %%
 some = torch.linspace(0, len(unseen) - 1, min(6, len(unseen))).long()
 originals = unseen.batch(some)
-names = names_of(unseen.select(some))
+names = unseen.select(some).captions
 rows = {"drawings": to_unit(originals).cpu()}
 tasks = [("lower half drawn anew", painter, (0.0, 0.5, 1.0, 1.0)),
          ("lower quarter drawn anew", painter, (0.0, 0.75, 1.0, 1.0))]
@@ -1010,7 +999,7 @@ for split, (names, _, ranks, _) in results.items():
 def variant_rows(names):
     """Parameters, bits a code of validation drawings, and what the judge says, by variant."""
     repeated = [name for name in names for _ in range(cfg.seeds)]
-    shown = names_of(unseen)
+    shown = unseen.captions
     needed = {name: bits(variant, unseen_codes, shown) for name, variant in variants.items()}
     rows = {}
     for name, variant in variants.items():
