@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,13 +29,17 @@ Score = Callable[[Tensor, list[Text]], Tensor]  # (pictures (M, 3, H, W) in [0, 
 class CodesPreview:
     """What a callback gets after each pass, or after each row of codes that are drawn one after another.
 
-    Shapes:
-        images (B, 3, H, W) in [0, 1]; of several candidates the first. What is not drawn yet is white.
+    `paint()` returns its pictures; who only counts steps does not pay for it.
     """
 
     step: int
     steps: int
-    images: Tensor
+    paint: Callable[[], Tensor]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1]; of several candidates the first. What is not drawn yet is white."""
+        return self.paint()
 
     @property
     def is_picture(self) -> bool:
@@ -238,8 +243,8 @@ class CodePainter(PainterOfCodes):
                 codes = self._decode(condition, unconditional, [streams[i] for i in part], sampling, steps, of_part,
                                      lambda so_far, part=part: drafts.tell(part, so_far))
             drafts.finish(part, codes)
-        pictures = drafts.pictures()
         codes = drafts.codes
+        pictures = drafts.paint(codes)
         if candidates > 1:
             scores = score(to_unit(pictures), [texts[i] for i in rows])
             codes = best_candidates(codes, scores, candidates)
@@ -332,9 +337,10 @@ class _Drafts:
         if self.causal:
             step = self.row_ends[step]
         self._keep(part, so_far)
-        images = to_unit(self.pictures(every=self.candidates))
+        first_drafts = self.codes[::self.candidates].clone()
         step += self.chunks_done * self.steps_of_chunk
-        self.stopped = bool(self.callback(CodesPreview(step, self.steps, images)))
+        preview = CodesPreview(step, self.steps, lambda: to_unit(self.paint(first_drafts)))
+        self.stopped = bool(self.callback(preview))
         return self.stopped
 
     def _keep(self, part: Tensor, so_far: CodesSoFar) -> None:
@@ -349,12 +355,12 @@ class _Drafts:
             self.codes[part] = codes
         self.chunks_done += 1
 
-    def pictures(self, every: int = 1) -> Tensor:
-        """Return the pictures of drafts 0, `every`, 2 `every` and so on, with the pixels that are kept."""
-        pictures = self.painter.decode(self.codes[::every])
+    def paint(self, codes: Tensor) -> Tensor:
+        """Return the pictures of codes (B, N), as many of each text, with the pixels that are kept."""
+        pictures = self.painter.decode(codes)
         if self.known is None or self.known.pictures is None:
             return pictures
-        repeats = self.candidates // every
+        repeats = len(codes) // len(self.known.pictures)
         original = self.known.pictures.repeat_interleave(repeats, 0)
         return torch.lerp(original, pictures, self.known.drawn.repeat_interleave(repeats, 0))
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from t2ilib.encoders import load_text_encoder
 from t2ilib.errors import BadParameter
+from t2ilib.media import to_unit
 from t2ilib.models.pixelsnail import PixelSNAIL
 from t2ilib.models.vqgan import load_vqgan
 from t2ilib.runtime import generator
@@ -34,3 +35,17 @@ def test_it_draws_and_completes(painter):
     assert torch.equal(again.codes[:, :8], known[:, :8]) and not torch.equal(again.codes[:, 8:], known[:, 8:])
     with pytest.raises(BadParameter, match="below whole rows"):
         painter.inpaint(painted.pictures, mask.flip(2), ["a car"] * 2, generators=streams)
+
+
+def test_a_preview_is_painted_when_it_is_looked_at(painter, monkeypatch):
+    painted = []
+    decode = painter.decode
+    monkeypatch.setattr(painter, "decode", lambda codes: painted.append(len(codes)) or decode(codes))
+    previews = []
+    result = painter.sample(["a car", "a red heart"], generators=[generator(0), generator(1)],
+                            callback=previews.append)
+    assert painted == [2] and len(previews) == 16
+    torch.testing.assert_close(previews[-1].images, to_unit(result.pictures))
+    early = previews[0].images  # as it was then: one row of codes, and white below
+    assert early[:, :, 32:].min() > 0.9 > early[:, :, :4].min() and previews[0].images is early
+    assert painted == [2, 2, 2]
