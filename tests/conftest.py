@@ -1,4 +1,4 @@
-"""What all tests share: reports that land in a scratch folder, no network, one thread, tiny notebooks, a browser."""
+"""What all tests share: reports and cache in scratch folders, no network, one thread, tiny notebooks, a browser."""
 
 import atexit
 import os
@@ -23,8 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # what ships must be enough; a test that rea
 for name in ("T2I_RUN_DIR", "T2I_INTERACTIVE"):
     os.environ.pop(name, None)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["T2I_REPORTS"] = tempfile.mkdtemp(prefix="t2i-test-reports-")
-    atexit.register(shutil.rmtree, os.environ["T2I_REPORTS"], ignore_errors=True)
+    for name in ("T2I_REPORTS", "T2I_CACHE"):
+        os.environ[name] = tempfile.mkdtemp(prefix="t2i-test-")
+        atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
 
 HEADER = """\
 # ---
@@ -226,9 +227,45 @@ class WatchedNotebooks:
             return (yield)
 
 
+class LongestFirst:
+    """Each process of `-n N --dist worksteal` begins with notebooks, then runs slow tests, and quick ones last.
+
+    It is given a stretch of the list, and when it has done that, the end of another's: what is left then is quick.
+    """
+
+    @pytest.hookimpl(trylast=True)  # what `-m` leaves out is gone
+    def pytest_collection_modifyitems(self, items):
+        processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        if processes > 1:
+            items[:] = self.ordered(items, processes)
+
+    def ordered(self, items, processes):
+        """Return the items in `processes` stretches of equal length."""
+        notebooks = []
+        slow = []
+        quick = []
+        for item in items:
+            if item.path.suffix == ".ipynb":
+                notebooks.append(item)
+            elif item.get_closest_marker("slow"):
+                slow.append(item)
+            else:
+                quick.append(item)
+        long = notebooks + slow
+        stretches = []
+        for process in range(processes):
+            size = (len(items) - len(stretches)) // (processes - process)
+            share = long[process::processes]
+            count = max(0, size - len(share))
+            stretches += share + quick[:count]
+            quick = quick[count:]
+        return stretches + quick
+
+
 def pytest_configure(config):
     """Register what also concerns tests outside this folder, whose hooks this file would not get."""
     config.pluginmanager.register(WatchedNotebooks())
+    config.pluginmanager.register(LongestFirst(), "longest first")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import CaptionedImages
+from ..data.text_features import pool_texts
 from ..encoders import TextEncoder
 from ..media import to_unit
 from ..metrics.judging import Judgement
+from ..paths import cache_dir
 from ..runtime import generator
 
 REAL = "real drawings, new to the judge"
@@ -22,13 +24,14 @@ class NearestNames:
     """Which training concept has the name that is closest to a text, by the cosine of pooled features.
 
     Args:
-        judgement: knows the training concepts. text_encoder: reads their names, once.
+        judgement: knows the training concepts. text_encoder: reads their names, once; what it makes of them is kept.
     """
 
     def __init__(self, judgement: Judgement, text_encoder: TextEncoder):
         self.text_encoder = text_encoder
         self.known = judgement.concepts("train")
-        self._features = self._encode(self.known)  # (M, E)
+        features = pool_texts(text_encoder, self.known, cache=cache_dir() / "texts")
+        self._features = F.normalize(features, dim=-1)  # (M, E)
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Return the closest name for each text; a training concept's own is its name."""

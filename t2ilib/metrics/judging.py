@@ -4,7 +4,8 @@ The judge is a CLIP that no method may use. A strict question lets all concept n
 one, among a few captions, flatters mush, and is reported beside it.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,23 @@ from torch import Tensor
 
 from .alignment import bootstrap_interval, chance_level, retrieval_ranks, synonym_mask, top_k
 from .image import encode_pictures, kid, nearest_neighbour
+from ..checkpoint import read_tensors, save_tensors
+from ..data.kept_files import kept_folder
 from ..data.left_out import left_out_rows
 from ..data.phrases import plain_name
 from ..errors import UnknownName, unknown_name
 from ..media import to_unit
+from ..paths import cache_dir
+from ..runtime import warn_fallback
+
+FORMAT = 1  # of kept features; another one where the same weights give other features
+FILE = "features.safetensors"
 
 
 class Judgement:
     """A judge with the names it asks about.
+
+    Features of all names and of training drawings are kept in `cache_dir()`, by the hash of the judge's weights.
 
     Args:
         judge: `.encode_image`, `.encode_text`, such as `load_judge()`.
@@ -42,8 +52,7 @@ class Judgement:
         self.index = {name: i for i, name in enumerate(self.names)}
         first_row = {name: rows[0] for name, rows in self.rows_of.items()}
         self.split_of = {name: data.columns["split"][row] for name, row in first_row.items()}
-        with torch.no_grad():
-            self.text = judge.encode_text(self.names).cpu()  # (M, D)
+        self.text = self._kept("\n".join(self.names).encode(), self._name_features)  # (M, D)
         families = [data.columns["family"][first_row[name]] for name in self.names]
         self.synonyms = synonym_mask(self.text, threshold=synonyms_above, families=families)
 
@@ -91,8 +100,38 @@ class Judgement:
     def training_features(self, *, every: bool) -> Tensor:
         """Return the judge's features of training drawings: every one, or one of each concept, which is quicker."""
         if every:
-            return self.data_features(self.data.rows_of_split("train"))
-        return self.data_features(self.one_row_each(self.concepts("train")))
+            rows = self.data.rows_of_split("train")
+        else:
+            rows = self.one_row_each(self.concepts("train"))
+        pixels = self.data.images[torch.tensor(rows)].cpu().numpy().tobytes()
+        return self._kept(pixels, lambda: self.data_features(rows))
+
+    @torch.no_grad()
+    def _name_features(self) -> Tensor:
+        return self.judge.encode_text(self.names).cpu()
+
+    def _kept(self, asked: bytes, encode: Callable[[], Tensor]) -> Tensor:
+        """Return what `encode` makes of what is asked; where the judge's weights have a hash, from the disk if it can.
+
+        Args:
+            asked: all that decides the features beside the weights.
+        """
+        weights = getattr(self.judge, "sha256", "")
+        if not weights:
+            return encode()
+        key = hashlib.sha256(f"{FORMAT} {weights} {self.judge.device.type} ".encode() + asked).hexdigest()
+        features = []
+
+        def write(folder):
+            features.append(encode())
+            save_tensors(folder / FILE, {"features": features[0]})
+
+        try:
+            folder = kept_folder(cache_dir() / "judge" / key[:24], key, write)
+        except OSError as error:
+            warn_fallback(f"the judge's features are not kept: {error}")
+            return features[0] if features else encode()
+        return read_tensors(folder / FILE)["features"]
 
     def targets(self, names: Sequence[str]) -> Tensor:
         """Return the index of each concept name, or raise UnknownName with the nearest ones."""

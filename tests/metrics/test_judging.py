@@ -154,3 +154,53 @@ def test_shuffled_asks_for_the_names_of_the_other_half(judgement, monkeypatch):
     pictures = torch.cat([picture_of(name) for name in swapped])
     row, _ = judgement.measured(pictures, swapped[2:] + swapped[:2], training=judgement.training_features(every=True))
     assert row["top10"] == 1 and row["shuffled"] == 0
+
+
+class KnownJudge(ColourJudge):
+    """One whose weights have a hash; it says what it is asked."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, sha256="abc"):
+        super().__init__()
+        self.sha256 = sha256
+        self.asked = []
+
+    def encode_text(self, texts):
+        self.asked.append(len(texts))
+        return super().encode_text(texts)
+
+    def encode_image(self, x):
+        self.asked.append(tuple(x.shape))
+        return super().encode_image(x)
+
+
+def test_features_are_kept_by_the_hash_of_weights_names_and_pictures(judgement, tmp_path, monkeypatch):
+    monkeypatch.setenv("T2I_CACHE", str(tmp_path / "cache"))
+
+    def ask(judge, data=judgement.data):
+        made = Judgement(judge, data)
+        return made.text, made.training_features(every=True), made.training_features(every=False)
+
+    first, again, other = KnownJudge(), KnownJudge(), KnownJudge("of other weights")
+    found = ask(first)
+    assert first.asked == [6, (4, 3, 8, 8), (4, 3, 8, 8)]
+    assert torch.equal(found[0], judgement.text)
+    assert torch.equal(found[1], judgement.training_features(every=True))
+    for kept, made in zip(ask(again), found, strict=True):
+        assert torch.equal(kept, made)
+    assert again.asked == []
+    ask(other)
+    assert other.asked == first.asked
+    darker = CaptionedImages(judgement.data.images // 2, judgement.data.captions, judgement.data.columns)
+    ask(again, darker)
+    assert again.asked == [(4, 3, 8, 8)] * 2  # the names are the same
+
+
+def test_where_nothing_can_be_kept_they_are_made_anew(judgement, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("T2I_CACHE", str(tmp_path / "cache"))
+    judge = KnownJudge()
+    with pytest.warns(UserWarning, match="the judge's features are not kept"):
+        made = Judgement(judge, judgement.data)
+    assert judge.asked == [6] and torch.equal(made.text, judgement.text)
