@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -103,3 +104,23 @@ def test_only_the_page_installs_voila(make):
 
 def test_help_names_every_target(make):
     assert all(f"make {target}" in make() for target in ("image", "run", "test", "lab", "app", "bench"))
+
+
+class Item:
+    def __init__(self, name, suffix=".py", is_slow=False):
+        self.name = name
+        self.path = Path(f"x{suffix}")
+        self.is_slow = is_slow
+
+    def get_closest_marker(self, name):
+        return self.is_slow or None
+
+
+def test_each_process_begins_with_what_takes_longest(pytestconfig):
+    items = [Item("a"), Item("b"), Item("s", is_slow=True), Item("c"), Item("t", is_slow=True), Item("d"),
+             Item("n", ".ipynb"), Item("m", ".ipynb"), Item("e")]
+    plugin = pytestconfig.pluginmanager.get_plugin("longest first")
+    order = "".join(item.name for item in plugin.ordered(items, 2))
+    assert order == "nsab" + "mtcde"
+    assert "".join(item.name for item in plugin.ordered(items, 1)) == "nmstabcde"
+    assert sorted(item.name for item in plugin.ordered(items[2:5], 2)) == ["c", "s", "t"]

@@ -18,5 +18,6 @@ def test_two_processes_train_what_one_does(training):
             torch.testing.assert_close(torch.tensor(two[stage][key]), torch.tensor(value), rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training):
     training.check_resume("sr64.pt", stages="sr64", steps=4)

@@ -11,6 +11,7 @@ from t2ilib.runner.plan import plan_run
 NAMES = [path.stem for path in notebooks.list_notebooks()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_as_a_script(name, tmp_path):
     result = run_script(plan_run(name, profile="smoke"), run_dir=tmp_path)
@@ -21,6 +22,7 @@ def test_notebook_runs_as_a_script(name, tmp_path):
     assert not idle, f"{name} has a slider that does not change its picture: {idle}"
 
 
+@pytest.mark.slow
 def test_the_leaderboard_runs_without_free_texts(tmp_path):
     parameters = {"num_free": 0, "methods": "text_transformer"}
     result = run_script(plan_run("10_leaderboard", parameters, profile="smoke"), run_dir=tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from t2ilib.checkpoint import read_config
 from t2ilib.data.shape_captions import CATEGORIES
 from t2ilib.metrics.composition import OVERALL
@@ -10,6 +12,7 @@ from t2ilib.runner.launch import run_script
 from t2ilib.runner.plan import plan_run
 
 
+@pytest.mark.slow
 def test_a_network_that_was_trained_on_shapes_gets_the_common_table(tmp_path):
     place = tmp_path / "runs" / "07_gigagan_lite" / "one"
     parameters = {"data": "shapes", "num_concepts": 2, "ladder_steps": 0}
@@ -30,6 +33,7 @@ def test_a_network_that_was_trained_on_shapes_gets_the_common_table(tmp_path):
     assert "07_gigagan_lite" not in missing_composed([found])
 
 
+@pytest.mark.slow
 def test_what_ships_is_not_asked_for_shapes(tmp_path):
     result = run_script(plan_run("07", {"data": "shapes", "train": False}, "smoke"), run_dir=tmp_path)
     assert result.status == "failed"

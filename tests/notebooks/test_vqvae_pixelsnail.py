@@ -37,6 +37,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_and_a_blip_train_both_networks(tmp_path, blip, pictures):
     parameters = {"data": str(pictures), "text": str(blip), "prompt": "sheet number 3"}
     result = run_script(plan_run("06", parameters, "smoke"), run_dir=tmp_path / "run")

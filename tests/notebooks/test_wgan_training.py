@@ -33,5 +33,6 @@ def test_two_processes_train_what_one_does(training):
                                        torch.tensor(value, dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training):
     training.check_resume("recipe.pt", steps=4, live_steps=0)
