@@ -1,8 +1,13 @@
 """One process or many: Lightning Fabric, and the mean of gradients where a wrapped network cannot take it."""
 
 import atexit
+import contextlib
 import gc
+import importlib.metadata
 import os
+import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,8 +25,9 @@ def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.f
     Args:
         alone: train in this process by itself even under torchrun, such as when the others have ended.
     """
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    with _version_of_torchmetrics():
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
 
     processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
     nodes = 1 if alone else int(os.environ.get("GROUP_WORLD_SIZE", "1"))
@@ -38,6 +44,25 @@ def make_fabric(device: torch.device | str = "cpu", dtype: torch.dtype = torch.f
     if processes > 1:
         atexit.register(_leave_group)
     return fabric
+
+
+@contextlib.contextmanager
+def _version_of_torchmetrics() -> Iterator[None]:
+    """Inside, importing torchmetrics gives its version and no more, unless it is there already.
+
+    That is all that Fabric wants of it; the whole package takes seconds, with torchvision, scipy and transformers.
+    """
+    stand_in = types.ModuleType("torchmetrics")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        stand_in.__version__ = importlib.metadata.version("torchmetrics")
+    is_needed = "torchmetrics" not in sys.modules and hasattr(stand_in, "__version__")
+    if is_needed:
+        sys.modules["torchmetrics"] = stand_in
+    try:
+        yield
+    finally:
+        if is_needed:
+            del sys.modules["torchmetrics"]
 
 
 def _leave_group() -> None:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from t2ilib.training import (
     save_training,
     set_lr,
 )
+from t2ilib.training import fabric as fabric_module
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
@@ -471,7 +473,9 @@ for _ in range(5):
     losses.append(fabric.all_reduce(loss.detach(), reduce_op="mean").item())
 if fabric.global_rank == 0:
     weights = {k: v.tolist() for k, v in net.state_dict().items()}
-    open(sys.argv[1], "w").write(json.dumps({"world": fabric.world_size, "losses": losses, "weights": weights}))
+    heavy = sorted({"torchmetrics", "torchvision", "transformers", "scipy.signal"} & set(sys.modules))
+    open(sys.argv[1], "w").write(json.dumps({"world": fabric.world_size, "losses": losses, "weights": weights,
+                                             "heavy": heavy}))
 """
 
 
@@ -484,12 +488,24 @@ def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch, run_python)
     run_python(script, tmp_path / "two", processes=2)
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
+    assert two["heavy"] == []  # what Fabric does not need takes seconds to import
     left = [(tmp_path / f"two.threads{rank}").read_text() for rank in range(2)]
     assert not any("gloo" in names for names in left), left  # one that runs while Python ends may abort the process
     torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=1e-7)
     for key, value in one["weights"].items():
         torch.testing.assert_close(torch.tensor(two["weights"][key]), torch.tensor(value), rtol=1e-4, atol=1e-6)
     assert one["losses"][-1] < one["losses"][0]
+
+
+def test_torchmetrics_is_itself_after_fabric_was_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", types)  # as if it had been imported before
+    with fabric_module._version_of_torchmetrics():
+        assert sys.modules["torchmetrics"] is types
+    monkeypatch.delitem(sys.modules, "torchmetrics")
+    with pytest.raises(KeyboardInterrupt), fabric_module._version_of_torchmetrics():
+        assert sys.modules["torchmetrics"].__version__ == importlib.metadata.version("torchmetrics")
+        raise KeyboardInterrupt
+    assert "torchmetrics" not in sys.modules
 
 
 class TwoProcesses:
