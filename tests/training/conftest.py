@@ -1,9 +1,6 @@
-import os
-
 import pytest
 import torch
 
-from t2ilib.paths import repo_root
 from t2ilib.runtime import generator
 from t2ilib.training import load_training, save_training
 
@@ -32,27 +29,3 @@ def resumed_training(tmp_path):
         return resumed
 
     return check
-
-
-@pytest.fixture
-def by_one_and_by_two(run_python, tmp_path):
-    """Return a function that runs a script in one process and in two, and returns what each has saved.
-
-    The script imports the tests of this folder, and its first process saves a tuple to `{out!r}`, of which the first
-    item is the number of processes.
-    """
-    path = os.pathsep.join([str(repo_root()), str(repo_root() / "tests" / "training")])
-
-    def run(source):
-        found = []
-        for count in (1, 2):
-            out = str(tmp_path / f"by{count}.pt")
-            script = tmp_path / f"by{count}.py"
-            script.write_text(source.format(out=out))
-            run_python(script, processes=count, PYTHONPATH=path)
-            processes, *saved = torch.load(out)
-            assert processes == count
-            found.append(saved)
-        return found
-
-    return run

@@ -107,25 +107,3 @@ def test_a_restored_training_goes_on_bit_for_bit(resumed_training, fused):
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3)
 
 
-SCRIPT = """
-import torch
-from test_diffusion_step import DiffusionTraining, draw_diffusion_batch, generator, make_fabric, texts, tiny
-
-torch.manual_seed(0)
-features, fabric, stream = texts(), make_fabric(), generator(0, "stream")
-training = DiffusionTraining(tiny(), fabric)
-for step in range(3):
-    x_0 = torch.randn(4, 3, 8, 8, generator=stream)
-    batch = draw_diffusion_batch(x_0, torch.arange(4)[:, None], features, stream, rank=fabric.global_rank,
-                                 world_size=fabric.world_size)
-    training.step(batch, 1e-4)
-if fabric.global_rank == 0:
-    torch.save((fabric.world_size, training.network.state_dict()), {out!r})
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(by_one_and_by_two):
-    (one,), (two,) = by_one_and_by_two(SCRIPT)
-    for name, value in one.items():
-        assert_close(two[name], value, rtol=1e-3, atol=2e-5)

@@ -319,39 +319,6 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
     assert other.value == 0.3
 
 
-SCRIPT = """
-import torch
-from test_text_gan_step import AdaptiveProbability, TextGanRule, batch, draw_augmentation, training
-from t2ilib.training import make_fabric
-
-fabric = make_fabric()
-game = training(TextGanRule(r1_every=2), fabric=fabric)
-probability = AdaptiveProbability(0.3)
-for step in range(3):
-    rng = torch.Generator().manual_seed(step)
-    augmentation = (draw_augmentation(4, 0.5, rng), draw_augmentation(4, 0.5, rng))
-    whole = batch(augmentation=augmentation)
-    report = game.step(whole.share(fabric.global_rank, fabric.world_size), 1e-4)
-    probability.update(report.on_real)
-if fabric.global_rank == 0:
-    weights = dict(game.generator.state_dict()) | dict(game.discriminator.state_dict())
-    torch.save((fabric.world_size, weights, report.losses, report.on_real, probability.state_dict()), {out!r})
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(by_one_and_by_two):
-    one, two = by_one_and_by_two(SCRIPT)
-    weights, losses, on_real, probability = one
-    others, other_losses, other_real, other_probability = two
-    assert probability == pytest.approx(other_probability)
-    for name, value in weights.items():
-        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=2e-5)
-    for name, value in losses.items():
-        torch.testing.assert_close(other_losses[name], value, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(other_real, on_real, rtol=1e-3, atol=1e-3)
-
-
 def test_a_batch_that_processes_cannot_share():
     with pytest.raises(BadParameter, match="4 pictures cannot be shared among 3"):
         batch().share(0, 3)
