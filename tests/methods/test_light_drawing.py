@@ -10,7 +10,8 @@ from t2ilib.paths import repo_root
 
 HEAVY = ("open_clip", "transformers", "timm", "torchvision", "matplotlib", "scipy", "wandb", "lightning_fabric",
          "torch._dynamo", "sympy")
-QUICK = {"vqgan_clip": ["steps=1", "candidates=1"], "minimagen": ["steps=1", "candidates=2"]}
+QUICK = {"vqgan_clip": ["steps=1", "candidates=1"], "minimagen": ["steps=1", "candidates=2"],
+         "vqvae_pixelsnail": ["candidates=2"], "text_transformer": ["candidates=2"]}
 CODE = """
 import sys
 from t2ilib.cli import main

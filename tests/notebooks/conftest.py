@@ -74,11 +74,16 @@ class NotebookTraining:
     def left(self, out: str) -> dict[str, Any]:
         return json.loads((self.folder / out).read_text())
 
+    def run_here(self, script: Path) -> None:
+        """Run a script in this process: its imports are there already."""
+        for name, value in self.environment().items():
+            self.monkeypatch.setenv(name, value)
+        exec(compile(script.read_text(), str(script), "exec"), {"__name__": "__main__", "__file__": str(script)})
+
     def by_one_and_by_two(self, **parameters: Any) -> list[dict[str, dict[str, list]]]:
         """Return the weights that one process leaves, and those that two leave."""
-        for count in (1, 2):
-            script = self.script(f"by{count}", **parameters)
-            self.run_python(script, processes=count, **self.environment())
+        self.run_here(self.script("by1", **parameters))
+        self.run_python(self.script("by2", **parameters), processes=2, **self.environment())
         found = [self.left("by1"), self.left("by2")]
         assert [f["world"] for f in found] == [1, 2]
         return [f["weights"] for f in found]
@@ -88,8 +93,6 @@ class NotebookTraining:
 
         With another seed it is not resumed.
         """
-        for name, value in self.environment().items():
-            self.monkeypatch.setenv(name, value)
         update, done = EMA.update, []
 
         def interrupted(ema, model):
@@ -99,8 +102,8 @@ class NotebookTraining:
                 raise KeyboardInterrupt
 
         def train(out, work, **others):
-            path = self.script(out, first=SAVE_EVERY_STEP, work_dir=str(self.folder / work), **parameters, **others)
-            exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
+            self.run_here(self.script(out, first=SAVE_EVERY_STEP, work_dir=str(self.folder / work), **parameters,
+                                      **others))
             return self.left(out)["weights"]
 
         whole = train("whole", "a")

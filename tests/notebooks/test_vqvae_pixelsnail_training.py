@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from t2ilib.checkpoint import save_model
+from t2ilib.layers.quantize import EMACodebook
+from t2ilib.models.sizes import PIXELSNAIL
 from t2ilib.models.sizes import VQVAE2 as SIZES
 from t2ilib.models.vqvae2 import VQVAE2
 
@@ -15,6 +17,14 @@ EMACodebook._place = lambda self, rows, vectors: 0
 for size in PIXELSNAIL.values():
     size["dropout"] = 0.0
 """
+
+
+@pytest.fixture
+def alike(monkeypatch):
+    """What ALIKE changes in this process is as it was after the test."""
+    monkeypatch.setattr(EMACodebook, "_place", EMACodebook._place)
+    for name, size in PIXELSNAIL.items():
+        monkeypatch.setitem(PIXELSNAIL, name, dict(size))
 
 
 def check_one_and_two(training, **parameters):
@@ -32,13 +42,13 @@ def shared_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_vqvae_that_one_does(notebook_training, shared_folder):
+def test_two_processes_train_the_vqvae_that_one_does(notebook_training, shared_folder, alike):
     training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("vqvae", averaged)]')
     check_one_and_two(training, vqvae_steps=3, snail_steps=1)
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, shared_folder):
+def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, shared_folder, alike):
     torch.manual_seed(0)
     save_model(shared_folder / "checkpoints" / "emoji-vqvae", VQVAE2(**SIZES["small"]))
     training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("pixelsnail", nets[-1])]')

@@ -79,12 +79,12 @@ def test_where_it_is_transparent_a_picture_becomes_white(executed):
 
 
 def test_pictures_shrink_until_the_copy_is_small_enough(executed):
-    pictures = [png(photograph(600, seed)) for seed in range(6)]
+    pictures = [png(photograph(200, seed)) for seed in range(2)]
     whole = copies.keep_copy(executed(*pictures)).stat().st_size
     path = copies.keep_copy(executed(*pictures), limit=whole * 2 // 3)
     assert path.stat().st_size <= whole * 2 // 3
     widths = {copy.width for _, copy in shown(path)}
-    assert len(shown(path)) == 6 and len(widths) == 1 and 240 <= widths.pop() < 600
+    assert len(shown(path)) == 2 and len(widths) == 1 and 80 <= widths.pop() < 200
     with pytest.raises(BadParameter, match="show fewer pictures"):
         copies.keep_copy(executed(*pictures), limit=1000)
 
