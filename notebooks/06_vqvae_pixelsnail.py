@@ -195,13 +195,13 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, text=text, data=data, levels=levels, stages=stages, train=train, vqvae_steps=vqvae_steps,
     snail_steps=snail_steps, live_steps=live_steps, minutes=minutes, start_from=start_from,
     num_concepts=num_concepts, captioner_steps=captioner_steps, muon=muon,
-    smoke=dict(code_rows=40, unseen_rows=8, views=1, collapse_steps=2, live_steps=2,
-               reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
+    smoke=dict(most_rows=200, code_rows=40, unseen_rows=8, views=1, collapse_steps=2,
+               live_steps=2, reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
                prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2,
                splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
                captioner_decay=0.5, shuffles=2, eyes=False),
-    quick=dict(code_rows=400, unseen_rows=64, views=2, collapse_steps=40, live_steps=150,
-               reader_steps=150, reader_rate=3e-3,
+    quick=dict(most_rows=0, code_rows=400, unseen_rows=64, views=2, collapse_steps=40,
+               live_steps=150, reader_steps=150, reader_rate=3e-3,
                train=data != "emoji", vqvae_size="small" if levels == 1 else "small_two",
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
@@ -330,7 +330,8 @@ if is_emoji:
     all_drawings = everything.where(split="train")
     unseen = everything.where(split="validation")
 else:
-    all_drawings, unseen = load_with_validation(data, image_size=64)
+    most_rows = cfg.most_rows or None  # of each split; None: all
+    all_drawings, unseen = load_with_validation(data, image_size=64, limit=most_rows)
 drawings = all_drawings.spread(cfg.code_rows)  # so many, evenly from all; 0 takes all
 unseen = unseen.spread(cfg.unseen_rows)
 watched = unseen.batch(torch.arange(min(len(unseen), 256))).cpu()

@@ -127,6 +127,7 @@ from t2ilib.data.augment import augment_exact, mirror_chances
 from t2ilib.data.captions import caption_table
 from t2ilib.data.text_features import encode_texts
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
+from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
@@ -163,15 +164,16 @@ run, cfg, device_, dtype_ = start(
     smoke=dict(default_stages="base,sr64,sr128", rows=40, steps=2, variant_steps=1, batch_size=4,
                looks=2, samples=1, candidates=2, draw_steps=2, scales=(0, 1, 3), seeds=1,
                step_counts=(1, 2), slow_steps=3, eyes=False, num_concepts=2, test_rows=8,
-               small_steps=2),
+               small_steps=2, plans=2, reference_rows=60, style_rows=60),
     quick=dict(default_stages="base", live=True, rows=1600, steps=350, variant_steps=0,
                batch_size=32, learning_rate=1e-3, ema_decay=0.999, drop_text=0.1, looks=6,
                samples=2, candidates=4, draw_steps=12, seeds=1, scales=(0, 0.1, 1, 3, 5, 8),
                num_concepts=16, test_rows=128, step_counts=(2, 5, 12), slow_steps=100, eyes=False,
-               small_steps=200),
+               small_steps=200, plans=7, reference_rows=1000, style_rows=400),
     full=dict(default_stages="", live=False, rows=0, steps=8000, variant_steps=1000, batch_size=64,
               candidates=32, seeds=3, num_concepts=80, test_rows=0,
-              step_counts=(1, 2, 3, 5, 8, 12, 20), slow_steps=250, eyes=True, small_steps=600))
+              step_counts=(1, 2, 3, 5, 8, 12, 20), slow_steps=250, eyes=True, small_steps=600,
+              style_rows=0))
 
 # %%
 RECIPE = dict(data="emoji", text_encoder="minilm", steps=8000)  # of the checkpoints that ship
@@ -465,13 +467,12 @@ plans = {"as wide and deep as the package's": (IMAGEN["original_default"] | T5, 
 for name in ("base", "sr64", "sr128"):
     plans[f"{name}, as trained here"] = (IMAGEN[name], min(SIZES[name], 64), 64)
 rows = {}
-for name, (kwargs, size, batch) in plans.items():
+for name, (kwargs, size, batch) in list(plans.items())[-cfg.plans:]:
     build = functools.partial(ImagenUNet, **kwargs)
     text_dim = kwargs.get("text_embed_dim", 384)
     loss = functools.partial(one_step, size=size, batch=batch, text_dim=text_dim)
     need = training_memory(build, loss)
-    with no_memory():
-        parameters = sum(p.numel() for p in build().parameters())
+    parameters = need["state"] // 16  # weight, two moments and average, four bytes each
     rows[name] = {"parameters": parameters, "batch": batch,
                   "state": need["state"] / 2**30, "step": need["step"] / 2**30}
 run.keep("memory", show.Table(
@@ -959,8 +960,7 @@ run.keep("scale_grid", show.compare(rows, titles=asked, scale=1.1))
 # al. 2019), which means nearer to one of them than that is to its own neighbours.
 
 # %%
-train_rows = judgement.data.rows_of_split("train")
-some_rows = train_rows[::max(1, len(train_rows) // 1000)]
+some_rows = judgement.data.rows_of_split("train", cfg.reference_rows)
 drawings32 = to_unit(downsample(judgement.data.batch(torch.tensor(some_rows)), 32))
 bank = features_of(drawings32)  # (n, D)
 eyes = load_eyes(device=device_) if cfg.eyes and len(concepts) >= FEWEST else None
@@ -1107,24 +1107,25 @@ VARIANTS = {"v, cosine": {},
             "64 at once": dict(shift=schedules["base64"].shift)}
 
 
-def forward_flops(kwargs, size):
+@functools.cache
+def forward_flops(size_name, size):
     """Floating-point operations of one pass of a network."""
     with no_memory(), FlopCounterMode(display=False) as counter:
-        one_step(ImagenUNet(**kwargs), size, 1, 384)
+        one_step(ImagenUNet(**IMAGEN[size_name]), size, 1, 384)
     return counter.get_total_flops()
 
 
 def train_variant(label):
     """Cascades of a short training: of its averaged network, and of its last one."""
     name = "base64" if label == "64 at once" else "base"
-    kwargs = {"base": IMAGEN["live"], "base64": IMAGEN["live64"]}[name]
-    budget = cfg.variant_steps * forward_flops(IMAGEN["live"], SIZES["base"])
-    steps = max(1, int(budget / forward_flops(kwargs, SIZES[name])))
+    size_name = {"base": "live", "base64": "live64"}[name]
+    budget = cfg.variant_steps * forward_flops("live", SIZES["base"])
+    steps = max(1, int(budget / forward_flops(size_name, SIZES[name])))
     objective = OBJECTIVE | VARIANTS[label]
     weighting = objective.pop("weighting")
     noising = diffusion.Schedule(objective["schedule"], objective["shift"])
-    *networks, _ = train(name, kwargs, steps, label=label, state=state_of(label), schedule=noising,
-                         target=objective["target"], weighting=weighting)
+    *networks, _ = train(name, IMAGEN[size_name], steps, label=label, state=state_of(label),
+                         schedule=noising, target=objective["target"], weighting=weighting)
     averaged, last = [base_alone(network.eval(), SIZES[name], **objective) for network in networks]
     return {label: averaged, f"{label}, without EMA": last}
 
@@ -1161,11 +1162,9 @@ ARTISTS = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent", "fluent-fla
 
 @functools.cache
 def artist_features(split):
-    """The judge's features of a split's drawings (of some, but in full), and who drew them."""
+    """The judge's features of a split's drawings (of some, but in `full`), and who drew them."""
     columns = judgement.data.columns
-    rows = judgement.data.rows_of_split(split)
-    if profile != "full":
-        rows = rows[::max(1, len(rows) // 400)]
+    rows = judgement.data.rows_of_split(split, cfg.style_rows)
     artists = [columns["artist"][i] for i in rows]
     return judgement.data_features(rows), artists
 
@@ -1233,15 +1232,12 @@ if short:
     entrants["a short training"] = entrant(short)
 
 # %%
-training_names = judgement.concepts("train", 0)
-training_text = encoder.encode(training_names).pooled
+nearest_names = NearestNames(judgement, encoder)
 
 
 def looked_up(names):
     """The judge's features of the training drawing whose name is closest, for each name."""
-    similarity = encoder.encode(names).pooled @ training_text.T
-    nearest = [training_names[i] for i in similarity.argmax(1).tolist()]
-    return judgement.data_features([judgement.rows_of[name][0] for name in nearest])
+    return judgement.data_features([judgement.rows_of[name][0] for name in nearest_names(names)])
 
 
 def compare_entrants(split, names):

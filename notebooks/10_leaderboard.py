@@ -222,14 +222,15 @@ if prompts.free:
 # ## The methods
 # Each with its defaults, and where it chooses among drafts also with a single one and no guide: what the network draws
 # by itself. A method whose networks are not here is left out, and says how to get them. (`smoke` takes a single step
-# where a method takes many: its pictures are not those of the methods.)
+# where a method takes many, and a single draft: its pictures are not those of the methods.)
 
 # %%
 PLAIN = {"minimagen": dict(candidates=1, clip_guidance_scale=0.0),
          "text_transformer": dict(candidates=1), "vqvae_pixelsnail": dict(candidates=1),
          "gigagan": dict(candidates=1)}
 FAST = {"vqgan_clip": dict(steps=1, candidates=1, prior_steps=1),
-        "minimagen": dict(steps=1, candidates=1)}
+        "minimagen": dict(steps=1, candidates=1), "text_transformer": dict(candidates=1),
+        "vqvae_pixelsnail": dict(candidates=1), "gigagan": dict(candidates=1)}
 asked = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
 for name in asked:
     check_name("method", name, METHODS)

@@ -559,7 +559,7 @@ print("second derivatives agree")
 # in it, and gathers, so that no two programs write to one place and every run gives the same bits.
 
 # %%
-drawings = load_captioned("emoji", split="train", image_size=128)
+drawings = load_captioned("emoji", split="train", image_size=128, limit=6)
 picture = to_unit(drawings.batch([5]).to(device_))
 stripes = (torch.arange(128, device=device_) % 2).float().expand(1, 3, 128, 128)
 scales = torch.tensor([1.0, 0.7, 0.45, 0.25])

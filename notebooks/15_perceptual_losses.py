@@ -136,12 +136,12 @@ run, cfg, device_, dtype_ = start(
     study_losses=study_losses, study_channels=study_channels, study_steps=study_steps,
     study_seeds=study_seeds, test_rows=test_rows,
     smoke=dict(pairs=6, match_steps=2, study_losses="MSE, last layer", study_channels=8,
-               study_steps=2, batch_size=4, test_rows=8, reference_rows=8, larger_steps=2,
-               looks=2),
+               study_steps=2, batch_size=4, train_rows=64, test_rows=8, reference_rows=8,
+               larger_steps=2, looks=2),
     quick=dict(pairs=80, match_steps=60, study_losses="MSE, last layer, MSE + second layer",
                study_channels=32, study_steps=80, study_seeds=1, batch_size=16,
                learning_rate=2e-3, commitment=0.25, gan_weight=0.1, critic_lr=4e-4,
-               critic_start=0.5, test_rows=64, reference_rows=128,
+               critic_start=0.5, train_rows=0, test_rows=64, reference_rows=128,
                larger_steps=30, larger_lr=5e-4, looks=4),
     full=dict(pairs=0, match_steps=200, study_losses="all", study_channels=64, study_steps=2000,
               study_seeds=3, test_rows=0, reference_rows=1000, larger_steps=300, looks=8))
@@ -656,7 +656,8 @@ print("trains with:", ", ".join(trained_losses))
 # Everything that changes while one network trains with one loss:
 
 # %%
-train = load_captioned("emoji", split="train", image_size=64)
+some_rows = cfg.train_rows or None  # None: all
+train = load_captioned("emoji", split="train", image_size=64, limit=some_rows)
 
 
 class Arm:
@@ -974,7 +975,7 @@ if {"MSE", "last layer"} <= set(networks_by_loss):
 # vectors it is the same.
 
 # %%
-large_train = load_captioned("emoji", split="train", image_size=128)
+large_train = load_captioned("emoji", split="train", image_size=128, limit=some_rows)
 small_model = networks_by_loss.get("MSE", next(iter(networks_by_loss.values())))
 runtime.seed_everything(seed)
 larger = enlarge(small_model).to(device_)
