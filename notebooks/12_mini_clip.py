@@ -171,9 +171,10 @@ run, cfg, device_, dtype_ = start(
     "12_mini_clip", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     recipe=recipe, steps=steps, minutes=minutes, start_from=start_from, batch_size=batch_size,
     smoke=dict(rows=600, captions=2, steps=4, batch_size=16, probe_steps=5, probe_seeds=1,
-               ascent_steps=3, photo_rows=48),
+               ascent_steps=3, photo_rows=48, calibration=64),
     quick=dict(rows=0, captions=3, steps=150, batch_size=64, learning_rate=2e-3, ema_decay=0.998,
-               probe_steps=100, probe_seeds=3, ascent_steps=40, photo_rows=400),
+               probe_steps=100, probe_seeds=3, ascent_steps=40, photo_rows=400,
+               calibration=512),
     full=dict(captions=8, steps=chosen["steps"], batch_size=128))
 home = checkpoint_home(run.dir, checkpoint, recipe=dict(batch_size=128, steps=chosen["steps"]),
                        used=dict(batch_size=cfg.batch_size, steps=cfg.steps),
@@ -666,10 +667,10 @@ def strict_ranks(net, rows, exclude=None):
 # they were collected with, not to their average, so they are collected again on training pictures.
 
 # %%
-def recalibrate(net, pictures=512):
+def recalibrate(net):
     """Collect the running statistics of batch norm anew, on varied training pictures."""
     rng = runtime.generator(seed, recipe, "recalibrate")
-    rows = train_rows[torch.randperm(len(train_rows), generator=rng)[:pictures]]
+    rows = train_rows[torch.randperm(len(train_rows), generator=rng)[:cfg.calibration]]
     varied = (augment(images[part], rng).to(device_) for part in rows.split(128))
     recalibrate_batch_norm(net, varied, lambda x: encode_pictures(net, x))
 
