@@ -88,6 +88,7 @@ batch_size: Optional[int] = None
 start_from: str = "scratch"  # scratch or shipped: the weights that its training begins with
 ladder_steps: Optional[int] = None  # training steps of each row of the ladder; 0 leaves it out
 ladder_seeds: Optional[int] = None  # trainings of each row
+clip_steps: Optional[int] = None  # training steps of each row of the study of the CLIP loss
 rival_minutes: Optional[float] = None  # training of GAN and diffusion model each; 0 leaves it out
 measure: bool = True  # False ends after training
 num_concepts: Optional[int] = None  # concepts of each split, captions of each category of shapes
@@ -171,7 +172,7 @@ from t2ilib.training.text_gan_step import (
 run, cfg, device_, dtype_ = start(
     "07_gigagan_lite", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     prompt=prompt, data=data, train=train, steps=steps, minutes=minutes, batch_size=batch_size,
-    start_from=start_from, ladder_steps=ladder_steps, ladder_seeds=ladder_seeds,
+    start_from=start_from, ladder_steps=ladder_steps, ladder_seeds=ladder_seeds, clip_steps=clip_steps,
     rival_minutes=rival_minutes, measure=measure, num_concepts=num_concepts,
     smoke=dict(rows=24, ladder_steps=1, ladder_seeds=1, clip_steps=1, rival_minutes=0.02,
                batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=1,
@@ -705,7 +706,8 @@ STUDY = {  # row -> pictures of a batch, weight of the CLIP loss
     "batches of 2, no CLIP loss": (2, 0.0),
     "batches of 2, CLIP loss": (2, 0.5),
 }
-has_study = cfg.ladder_steps and is_emoji and fabric.world_size == 1  # several cannot share 2 pictures
+is_alone = fabric.world_size == 1  # several processes cannot share 2 pictures
+has_study = cfg.ladder_steps and cfg.clip_steps and is_emoji and is_alone
 studied = {}
 for name, (batch, weight) in STUDY.items() if has_study else ():
     choices = MATCHING | dict(rule=replace(MATCHING["rule"], clip=weight))
