@@ -114,7 +114,7 @@ def test_hostile_bytes_with_a_right_hash_never_crash_the_reader(path, tmp_path):
     rng = random.Random(1)
     hostile = tmp_path / "hostile.packed"
     refused = 0
-    for _ in range(400):
+    for _ in range(1000):
         changed = bytearray(content)
         for _ in range(rng.choice((1, 1, 4))):
             place = rng.randrange(8 * (len(content) - 32))
@@ -125,7 +125,7 @@ def test_hostile_bytes_with_a_right_hash_never_crash_the_reader(path, tmp_path):
             assert all(tensor.isfinite().all() for name, tensor in state.items() if name in ("conv.weight",))
         except T2IError:
             refused += 1
-    assert refused > 120
+    assert refused > 300
 
 
 def header_of(content):
