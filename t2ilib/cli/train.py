@@ -107,13 +107,14 @@ def print_recipes() -> None:
     """Print a line for each recipe: notebook, checkpoint, pictures seen, validation figures, state."""
     from ..runner.recipes import GROUPS, RECIPES, describe
 
-    print(f"{'recipe':<10} {'notebook':<9} {'checkpoint':<22} {'pictures seen':>13}  state  validation")
+    width = max(map(len, (*RECIPES, *GROUPS)))
+    print(f"{'recipe':<{width}} {'notebook':<9} {'checkpoint':<22} {'pictures seen':>13}  state  validation")
     for name, recipe in RECIPES.items():
         known = describe(recipe)
         pictures = "?" if known["pictures"] is None else f"{known['pictures']:,}"
         state = "here" if known["state"] else "-"
         figures = ", ".join(f"{key} {value:.3g}" for key, value in known["validation"].items())
-        line = f"{name:<10} {recipe.notebook:<9} {recipe.checkpoint:<22} {pictures:>13}  {state:<5}  {figures}"
+        line = f"{name:<{width}} {recipe.notebook:<9} {recipe.checkpoint:<22} {pictures:>13}  {state:<5}  {figures}"
         print(line.rstrip())
     for group, members in GROUPS.items():
-        print(f"{group:<10} is {', '.join(members)}")
+        print(f"{group:<{width}} is {', '.join(members)}")
