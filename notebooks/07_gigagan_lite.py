@@ -869,7 +869,7 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
     run.keep("beside_diffusion", show.compare(last, titles=asked, scale=1.2))
 
 # %% [markdown]
-# ## The network that is meant to ship
+# ## The network that ships
 # All ingredients at 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
 # It **grows** (Karras et al. 2018): the first quarter of the training draws and judges 16 pixels, up to 65 % of it 32,
