@@ -229,7 +229,7 @@ def test_embedded_errors(shipped, tmp_path, monkeypatch):
     with pytest.raises(CheckpointMismatch, match="SHA-256"):
         load_clip("emoji-clip")
     monkeypatch.setattr("t2ilib.encoders.clips_by_name.checkpoints_dir", lambda: tmp_path / "nothing")
-    with pytest.raises(MissingAsset, match="train it"):
+    with pytest.raises(MissingAsset, match="train one with `python -m t2ilib run 12"):
         load_clip("emoji-clip")
     with pytest.raises(MissingAsset, match="emoji-judge"):
         load_judge()
