@@ -42,7 +42,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 60 s | 2 GB |
+# | smoke | 1 CPU core | 40 s | 2 GB |
 # | quick | 1 CPU core | 7 min | 2.2 GB |
 # | full: trains both networks | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |

@@ -28,7 +28,7 @@
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
-# | smoke | 1 CPU core | 50 s | 2.7 GB |
+# | smoke | 1 CPU core | 30 s | 2.7 GB |
 # | quick | 2 CPU cores | at most 15 min | 2.7 GB |
 # | full: 207 prompts, 3 seeds | 2 CPU cores | not measured | |
 # | full | GPU | not measured | |
