@@ -649,8 +649,9 @@ def judged(x, names):
     asked_names = [name for name in names for _ in range(num)]
     real = judgement.data_features(judgement.one_row_each(names))
     row, ranks = judgement.measured(x, asked_names, training=training_features, real=real, eyes=eyes)
-    pairs = x.unflatten(0, (len(names), num))
-    row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
+    if num > 1:
+        pairs = x.unflatten(0, (len(names), num))
+        row["pairs apart"] = lite_distance(trunk, pairs[:, 0], pairs[:, 1]).mean().item()
     row["finite"] = bool(x.isfinite().all())
     return row, ranks
 
@@ -1008,15 +1009,19 @@ if is_emoji:
     nearest_names = NearestNames(judgement, words)
 
 
+def shown_rows(rows):
+    """Drawings of the set, as pictures in [0, 1]."""
+    return to_unit(judgement.data.batch(torch.tensor(rows)))
+
+
 def compare_all(names):
-    """Each name as often as it is drawn; the table and the judge's ranks, by row."""
+    """Each name as often as it is drawn, real drawings once; the table and the judge's ranks, by row."""
     num = max(2, cfg.seeds)
     repeated = [name for name in names for _ in range(num)]
     pictures = {DRAFT: draw(network, names, num),
-                CHOSEN: draw(network, names, num, candidates=cfg.candidates, score=guides)}
-    for title, shown_names in ((NEAREST, nearest_names(repeated)), (REAL, repeated)):
-        rows = judgement.one_row_each(shown_names)
-        pictures[title] = to_unit(judgement.data.batch(torch.tensor(rows)))
+                CHOSEN: draw(network, names, num, candidates=cfg.candidates, score=guides),
+                NEAREST: shown_rows(judgement.one_row_each(nearest_names(repeated))),
+                REAL: shown_rows(judgement.unseen_rows(names))}
     table = {}
     ranks = {}
     for title, x in pictures.items():

@@ -48,7 +48,8 @@ class Paired:
         return less if self.is_less else neither
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+        p = f"p = {self.p:.3f}" if self.p >= 0.001 else "p < 0.001"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {p}"
 
 
 def compare_paired(differences: Tensor, groups: Sequence[Hashable] | None = None) -> Paired:

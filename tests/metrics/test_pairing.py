@@ -52,6 +52,11 @@ def test_verdicts():
     assert Paired(-0.2, -0.3, -0.1, 0.06, 9).verdict("better", "worse", "tie") == "tie"
 
 
+def test_no_p_is_shown_as_zero():
+    assert str(Paired(0.2, 0.1, 0.3, 0.00005, 9)) == "+0.200 [+0.100, +0.300], p < 0.001"
+    assert str(Paired(0.2, 0.1, 0.3, 0.001, 9)) == "+0.200 [+0.100, +0.300], p = 0.001"
+
+
 def test_holm_raises_p_in_order_and_never_above_1():
     found = holm([Paired(1, 0, 0, p, 9) for p in (0.01, 0.04, 0.03, 0.9)])
     assert [one.p for one in found] == pytest.approx([0.04, 0.09, 0.09, 0.9])
