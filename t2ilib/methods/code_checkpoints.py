@@ -57,6 +57,21 @@ def absence(home: Path, recipe: str, *names: str) -> str:
     return _absent_blip(home / names[-1])
 
 
+def checkpoint_folder(home: Path, name: str, recipe: str) -> Path:
+    """Return the folder of a checkpoint in `home`.
+
+    Args:
+        recipe: the command that trains it.
+
+    Raises:
+        MissingAsset: it is not there.
+    """
+    folder = home / name
+    if not folder.is_dir():
+        raise MissingAsset(absent_checkpoint(name, home, recipe, option=OPTION))
+    return folder
+
+
 def trained_text_encoder(networks: Networks, folder: Path, recipe: str) -> TextEncoder:
     """Return the text encoder that the checkpoint in a folder was trained with: one beside it, or one by name.
 

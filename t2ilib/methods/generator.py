@@ -7,14 +7,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .code_checkpoints import VQGAN_NAME, absence, check_codebook, trained_text_encoder
+from .code_checkpoints import VQGAN_NAME, absence, check_codebook, checkpoint_folder, trained_text_encoder
 from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
 from .one_pass import run_one_pass
 from .registry import Estimate, Method
 from ..checkpoint import read_config
-from ..errors import MissingAsset
 from ..models.feed_forward import CodeGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
@@ -73,10 +72,7 @@ def load_painter(*, home: Path | None = None, device: str = "cpu", model: str = 
 
 def build_painter(networks: Networks, *, model: str, precision: str, chunk: int) -> OnePassPainter:
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
-    folder = networks.home / CHECKPOINT
-    missing = absence(networks.home, RECIPE, CHECKPOINT)
-    if missing:
-        raise MissingAsset(missing)
+    folder = checkpoint_folder(networks.home, CHECKPOINT, RECIPE)
     card = read_config(folder)
     network = networks.checkpoint(CodeGenerator, CHECKPOINT)
     vqgan = networks.vqgan(model)

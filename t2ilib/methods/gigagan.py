@@ -7,13 +7,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .code_checkpoints import absence, trained_text_encoder
+from .code_checkpoints import absence, checkpoint_folder, trained_text_encoder
 from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
 from .one_pass import run_one_pass
 from .registry import Estimate, Method
-from ..errors import MissingAsset
 from ..models.gigagan import GigaGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
@@ -64,10 +63,7 @@ def load_painter(*, home: Path | None = None, device: str = "cpu", precision: st
 
 def build_painter(networks: Networks, *, precision: str, chunk: int) -> GanPainter:
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
-    folder = networks.home / CHECKPOINT
-    missing = absence(networks.home, RECIPE, CHECKPOINT)
-    if missing:
-        raise MissingAsset(missing)
+    folder = checkpoint_folder(networks.home, CHECKPOINT, RECIPE)
     network = networks.checkpoint(GigaGenerator, CHECKPOINT)
     text_encoder = trained_text_encoder(networks, folder, RECIPE)
     return GanPainter(network, text_encoder, precision=precision, chunk=chunk)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from .code_checkpoints import VQGAN_NAME, absence, check_codebook, trained_text_encoder
+from .code_checkpoints import VQGAN_NAME, absence, check_codebook, checkpoint_folder, trained_text_encoder
 from .code_checkpoints import card_of as card_of
 from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
@@ -14,7 +14,7 @@ from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
 from ..checkpoint import read_config
-from ..errors import CheckpointMismatch, MissingAsset
+from ..errors import CheckpointMismatch
 from ..models.text_transformer import TextTransformer
 from ..options import Option
 from ..paths import checkpoints_dir
@@ -72,10 +72,7 @@ def load_painter(*, home: Path | None = None, device: str = "cpu", model: str = 
 
 def build_painter(networks: Networks, *, model: str, arm: str, precision: str, chunk: int) -> CodePainter:
     """Return a painter of networks that a run hands out; raises as `load_painter` does."""
-    folder = networks.home / CHECKPOINT
-    missing = absence(networks.home, RECIPE, CHECKPOINT)
-    if missing:
-        raise MissingAsset(missing)
+    folder = checkpoint_folder(networks.home, CHECKPOINT, RECIPE)
     card = read_config(folder)
     network = networks.checkpoint(TextTransformer, CHECKPOINT)
     trained_for = _arm_of(network)

@@ -10,16 +10,16 @@ from typing import Any
 
 from PIL import Image
 
-from .code_checkpoints import OPTION, TEXT_ENCODER, absence, trained_text_encoder, weights_of
+from .code_checkpoints import TEXT_ENCODER, absence, checkpoint_folder, trained_text_encoder, weights_of
 from .code_drawing import DRAWING_ALIASES, drawing_options, run_painter
 from .drawing import MACHINE_OPTIONS
 from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
-from ..checkpoint import absent_checkpoint, read_config
+from ..checkpoint import read_config
 from ..encoders import TextEncoder
 from ..encoders.minilm import SHA256 as MINILM
-from ..errors import CheckpointMismatch, MissingAsset
+from ..errors import CheckpointMismatch
 from ..files import read_json
 from ..models.code_network import CodeNetwork
 from ..models.pixelsnail import PixelSNAIL
@@ -125,9 +125,7 @@ def keep_text_encoder(text_encoder: TextEncoder, home: Path) -> str:
 
 def _network(networks: Networks, name: str, vqvae: VQVAE2, model: str) -> PixelSNAIL:
     """Return a network of the home's checkpoints that was trained on the codes of this VQ-VAE."""
-    folder = networks.home / name
-    if not folder.is_dir():
-        raise MissingAsset(absent_checkpoint(name, networks.home, RECIPE, option=OPTION))
+    folder = checkpoint_folder(networks.home, name, RECIPE)
     card = read_config(folder)
     trained_on = card.get("vqvae_sha256")
     if not isinstance(trained_on, str):
