@@ -81,10 +81,10 @@ class Scorer:
         nearest, _ = self.judgement.novelty(features, training)
         row["nearest"] = nearest.mean().item()
         if self.eyes is not None:
-            seed_of = [seed for seed in range(seeds) for _ in names]
-            seen = self.eyes.report(self.eyes.features(images), groups=concepts, seeds=seed_of)
-            row |= {name: seen[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
-            row |= {"precision_low": seen["low"], "precision_high": seen["high"]}
+            picture_seeds = [seed for seed in range(seeds) for _ in names]
+            report = self.eyes.report(self.eyes.features(images), groups=concepts, seeds=picture_seeds)
+            row |= {name: report[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
+            row |= {"precision_low": report["low"], "precision_high": report["high"]}
         ranks = self.judgement.ranks(features, concepts)
         half = len(names) // 2
         others = [*names[half:], *names[:half]] * seeds
@@ -102,7 +102,7 @@ class Scorer:
     @cached_property
     def _training_features(self) -> Tensor:
         """Return the judge's features of the training drawings that all rows are compared with."""
-        return self.judgement.data_features(self.judgement.data.rows_of_split("train", self.rows))
+        return self.judgement.training_features(every=True, count=self.rows)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -97,10 +97,14 @@ class Judgement:
             features.append(self.features(to_unit(self.data.batch(part))))
         return torch.cat(features)
 
-    def training_features(self, *, every: bool) -> Tensor:
-        """Return the judge's features of training drawings: every one, or one of each concept, which is quicker."""
+    def training_features(self, *, every: bool, count: int = 0) -> Tensor:
+        """Return the judge's features of training drawings: every one, or one of each concept, which is quicker.
+
+        Args:
+            count: of every one, so many are taken, evenly spread; 0 is all.
+        """
         if every:
-            rows = self.data.rows_of_split("train")
+            rows = self.data.rows_of_split("train", count)
         else:
             rows = self.one_row_each(self.concepts("train"))
         pixels = self.data.images[torch.tensor(rows)].cpu().numpy().tobytes()

@@ -187,6 +187,7 @@ def test_features_are_kept_by_the_hash_of_weights_names_and_pictures(judgement, 
     assert first.asked == [6, (4, 3, 8, 8), (4, 3, 8, 8)]
     assert torch.equal(found[0], judgement.text)
     assert torch.equal(found[1], judgement.training_features(every=True))
+    assert torch.equal(judgement.training_features(every=True, count=2), found[1][::2])
     for kept, made in zip(ask(again), found, strict=True):
         assert torch.equal(kept, made)
     assert again.asked == []
