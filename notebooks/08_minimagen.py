@@ -472,8 +472,7 @@ for name, (kwargs, size, batch) in list(plans.items())[-cfg.plans:]:
     text_dim = kwargs.get("text_embed_dim", 384)
     loss = functools.partial(one_step, size=size, batch=batch, text_dim=text_dim)
     need = training_memory(build, loss)
-    parameters = need["state"] // 16  # weight, two moments and average, four bytes each
-    rows[name] = {"parameters": parameters, "batch": batch,
+    rows[name] = {"parameters": need["parameters"], "batch": batch,
                   "state": need["state"] / 2**30, "step": need["step"] / 2**30}
 run.keep("memory", show.Table(
     rows, units={"state": "GiB", "step": "GiB"}, digits=2,

@@ -57,7 +57,7 @@ def no_memory() -> Iterator[None]:
 
 def training_memory(build: Callable[[], nn.Module], loss: Callable[[nn.Module], Tensor], *, moments: int = 2,
                     ema: bool = True) -> dict[str, int]:
-    """Return what a training step takes at its peak, in bytes, without allocating it.
+    """Return how large a network is and what a training step takes at its peak, without allocating it.
 
     Not included: the workspace of single operations and what the allocator keeps. On a GPU add about 1 GiB for the
     context and its libraries.
@@ -68,12 +68,14 @@ def training_memory(build: Callable[[], nn.Module], loss: Callable[[nn.Module], 
         ema: count an average of the weights too.
 
     Returns:
-        state (weights, moments, average), step (what is alive beside it at most: activations, gradients), peak (both).
+        parameters (how many there are); in bytes state (weights, moments, average), step (what is alive beside it at
+        most: activations, gradients) and peak (both).
     """
     with no_memory():
         network = build()
         weights = sum(p.nbytes for p in network.parameters())
+        count = sum(p.numel() for p in network.parameters())
         with LiveBytes() as live:
             loss(network).backward()
     state = weights * (1 + moments + ema)
-    return {"state": state, "step": live.peak, "peak": state + live.peak}
+    return {"parameters": count, "state": state, "step": live.peak, "peak": state + live.peak}

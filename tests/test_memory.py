@@ -43,6 +43,7 @@ def test_foretold_memory_is_what_a_real_step_takes():
     options = dict(dim=16, dim_mults=[1, 2], text_embed_dim=12, attn_heads=2, attn_dim_head=8)
     case = dict(size=16, batch=4, text_dim=12)
     found = training_memory(lambda: ImagenUNet(**options), lambda n: unet_loss(n, **case), moments=2, ema=True)
+    assert found["parameters"] == sum(p.numel() for p in ImagenUNet(**options).parameters())
     network = ImagenUNet(**options)
     with LiveBytes() as live:
         unet_loss(network, **case).backward()
