@@ -133,7 +133,7 @@ from t2ilib.data.code_reader import CodeReader
 from t2ilib.data.code_store import CodesHeader
 from t2ilib.data.code_views import CodeViews, view_names, write_views
 from t2ilib.data.hard_pairs import draw_partners, partner_rows
-from t2ilib.data.phrases import plain_name, with_article
+from t2ilib.data.phrases import with_article
 from t2ilib.data.text_features import EncodedTexts, encode_texts
 from t2ilib.encoders import TextCondition, load_blip, load_clip, load_judge, load_text_encoder
 from t2ilib.encoders.blip import EMBEDDED as BLIP
@@ -1466,7 +1466,7 @@ if captions_measured:
 # %%
 def real_unseen(names):
     """Drawings that the captioner never saw, painted from codes; any where it saw all."""
-    row_of = {plain_name(name): row for row, name in enumerate(captioner_unseen.columns["name"])}
+    row_of = {name: row for row, name in enumerate(captioner_unseen.captions)}
     data = []
     for name in names:
         if name in row_of:

@@ -753,13 +753,15 @@ def at_pictures(training, batch):
     loss = len(x) * says_real(training.discriminator(training.discriminator.pyramid(x), pooled.float()))
     adversarial, = torch.autograd.grad(loss, x)
     num_rivals = min(batch, len(x) // 2) - 1
-    own = torch.arange(len(x))[:, None]
-    rivals = (own + torch.arange(1, 2 * num_rivals + 1)) % len(x)  # (N, 2 num_rivals), all different
+    positions = torch.arange(len(x))[:, None]
+    rivals = (positions + torch.arange(1, 2 * num_rivals + 1)) % len(x)  # (N, 2 num_rivals), all different
     clip_text = clip_texts[caption].to(device_)
-    one, other = (clip_gradients(x, clip_text, torch.cat([own, part], dim=1))
-                  for part in rivals.chunk(2, dim=1))
-    return {"agreement": F.cosine_similarity(one.flatten(1), other.flatten(1)).mean().item(),
-            "CLIP / adversarial": training.rule.clip * (one.norm() / adversarial.norm()).item()}
+    gradients = []  # with each of two sets of rivals
+    for rival_set in rivals.chunk(2, dim=1):
+        gradients.append(clip_gradients(x, clip_text, torch.cat([positions, rival_set], dim=1)))
+    agreement = F.cosine_similarity(gradients[0].flatten(1), gradients[1].flatten(1)).mean()
+    return {"agreement": agreement.item(),
+            "CLIP / adversarial": training.rule.clip * (gradients[0].norm() / adversarial.norm()).item()}
 
 
 # %% [markdown]
