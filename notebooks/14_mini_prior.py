@@ -90,6 +90,7 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 # it; only `checkpoint="replace"`, with the steps of the recipe, puts it in the place of what ships.
 
 # %%
+import functools
 import math
 import time
 
@@ -138,11 +139,12 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, train=train, steps=steps, minutes=minutes, start_from=start_from, data=data,
     num_concepts=num_concepts,
     smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
-               sampling_steps=2, step_counts=(1, 2), exact_steps=3, num_concepts=4),
+               sampling_steps=2, step_counts=(1, 2), exact_steps=3, levels=(0.6,),
+               num_concepts=4),
     quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
                learning_rate=2e-3, ema_decay=0.999, drop_text=0.1, looks=8, test_rows=128,
                samples=3, sampling_steps=18, step_counts=(4, 9, 18, 36), exact_steps=72,
-               num_concepts=64),
+               levels=(0.5, 0.6, 0.7, 0.85), num_concepts=64),
     full=dict(network="shipped", rows=0, steps=8600, batch_size=64, views=4, learning_rate=1e-3,
               test_rows=0, num_concepts=0))
 check_trained_on(data, cfg.train)
@@ -277,8 +279,8 @@ note = (f"n = {len(drawings)} latents of training drawings; correlation of the s
 run.keep("latents", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
-# What is left of a drawing? At $t = 0.85$, where notebook 03 starts half of its drafts, a twentieth of the variance: a
-# large ring or a dark mouth, for who knows what to expect.
+# What is left of a drawing? At $t = 0.6$, where notebook 03 starts half of its drafts, a third of the variance: shape
+# and colours. At $t = 0.85$ a twentieth: a large ring or a dark mouth, for who knows what to expect.
 
 # %%
 @torch.no_grad()
@@ -291,7 +293,7 @@ def paint(z):
 few = standard[torch.linspace(0, len(standard) - 1, cfg.looks).long()]
 eps = torch.randn(few.shape, generator=runtime.generator(seed, "noised"))
 rows = {}
-for level in (0.0, 0.2, 0.5, 0.85, 1.0):
+for level in (0.0, 0.3, 0.6, 0.85, 1.0):
     t = torch.full((len(few),), level)
     alpha, _ = diffusion.alpha_sigma(t)
     share = alpha[0].square().item()  # of the variance
@@ -770,25 +772,31 @@ run.keep("steps", show.compare(pictures, titles=repeated, scale=1.1))
 # small already. The picture soon stops changing: notebook 03 takes 18.
 #
 # ## Half from drawings
-# Noise decides the coarse layout, and does it badly. So half of the drafts start from the drawings whose *names* lie
-# closest to the prompt, noised to $t = 0.85$ (Meng et al. 2022). The last row starts from the same noise alone.
+# Noise decides the shape, and does it badly. So half of the drafts start from the drawings whose *names* lie closest to
+# the prompt, noised to a time $t$ (Meng et al. 2022): the earlier, the cleaner the picture, and the more of it is the
+# drawing's. The last row starts from the same noise alone.
 
 # %%
-def from_bank(network, words, num=1, level=0.85, **options):
+LEVEL = 0.6  # of the method's defaults
+
+
+def from_bank(network, words, num=1, level=LEVEL, **options):
     return drafts(network, words, num, bank=bank, bank_share=1.0, bank_noise=level, **options)
 
 
 training_names = everything.where(split="train").columns["name"]
 bank_names = sorted(set(map(plain_name, training_names)))
 half = cfg.looks // 2
-rows = {"nearest": [], "their drafts": [], "from noise": []}
+rows = {"nearest": []} | {f"redrawn, t = {level}": [] for level in cfg.levels} | {"from noise": []}
 for text in asked[:2]:
     pooled = text_encoder.encode([text]).pooled[0].cpu()
     nearest = bank.nearest(pooled, half)
     names = [bank_names[i] for i in bank.owner[nearest].tolist()]
     print(f"nearest to {text!r}:", ", ".join(names))
     rows["nearest"].extend(paint(bank.latents(nearest)))
-    rows["their drafts"].extend(paint(from_bank(shipped, [text], half)))
+    for level in cfg.levels:
+        z = from_bank(shipped, [text], half, level=level)
+        rows[f"redrawn, t = {level}"].extend(paint(z))
     rows["from noise"].extend(paint(drafts(shipped, [text], half)))
 titles = [text for text in asked[:2] for _ in range(half)]
 run.keep("bank", show.compare(rows, titles=titles, scale=1.2))
@@ -812,10 +820,12 @@ entrants = {
     "this run, from noise": lambda: drafts(trained, concepts),
     "from noise, scale 1": lambda: drafts(shipped, concepts, guidance_scale=1.0),
     "from noise": lambda: drafts(shipped, concepts),
-    "from the nearest drawing": lambda: from_bank(shipped, concepts),
     "the nearest drawing itself": lambda: bank.latents(nearest),
     "real drawings, as codes": lambda: real_latents,
 }
+for level in cfg.levels:
+    entrants[f"from the nearest drawing, t = {level}"] = functools.partial(
+        from_bank, shipped, concepts, level=level)
 
 # %%
 start_features = judgement.features(paint(bank.latents(nearest)).to(device_))
@@ -848,7 +858,7 @@ columns = ("top1", "top10", "like start", "seconds")
 run.keep("judged", show.Table(table, columns=columns, units={"seconds": "a picture"}, best="top10",
                               intervals={"top10": ("low", "high")}, baselines=baselines, note=note))
 run.metric(top10_noise=table["from noise"]["top10"],
-           top10_bank=table["from the nearest drawing"]["top10"],
+           top10_bank=table[f"from the nearest drawing, t = {LEVEL}"]["top10"],
            top10_looked_up=table["the nearest drawing itself"]["top10"],
            seconds=table["from noise"]["seconds"])
 shown = torch.linspace(0, len(concepts) - 1, min(8, len(concepts))).long()
@@ -890,7 +900,7 @@ def redrawn(level):
 
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
-show.slider(redrawn, [0.3, 0.6, 0.75, 0.85, 0.95, 1.0], label="t")
+show.slider(redrawn, [0.2, 0.4, 0.6, 0.75, 0.85, 1.0], label="t")
 
 # %% [markdown]
 # ## Summary

@@ -65,9 +65,9 @@ def draw_entry(entry: Entry, prompts: Sequence[str], *, seeds: Sequence[int], ho
                progress: Progress | None = None) -> Drawn:
     """Return an entry's picture for every prompt and seed; those that are kept in `home` are not drawn again.
 
-    Each lies in a PNG file of its own, with its record. They belong to the method, its options and the hashes of its
-    networks: where one of these differs, they are drawn anew into another folder. A change of this library's code does
-    not count; delete the folder then.
+    Each lies in a PNG file of its own, with its record. They belong to the method, its options, the defaults of the
+    others and the hashes of its networks: where one of these differs, they are drawn anew into another folder. Any
+    other change of this library's code does not count; delete the folder then.
 
     Args:
         chunk: pictures between two looks at the disk; an interruption loses no more. progress: (done, all).
@@ -112,7 +112,8 @@ def _file(folder: Path, prompt: str, seed: int) -> Path:
 
 def _card(entry: Entry, checkpoints: Mapping[str, str]) -> dict[str, Any]:
     """Return what the pictures belong to, as plain JSON types."""
-    card = {"method": entry.method, "options": dict(entry.options), "checkpoints": dict(checkpoints),
+    card = {"method": entry.method, "options": dict(entry.options),
+            "defaults": METHODS.find(entry.method).defaults(), "checkpoints": dict(checkpoints),
             "inputs": hashes_of_inputs({"method": entry.method, **entry.options})}
     return json.loads(json.dumps(card, default=str))
 
@@ -145,6 +146,6 @@ def _kept(entry: Entry, home: Path) -> Path | None:
         card = read_json(path)
         current = {name: weights_version(name) for name in card["checkpoints"]}
         now = _card(entry, current)
-        if all(card[name] == now[name] for name in now):
+        if all(card.get(name) == now[name] for name in now):
             return path.parent
     return None

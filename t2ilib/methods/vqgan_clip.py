@@ -34,6 +34,11 @@ PRIOR_OPTIONS = (
     Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
            high=1000, slider=(1.0, 8.0)),
     Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
+    Option("bank_share", 0.5, "part of the candidates that the prior redraws from training drawings with near names; "
+           "0 draws all of them from noise", "prior", low=0, high=1, slider=(0.0, 1.0)),
+    Option("bank_noise", 0.6, "how much of those drawings is lost before they are redrawn: at 0.6 their shape "
+           "survives, at 0.85 their layout alone, at 1 nothing", "prior", low=0, low_open=True, high=1,
+           slider=(0.3, 1.0)),
     Option("checkpoint", "", "a folder with a prior of your own, such as the `checkpoints` in the folder of a run of "
            "notebook 14; empty is the one that ships", "prior"),
 )
@@ -91,9 +96,9 @@ def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **opti
 def _prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:
     """Return the prior of a run, with the options of the method under their names in `DiffusionPrior`."""
     settings = {}
-    for name, name_of_prior in (("guidance_scale", "guidance_scale"), ("prior_steps", "steps")):
+    for name in ("guidance_scale", "prior_steps", "bank_share", "bank_noise"):
         if name in options:
-            settings[name_of_prior] = options[name]
+            settings["steps" if name == "prior_steps" else name] = options[name]
     return _build_prior(model, networks, settings)
 
 

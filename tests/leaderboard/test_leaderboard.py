@@ -108,6 +108,14 @@ def test_other_weights_are_drawn_anew(painter, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_another_default_is_drawn_anew(painter, tmp_path):
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    METHODS.remove("painter")
+    METHODS.add("painter", Method("painter", "Painter", painter.run, options=(Option("blue", 7, "blue"), *OPTIONS[1:])))
+    draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path)
+    assert len(painter.asked) == 6
+
+
 @pytest.mark.parametrize("prompts, seeds", [([], [0]), (["a"], []), (["a", "a"], [0])])
 def test_nothing_to_draw_is_refused(painter, tmp_path, prompts, seeds):
     with pytest.raises(BadParameter, match="need prompts, each once"):
