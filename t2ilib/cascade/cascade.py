@@ -72,6 +72,15 @@ class _Inputs:
     known: Sequence[tuple[Tensor, Tensor]] | None = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Pictures of a stage that are drawn alike: so many of each text, from these inputs, in so many steps."""
+
+    drafts: int
+    inputs: _Inputs
+    steps: int
+
+
 class _Stopped(Exception):
     """The callback asked to end."""
 
@@ -137,14 +146,16 @@ class Cascade:
     # --- what it can draw ---------------------------------------------------------------------------------------------
 
     def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], low: Tensor | None = None,
-               candidates: int = 1, score: Score | None = None, callback: Callback | None = None,
-               **settings: Any) -> list[Tensor]:
+               candidates: int = 1, score: Score | None = None, redrawn: Tensor | None = None, strength: float = 0.6,
+               callback: Callback | None = None, **settings: Any) -> list[Tensor]:
         """Draw a picture for each text.
 
         Args:
             low: pictures (B, 3, h, w) in [-1, 1] to enlarge, in the place of drawn ones; only the stages larger than
                 they are run.
             candidates: small pictures drawn for each text, of which `score` chooses the one that is enlarged.
+            redrawn: pictures (B, R, 3, H, W) in [-1, 1] with R at most `candidates`: the last R candidates of each text
+                start from them, noised to the time `strength` in (0, 1], as in `edit`.
 
         Raises:
             BadParameter: a setting out of range, candidates without a score, or numbers that do not agree.
@@ -153,7 +164,8 @@ class Cascade:
             raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses and no "
                                f"low=...; got {candidates}")
         if low is None:
-            return self._run(texts, generators, settings, callback, _Inputs(), candidates=candidates, score=score)
+            return self._run(texts, generators, settings, callback, _Inputs(), candidates=candidates, score=score,
+                             redrawn=self._to_redraw(redrawn, strength, len(texts), candidates))
         larger = [k for k, stage in enumerate(self.stages) if k and stage.size > max(low.shape[-2:])]
         if not larger or len(low) != len(texts):
             raise BadParameter(f"low must be {len(texts)} pictures smaller than {self.stages[-1].size} pixels, for a "
@@ -169,11 +181,8 @@ class Cascade:
         Args:
             strength: time in (0, 1] to which the first stage noises its small copy; at 1 nothing of it is left.
         """
-        if not 0 < strength <= 1 or len(pictures) != len(texts):
-            raise BadParameter(f"need strength in (0, 1] and a text for each picture, got {strength}, {len(pictures)} "
-                               f"pictures and {len(texts)} texts")
-        small = downsample(pictures.to(self.device), self.stages[0].size)
-        return self._run(texts, generators, settings, callback, _Inputs(init=small, strength=strength))
+        inputs = self._to_redraw(pictures[:, None], strength, len(texts), 1)
+        return self._run(texts, generators, settings, callback, inputs)
 
     def inpaint(self, pictures: Tensor, mask: Tensor, texts: Sequence[Text], *,
                 generators: Sequence[torch.Generator], callback: Callback | None = None,
@@ -200,10 +209,20 @@ class Cascade:
 
     # --- how it draws -------------------------------------------------------------------------------------------------
 
+    def _to_redraw(self, pictures: Tensor | None, strength: float, texts: int, most: int) -> _Inputs | None:
+        """Return as a start of the first stage the pictures (B, R, 3, H, W) of each text, None where there are none."""
+        if pictures is None:
+            return None
+        if not 0 < strength <= 1 or pictures.ndim != 5 or len(pictures) != texts or not 1 <= pictures.shape[1] <= most:
+            raise BadParameter(f"need strength in (0, 1] and for each text from 1 to {most} pictures, got {strength}, "
+                               f"{texts} texts and pictures {tuple(pictures.shape)}")
+        small = downsample(pictures.flatten(0, 1).to(self.device), self.stages[0].size)
+        return _Inputs(init=small, strength=strength)
+
     @torch.no_grad()
     def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], settings: dict[str, Any],
              callback: Callback | None, inputs: _Inputs, *, first: int = 0, candidates: int = 1,
-             score: Score | None = None) -> list[Tensor]:
+             score: Score | None = None, redrawn: _Inputs | None = None) -> list[Tensor]:
         """Run the stages from `first` on, each on what the one before has drawn."""
         if isinstance(texts, str) or not texts or len(texts) != len(generators):
             raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
@@ -211,25 +230,42 @@ class Cascade:
         self.encode(texts)  # all of them in one call
         sampling = Sampling.of(settings)
         streams = _stage_streams(generators, len(self.stages), candidates)
-        steps = {}
-        for k in range(first, len(self.stages)):
-            steps[k] = sampling.steps_of(k, len(self.stages))
-        steps[first] = max(1, round(steps[first] * inputs.strength))
-        drafts = {k: candidates if k == 0 else 1 for k in steps}  # pictures of each text
-        chunks = {k: math.ceil(len(texts) * drafts[k] / self.chunk) for k in steps}
-        total = sum(steps[k] * chunks[k] for k in steps)
-        progress = _Progress(callback, total, self.stages[-1].size)
+        steps = {k: sampling.steps_of(k, len(self.stages)) for k in range(first, len(self.stages))}
+        parts = _parts_of_drafts(inputs, redrawn, len(texts), candidates, steps[first])
+        passes = sum(part.steps * self._chunks(len(texts) * part.drafts) for part in parts)
+        passes += sum(steps[k] * self._chunks(len(texts)) for k in steps if k > first)
+        progress = _Progress(callback, passes, self.stages[-1].size)
 
-        results = []
+        results: list[Tensor] = []
         for k in steps:
-            stage_texts = [text for text in texts for _ in range(drafts[k])]
-            pictures = self._draw_stage(k, stage_texts, streams[k], sampling, progress, inputs, steps=steps[k],
-                                        drafts=drafts[k])
-            if drafts[k] > 1:
-                pictures = best_candidates(pictures, score(to_unit(pictures), stage_texts), drafts[k])
+            if k > first:
+                parts = [_Part(1, replace(inputs, lowres=results[-1], init=None, strength=1.0), steps[k])]
+            pictures = self._draw_parts(k, texts, streams[k], sampling, progress, parts)  # (B, N, 3, size, size)
+            candidates_of_text = pictures.shape[1]
+            pictures = pictures.flatten(0, 1)
+            if candidates_of_text > 1:
+                repeated = [text for text in texts for _ in range(candidates_of_text)]
+                pictures = best_candidates(pictures, score(to_unit(pictures), repeated), candidates_of_text)
             results.append(pictures)
-            inputs = replace(inputs, lowres=pictures, init=None, strength=1.0)
         return results
+
+    def _chunks(self, pictures: int) -> int:
+        """Return in how many batches so many pictures are sampled."""
+        return math.ceil(pictures / self.chunk)
+
+    def _draw_parts(self, k: int, texts: list[Text], streams: list[list[torch.Generator]], sampling: Sampling,
+                    progress: _Progress, parts: list[_Part]) -> Tensor:
+        """Return all pictures of a stage, those of a text next to one another: (B, N, 3, size, size)."""
+        drawn = []
+        before = 0
+        for part in parts:
+            repeated = [text for text in texts for _ in range(part.drafts)]
+            generators = [stream for own in streams for stream in own[before:before + part.drafts]]
+            pictures = self._draw_stage(k, repeated, generators, sampling, progress, part.inputs, steps=part.steps,
+                                        drafts=part.drafts)
+            drawn.append(pictures.unflatten(0, (len(texts), part.drafts)))
+            before += part.drafts
+        return torch.cat(drawn, dim=1)
 
     def _draw_stage(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
                     progress: _Progress, inputs: _Inputs, *, steps: int, drafts: int) -> Tensor:
@@ -332,16 +368,27 @@ class Cascade:
         return with_guidance(predict, condition | smaller, unconditional | smaller, scale, interval=sampling.interval)
 
 
-def _stage_streams(generators: Sequence[torch.Generator], stages: int, candidates: int) -> list[list[torch.Generator]]:
-    """Return for each stage the streams of its pictures, those of the candidates of one text next to one another.
+def _parts_of_drafts(inputs: _Inputs, redrawn: _Inputs | None, texts: int, candidates: int, steps: int) -> list[_Part]:
+    """Return the parts of the first stage: candidates from `inputs`, and as many as `redrawn` holds from those."""
+    from_pictures = 0 if redrawn is None else len(redrawn.init) // texts
+    parts = []
+    for drafts, of_part in ((candidates - from_pictures, inputs), (from_pictures, redrawn)):
+        if drafts:
+            parts.append(_Part(drafts, of_part, max(1, round(steps * of_part.strength))))
+    return parts
+
+
+def _stage_streams(generators: Sequence[torch.Generator], stages: int,
+                   candidates: int) -> list[list[list[torch.Generator]]]:
+    """Return for each stage the streams of each text: one for each candidate in the first stage, then one.
 
     The larger stages take theirs first, so that they do not depend on the number of candidates.
     """
     larger = stages - 1
-    streams: list[list[torch.Generator]] = [[] for _ in range(stages)]
+    streams: list[list[list[torch.Generator]]] = [[] for _ in range(stages)]
     for generator in generators:
         parts = split_generator(generator, larger + candidates)
-        streams[0] += parts[larger:]
+        streams[0].append(parts[larger:])
         for k in range(1, stages):
-            streams[k].append(parts[k - 1])
+            streams[k].append([parts[k - 1]])
     return streams

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .bank import BANK, bank_options, near_drawings
 from .drawing import (
     MACHINE_OPTIONS,
     StepCounter,
@@ -48,6 +49,7 @@ OPTIONS = (
     *options_of(Sampling),
     Option("candidates", 32, "drafts for each picture, of which the guides keep the best; 1 with `init_image`",
            "guides", low=1, high=4096, slider=(1, 128)),
+    *bank_options("guides"),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
            "guides", type="str | list[str]"),
     Option("clip_guidance_scale", ClipGuidance.scale, "how far the guide moves the first network's picture in each "
@@ -125,6 +127,10 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
     guides = choosing_guides(networks, names, settings["chunk"])
+    from_drawings = int(settings["bank_share"] * settings["candidates"])
+    if from_drawings and (networks.home / BANK).is_dir():
+        drawing["redrawn"] = near_drawings(networks, texts, from_drawings, chunk=settings["chunk"])
+        drawing["strength"] = settings["bank_noise"]
     pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
     return pictures, guides.scores.view(len(texts), -1)
 

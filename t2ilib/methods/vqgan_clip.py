@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from .bank import bank_options, load_bank
 from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
@@ -18,12 +19,10 @@ from ..guidance.prior import DiffusionPrior
 from ..guidance.reference import cutouts_reference
 from ..media import picture_list
 from ..models.latent_prior import LatentPrior
-from ..models.start_bank import StartBank
 from ..options import Option, options_of
 from ..runtime import pick_device
 
 PRIORS = {"emoji-vqgan-128": "emoji-prior", "emoji-vqgan": "emoji-prior"}  # the two paint from the same codes
-BANK = "emoji-starts"  # the training drawings in those codes
 WITH_PRIOR = {  # where a prior exists: start from its best sample, then let the guides correct it
     "init": "prior", "candidates": 16, "steps": 40, "num_cutouts": 12, "learning_rate": 0.04, "ema": 0.9,
     "init_weight": 0.5, "prior_weight": 1.0, "noise": 0.05,
@@ -34,11 +33,7 @@ PRIOR_OPTIONS = (
     Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
            high=1000, slider=(1.0, 8.0)),
     Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
-    Option("bank_share", 0.5, "part of the candidates that the prior redraws from training drawings with near names; "
-           "0 draws all of them from noise", "prior", low=0, high=1, slider=(0.0, 1.0)),
-    Option("bank_noise", 0.6, "how much of those drawings is lost before they are redrawn: at 0.6 their shape "
-           "survives, at 0.85 their layout alone, at 1 nothing", "prior", low=0, low_open=True, high=1,
-           slider=(0.3, 1.0)),
+    *bank_options("prior"),
     Option("checkpoint", "", "a folder with a prior of your own, such as the `checkpoints` in the folder of a run of "
            "notebook 14; empty is the one that ships", "prior"),
 )
@@ -107,8 +102,7 @@ def _build_prior(model: str, networks: Networks, options: Mapping[str, Any]) -> 
         raise BadParameter(f"model {model!r} has no learned prior; use init='random', prior_weight=0 and redraw=0")
     network = networks.checkpoint(LatentPrior, PRIORS[model])
     text_encoder = networks.text_encoder("minilm")
-    bank = networks.checkpoint(StartBank, BANK, device="cpu")
-    return DiffusionPrior(network, text_encoder, **{"bank": bank, **options})
+    return DiffusionPrior(network, text_encoder, **{"bank": load_bank(networks), **options})
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

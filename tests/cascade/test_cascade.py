@@ -124,6 +124,30 @@ def test_the_best_candidate_is_enlarged(make):
         torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=1e-5)
 
 
+def test_the_last_candidates_start_from_given_pictures(make):
+    bright = torch.full((2, 1, 3, 8, 8), 0.9)
+    texts = ["red", "blue"]
+
+    def drawn(place, **given):
+        cascade = make(std=0.3, chunk=3)
+        chosen = cascade.sample(texts, generators=streams(0, 1), candidates=3, **PLAIN, **given,
+                                score=lambda x, _: (torch.arange(len(x)) % 3 == place).float())
+        return chosen[0], cascade
+
+    like_pictures, cascade = drawn(2, redrawn=bright, strength=0.05)
+    assert (colour(like_pictures) - 0.9).abs().max() < 0.25
+    steps = [len(call["t"]) for call in cascade.stages[0].network.calls]
+    assert sum(steps) == 4 * PLAIN["steps"] + 2 * max(1, round(0.05 * PLAIN["steps"]))
+    from_noise, _ = drawn(1, redrawn=bright, strength=0.05)
+    plain, _ = drawn(1)
+    torch.testing.assert_close(from_noise, plain)  # the others do not change
+    nothing_left, _ = drawn(2, redrawn=bright, strength=1.0)
+    plain, _ = drawn(2)
+    torch.testing.assert_close(nothing_left, plain, atol=0.05, rtol=0)
+    all_of_them, _ = drawn(0, redrawn=bright.expand(-1, 3, -1, -1, -1), strength=0.05)
+    assert (colour(all_of_them) - 0.9).abs().max() < 0.25
+
+
 def test_given_pictures_are_enlarged_by_the_stages_above_them(make):
     cascade = make((4, 8, 16))
     low = torch.full((2, 3, 8, 8), -0.5)
@@ -220,6 +244,9 @@ def test_previews_and_an_early_end(make):
     (lambda c: c.sample(["red"], generators=streams(0), low=torch.zeros(1, 3, 8, 8)), "smaller than 8"),
     (lambda c: c.sample(["red"], generators=streams(0), low=torch.zeros(2, 3, 4, 4)), "1 pictures"),
     (lambda c: c.edit(torch.zeros(1, 3, 8, 8), ["red"], strength=0.0, generators=streams(0)), "strength"),
+    (lambda c: c.edit(torch.zeros(2, 3, 8, 8), ["red"], strength=0.5, generators=streams(0)), "1 texts"),
+    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 2, 3, 8, 8)), "from 1 to 1 pictures"),
+    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 3, 8, 8)), "from 1 to 1 pictures"),
     (lambda c: c.inpaint(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), ["red"], generators=streams(0)), "8 x 8")])
 def test_bad_input_is_refused(make, call, message):
     cascade = make()

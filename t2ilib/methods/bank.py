@@ -1,0 +1,47 @@
+"""Training drawings whose names lie near a prompt, from which methods start a part of their drafts."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .networks import Networks
+from ..models.start_bank import StartBank
+from ..options import Option
+
+BANK = "emoji-starts"  # the training drawings, as codes of the shipped VQGANs
+PAINTER = "emoji-vqgan"  # makes small pictures of those codes
+TEXT_ENCODER = "minilm"  # which read the names in the bank
+
+
+def bank_options(group: str) -> tuple[Option, Option]:
+    """Return the options that say how many drafts start from drawings, and what is left of those."""
+    return (
+        Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; 0 "
+               "draws all of them from noise", group, low=0, high=1, slider=(0.0, 1.0)),
+        Option("bank_noise", 0.6, "how much of those drawings is lost before they are redrawn: at 0.6 their shape "
+               "survives, at 0.85 their layout alone, at 1 nothing", group, low=0, low_open=True, high=1,
+               slider=(0.3, 1.0)),
+    )
+
+
+def load_bank(networks: Networks) -> StartBank:
+    """Return the bank that ships, or that of the run's own folder of checkpoints; raises MissingAsset."""
+    return networks.checkpoint(StartBank, BANK, device="cpu")
+
+
+@torch.no_grad()
+def near_drawings(networks: Networks, texts: Sequence[str], count: int, *, chunk: int = 32) -> Tensor:
+    """Return the `count` drawings with the nearest names for each text: (B, count, 3, 64, 64) in [-1, 1].
+
+    Args:
+        chunk: pictures painted at once.
+    """
+    bank = load_bank(networks)
+    painter = networks.vqgan(PAINTER)
+    pooled = networks.text_encoder(TEXT_ENCODER).encode(list(texts)).pooled.cpu()  # (B, E)
+    rows = torch.cat([bank.nearest(feature, count) for feature in pooled])  # (B count,)
+    pictures = []
+    for part in rows.split(chunk):
+        pictures.append(painter.decode(bank.latents(part).to(painter.codebook.device)))
+    return torch.cat(pictures).unflatten(0, (len(texts), count))
