@@ -139,7 +139,7 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, train=train, steps=steps, minutes=minutes, start_from=start_from, data=data,
     num_concepts=num_concepts,
     smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
-               sampling_steps=2, step_counts=(1, 2), exact_steps=3, levels=(0.6,),
+               sampling_steps=2, step_counts=(1, 2), exact_steps=3, levels=(0.7,),
                num_concepts=4),
     quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
                learning_rate=2e-3, ema_decay=0.999, drop_text=0.1, looks=8, test_rows=128,
@@ -279,7 +279,7 @@ note = (f"n = {len(drawings)} latents of training drawings; correlation of the s
 run.keep("latents", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
-# What is left of a drawing? At $t = 0.6$, where notebook 03 starts half of its drafts, a third of the variance: shape
+# What is left of a drawing? At $t = 0.7$, where notebook 03 starts half of its drafts, a fifth of the variance: shape
 # and colours. At $t = 0.85$ a twentieth: a large ring or a dark mouth, for who knows what to expect.
 
 # %%
@@ -293,7 +293,7 @@ def paint(z):
 few = standard[torch.linspace(0, len(standard) - 1, cfg.looks).long()]
 eps = torch.randn(few.shape, generator=runtime.generator(seed, "noised"))
 rows = {}
-for level in (0.0, 0.3, 0.6, 0.85, 1.0):
+for level in (0.0, 0.4, 0.7, 0.85, 1.0):
     t = torch.full((len(few),), level)
     alpha, _ = diffusion.alpha_sigma(t)
     share = alpha[0].square().item()  # of the variance
@@ -777,7 +777,7 @@ run.keep("steps", show.compare(pictures, titles=repeated, scale=1.1))
 # drawing's. The last row starts from the same noise alone.
 
 # %%
-LEVEL = 0.6  # of the method's defaults
+LEVEL = 0.7  # of the method's defaults
 
 
 def from_bank(network, words, num=1, level=LEVEL, **options):
@@ -900,7 +900,7 @@ def redrawn(level):
 
 run.finish()
 print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0f} MiB")
-show.slider(redrawn, [0.2, 0.4, 0.6, 0.75, 0.85, 1.0], label="t")
+show.slider(redrawn, [0.3, 0.5, 0.7, 0.85, 0.95, 1.0], label="t")
 
 # %% [markdown]
 # ## Summary

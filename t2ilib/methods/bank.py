@@ -14,14 +14,14 @@ PAINTER = "emoji-vqgan"  # makes small pictures of those codes
 TEXT_ENCODER = "minilm"  # which read the names in the bank
 
 
-def bank_options(group: str) -> tuple[Option, Option]:
-    """Return the options that say how many drafts start from drawings, and what is left of those."""
+def bank_options(group: str, noise: float) -> tuple[Option, Option]:
+    """Return the options that say how many drafts start from drawings, and how noised those are, by default `noise`."""
     return (
         Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; 0 "
                "draws all of them from noise", group, low=0, high=1, slider=(0.0, 1.0)),
-        Option("bank_noise", 0.6, "how much of those drawings is lost before they are redrawn: at 0.6 their shape "
-               "survives, at 0.85 their layout alone, at 1 nothing", group, low=0, low_open=True, high=1,
-               slider=(0.3, 1.0)),
+        Option("bank_noise", noise, "time to which those are noised before they are redrawn: at 0.5 half of the "
+               "variance is left and it is nearly the drawing, at 0.7 a fifth and its shape, at 0.85 a twentieth and "
+               "its layout, at 1 nothing", group, low=0, low_open=True, high=1, slider=(0.3, 1.0)),
     )
 
 

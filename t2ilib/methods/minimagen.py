@@ -49,7 +49,7 @@ OPTIONS = (
     *options_of(Sampling),
     Option("candidates", 32, "drafts for each picture, of which the guides keep the best; 1 with `init_image`",
            "guides", low=1, high=4096, slider=(1, 128)),
-    *bank_options("guides"),
+    *bank_options("guides", 0.6),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
            "guides", type="str | list[str]"),
     Option("clip_guidance_scale", ClipGuidance.scale, "how far the guide moves the first network's picture in each "

@@ -1,7 +1,6 @@
 """The drawings with near names, from which methods start drafts."""
 
 import pytest
-import torch
 
 from t2ilib.data import load_captioned
 from t2ilib.data.phrases import plain_name
