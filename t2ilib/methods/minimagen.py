@@ -39,6 +39,7 @@ from ..paths import checkpoints_dir
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
 LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels
 LATENT_SIZE = 64
+LATENT_BANK_NOISE = 0.7  # among latents less noise leaves nearly the drawing
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 SIMILARITY_THRESHOLD = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
@@ -100,6 +101,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         settings["candidates"] = 1
     if options.get("variant") == "latents":
         settings["clip_guidance_scale"] = 0.0
+        settings["bank_noise"] = LATENT_BANK_NOISE
     settings.update(options)
     if settings["candidates"] != 1 and settings["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
