@@ -873,8 +873,8 @@ run.keep("judged", show.compare(rows, titles=titles, scale=1.2))
 #   36 % [29, 43] at 0.5; for the drawing merely looked up it is 38 % [32, 45], for real ones 91 %, by chance 0.5 %. As
 #   an answer, a single draft loses to looking up. It earns its place otherwise: drafts differ from seed to seed and
 #   follow words that no drawing has, so a guide can choose among many and correct them (notebook 03).
-# - *Like start* says what is borrowed: 0.96 at $t = 0.5$, 0.86 at 0.7, 0.65 at 0.85; a draft from noise has 0.35, a real
-#   drawing of the concept 0.40. Notebook 03 takes 0.7: at 0.85 a slice of pizza is mush, at 0.5 the draft is the
+# - *Like start* says what is borrowed: 0.96 at $t = 0.5$, 0.86 at 0.7, 0.65 at 0.85; a draft from noise has 0.35, a
+#   real drawing of the concept 0.40. Notebook 03 takes 0.7: at 0.85 a slice of pizza is mush, at 0.5 the draft is the
 #   drawing.
 # - Guidance is not decoration: at scale 1 it is 6 % [3, 10] instead of 15 %.
 # - The error of $v$ says little about looks: at less than twice the error, the live network draws mosaics.
