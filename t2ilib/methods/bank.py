@@ -8,6 +8,7 @@ from torch import Tensor
 from .networks import Networks
 from ..models.start_bank import StartBank
 from ..options import Option
+from ..paths import checkpoints_dir
 
 BANK = "emoji-starts"  # the training drawings, as codes of the shipped VQGANs
 PAINTER = "emoji-vqgan"  # makes small pictures of those codes
@@ -23,6 +24,12 @@ def bank_options(group: str, noise: float) -> tuple[Option, Option]:
                "variance is left and it is nearly the drawing, at 0.7 a fifth and its shape, at 0.85 a twentieth and "
                "its layout, at 1 nothing", group, low=0, low_open=True, high=1, slider=(0.3, 1.0)),
     )
+
+
+def can_draw_near(networks: Networks) -> bool:
+    """Return whether what `near_drawings` needs is here: a slim copy, or a folder of one's own, may lack it."""
+    has_painter = any((home / PAINTER).is_dir() for home in (networks.home, checkpoints_dir()))
+    return (networks.home / BANK).is_dir() and has_painter
 
 
 def load_bank(networks: Networks) -> StartBank:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .bank import BANK, bank_options, near_drawings
+from .bank import bank_options, can_draw_near, near_drawings
 from .drawing import (
     MACHINE_OPTIONS,
     StepCounter,
@@ -130,7 +130,7 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
         return cascade.sample(texts, **drawing)[-1], None
     guides = choosing_guides(networks, names, settings["chunk"])
     from_drawings = int(settings["bank_share"] * settings["candidates"])
-    if from_drawings and (networks.home / BANK).is_dir():
+    if from_drawings and can_draw_near(networks):
         drawing["redrawn"] = near_drawings(networks, texts, from_drawings, chunk=settings["chunk"])
         drawing["strength"] = settings["bank_noise"]
     pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]

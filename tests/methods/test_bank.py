@@ -5,7 +5,7 @@ import pytest
 from t2ilib.data import load_captioned
 from t2ilib.data.phrases import plain_name
 from t2ilib.methods import generate_with_record
-from t2ilib.methods.bank import near_drawings
+from t2ilib.methods.bank import BANK, can_draw_near, near_drawings
 from t2ilib.methods.networks import Networks
 
 
@@ -19,6 +19,13 @@ def test_a_name_finds_its_own_drawings():
         originals = everything.batch(rows)  # in [-1, 1]
         error = (drawings[:1] - originals).square().mean((1, 2, 3)).min()
         assert error < 0.03, f"{name}: {error:.3f}"
+
+
+def test_a_folder_without_a_bank_draws_from_noise_alone(tmp_path):
+    assert can_draw_near(Networks("cpu"))
+    assert not can_draw_near(Networks("cpu", home=tmp_path))
+    (tmp_path / BANK).mkdir()
+    assert can_draw_near(Networks("cpu", home=tmp_path))  # painted by the VQGAN that ships
 
 
 @pytest.mark.slow
