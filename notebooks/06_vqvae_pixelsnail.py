@@ -736,11 +736,11 @@ rows = {}
 for title, places_ in {"code vectors": points, axes_name: principal, **maps}.items():
     found = distances(places_)
     closest = found.topk(near, largest=False).indices  # (n, near)
-    kept = (closest[:, :, None] == neighbours[:, None]).any(1).double().mean().item()
+    still_near = (closest[:, :, None] == neighbours[:, None]).any(1).double().mean().item()
     nearest = found.argmin(1).tolist()
     same = sum(groups[i] == groups[j] for i, j in enumerate(nearest)) / count
     order = torch.stack([ranks_of(full_space[tuple(pairs)]), ranks_of(found[tuple(pairs)])])
-    rows[title] = {"neighbours kept": kept, "distances": torch.corrcoef(order)[0, 1].item(),
+    rows[title] = {"neighbours kept": still_near, "distances": torch.corrcoef(order)[0, 1].item(),
                    "same group": same}
 chance = sum((groups.count(kind) / count) ** 2 for kind in kinds)
 rows["chance"] = {"neighbours kept": near / count, "distances": 0.0, "same group": chance}
