@@ -33,8 +33,9 @@ ALLOWED: set[tuple[str, str]] = set()
 # Packages whose files are alternatives and independent of one another; `__init__` and `_private` files join them.
 PEERS = {"models", "methods"}
 # What such alternatives have in common.
-SHARED = {("methods", "code_checkpoints"), ("methods", "code_drawing"), ("methods", "drawing"), ("methods", "limits"),
-          ("methods", "networks"), ("methods", "one_pass"), ("methods", "pipeline_folders"), ("methods", "registry")}
+SHARED = {("methods", "bank"), ("methods", "code_checkpoints"), ("methods", "code_drawing"), ("methods", "drawing"),
+          ("methods", "limits"), ("methods", "networks"), ("methods", "one_pass"), ("methods", "pipeline_folders"),
+          ("methods", "registry")}
 ALLOWED_PEERS = {
     ("models.vqgan", "models.taming_format"),  # the names that the original code gives to configurations and weights
     ("models.pixelsnail_levels", "models.pixelsnail"),  # one network of two
