@@ -132,7 +132,13 @@ from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.memory import no_memory, training_memory
 from t2ilib.methods.bank import near_drawings
-from t2ilib.methods.minimagen import SIMILARITY_THRESHOLD, STAGES, load_cascade, present
+from t2ilib.methods.minimagen import (
+    PIXEL_BANK_NOISE,
+    SIMILARITY_THRESHOLD,
+    STAGES,
+    load_cascade,
+    present,
+)
 from t2ilib.methods.networks import Networks
 from t2ilib.metrics import compare_paired
 from t2ilib.metrics.eyes import EYES_INTERVALS, FEWEST, load_eyes
@@ -1232,7 +1238,7 @@ def half_from_drawings(names):
     """The best of N drafts, of which the last half start from drawings with near names."""
     near = near_drawings(Networks(str(device_)), names, n // 2)
     return draw(cascade, names, candidates=n, score=liked, clip_guidance=steering,
-                redrawn=near, strength=0.6)
+                redrawn=near, strength=PIXEL_BANK_NOISE)
 
 
 entrants = {"minimagen, one draft": entrant(cascade, clip_guidance=steering),

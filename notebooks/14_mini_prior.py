@@ -106,7 +106,7 @@ from t2ilib.data.phrases import plain_name
 from t2ilib.data.text_features import encode_texts
 from t2ilib.diffusion import samplers
 from t2ilib.encoders import load_judge, load_text_encoder
-from t2ilib.guidance.prior import DiffusionPrior
+from t2ilib.guidance.prior import BANK_NOISE, DiffusionPrior
 from t2ilib.lesson import start
 from t2ilib.media import to_signed, to_unit
 from t2ilib.metrics.judging import Judgement
@@ -139,7 +139,7 @@ run, cfg, device_, dtype_ = start(
     prompt=prompt, train=train, steps=steps, minutes=minutes, start_from=start_from, data=data,
     num_concepts=num_concepts,
     smoke=dict(rows=40, steps=2, batch_size=8, views=1, looks=2, test_rows=8, samples=1,
-               sampling_steps=2, step_counts=(1, 2), exact_steps=3, levels=(0.7,),
+               sampling_steps=2, step_counts=(1, 2), exact_steps=3, levels=(BANK_NOISE,),
                num_concepts=4),
     quick=dict(network="small", train=True, rows=1600, steps=400, batch_size=32, views=1,
                learning_rate=2e-3, ema_decay=0.999, drop_text=0.1, looks=8, test_rows=128,
@@ -777,10 +777,7 @@ run.keep("steps", show.compare(pictures, titles=repeated, scale=1.1))
 # drawing's. The last row starts from the same noise alone.
 
 # %%
-LEVEL = 0.7  # of the method's defaults
-
-
-def from_bank(network, words, num=1, level=LEVEL, **options):
+def from_bank(network, words, num=1, level=BANK_NOISE, **options):
     return drafts(network, words, num, bank=bank, bank_share=1.0, bank_noise=level, **options)
 
 
@@ -858,7 +855,7 @@ columns = ("top1", "top10", "like start", "seconds")
 run.keep("judged", show.Table(table, columns=columns, units={"seconds": "a picture"}, best="top10",
                               intervals={"top10": ("low", "high")}, baselines=baselines, note=note))
 run.metric(top10_noise=table["from noise"]["top10"],
-           top10_bank=table[f"from the nearest drawing, t = {LEVEL}"]["top10"],
+           top10_bank=table[f"from the nearest drawing, t = {BANK_NOISE}"]["top10"],
            top10_looked_up=table["the nearest drawing itself"]["top10"],
            seconds=table["from noise"]["seconds"])
 shown = torch.linspace(0, len(concepts) - 1, min(8, len(concepts))).long()

@@ -261,20 +261,20 @@ class Cascade:
         for part in parts:
             repeated = [text for text in texts for _ in range(part.drafts)]
             generators = [stream for own in streams for stream in own[before:before + part.drafts]]
-            pictures = self._draw_stage(k, repeated, generators, sampling, progress, part.inputs, steps=part.steps,
-                                        drafts=part.drafts)
+            pictures = self._draw_stage(k, repeated, generators, sampling, progress, part)
             drawn.append(pictures.unflatten(0, (len(texts), part.drafts)))
             before += part.drafts
         return torch.cat(drawn, dim=1)
 
     def _draw_stage(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
-                    progress: _Progress, inputs: _Inputs, *, steps: int, drafts: int) -> Tensor:
-        """Sample one stage, a chunk at a time.
+                    progress: _Progress, part: _Part) -> Tensor:
+        """Sample a part of a stage, a chunk at a time.
 
         Returns:
             (B, 3, size, size) in [-1, 1]; after a stop what there is, the smaller pictures or grey where nothing is.
         """
         stage = self.stages[k]
+        inputs = part.inputs
         if inputs.lowres is None:
             pictures = torch.zeros(len(texts), 3, stage.size, stage.size, device=self.device)
         else:
@@ -287,17 +287,17 @@ class Cascade:
             def after_step(step: int, x_0: Tensor, rows: slice = rows) -> None:
                 if progress.callback is not None:
                     # only the first draft of each text is shown: nothing is decoded of the others
-                    shown = list(range(-rows.start % drafts, len(x_0), drafts))
+                    shown = list(range(-rows.start % part.drafts, len(x_0), part.drafts))
                     places = [rows.start + i for i in shown]
                     pictures[places] = self._finished(k, x_0[shown], inputs, places, sampling)
-                    progress.tell(k, pictures[::drafts])
+                    progress.tell(k, pictures[::part.drafts])
                 progress.done += 1
                 if progress.stopped:
                     pictures[rows] = self._finished(k, x_0, inputs, rows, sampling)
                     raise _Stopped
 
             try:
-                x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, steps, after_step)
+                x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, part.steps, after_step)
             except _Stopped:
                 break
             pictures[rows] = self._finished(k, x, inputs, rows, sampling)

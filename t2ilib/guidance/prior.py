@@ -25,6 +25,8 @@ from ..errors import BadParameter
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
 
+BANK_NOISE = 0.7  # time to which drawings are noised, among latents: earlier they stay nearly as they are
+
 
 class DiffusionPrior:
     """Draw VQGAN latents for texts, and measure how far latents are from what the prior expects.
@@ -47,7 +49,7 @@ class DiffusionPrior:
 
     def __init__(self, network: LatentPrior, text_encoder: TextEncoder, *, guidance_scale: float = 3.0, steps: int = 18,
                  distillation_times: tuple[float, float] = (0.15, 0.5), chunk: int = 32, precision: str = "auto",
-                 bank: StartBank | None = None, bank_share: float = 0.5, bank_noise: float = 0.7):
+                 bank: StartBank | None = None, bank_share: float = 0.5, bank_noise: float = BANK_NOISE):
         if steps < 1 or guidance_scale < 0 or not 0 <= bank_share <= 1 or not 0 < bank_noise <= 1:
             raise BadParameter(f"need steps >= 1, guidance_scale >= 0, bank_share in [0, 1] and bank_noise in (0, 1], "
                                f"got {steps}, {guidance_scale}, {bank_share} and {bank_noise}")
@@ -90,7 +92,8 @@ class DiffusionPrior:
         x_0 = self._denoise(_repeat(prompts, from_noise), x_t, start=1.0)
         x_0 = x_0.unflatten(0, (len(prompts), from_noise))
         if from_bank:
-            drawings = torch.cat([self._drawings(prompt, from_bank) for prompt in prompts])  # (P from_bank, D, h, w)
+            pooled = torch.stack([condition.pooled for condition in self._conditions(prompts)])  # (P, E)
+            drawings = self.bank.latents_near(pooled, from_bank).flatten(0, 1).to(self.device)
             eps = noise[:, from_noise:].flatten(0, 1)
             x_t = self._noised(self.network.normalize(drawings), eps, self.bank_noise)
             redrawn = self._denoise(_repeat(prompts, from_bank), x_t, start=self.bank_noise)
@@ -147,12 +150,6 @@ class DiffusionPrior:
             denoiser = self._denoiser(texts[i:i + self.chunk])
             parts.append(sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))
         return torch.cat(parts)
-
-    def _drawings(self, prompt: str, count: int) -> Tensor:
-        """Return latents (count, D, h, w) of the drawings whose names are closest to the prompt."""
-        (condition,) = self._conditions([prompt])
-        nearest = self.bank.nearest(condition.pooled, count)
-        return self.bank.latents(nearest).to(self.device)
 
     def _denoiser(self, texts: Sequence[str]) -> Denoiser:
         """Return the network as it follows these texts."""

@@ -39,16 +39,15 @@ def load_bank(networks: Networks) -> StartBank:
 
 @torch.no_grad()
 def near_drawings(networks: Networks, texts: Sequence[str], count: int, *, chunk: int = 32) -> Tensor:
-    """Return the `count` drawings with the nearest names for each text: (B, count, 3, 64, 64) in [-1, 1].
+    """Return the `count` drawings with the nearest names for each text: (B, count, 3, 64, 64), about in [-1, 1].
 
     Args:
         chunk: pictures painted at once.
     """
-    bank = load_bank(networks)
     painter = networks.vqgan(PAINTER)
-    pooled = networks.text_encoder(TEXT_ENCODER).encode(list(texts)).pooled.cpu()  # (B, E)
-    rows = torch.cat([bank.nearest(feature, count) for feature in pooled])  # (B count,)
-    pictures = []
-    for part in rows.split(chunk):
-        pictures.append(painter.decode(bank.latents(part).to(painter.codebook.device)))
-    return torch.cat(pictures).unflatten(0, (len(texts), count))
+    place_of = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # a text of several pictures is painted once
+    pooled = networks.text_encoder(TEXT_ENCODER).encode(list(place_of)).pooled.cpu()  # (distinct texts, E)
+    z = load_bank(networks).latents_near(pooled, count).flatten(0, 1)
+    pictures = torch.cat([painter.decode(part.to(painter.codebook.device)) for part in z.split(chunk)])
+    of_distinct = pictures.unflatten(0, (len(place_of), count))
+    return of_distinct[[place_of[text] for text in texts]]

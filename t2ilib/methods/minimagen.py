@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .bank import bank_options, can_draw_near, near_drawings
+from .code_checkpoints import checkpoint_folder
 from .drawing import (
     MACHINE_OPTIONS,
     StepCounter,
@@ -28,8 +29,9 @@ from .networks import Networks
 from .registry import Estimate, Method
 from .. import runtime
 from ..cascade import Cascade, CascadePreview, ClipGuidance, LatentSpace, Sampling, Stage
-from ..checkpoint import absent_checkpoint, read_config
-from ..errors import BadParameter, CheckpointMismatch, MissingAsset
+from ..checkpoint import read_config
+from ..errors import BadParameter, CheckpointMismatch
+from ..guidance.prior import BANK_NOISE
 from ..media import load_mask, picture_list, to_unit
 from ..models.imagen_unet import ImagenUNet
 from ..models.latent_prior import LatentPrior
@@ -39,7 +41,7 @@ from ..paths import checkpoints_dir
 STAGES = ("emoji-minimagen-base", "emoji-minimagen-sr64", "emoji-minimagen-sr128")  # small to large
 LATENT_STAGE = ("emoji-prior", "emoji-vqgan")  # a network among the latents of another: 64 pixels
 LATENT_SIZE = 64
-LATENT_BANK_NOISE = 0.7  # among latents less noise leaves nearly the drawing
+PIXEL_BANK_NOISE = 0.6  # time to which drawings are noised, among pixels
 VARIANTS = {"pixels": STAGES, "latents": (*LATENT_STAGE, STAGES[-1])}
 TEXT_ENCODER = "minilm"  # where a checkpoint names no other
 SIMILARITY_THRESHOLD = 0.55  # as similar as half of the training drawings are to their names by `emoji-clip-b`
@@ -50,7 +52,7 @@ OPTIONS = (
     *options_of(Sampling),
     Option("candidates", 32, "drafts for each picture, of which the guides keep the best; 1 with `init_image`",
            "guides", low=1, high=4096, slider=(1, 128)),
-    *bank_options("guides", 0.6),
+    *bank_options("guides", PIXEL_BANK_NOISE),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
            "guides", type="str | list[str]"),
     Option("clip_guidance_scale", ClipGuidance.scale, "how far the guide moves the first network's picture in each "
@@ -101,7 +103,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         settings["candidates"] = 1
     if options.get("variant") == "latents":
         settings["clip_guidance_scale"] = 0.0
-        settings["bank_noise"] = LATENT_BANK_NOISE
+        settings["bank_noise"] = BANK_NOISE
     settings.update(options)
     if settings["candidates"] != 1 and settings["init_image"]:
         raise BadParameter("candidates are chosen among first drafts, and init_image replaces those; leave one out")
@@ -174,10 +176,8 @@ def load_cascade(variant: str = "pixels", *, home: Path | None = None, device: s
 def build_cascade(variant: str, networks: Networks, *, precision: str, chunk: int) -> Cascade:
     """Return a cascade of networks that a run hands out; raises as `load_cascade` does."""
     names = present(variant, home=networks.home)
-    first = LATENT_STAGE if variant == "latents" else STAGES[:1]
-    absent = [name for name in first if name not in names]
-    if absent:
-        raise MissingAsset(absent_checkpoint(absent[0], networks.home, RECIPE, option="checkpoint=FOLDER"))
+    for name in LATENT_STAGE if variant == "latents" else STAGES[:1]:
+        checkpoint_folder(networks.home, name, RECIPE)  # raises where what draws first is missing
     stages = []
     if variant == "latents":
         stages.append(_latent_stage(networks))

@@ -15,7 +15,7 @@ from .registry import Estimate, Method
 from ..errors import BadParameter
 from ..guidance import GuidanceConfig, Preview, vqgan_clip
 from ..guidance.config import ALIASES
-from ..guidance.prior import DiffusionPrior
+from ..guidance.prior import BANK_NOISE, DiffusionPrior
 from ..guidance.reference import cutouts_reference
 from ..media import picture_list
 from ..models.latent_prior import LatentPrior
@@ -33,7 +33,7 @@ PRIOR_OPTIONS = (
     Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
            high=1000, slider=(1.0, 8.0)),
     Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
-    *bank_options("prior", 0.7),
+    *bank_options("prior", BANK_NOISE),
     Option("checkpoint", "", "a folder with a prior of your own, such as the `checkpoints` in the folder of a run of "
            "notebook 14; empty is the one that ships", "prior"),
 )
@@ -91,9 +91,11 @@ def load_prior(model: str = GuidanceConfig.model, *, device: str = "cpu", **opti
 def _prior(model: str, networks: Networks, options: Mapping[str, Any]) -> DiffusionPrior:
     """Return the prior of a run, with the options of the method under their names in `DiffusionPrior`."""
     settings = {}
-    for name in ("guidance_scale", "prior_steps", "bank_share", "bank_noise"):
+    for name in ("guidance_scale", "bank_share", "bank_noise"):
         if name in options:
-            settings["steps" if name == "prior_steps" else name] = options[name]
+            settings[name] = options[name]
+    if "prior_steps" in options:
+        settings["steps"] = options["prior_steps"]
     return _build_prior(model, networks, settings)
 
 

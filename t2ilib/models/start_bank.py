@@ -66,6 +66,11 @@ class StartBank(nn.Module):
         order = of_drawings.argsort(descending=True, stable=True)
         return order[torch.arange(count, device=order.device) % len(order)]
 
+    def latents_near(self, text: Tensor, count: int) -> Tensor:
+        """Return the code vectors of the `count` drawings with the closest names: (B, E) -> (B, count, D, h, w)."""
+        rows = torch.stack([self.nearest(feature, count) for feature in text])  # (B, count)
+        return self.latents(rows.flatten()).unflatten(0, rows.shape)
+
     def latents(self, rows: Tensor) -> Tensor:
         """Return the code vectors of drawings: positions (B,) -> (B, D, h, w)."""
         return F.embedding(self.grids[rows].long(), self.codebook).movedim(-1, 1)

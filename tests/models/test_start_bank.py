@@ -25,6 +25,14 @@ def test_more_than_there_are_repeat():
     assert bank.nearest(bank.text[0], 8).tolist()[6:] == bank.nearest(bank.text[0], 2).tolist()
 
 
+def test_each_text_gets_the_latents_of_the_drawings_near_it():
+    bank = make()
+    found = bank.latents_near(bank.text[:2], 3)
+    assert found.shape == (2, 3, 2, 4, 4)
+    for text, z in zip(bank.text, found, strict=False):
+        assert torch.equal(z, bank.latents(bank.nearest(text, 3)))
+
+
 def test_latents_are_the_rows_of_the_codebook():
     bank = make()
     z = bank.latents(torch.tensor([3, 0]))
