@@ -1317,9 +1317,9 @@ for split in ("train", "validation"):
 #   0.44 and 0.31 and real drawings 0.92. `vqgan_clip`, which optimises for a guide, reached 0.56 on held-out: no
 #   difference is shown.
 # - *Half from drawings* (measured later, with the leaderboard of notebook [10](10_leaderboard.ipynb), n = 80, seed 0):
-#   training 0.88 [0.80, 0.94], validation 0.61 [0.50, 0.71]. The judge sees no difference. A person does: fish, trees
-#   and roses have their shape. So do the eyes of the leaderboard, which know photographs: KID 0.47 and not 0.59 (three
-#   seeds, all from noise).
+#   training 0.88 [0.80, 0.94], validation 0.61 [0.50, 0.71]: the judge does not recognise more. Fish and trees have
+#   more of their shape on the sheet below; no person was asked. KID by the leaderboard's eyes, which know photographs,
+#   is 0.47 [0.38, 0.56]; all from noise had 0.59, over three seeds at once, so whether this is a gain is open.
 # - *Steering*: held-out 0.38 to 0.59 best of 32, and 0.20 to 0.41 for one draft, which is as much as choosing among 32
 #   gives. It costs half as much time again. On unseen concepts KID rises with it, 0.02 to 0.06: what is recognised more
 #   often is not drawn more like an artist. Guides and judge saw the same drawings, so what pleases the one may please
