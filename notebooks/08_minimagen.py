@@ -1236,7 +1236,8 @@ with_drawings = f"half from drawings, best of {n}"
 
 def half_from_drawings(names):
     """The best of N drafts, of which the last half start from drawings with near names."""
-    near = near_drawings(Networks(str(device_)), names, n // 2)
+    lookup = near_drawings(Networks(str(device_)))
+    near = torch.stack([lookup.pictures(name, n // 2) for name in names])
     return draw(cascade, names, candidates=n, score=liked, clip_guidance=steering,
                 redrawn=near, strength=PIXEL_BANK_NOISE)
 

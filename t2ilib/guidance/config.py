@@ -91,6 +91,9 @@ class GuidanceConfig:
         low=0, high=1)
     candidates: int = option(
         1, "start", "starts for each picture, of which the guides keep the best", low=1, high=4096, slider=(1, 64))
+    color_weight: float = option(
+        3.0, "start", "how much the colour that a prompt asks for counts when the guides choose among candidates, in "
+        "standard deviations of their scores; 0 is not at all", low=0, high=100, slider=(0.0, 6.0))
     steps: int = option(
         100, "search", "steps of the optimiser, exactly; 0 shows the start", low=0, high=MOST_STEPS, slider=(0, 200))
     optimizer: str = option("adam", "search", "any optimiser of `torch.optim` for dense gradients, in lower case")

@@ -40,7 +40,7 @@ def prior_samples(prior: Prior, prompts: Sequence[str], size: tuple[int, int], g
 
 
 def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, shares: Sequence[float] = (1.0,),
-                  chunk: int = 64) -> tuple[Tensor, Tensor]:
+                  bonus: Callable[[Tensor, int], Tensor] | None = None, chunk: int = 64) -> tuple[Tensor, Tensor]:
     """Keep for each picture the start that the guides prefer.
 
     The scores of each guide are standardised over a picture's candidates first, so that a guide whose scores spread
@@ -50,6 +50,7 @@ def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, sha
         starts: (B, N, D, h, w).
         score: maps latents (M, D, h, w) and the index of their picture to scores (M, G) of G guides, high is good.
         shares: weight of each guide.
+        bonus: maps the same to what is added (M,), in standard deviations of the guides' scores.
         chunk: latents scored at once.
 
     Returns:
@@ -58,15 +59,21 @@ def select_starts(starts: Tensor, score: Callable[[Tensor, int], Tensor], *, sha
     if starts.shape[1] == 1:
         return starts[:, 0], torch.zeros(len(starts), dtype=torch.long)
     rows = []
+    added = []
     with torch.no_grad():
         for picture, candidates in enumerate(starts):
-            parts = [score(part, picture) for part in candidates.split(chunk)]
-            rows.append(torch.cat(parts))  # (N, G)
+            parts = candidates.split(chunk)
+            rows.append(torch.cat([score(part, picture) for part in parts]))  # (N, G)
+            if bonus is not None:
+                added.append(torch.cat([bonus(part, picture) for part in parts]))  # (N,)
     scores = torch.stack(rows)  # (B, N, G)
     spread = scores.std(dim=1, keepdim=True).clamp(min=1e-12)
     standard = (scores - scores.mean(dim=1, keepdim=True)) / spread
     weights = torch.tensor(shares, dtype=scores.dtype, device=scores.device)
-    best = (standard * weights).sum(-1).argmax(dim=1)  # (B,)
+    total = (standard * weights).sum(-1)  # (B, N)
+    if bonus is not None:
+        total = total + torch.stack(added).to(total)
+    best = total.argmax(dim=1)  # (B,)
     pictures = torch.arange(len(starts), device=best.device)
     return starts[pictures, best], best.cpu()
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .near_drawings import NearDrawings
+from .protocols import CodingNetwork
 from .. import runtime
 from ..diffusion import (
     Denoiser,
@@ -39,6 +41,8 @@ class DiffusionPrior:
         chunk: latents sampled in one batch.
         precision: of the network's arithmetic.
         bank: drawings from which a part of the samples starts; None: all start from noise.
+        painter: a VQGAN with the bank's codebook, which paints drawings of the bank in the colour that a prompt asks
+            for; None leaves every drawing its colours.
         bank_share: part of the samples of each prompt that start from the drawings with the closest names.
         bank_noise: time t to which those are noised. At 0.7 a fifth of the variance is the drawing's, and its shape
             survives; at 0.85 a twentieth, and only its layout does; at 1 nothing.
@@ -49,7 +53,8 @@ class DiffusionPrior:
 
     def __init__(self, network: LatentPrior, text_encoder: TextEncoder, *, guidance_scale: float = 3.0, steps: int = 18,
                  distillation_times: tuple[float, float] = (0.15, 0.5), chunk: int = 32, precision: str = "auto",
-                 bank: StartBank | None = None, bank_share: float = 0.5, bank_noise: float = BANK_NOISE):
+                 bank: StartBank | None = None, painter: CodingNetwork | None = None, bank_share: float = 0.5,
+                 bank_noise: float = BANK_NOISE):
         if steps < 1 or guidance_scale < 0 or not 0 <= bank_share <= 1 or not 0 < bank_noise <= 1:
             raise BadParameter(f"need steps >= 1, guidance_scale >= 0, bank_share in [0, 1] and bank_noise in (0, 1], "
                                f"got {steps}, {guidance_scale}, {bank_share} and {bank_noise}")
@@ -59,7 +64,7 @@ class DiffusionPrior:
         self.steps = steps
         self.distillation_times = distillation_times
         self.chunk = chunk
-        self.bank = bank
+        self._near = None if bank is None else NearDrawings(bank, text_encoder, painter, chunk=chunk)
         self.bank_share = bank_share
         self.bank_noise = bank_noise
         self.device = network.mean.device
@@ -70,36 +75,48 @@ class DiffusionPrior:
         """Return what decides the samples beside the weights, as plain JSON types."""
         return {"guidance_scale": self.guidance_scale, "steps": self.steps,
                 "distillation_times": list(self.distillation_times),
-                "bank_share": self.bank_share if self.bank is not None else 0.0, "bank_noise": self.bank_noise}
+                "bank_share": self.bank_share if self._near is not None else 0.0, "bank_noise": self.bank_noise}
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
                size: tuple[int, int]) -> Tensor:
         """Return `num` latents for each of P prompts: (P * num, D, h, w); prompt i uses only `generators[i]`.
 
-        With a bank of this size, the last `int(bank_share * num)` of each prompt start from drawings.
+        With a bank of this size, the last of each prompt start from drawings: `int(bank_share * num)`, or all where the
+        drawings are painted in the prompt's colour.
         """
         if not prompts or len(prompts) != len(generators) or num < 1:
             raise BadParameter(f"need num >= 1, and a generator for each of at least one prompt; got num={num}, "
                                f"{len(prompts)} prompts and {len(generators)} generators")
-        from_bank = 0
-        if self.bank is not None and tuple(size) == self.bank.size:
-            from_bank = int(self.bank_share * num)
-        from_noise = num - from_bank
         channels = self.network.mean.shape[1]
         noise = noise_for(generators, (num, channels, *size)).to(self.device)  # (P, num, D, h, w)
-        x_t = noise[:, :from_noise].flatten(0, 1)  # (P from_noise, D, h, w)
-        x_0 = self._denoise(_repeat(prompts, from_noise), x_t, start=1.0)
-        x_0 = x_0.unflatten(0, (len(prompts), from_noise))
+        prompts_with: dict[int, list[int]] = {}  # so many samples from the bank -> which prompts
+        for i, prompt in enumerate(prompts):
+            from_bank = 0
+            if self._near is not None and tuple(size) == self._near.bank.size:
+                from_bank = self._near.drafts(prompt, num, self.bank_share)
+            prompts_with.setdefault(from_bank, []).append(i)
+        x_0 = torch.empty_like(noise)
+        for from_bank, rows in prompts_with.items():
+            x_0[rows] = self._sample([prompts[i] for i in rows], noise[rows], from_bank)
+        return self.network.denormalize(x_0.flatten(0, 1))
+
+    def _sample(self, prompts: list[str], noise: Tensor, from_bank: int) -> Tensor:
+        """Return samples of which the last `from_bank` start from drawings: noise (P, num, D, h, w) -> the same."""
+        parts = []
+        from_noise = noise.shape[1] - from_bank
+        if from_noise:
+            x_t = noise[:, :from_noise].flatten(0, 1)  # (P from_noise, D, h, w)
+            x_0 = self._denoise(_repeat(prompts, from_noise), x_t, start=1.0)
+            parts.append(x_0.unflatten(0, (len(prompts), from_noise)))
         if from_bank:
-            pooled = torch.stack([condition.pooled for condition in self._conditions(prompts)])  # (P, E)
-            drawings = self.bank.latents_near(pooled, from_bank).flatten(0, 1).to(self.device)
+            near = {prompt: self._near.latents(prompt, from_bank) for prompt in dict.fromkeys(prompts)}
+            drawings = torch.cat([near[prompt] for prompt in prompts]).to(self.device)  # (P from_bank, D, h, w)
             eps = noise[:, from_noise:].flatten(0, 1)
             x_t = self._noised(self.network.normalize(drawings), eps, self.bank_noise)
-            redrawn = self._denoise(_repeat(prompts, from_bank), x_t, start=self.bank_noise)
-            redrawn = redrawn.unflatten(0, (len(prompts), from_bank))
-            x_0 = torch.cat([x_0, redrawn], dim=1)  # (P, num, D, h, w)
-        return self.network.denormalize(x_0.flatten(0, 1))
+            x_0 = self._denoise(_repeat(prompts, from_bank), x_t, start=self.bank_noise)
+            parts.append(x_0.unflatten(0, (len(prompts), from_bank)))
+        return torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def redraw(self, z: Tensor, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
@@ -143,9 +160,9 @@ class DiffusionPrior:
         return q_sample(x_0, torch.full((len(x_0),), t, device=self.device), eps)
 
     def _denoise(self, texts: list[str], x_t: Tensor, *, start: float) -> Tensor:
-        """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time; B may be 0."""
+        """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time."""
         steps = max(1, round(self.steps * start))
-        parts = [x_t[:0]]  # so that there is something to join where B is 0
+        parts = []
         for i in range(0, len(texts), self.chunk):
             denoiser = self._denoiser(texts[i:i + self.chunk])
             parts.append(sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))

@@ -7,6 +7,7 @@ from .latents import prior_samples, random_codes, resize, select_starts
 from .noise import NOISES, noise_picture, picture_streams
 from .protocols import CodingNetwork
 from .setup import RunSetup
+from ..data.recoloring import color_match, split_color
 from ..errors import BadParameter
 from ..media import fit_picture, load_picture, png, to_signed
 
@@ -72,7 +73,8 @@ def _redraw(run: RunSetup, starts: Tensor) -> Tensor:
 def _best_of(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Keep the candidate that the guides prefer: (B, N, D, h, w) -> (B, D, h, w) and its index (B,).
 
-    All candidates of a picture are compared through the same views: the whole picture, and augmented ones.
+    All candidates of a picture are compared through the same views: the whole picture, and augmented ones. Those that
+    have the colour that the prompt asks for are preferred.
     """
     if starts.shape[1] == 1:
         return starts[:, 0], torch.zeros(len(starts), dtype=torch.long)
@@ -92,7 +94,13 @@ def _best_of(run: RunSetup, starts: Tensor) -> tuple[Tensor, Tensor]:
         cutout_loss = run.guides.losses(images, shared_views, owner)
         return -(whole_loss + cutout_loss)
 
-    return select_starts(starts, score, shares=run.guides.shares)
+    def color_bonus(z: Tensor, picture: int) -> Tensor:
+        text = run.texts[picture]
+        if not run.config.color_weight or split_color(text)[0] is None:
+            return torch.zeros(len(z), device=z.device)  # nothing is decoded for it
+        return run.config.color_weight * color_match(run.painter.decode(z), [text] * len(z)).to(z.device)
+
+    return select_starts(starts, score, shares=run.guides.shares, bonus=color_bonus)
 
 
 @torch.no_grad()

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from .drawing import (
+    Choice,
     StepCounter,
     choosing_guides,
     drawing_record,
-    guide_names,
     guide_options,
     pictures_to_edit,
     plain_settings,
@@ -65,20 +64,20 @@ def run_painter(method: str, build: BuildPainter, defaults: dict[str, Any], prom
     painter = build(networks, settings)
     counter = StepCounter(callback)
     generators = [runtime.generator(s, method) for s in seeds]
-    painted, scores = _draw(painter, texts, settings, networks, generators, counter)
+    painted, choice = _draw(painter, texts, settings, networks, generators, counter)
     record = drawing_record(settings, texts, seeds, painted.pictures, steps_done=counter.steps, began=began,
-                            device=painter.device, dtype=painter.dtype, networks=networks, scores=scores)
+                            device=painter.device, dtype=painter.dtype, networks=networks, choice=choice)
     record["text_encoder"] = painter.text_encoder.name
     record["codes"] = painted.codes.tolist()
     return picture_list(to_unit(painted.pictures.cpu())), record, painter
 
 
 def _draw(painter: CodePainter, texts: list[str], settings: dict[str, Any], networks: Networks,
-          generators: list[torch.Generator], callback: StepCounter) -> tuple[Painted, Tensor | None]:
+          generators: list[torch.Generator], callback: StepCounter) -> tuple[Painted, Choice | None]:
     """Draw a picture for each text, from nothing, over a picture or into one.
 
     Returns:
-        codes and pictures, and what the guides said of the candidates (B, candidates) if they chose.
+        codes and pictures, and what chose among the candidates, if anything did.
     """
     names = ["candidates", "negative", *SAMPLING_OPTIONS]
     if "steps" in settings:
@@ -87,7 +86,7 @@ def _draw(painter: CodePainter, texts: list[str], settings: dict[str, Any], netw
     drawing |= {"generators": generators, "callback": callback}
     guides = None
     if settings["candidates"] > 1:
-        guides = choosing_guides(networks, guide_names(settings["clip"]), settings["chunk"])
+        guides = choosing_guides(networks, settings)
         drawing["score"] = guides
     if not settings["init_image"]:
         painted = painter.sample(texts, **drawing)
@@ -98,5 +97,4 @@ def _draw(painter: CodePainter, texts: list[str], settings: dict[str, Any], netw
         else:
             mask = load_mask(settings["mask"], painter.size)
             painted = painter.inpaint(pictures, mask[None], texts, **drawing)
-    scores = None if guides is None else guides.scores.view(len(texts), -1)
-    return painted, scores
+    return painted, None if guides is None else guides.choice

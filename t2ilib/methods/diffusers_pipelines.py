@@ -99,7 +99,7 @@ def run(place: str, prompt: str | Sequence[str], *, num_images: int, seed: int,
     pictures = torch.cat(drawn)  # (B, 3, H, W) in [0, 1]
     steps_done = getattr(pipeline, "num_timesteps", None) or settings["steps"]
     record = drawing_record(settings, texts, seeds, pictures, steps_done=steps_done, began=began, device=device,
-                            dtype=dtype, networks=Networks(str(device)), scores=None)
+                            dtype=dtype, networks=Networks(str(device)), choice=None)
     record["pipeline"] = type(pipeline).__name__
     return picture_list(pictures), record
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from .networks import Networks
 from .registry import read_prompts
 from .. import runtime
+from ..data.recoloring import color_match
 from ..encoders.choosing import GuideScore
 from ..errors import BadParameter
+from ..guidance import GuidanceConfig
 from ..media import fit_picture, load_picture, to_signed
 from ..options import Option
 
@@ -22,13 +25,19 @@ MACHINE_OPTIONS = (
 )
 
 
-def guide_options(candidates: int) -> tuple[Option, Option]:
+COLOR_WEIGHT = Option(
+    "color_weight", GuidanceConfig.color_weight, "how much the colour that a prompt asks for counts when the guides "
+    "choose, in standard deviations of their scores; 0 is not at all", "guides", low=0, high=100, slider=(0.0, 6.0))
+
+
+def guide_options(candidates: int) -> tuple[Option, Option, Option]:
     """Return the options by which guides choose among drafts; `candidates` is how many are drawn by default."""
     return (
         Option("candidates", candidates, "drafts for each picture, of which the guides keep the best", "guides", low=1,
                high=4096, slider=(1, 32 if candidates == 1 else 64)),
         Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide that chooses, or a list, all of which choose",
                "guides", type="str | list[str]"),
+        COLOR_WEIGHT,
     )
 
 
@@ -72,9 +81,53 @@ def guide_names(clip: str | Sequence[str]) -> list[str]:
     return [clip] if isinstance(clip, str) else list(clip)
 
 
-def choosing_guides(networks: Networks, names: Sequence[str], batch_size: int) -> GuideScore:
-    """Return what chooses among candidates: the guides of these names."""
-    return GuideScore([networks.clip(name) for name in names], batch_size)
+@dataclass
+class Choice:
+    """What was chosen among candidates.
+
+    Attributes:
+        similarity: of all candidates, by the guides alone (B, candidates), on the CPU. chosen: which one (B,).
+    """
+
+    similarity: Tensor
+    chosen: Tensor
+
+    @classmethod
+    def empty(cls, texts: int, candidates: int) -> "Choice":
+        """Return one to be filled in."""
+        return cls(torch.zeros(texts, candidates), torch.zeros(texts, dtype=torch.long))
+
+
+class ColorScore:
+    """Choose as guides do, and prefer pictures that have the colour that their text asks for.
+
+    Args:
+        guides: say how similar pictures and texts are. candidates: how many pictures each text has, one after another.
+        weight: of the colour, in standard deviations of what the guides say of a text's candidates.
+
+    Attributes:
+        choice: of the pictures that were asked for last.
+    """
+
+    def __init__(self, guides: GuideScore, candidates: int, weight: float):
+        self.guides = guides
+        self.candidates = candidates
+        self.weight = weight
+        self.choice = Choice.empty(0, candidates)
+
+    def __call__(self, pictures: Tensor, texts: list[Any]) -> Tensor:
+        similarity = self.guides(pictures, texts).view(-1, self.candidates)  # (B, candidates)
+        match = color_match(pictures, texts).view(-1, self.candidates)
+        spread = similarity.std(dim=1, keepdim=True, correction=0)  # (B, 1)
+        scores = similarity + self.weight * spread * match
+        self.choice = Choice(similarity, scores.argmax(1))
+        return scores.flatten()
+
+
+def choosing_guides(networks: Networks, settings: Mapping[str, Any]) -> ColorScore:
+    """Return what chooses among candidates by the options `clip` and `color_weight`."""
+    guides = GuideScore([networks.clip(name) for name in guide_names(settings["clip"])], settings["chunk"])
+    return ColorScore(guides, settings["candidates"], settings["color_weight"])
 
 
 def pictures_to_edit(path: str, size: tuple[int, int], count: int) -> Tensor:
@@ -85,11 +138,11 @@ def pictures_to_edit(path: str, size: tuple[int, int], count: int) -> Tensor:
 
 def drawing_record(settings: dict[str, Any], texts: list[str], seeds: list[int], pictures: Tensor, *, steps_done: int,
                    began: float, device: torch.device, dtype: torch.dtype, networks: Networks,
-                   scores: Tensor | None) -> dict[str, Any]:
+                   choice: Choice | None) -> dict[str, Any]:
     """Return what the record of a run says of every such method.
 
     Args:
-        began: `time.perf_counter()` at the start. scores: of the candidates (B, candidates) if guides chose.
+        began: `time.perf_counter()` at the start. choice: what chose among candidates, if anything did.
     """
     height, width = pictures.shape[-2:]
     record = {
@@ -98,7 +151,7 @@ def drawing_record(settings: dict[str, Any], texts: list[str], seeds: list[int],
         "device": runtime.device_name(device), "dtype": str(dtype).removeprefix("torch."),
         "versions": runtime.versions(), "checkpoints": networks.hashes,
     }
-    if scores is not None:
-        record["candidate_chosen"] = scores.argmax(1).tolist()
-        record["guide_similarity"] = scores.tolist()
+    if choice is not None:
+        record["candidate_chosen"] = choice.chosen.tolist()
+        record["guide_similarity"] = choice.similarity.tolist()
     return record

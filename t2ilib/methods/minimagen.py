@@ -15,7 +15,9 @@ from torch import Tensor
 from .bank import bank_options, can_draw_near, near_drawings
 from .code_checkpoints import checkpoint_folder
 from .drawing import (
+    COLOR_WEIGHT,
     MACHINE_OPTIONS,
+    Choice,
     StepCounter,
     choosing_guides,
     drawing_record,
@@ -55,6 +57,7 @@ OPTIONS = (
     *bank_options("guides", PIXEL_BANK_NOISE),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
            "guides", type="str | list[str]"),
+    COLOR_WEIGHT,
     Option("clip_guidance_scale", ClipGuidance.scale, "how far the guide moves the first network's picture in each "
            "early step, root mean square of pixels in [-1, 1]; 0 is not at all, and the default among latents",
            "guides", low=0, high=10, slider=(0.0, 1.0)),
@@ -88,9 +91,9 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     cascade = build_cascade(settings["variant"], networks, precision=settings["precision"], chunk=settings["chunk"])
     counter = StepCounter(callback)
     generators = [runtime.generator(s, "minimagen") for s in seeds]
-    pictures, scores = _draw(cascade, texts, settings, networks, generators, counter)
+    pictures, choice = _draw(cascade, texts, settings, networks, generators, counter)
     record = drawing_record(settings, texts, seeds, pictures, steps_done=counter.steps, began=began,
-                            device=cascade.device, dtype=cascade.dtype, networks=networks, scores=scores)
+                            device=cascade.device, dtype=cascade.dtype, networks=networks, choice=choice)
     record["stages"] = [stage.card() for stage in cascade.stages]
     record["text_encoder"] = cascade.text_encoder.name
     return picture_list(to_unit(pictures.cpu())), record
@@ -114,11 +117,11 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks: Networks,
-          generators: list[torch.Generator], callback: StepCounter) -> tuple[Tensor, Tensor | None]:
+          generators: list[torch.Generator], callback: StepCounter) -> tuple[Tensor, Choice | None]:
     """Draw a picture for each text, from nothing, over a picture or into one.
 
     Returns:
-        pictures (B, 3, H, W) in [-1, 1], and what the guides said of the candidates (B, candidates) if they chose.
+        pictures (B, 3, H, W) in [-1, 1], and what chose among the candidates, if anything did.
     """
     names = guide_names(settings["clip"])
     drawing = {name: settings[name] for name in SAMPLING_OPTIONS}
@@ -130,13 +133,43 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
         return _edit(cascade, texts, settings, drawing), None
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
-    guides = choosing_guides(networks, names, settings["chunk"])
-    from_drawings = int(settings["bank_share"] * settings["candidates"])
-    if from_drawings and can_draw_near(networks):
-        drawing["redrawn"] = near_drawings(networks, texts, from_drawings, chunk=settings["chunk"])
-        drawing["strength"] = settings["bank_noise"]
-    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
-    return pictures, guides.scores.view(len(texts), -1)
+    return _best_of(cascade, texts, settings, networks, drawing)
+
+
+def _best_of(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks: Networks,
+             drawing: dict[str, Any]) -> tuple[Tensor, Choice]:
+    """Return the best candidate of each text, and what chose it."""
+    candidates = settings["candidates"]
+    near = _drawings_near(networks, texts, settings)
+    texts_with: dict[int, list[int]] = {}  # so many candidates from drawings -> which texts, which are drawn together
+    for i, text in enumerate(texts):
+        texts_with.setdefault(len(near[text]), []).append(i)
+    side = cascade.stages[-1].size
+    pictures = torch.zeros(len(texts), 3, side, side, device=cascade.device)
+    choice = Choice.empty(len(texts), candidates)
+    for from_drawings, rows in texts_with.items():
+        of_rows = [texts[i] for i in rows]
+        own: dict[str, Any] = {"generators": [drawing["generators"][i] for i in rows]}
+        if from_drawings:
+            own |= {"redrawn": torch.stack([near[text] for text in of_rows]), "strength": settings["bank_noise"]}
+        guides = choosing_guides(networks, settings)
+        pictures[rows] = cascade.sample(of_rows, candidates=candidates, score=guides, **{**drawing, **own})[-1]
+        choice.similarity[rows] = guides.choice.similarity
+        choice.chosen[rows] = guides.choice.chosen
+    return pictures, choice
+
+
+def _drawings_near(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return for each distinct text the drawings from which candidates start, (R, 3, H, W) in [-1, 1] or none."""
+    found = {text: torch.zeros(0) for text in texts}  # once where a text has several pictures
+    if not settings["bank_share"] or not can_draw_near(networks):
+        return found
+    near = near_drawings(networks, chunk=settings["chunk"])
+    for text in found:
+        count = near.drafts(text, settings["candidates"], settings["bank_share"])
+        if count:
+            found[text] = near.pictures(text, count)
+    return found
 
 
 def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing: dict[str, Any]) -> Tensor:

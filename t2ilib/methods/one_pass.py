@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .drawing import choosing_guides, drawing_record, guide_names, plain_settings, texts_and_seeds
+from .drawing import choosing_guides, drawing_record, plain_settings, texts_and_seeds
 from .networks import Networks
 from .. import runtime
 from ..media import picture_list, to_unit
@@ -36,12 +36,11 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     painter = build(networks, settings)
     guides = None
     if settings["candidates"] > 1:
-        guides = choosing_guides(networks, guide_names(settings["clip"]), settings["chunk"])
+        guides = choosing_guides(networks, settings)
     arguments = {name: settings[name] for name in (*drawing, "candidates")}
     arguments |= {"generators": [runtime.generator(s, method) for s in seeds], "score": guides}
     pictures, details = sample(painter, texts, arguments)
-    scores = None if guides is None else guides.scores.view(len(texts), -1)
     record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
-                            dtype=painter.dtype, networks=networks, scores=scores)
+                            dtype=painter.dtype, networks=networks, choice=None if guides is None else guides.choice)
     record["text_encoder"] = painter.text_encoder.name
     return picture_list(to_unit(pictures.cpu())), record | details

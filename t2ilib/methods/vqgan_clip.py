@@ -104,7 +104,8 @@ def _build_prior(model: str, networks: Networks, options: Mapping[str, Any]) -> 
         raise BadParameter(f"model {model!r} has no learned prior; use init='random', prior_weight=0 and redraw=0")
     network = networks.checkpoint(LatentPrior, PRIORS[model])
     text_encoder = networks.text_encoder("minilm")
-    return DiffusionPrior(network, text_encoder, **{"bank": load_bank(networks), **options})
+    defaults = {"bank": load_bank(networks), "painter": networks.vqgan(model)}
+    return DiffusionPrior(network, text_encoder, **{**defaults, **options})
 
 
 def estimate(pictures: int, options: Mapping[str, Any]) -> Estimate:

@@ -55,21 +55,27 @@ class StartBank(nn.Module):
             bank.codebook.copy_(codebook)
         return bank
 
-    def nearest(self, text: Tensor, count: int) -> Tensor:
+    def nearest(self, text: Tensor, count: int, *, names: int | None = None) -> Tensor:
         """Return the positions (count,) of the drawings whose names are closest to a text feature (E,), closest first.
 
         Drawings of one name keep their order. Where there are fewer than `count` drawings, they repeat.
+
+        Args:
+            names: of how many names, the closest ones, drawings are taken; None is of as many as are needed.
         """
         text = F.normalize(text.float(), dim=0).to(self.text.device)
         of_names = self.text @ text  # (M,)
         of_drawings = of_names[self.owner.long()]  # (N,)
         order = of_drawings.argsort(descending=True, stable=True)
+        if names is not None:
+            least = of_names.topk(min(names, len(of_names))).values[-1]
+            order = order[of_drawings[order] >= least]
         return order[torch.arange(count, device=order.device) % len(order)]
 
-    def latents_near(self, text: Tensor, count: int) -> Tensor:
-        """Return the code vectors of the `count` drawings with the closest names: (B, E) -> (B, count, D, h, w)."""
-        rows = torch.stack([self.nearest(feature, count) for feature in text])  # (B, count)
-        return self.latents(rows.flatten()).unflatten(0, rows.shape)
+    def best_similarity(self, text: Tensor) -> float:
+        """Return the cosine of a text feature (E,) and the name that is closest to it."""
+        text = F.normalize(text.float(), dim=0).to(self.text.device)
+        return (self.text @ text).max().item()
 
     def latents(self, rows: Tensor) -> Tensor:
         """Return the code vectors of drawings: positions (B,) -> (B, D, h, w)."""

@@ -164,6 +164,19 @@ def test_starts_are_scored_per_guide_on_one_scale():
     assert select_starts(starts, score, shares=[1.0, 0.0])[1].tolist() == [1, 0]
 
 
+def test_a_bonus_counts_in_standard_deviations_of_the_scores():
+    starts = torch.arange(4.0).view(1, 4, 1, 1, 1)
+
+    def score(z, _):
+        return 1000 * z.flatten()[:, None]  # its size does not matter: standardised, the steps are 0.77 apart
+
+    def bonus_of_the_first(size):
+        return lambda z, _: size * (z.flatten() == 0)
+
+    for size, chosen in ((0, 3), (2.2, 3), (2.4, 0)):
+        assert select_starts(starts, score, bonus=bonus_of_the_first(size), chunk=3)[1].item() == chosen
+
+
 def test_given_latents_are_the_start_for_all_pictures(vqgan, clip):
     z = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
     result = run(vqgan, clip, init="latents", num_images=2, steps=0, fixed={"latents": z})

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from t2ilib.errors import BadParameter
+from t2ilib.guidance import near_drawings
 from t2ilib.guidance.prior import DiffusionPrior
 from t2ilib.models.latent_prior import LatentPrior
 from t2ilib.models.start_bank import StartBank
@@ -129,6 +130,33 @@ def test_a_part_of_the_samples_starts_from_the_drawings_of_the_closest_names(pri
     assert mixed[0, 2].mean() > 5 and mixed[1, 2].mean() < -5  # little noise: the cat's 9 and the heart's -9 remain
     more = with_bank(bank_share=1.0, bank_noise=1.0).sample(["cat"], num=2, generators=streams(0), size=(4, 4))
     assert more.mean().abs() < 4  # all noise: nothing of the drawing is left
+
+
+class Painter:
+    """Paints each latent as its first number, in grey, and encodes a picture as the mean of its blue."""
+
+    factor = 1
+    codebook = torch.zeros(2, 4)
+
+    def decode(self, z):
+        return torch.tanh(z[:, :1]).expand(-1, 3, -1, -1)
+
+    def encode_codes(self, x):
+        return x[:, 2]
+
+    def embed_codes(self, codes):
+        return codes[:, None].expand(-1, 4, -1, -1)
+
+
+def test_all_samples_start_from_painted_drawings_where_a_prompt_asks_for_a_colour(monkeypatch):
+    monkeypatch.setattr(near_drawings, "recolored", lambda x, word: torch.zeros_like(x) + 0.25)
+    texts = ["cat", "blue heart"]
+    prior = with_bank(bank_share=0.4, bank_noise=0.05, painter=Painter())
+    x = prior.sample(texts, num=3, generators=streams(0, 1), size=(4, 4)).unflatten(0, (2, 3))
+    plain = with_bank(bank_share=0.4, bank_noise=0.05).sample(texts, num=3, generators=streams(0, 1), size=(4, 4))
+    torch.testing.assert_close(x[0], plain[:3], rtol=1e-3, atol=1e-3)  # the cat is as it was
+    assert (x[1].mean((1, 2, 3)) + 0.5).abs().max() < 0.5  # the painted grey, 0.25 of [0, 1], in all three
+    assert plain[5].mean() < -5  # unpainted, the last was the drawing
 
 
 def test_drawings_of_another_size_are_not_used():

@@ -1,24 +1,47 @@
 """The drawings with near names, from which methods start drafts."""
 
 import pytest
+import torch
+from torchvision.transforms.functional import to_tensor
 
 from t2ilib.data import load_captioned
 from t2ilib.data.phrases import plain_name
+from t2ilib.data.recoloring import color_share
+from t2ilib.media import to_unit
 from t2ilib.methods import generate_with_record
 from t2ilib.methods.bank import BANK, can_draw_near, near_drawings
 from t2ilib.methods.networks import Networks
 
 
 def test_a_name_finds_its_own_drawings():
-    names = ["pizza", "red heart"]
-    found = near_drawings(Networks("cpu"), names, 3, chunk=4)
-    assert found.shape == (2, 3, 3, 64, 64) and found.abs().max() < 1.5
+    lookup = near_drawings(Networks("cpu"), chunk=2)
     everything = load_captioned("emoji", split="train", image_size=64)
-    for name, drawings in zip(names, found, strict=True):
+    for name in ("pizza", "red heart"):
+        drawings = lookup.pictures(name, 3)
+        assert drawings.shape == (3, 3, 64, 64) and drawings.abs().max() < 1.5
         rows = [i for i, other in enumerate(everything.columns["name"]) if plain_name(other) == name]
         originals = everything.batch(rows)  # in [-1, 1]
         error = (drawings[:1] - originals).square().mean((1, 2, 3)).min()
         assert error < 0.03, f"{name}: {error:.3f}"
+
+
+def test_a_thing_in_a_colour_that_no_drawing_has_is_painted():
+    lookup = near_drawings(Networks("cpu"))
+    cars = lookup.pictures("a car", 4)
+    blue = lookup.pictures("a blue car", 4)
+    assert color_share(to_unit(cars), "blue").mean() < 0.3 < 0.6 < color_share(to_unit(blue), "blue").min()
+    assert color_share(to_unit(lookup.painter.decode(lookup.latents("a blue car", 4))), "blue").min() > 0.6
+    assert torch.equal(lookup.pictures("a red apple", 4), lookup.pictures("red apple", 4))  # there are such drawings
+    drafts = {text: lookup.drafts(text, 9, 0.5) for text in ("a blue car", "a car", "a red apple")}
+    assert drafts == {"a blue car": 9, "a car": 4, "a red apple": 4} and lookup.drafts("a blue car", 9, 0) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["minimagen", "vqgan_clip"])
+def test_a_blue_car_is_blue(method):
+    images, _ = generate_with_record(["a blue car", "a car"], method=method, candidates=4, steps=4, seed=0)
+    blue, plain = (color_share(to_tensor(image)[None], "blue").item() for image in images)
+    assert blue > 0.4 > plain
 
 
 def test_a_folder_without_a_bank_draws_from_noise_alone(tmp_path):

@@ -25,12 +25,17 @@ def test_more_than_there_are_repeat():
     assert bank.nearest(bank.text[0], 8).tolist()[6:] == bank.nearest(bank.text[0], 2).tolist()
 
 
-def test_each_text_gets_the_latents_of_the_drawings_near_it():
+def test_drawings_of_so_many_names_repeat():
     bank = make()
-    found = bank.latents_near(bank.text[:2], 3)
-    assert found.shape == (2, 3, 2, 4, 4)
-    for text, z in zip(bank.text, found, strict=False):
-        assert torch.equal(z, bank.latents(bank.nearest(text, 3)))
+    assert bank.nearest(bank.text[1], 5, names=1).tolist() == [1, 4, 1, 4, 1]
+    assert bank.nearest(bank.text[1], 6, names=3).tolist() == bank.nearest(bank.text[1], 6).tolist()
+
+
+def test_the_best_similarity_is_that_of_the_closest_name():
+    bank = make()
+    assert bank.best_similarity(bank.text[1] * 7) == pytest.approx(1)
+    other = torch.randn(5, generator=generator(1, "text"))
+    assert bank.best_similarity(other) == pytest.approx(torch.cosine_similarity(bank.text, other[None]).max().item())
 
 
 def test_latents_are_the_rows_of_the_codebook():

@@ -1,0 +1,79 @@
+"""Training drawings whose names lie near a text, in the colour that it asks for."""
+
+import torch
+from torch import Tensor
+
+from .protocols import CodingNetwork
+from ..data.recoloring import recolored, split_color
+from ..encoders import TextEncoder
+from ..media import to_signed, to_unit
+from ..models.start_bank import StartBank
+
+SAME_NAME = 0.9  # cosine from which a name means what the text does: 0.94 of "red apple" and "a red apple"
+
+
+class NearDrawings:
+    """Look drawings up by the names that they have in a bank.
+
+    Where a text asks for a thing in a colour and the bank has no such name, the drawings of the thing are painted in
+    the colour: for "a blue car" those of cars.
+
+    Args:
+        bank: the drawings. text_encoder: the one that read their names.
+        painter: a VQGAN with the bank's codebook; None leaves every drawing its colours.
+        chunk: pictures painted at once.
+    """
+
+    def __init__(self, bank: StartBank, text_encoder: TextEncoder, painter: CodingNetwork | None, *, chunk: int = 32):
+        self.bank = bank
+        self.text_encoder = text_encoder
+        self.painter = painter
+        self.chunk = chunk
+
+    def drafts(self, text: str, candidates: int, share: float) -> int:
+        """Return how many of a text's candidates start from drawings: the share of them, rounded down.
+
+        Where drawings are painted all candidates do, unless the share is 0: what no drawing shows, a network that
+        learnt from drawings does not draw from noise either.
+        """
+        is_painted = share > 0 and self._color_and_thing(text)[0] is not None
+        return candidates if is_painted else int(share * candidates)
+
+    @torch.no_grad()
+    def latents(self, text: str, count: int) -> Tensor:
+        """Return the code vectors of the `count` nearest drawings: (count, D, h, w)."""
+        color, z = self._look_up(text, count)
+        if color is None:
+            return z
+        painted = to_signed(recolored(to_unit(self._decode(z)), color))
+        codes = torch.cat([self.painter.encode_codes(part) for part in painted.split(self.chunk)])
+        return self.painter.embed_codes(codes)
+
+    @torch.no_grad()
+    def pictures(self, text: str, count: int) -> Tensor:
+        """Return the `count` nearest drawings: (count, 3, H, W), about in [-1, 1]; needs a painter."""
+        color, z = self._look_up(text, count)
+        pictures = self._decode(z)
+        return pictures if color is None else to_signed(recolored(to_unit(pictures), color))
+
+    def _look_up(self, text: str, count: int) -> tuple[str | None, Tensor]:
+        """Return the colour in which drawings are to be painted, if any, and their code vectors (count, D, h, w)."""
+        color, thing = self._color_and_thing(text)
+        # painted ones are of one name: the next would be other things
+        rows = self.bank.nearest(self._feature(thing), count, names=None if color is None else 1)
+        z = self.bank.latents(rows)
+        return color, z if self.painter is None else z.to(self.painter.codebook.device)
+
+    def _color_and_thing(self, text: str) -> tuple[str | None, str]:
+        """Return the colour that no drawing of the thing has, and the thing; None and the text where there is none."""
+        color, thing = split_color(text)
+        if self.painter is None or color is None or self.bank.best_similarity(self._feature(text)) >= SAME_NAME:
+            return None, text
+        return color, thing
+
+    def _feature(self, text: str) -> Tensor:
+        _, _, pooled = self.text_encoder.encode([text])
+        return pooled[0].cpu()  # (E,)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return torch.cat([self.painter.decode(part) for part in z.split(self.chunk)])
