@@ -98,6 +98,7 @@ import torch
 
 from t2ilib import metrics, runtime, show
 from t2ilib.data import load_captioned
+from t2ilib.data.recoloring import color_match, split_color
 from t2ilib.encoders import load_clip, load_judge, load_text_encoder
 from t2ilib.errors import RunFailed, check_name
 from t2ilib.leaderboard import (
@@ -421,6 +422,26 @@ if len(prompts.free) > 1:
     rows["chance"] = {"mean rank": (len(prompts.free) + 1) / 2, "first": 1 / len(prompts.free)}
     run.keep("free", show.Table(rows, intervals={"mean rank": ("low", "high")}, best="-mean rank",
                                 baselines=["chance"], title=f"{len(prompts.free)} free texts"))
+
+# %% [markdown]
+# Some of them ask for a thing in a colour that it seldom has. Whether a picture has the colour needs no judge: pixels
+# are counted (`color_match`), and half of what differs from the ground is enough. White is left out: so is the ground.
+# **shuffled** asks the same pictures for the colour of another text. MinImagen and VQGAN+CLIP paint drawings in
+# the colour that they read from the text by the same rules, so this says that they do, and not that they know colours.
+
+# %%
+asking = [text for text in prompts.free if split_color(text)[0] not in (None, "white")]
+if len(asking) > 1:
+    rows = {}
+    others = asking[1:] + asking[:1]
+    for label, one in drawn.items():
+        right, by_chance = ((color_match(one.of(asking), texts * len(seeds)) == 1).double()
+                            for texts in (asking, others))
+        mean, low, high = metrics.bootstrap_interval(right, groups=asking * len(seeds))
+        rows[label] = {"colour is right": mean, "low": low, "high": high,
+                       "shuffled": by_chance.mean().item()}
+    run.keep("colours", show.Table(rows, intervals={"colour is right": ("low", "high")}, digits=2,
+                                   title=f"{len(asking)} texts that ask for a colour"))
 
 # %% [markdown]
 # ## Does it put together what it never saw together?

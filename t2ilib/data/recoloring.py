@@ -18,11 +18,12 @@ PAINTS = {
 }
 GREYS = ("black", "white", "grey")
 OTHER_WORDS = {"gray": "grey", "golden": "yellow"}
-# a colour that stands before a noun, at the start of the text or after an article: "a blue car", not "an orange" or
-# "a man with red hair"
 _WORDS = "|".join(sorted([*COLOR_WORDS, *OTHER_WORDS], key=len, reverse=True))
-_ADJECTIVE = re.compile(rf"(?:^|\b(?:an?|the)\s+)(?P<adjective>(?:(?:bright|dark)\s+)?(?P<color>{_WORDS})\s+)"
-                        r"(?!and\b|or\b)\w", re.IGNORECASE)
+# The colour of what the text is of: "a blue car", "a drawing of a blue car"; not "a house with a red roof".
+_ADJECTIVE = re.compile(
+    r"^(?:(?:an?|the)\s+)?(?:[\w-]+\s+of\s+(?:(?:an?|the)\s+)?)?"
+    rf"(?P<adjective>(?:(?:bright|dark)\s+)?(?P<color>{_WORDS})\s+)(?!and\b|or\b)\w", re.IGNORECASE)
+_ANOTHER = re.compile(rf"\band\b.*\b(?:{_WORDS})\b", re.IGNORECASE)  # of a second thing: "... and a blue square"
 PLAIN_SHADE = 0.05  # chroma below which a pixel is grey to the eye
 HUE_REACH = 0.7  # radians on both sides of the main hue that belong to it
 ENOUGH = 0.5  # share of the foreground from which a thing counts as having a colour
@@ -32,12 +33,12 @@ SAMPLED_SIDE = 32  # pixels of a side that are looked at
 def split_color(text: str) -> tuple[str | None, str]:
     """Return the colour that a text asks of its thing, as `COLOR_WORDS` spells it or None, and the text without it.
 
-    "a blue car" asks for blue, and "a car" remains. "an orange", "a man with red hair" and "a red and white flag" ask
-    for no single colour.
+    "a blue car" asks for blue, and "a car" remains. "an orange", "a man with red hair" and "a red circle and a blue
+    square" ask for no single colour.
     """
     text = text.strip()
-    found = _ADJECTIVE.search(text)
-    if found is None:
+    found = _ADJECTIVE.match(text)
+    if found is None or _ANOTHER.search(text):
         return None, text
     word = found.group("color").lower()
     rest = text[:found.start("adjective")] + text[found.end("adjective"):]
