@@ -125,7 +125,9 @@ class GuidanceConfig:
     augmentations: str | Sequence[str] | Mapping | Augmentations | None = option(
         None, "cutouts", "a named set, names such as `affine perspective`, or a mapping of changes", type="Any")
     tv_weight: float = option(0.0, "regularisers", "of the total variation of the picture", low=0)
-    init_weight: float = option(0.0, "regularisers", "of a pull on z", low=0)
+    init_weight: float = option(
+        0.0, "regularisers", "of a pull on z; towards a start that was painted in the prompt's colour, 20 times that",
+        low=0)
     init_weight_mode: str = option(
         "to_init", "regularisers", "`to_init`: w/2 mean (z - z_start)^2; `to_zero_decay`: w/2 mean z^2 / (2 step + 1)",
         choices=INIT_WEIGHT_MODES)

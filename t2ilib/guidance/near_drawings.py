@@ -36,8 +36,11 @@ class NearDrawings:
         Where drawings are painted all candidates do, unless the share is 0: what no drawing shows, a network that
         learnt from drawings does not draw from noise either.
         """
-        is_painted = share > 0 and self._color_and_thing(text)[0] is not None
-        return candidates if is_painted else int(share * candidates)
+        return candidates if share > 0 and self.paints(text) else int(share * candidates)
+
+    def paints(self, text: str) -> bool:
+        """Return whether drawings are painted for a text."""
+        return self._color_and_thing(text)[0] is not None
 
     @torch.no_grad()
     def latents(self, text: str, count: int) -> Tensor:

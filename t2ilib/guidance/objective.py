@@ -14,6 +14,8 @@ from .protocols import Prior
 from .views import Views
 from ..errors import BadParameter
 
+PAINTED_HOLD = 20.0  # times as strongly as others is a painted start held
+
 
 @dataclass
 class Step:
@@ -43,11 +45,26 @@ def tv_term(weight: float) -> Term:
     return lambda step: weight * total_variation(step.images)
 
 
-def init_term(weight: float, mode: str, z_start: Tensor) -> Term:
-    """Pull z towards its start, w/2 mean (z - z_start)^2, or to zero, w/2 mean z^2 / (2 step + 1)."""
+def init_term(weight: float, mode: str, z_start: Tensor, hold: Tensor | float = 1.0) -> Term:
+    """Pull z towards its start, hold w/2 mean (z - z_start)^2, or to zero, w/2 mean z^2 / (2 step + 1).
+
+    Args:
+        hold: of each picture (B,), or of all.
+    """
     if mode == "to_init":
-        return lambda step: weight / 2 * (step.z - z_start).square().flatten(1).mean(1)
+        return lambda step: hold * weight / 2 * (step.z - z_start).square().flatten(1).mean(1)
     return lambda step: weight / 2 / (2 * step.index + 1) * step.z.square().flatten(1).mean(1)
+
+
+def hold_of_starts(config: GuidanceConfig, prior: Prior | None, prompts: Sequence[Sequence[Prompt]]) -> Tensor:
+    """Return how strongly the start of each picture is held beside others (B,): more where the prior painted it.
+
+    A guide that never saw a green horse pulls it towards brown.
+    """
+    hold = torch.ones(len(prompts))
+    if config.init == "prior" and hasattr(prior, "paints"):
+        hold[[prior.paints(main_text(group)) for group in prompts]] = PAINTED_HOLD
+    return hold
 
 
 def prior_term(weight: float, prior: Prior, prompts: Sequence[Sequence[Prompt]],
@@ -80,7 +97,8 @@ def build_terms(config: GuidanceConfig, guides: Guides, z_start: Tensor, prior: 
     if config.tv_weight:
         terms["tv"] = tv_term(config.tv_weight)
     if config.init_weight:
-        terms["init"] = init_term(config.init_weight, config.init_weight_mode, z_start)
+        hold = hold_of_starts(config, prior, prompts).to(z_start)
+        terms["init"] = init_term(config.init_weight, config.init_weight_mode, z_start, hold)
     if config.prior_weight:
         terms["prior"] = prior_term(config.prior_weight, prior, prompts, generators)
     return terms

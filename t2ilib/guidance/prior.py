@@ -118,6 +118,10 @@ class DiffusionPrior:
             parts.append(x_0.unflatten(0, (len(prompts), from_bank)))
         return torch.cat(parts, dim=1)
 
+    def paints(self, prompt: str) -> bool:
+        """Return whether samples for a prompt start from drawings that were painted in the colour it asks for."""
+        return self._near is not None and self._near.paints(prompt) and self.bank_share > 0
+
     @torch.no_grad()
     def redraw(self, z: Tensor, prompts: Sequence[str], *, num: int, generators: Sequence[torch.Generator],
                strength: float) -> Tensor:

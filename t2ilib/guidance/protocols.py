@@ -58,7 +58,8 @@ class Prior(Protocol):
     """A learned distribution of latents given text, from which a run may start.
 
     Optional methods, for the options that name them: `redraw` and `score_distillation`, as in
-    `t2ilib.guidance.prior.DiffusionPrior`, and `settings()`, what decides its samples beside the weights.
+    `t2ilib.guidance.prior.DiffusionPrior`; `settings()`, what decides its samples beside the weights; and
+    `paints(prompt)`, whether the guide must be kept from taking the colour out of a sample.
     """
 
     def sample(self, prompts: list[str], *, num: int, generators: list[torch.Generator],

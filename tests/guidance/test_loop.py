@@ -12,7 +12,8 @@ from t2ilib.errors import BadParameter, RunFailed
 from t2ilib.guidance import Basis, GuidanceConfig, draw_cutouts, frozen, parse_prompts, vqgan_clip, z_bounds
 from t2ilib.guidance.guides import Guides
 from t2ilib.guidance.latents import FreeLatents, select_starts
-from t2ilib.guidance.objective import Step, init_term, tv_term
+from t2ilib.guidance.objective import PAINTED_HOLD, Step, hold_of_starts, init_term, tv_term
+from t2ilib.guidance.prompts import Prompt
 
 spec = importlib.util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))
 plain = importlib.util.module_from_spec(spec)
@@ -177,6 +178,22 @@ def test_a_bonus_counts_in_standard_deviations_of_the_scores():
         assert select_starts(starts, score, bonus=bonus_of_the_first(size), chunk=3)[1].item() == chosen
 
 
+def test_starts_that_the_prior_painted_are_held_more_strongly(vqgan, clip):
+    class Painting(FakePrior):
+        def paints(self, prompt):
+            return "blue" in prompt
+
+    prompts = [[Prompt("a blue car")], [Prompt("a car")]]
+    config = GuidanceConfig("x", init="prior")
+    assert hold_of_starts(config, Painting(vqgan), prompts).tolist() == [PAINTED_HOLD, 1]
+    assert hold_of_starts(config, FakePrior(vqgan), prompts).tolist() == [1, 1]
+    assert hold_of_starts(GuidanceConfig("x"), Painting(vqgan), prompts).tolist() == [1, 1]
+    options = dict(init="prior", init_weight=0.5, steps=10)
+    held = run(vqgan, clip, prompt="blue", fixed={"prior": Painting(vqgan)}, **options)
+    free = run(vqgan, clip, prompt="blue", fixed={"prior": FakePrior(vqgan)}, **options)
+    assert (held.z - held.z_start).norm() < (free.z - free.z_start).norm()
+
+
 def test_given_latents_are_the_start_for_all_pictures(vqgan, clip):
     z = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
     result = run(vqgan, clip, init="latents", num_images=2, steps=0, fixed={"latents": z})
@@ -197,6 +214,8 @@ def test_regularisers_equal_their_formulas(vqgan, clip):
     z, start = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     step = Step(3, z, torch.rand(2, 3, 8, 8), None)
     assert_close(init_term(1.5, "to_init", start)(step)[1], 0.75 * ((z[1] - start[1]) ** 2).mean())
+    held = init_term(1.5, "to_init", start, torch.tensor([1.0, 20.0]))(step)
+    assert_close(held, init_term(1.5, "to_init", start)(step) * torch.tensor([1.0, 20.0]))
     assert_close(init_term(1.5, "to_zero_decay", start)(step)[1], 1.5 / 2 / 7 * (z[1] ** 2).mean())
     d, r = step.images[0].diff(dim=1), step.images[0].diff(dim=2)
     expected = 2 * ((d**2).sum() + (r**2).sum()) / (d.numel() + r.numel())
