@@ -59,11 +59,14 @@ def init_term(weight: float, mode: str, z_start: Tensor, hold: Tensor | float = 
 def hold_of_starts(config: GuidanceConfig, prior: Prior | None, prompts: Sequence[Sequence[Prompt]]) -> Tensor:
     """Return how strongly the start of each picture is held beside others (B,): more where the prior painted it.
 
-    A guide that never saw a green horse pulls it towards brown.
+    A guide that never saw a green horse pulls it towards brown. A story must be free to leave its first scene.
     """
     hold = torch.ones(len(prompts))
     if config.init == "prior" and hasattr(prior, "paints"):
-        hold[[prior.paints(main_text(group)) for group in prompts]] = PAINTED_HOLD
+        for i, group in enumerate(prompts):
+            text = main_text(group)
+            if main_text(group, 1.0) == text and prior.paints(text):
+                hold[i] = PAINTED_HOLD
     return hold
 
 

@@ -187,6 +187,8 @@ def test_starts_that_the_prior_painted_are_held_more_strongly(vqgan, clip):
     config = GuidanceConfig("x", init="prior")
     assert hold_of_starts(config, Painting(vqgan), prompts).tolist() == [PAINTED_HOLD, 1]
     assert hold_of_starts(config, FakePrior(vqgan), prompts).tolist() == [1, 1]
+    story = GuidanceConfig("a blue car ^ a red car", init="prior").prompts()
+    assert hold_of_starts(config, Painting(vqgan), story).tolist() == [1]
     assert hold_of_starts(GuidanceConfig("x"), Painting(vqgan), prompts).tolist() == [1, 1]
     options = dict(init="prior", init_weight=0.5, steps=10)
     held = run(vqgan, clip, prompt="blue", fixed={"prior": Painting(vqgan)}, **options)
