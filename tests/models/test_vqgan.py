@@ -55,7 +55,7 @@ def test_encoder_and_decoder_equal_taming_in_values_and_gradients(name, layout):
     for ours, theirs, value in ((model.encoder, encoder, x), (model.decoder, decoder, z)):
         a, b = value.clone(memory_format=layout).requires_grad_(), value.clone().requires_grad_()
         found, expected = ours(a), theirs(b)
-        assert (found - expected).abs().max() < 2e-5
+        assert (found - expected).abs().max() < 5e-5  # 2.6e-5 without AVX-512
         upstream = torch.randn_like(expected)
         (found * upstream).sum().backward()
         (expected * upstream).sum().backward()
