@@ -33,8 +33,8 @@ class NearDrawings:
     def drafts(self, text: str, candidates: int, share: float) -> int:
         """Return how many of a text's candidates start from drawings: the share of them, rounded down.
 
-        Where drawings are painted all candidates do, unless the share is 0: what no drawing shows, a network that
-        learnt from drawings does not draw from noise either.
+        Where drawings are painted all candidates do, unless the share is 0: from noise, a network that saw no blue cars
+        draws the colour without the shape.
         """
         return candidates if share > 0 and self.paints(text) else int(share * candidates)
 
