@@ -40,7 +40,7 @@ help:
 	@echo "make app                          the playground as a page in the browser; ARGS=\"--port 8000\""
 	@echo "make test                         unit, parity and notebook tests; JOBS=4 for four processes"
 	@echo "make test-long                    what takes minutes each: kills, the README's pictures, a dry run for a GPU"
-	@echo "make check                        before a commit: ruff, types and the quick tests, in about two minutes"
+	@echo "make check                        before a commit: ruff, types and the quick tests, in three to seven minutes"
 	@echo "make lint, types, format          one of them; format also pairs the notebooks"
 	@echo "make bench                        benchmarks; CSV in reports/benchmarks"
 	@echo "make gpu MINUTES=9                 all that only a GPU can tell, and training there; a later call goes on"
