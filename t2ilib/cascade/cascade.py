@@ -166,6 +166,8 @@ class Cascade:
         if low is None:
             return self._run(texts, generators, settings, callback, _Inputs(), candidates=candidates, score=score,
                              redrawn=self._to_redraw(redrawn, strength, len(texts), candidates))
+        if redrawn is not None:
+            raise BadParameter("low=... is enlarged and redrawn=... is where drafts start: give one of them")
         larger = [k for k, stage in enumerate(self.stages) if k and stage.size > max(low.shape[-2:])]
         if not larger or len(low) != len(texts):
             raise BadParameter(f"low must be {len(texts)} pictures smaller than {self.stages[-1].size} pixels, for a "
@@ -214,8 +216,9 @@ class Cascade:
         if pictures is None:
             return None
         if not 0 < strength <= 1 or pictures.ndim != 5 or len(pictures) != texts or not 1 <= pictures.shape[1] <= most:
-            raise BadParameter(f"need strength in (0, 1] and for each text from 1 to {most} pictures, got {strength}, "
-                               f"{texts} texts and pictures {tuple(pictures.shape)}")
+            number = "one picture" if most == 1 else f"from 1 to {most} pictures"
+            raise BadParameter(f"need strength in (0, 1] and for each text {number}, got {strength}, {texts} texts and "
+                               f"pictures {tuple(pictures.shape)}")
         small = downsample(pictures.flatten(0, 1).to(self.device), self.stages[0].size)
         return _Inputs(init=small, strength=strength)
 

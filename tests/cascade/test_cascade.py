@@ -245,8 +245,12 @@ def test_previews_and_an_early_end(make):
     (lambda c: c.sample(["red"], generators=streams(0), low=torch.zeros(2, 3, 4, 4)), "1 pictures"),
     (lambda c: c.edit(torch.zeros(1, 3, 8, 8), ["red"], strength=0.0, generators=streams(0)), "strength"),
     (lambda c: c.edit(torch.zeros(2, 3, 8, 8), ["red"], strength=0.5, generators=streams(0)), "1 texts"),
-    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 2, 3, 8, 8)), "from 1 to 1 pictures"),
-    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 3, 8, 8)), "from 1 to 1 pictures"),
+    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 2, 3, 8, 8)), "each text one picture"),
+    (lambda c: c.sample(["red"], generators=streams(0), redrawn=torch.zeros(1, 3, 8, 8)), "each text one picture"),
+    (lambda c: c.sample(["red"], generators=streams(0), low=torch.zeros(1, 3, 8, 8),
+                        redrawn=torch.zeros(1, 1, 3, 8, 8)), "give one of them"),
+    (lambda c: c.sample(["red"], generators=streams(0), candidates=2, score=lambda x, _: x.mean((1, 2, 3)),
+                        redrawn=torch.zeros(1, 3, 3, 8, 8)), "each text from 1 to 2 pictures"),
     (lambda c: c.inpaint(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), ["red"], generators=streams(0)), "8 x 8")])
 def test_bad_input_is_refused(make, call, message):
     cascade = make()
