@@ -105,12 +105,11 @@ from t2ilib.guidance import (
     vqgan_clip,
     whole_picture,
 )
-from t2ilib.guidance.near_drawings import NearDrawings
 from t2ilib.lesson import start
 from t2ilib.media import load_picture, png, to_signed, to_unit
 from t2ilib.media.film import FilmWriter, StepRecorder
 from t2ilib.methods import generate_with_record
-from t2ilib.methods.bank import load_bank
+from t2ilib.methods.bank import near_drawings
 from t2ilib.methods.networks import Networks
 from t2ilib.methods.vqgan_clip import PRIORS, WITH_PRIOR, load_prior
 from t2ilib.metrics.judging import Judgement
@@ -382,7 +381,7 @@ title = f"{len(coloured)} texts, 4 drafts each"
 run.keep("colour_counts", show.Table(counts, digits=2, note=title))
 
 # %%
-lookup = NearDrawings(load_bank(Networks(str(device_))), prior.text_encoder, vqgan)
+lookup = near_drawings(Networks(str(device_)))
 first = coloured[:6]
 found = torch.cat([lookup.pictures(f"a {thing}", 1) for _, thing in pairs[:len(first)]])
 painted = torch.cat([lookup.pictures(text, 1) for text in first])

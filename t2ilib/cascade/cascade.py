@@ -74,11 +74,24 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Part:
-    """Pictures of a stage that are drawn alike: so many of each text, from these inputs, in so many steps."""
+    """Pictures of a stage that are drawn alike, from these inputs: so many of each text."""
 
-    drafts: int
+    drafts: list[int]
     inputs: _Inputs
-    steps: int
+
+    def steps(self, of_noise: int) -> int:
+        """Return in how many steps it is drawn, where from noise it would be `of_noise`."""
+        return max(1, round(of_noise * self.inputs.strength))
+
+    def first_drafts(self) -> dict[int, int]:
+        """Return text -> place of its first draft among all drafts, of those texts that have one."""
+        places = {}
+        place = 0
+        for text, count in enumerate(self.drafts):
+            if count:
+                places[text] = place
+            place += count
+        return places
 
 
 class _Stopped(Exception):
@@ -89,20 +102,20 @@ class _Progress:
     """Count the steps of a run over all stages and chunks, and tell the callback.
 
     Args:
-        callback: or None. steps: of the whole run. size: side of the final pictures.
+        callback: or None. steps: of the whole run. images: what is shown before the first step (B, 3, H, W) in [0, 1].
     """
 
-    def __init__(self, callback: Callback | None, steps: int, size: int):
+    def __init__(self, callback: Callback | None, steps: int, images: Tensor):
         self.callback = callback
         self.steps = steps
-        self.size = size
+        self.images = images
         self.done = 0
         self.stopped = False
 
-    def tell(self, stage: int, pictures: Tensor) -> None:
-        """Show pictures (B, 3, h, w) in [-1, 1] to the callback, which may ask to stop."""
-        images = to_unit(enlarge(pictures, self.size))
-        self.stopped = bool(self.callback(CascadePreview(self.done, self.steps, stage, images)))
+    def tell(self, stage: int, texts: list[int], pictures: Tensor) -> None:
+        """Show the pictures of some texts (n, 3, h, w) in [-1, 1] to the callback, which may ask to stop."""
+        self.images[texts] = to_unit(enlarge(pictures, self.images.shape[-1]))
+        self.stopped = bool(self.callback(CascadePreview(self.done, self.steps, stage, self.images.clone())))
 
 
 class Cascade:
@@ -146,15 +159,15 @@ class Cascade:
     # --- what it can draw ---------------------------------------------------------------------------------------------
 
     def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], low: Tensor | None = None,
-               candidates: int = 1, score: Score | None = None, redrawn: Tensor | None = None, strength: float = 0.6,
-               callback: Callback | None = None, **settings: Any) -> list[Tensor]:
+               candidates: int = 1, score: Score | None = None, redrawn: Sequence[Tensor] | None = None,
+               strength: float = 0.6, callback: Callback | None = None, **settings: Any) -> list[Tensor]:
         """Draw a picture for each text.
 
         Args:
             low: pictures (B, 3, h, w) in [-1, 1] to enlarge, in the place of drawn ones; only the stages larger than
                 they are run.
             candidates: small pictures drawn for each text, of which `score` chooses the one that is enlarged.
-            redrawn: pictures (B, R, 3, H, W) in [-1, 1] with R at most `candidates`: the last R candidates of each text
+            redrawn: for each text pictures (R, 3, H, W) in [-1, 1] with R at most `candidates`: its last R candidates
                 start from them, noised to the time `strength` in (0, 1], as in `edit`.
 
         Raises:
@@ -164,8 +177,9 @@ class Cascade:
             raise BadParameter(f"candidates must be at least 1, and more than one need a score=... that chooses and no "
                                f"low=...; got {candidates}")
         if low is None:
+            part = None if redrawn is None else self._to_redraw(redrawn, strength, len(texts), candidates)
             return self._run(texts, generators, settings, callback, _Inputs(), candidates=candidates, score=score,
-                             redrawn=self._to_redraw(redrawn, strength, len(texts), candidates))
+                             redrawn=part)
         if redrawn is not None:
             raise BadParameter("low=... is enlarged and redrawn=... is where drafts start: give one of them")
         larger = [k for k, stage in enumerate(self.stages) if k and stage.size > max(low.shape[-2:])]
@@ -183,8 +197,8 @@ class Cascade:
         Args:
             strength: time in (0, 1] to which the first stage noises its small copy; at 1 nothing of it is left.
         """
-        inputs = self._to_redraw(pictures[:, None], strength, len(texts), 1)
-        return self._run(texts, generators, settings, callback, inputs)
+        part = self._to_redraw(pictures[:, None], strength, len(texts), 1)
+        return self._run(texts, generators, settings, callback, part.inputs)
 
     def inpaint(self, pictures: Tensor, mask: Tensor, texts: Sequence[Text], *,
                 generators: Sequence[torch.Generator], callback: Callback | None = None,
@@ -211,21 +225,21 @@ class Cascade:
 
     # --- how it draws -------------------------------------------------------------------------------------------------
 
-    def _to_redraw(self, pictures: Tensor | None, strength: float, texts: int, most: int) -> _Inputs | None:
-        """Return as a start of the first stage the pictures (B, R, 3, H, W) of each text, None where there are none."""
-        if pictures is None:
-            return None
-        if not 0 < strength <= 1 or pictures.ndim != 5 or len(pictures) != texts or not 1 <= pictures.shape[1] <= most:
+    def _to_redraw(self, pictures: Sequence[Tensor], strength: float, texts: int, most: int) -> _Part:
+        """Return as a part of the first stage what starts from the pictures (R, 3, H, W) of each text."""
+        drafts = [len(own) for own in pictures]
+        fits = len(drafts) == texts and all(own.ndim == 4 and len(own) <= most for own in pictures)
+        if not 0 < strength <= 1 or not fits or not any(drafts):
             number = "one picture" if most == 1 else f"from 1 to {most} pictures"
-            raise BadParameter(f"need strength in (0, 1] and for each text {number}, got {strength}, {texts} texts and "
-                               f"pictures {tuple(pictures.shape)}")
-        small = downsample(pictures.flatten(0, 1).to(self.device), self.stages[0].size)
-        return _Inputs(init=small, strength=strength)
+            raise BadParameter(f"need strength in (0, 1] and for each text {number}, or none for some, got {strength}, "
+                               f"{texts} texts and pictures {[tuple(own.shape) for own in pictures]}")
+        small = downsample(torch.cat([own for own in pictures if len(own)]).to(self.device), self.stages[0].size)
+        return _Part(drafts, _Inputs(init=small, strength=strength))
 
     @torch.no_grad()
     def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], settings: dict[str, Any],
              callback: Callback | None, inputs: _Inputs, *, first: int = 0, candidates: int = 1,
-             score: Score | None = None, redrawn: _Inputs | None = None) -> list[Tensor]:
+             score: Score | None = None, redrawn: _Part | None = None) -> list[Tensor]:
         """Run the stages from `first` on, each on what the one before has drawn."""
         if isinstance(texts, str) or not texts or len(texts) != len(generators):
             raise BadParameter(f"need a list of texts and a generator for each, got {texts!r} and {len(generators)}")
@@ -234,15 +248,17 @@ class Cascade:
         sampling = Sampling.of(settings)
         streams = _stage_streams(generators, len(self.stages), candidates)
         steps = {k: sampling.steps_of(k, len(self.stages)) for k in range(first, len(self.stages))}
-        parts = _parts_of_drafts(inputs, redrawn, len(texts), candidates, steps[first])
-        passes = sum(part.steps * self._chunks(len(texts) * part.drafts) for part in parts)
+        parts = _parts_of_drafts(inputs, redrawn, len(texts), candidates)
+        passes = sum(part.steps(steps[first]) * self._chunks(sum(part.drafts)) for part in parts)
         passes += sum(steps[k] * self._chunks(len(texts)) for k in steps if k > first)
-        progress = _Progress(callback, passes, self.stages[-1].size)
+        size = self.stages[-1].size
+        grey = torch.full((len(texts), 3, size, size), 0.5, device=self.device)
+        progress = _Progress(callback, passes, grey)
 
         results: list[Tensor] = []
         for k in steps:
             if k > first:
-                parts = [_Part(1, replace(inputs, lowres=results[-1], init=None, strength=1.0), steps[k])]
+                parts = [_Part([1] * len(texts), replace(inputs, lowres=results[-1], init=None, strength=1.0))]
             pictures = self._draw_parts(k, texts, streams[k], sampling, progress, parts)  # (B, N, 3, size, size)
             candidates_of_text = pictures.shape[1]
             pictures = pictures.flatten(0, 1)
@@ -259,15 +275,18 @@ class Cascade:
     def _draw_parts(self, k: int, texts: list[Text], streams: list[list[torch.Generator]], sampling: Sampling,
                     progress: _Progress, parts: list[_Part]) -> Tensor:
         """Return all pictures of a stage, those of a text next to one another: (B, N, 3, size, size)."""
-        drawn = []
-        before = 0
+        drawn: list[list[Tensor]] = [[] for _ in texts]
+        before = [0] * len(texts)
         for part in parts:
-            repeated = [text for text in texts for _ in range(part.drafts)]
-            generators = [stream for own in streams for stream in own[before:before + part.drafts]]
+            repeated = [text for text, n in zip(texts, part.drafts, strict=True) for _ in range(n)]
+            generators = []
+            for own, first, n in zip(streams, before, part.drafts, strict=True):
+                generators += own[first:first + n]
             pictures = self._draw_stage(k, repeated, generators, sampling, progress, part)
-            drawn.append(pictures.unflatten(0, (len(texts), part.drafts)))
-            before += part.drafts
-        return torch.cat(drawn, dim=1)
+            for of_text, own_pictures in zip(drawn, pictures.split(part.drafts), strict=True):
+                of_text.append(own_pictures)
+            before = [first + n for first, n in zip(before, part.drafts, strict=True)]
+        return torch.stack([torch.cat(of_text) for of_text in drawn])
 
     def _draw_stage(self, k: int, texts: list[Text], generators: list[torch.Generator], sampling: Sampling,
                     progress: _Progress, part: _Part) -> Tensor:
@@ -278,6 +297,8 @@ class Cascade:
         """
         stage = self.stages[k]
         inputs = part.inputs
+        steps = part.steps(sampling.steps_of(k, len(self.stages)))
+        firsts = part.first_drafts()
         if inputs.lowres is None:
             pictures = torch.zeros(len(texts), 3, stage.size, stage.size, device=self.device)
         else:
@@ -290,17 +311,17 @@ class Cascade:
             def after_step(step: int, x_0: Tensor, rows: slice = rows) -> None:
                 if progress.callback is not None:
                     # only the first draft of each text is shown: nothing is decoded of the others
-                    shown = list(range(-rows.start % part.drafts, len(x_0), part.drafts))
-                    places = [rows.start + i for i in shown]
+                    places = [place for place in firsts.values() if 0 <= place - rows.start < len(x_0)]
+                    shown = [place - rows.start for place in places]
                     pictures[places] = self._finished(k, x_0[shown], inputs, places, sampling)
-                    progress.tell(k, pictures[::part.drafts])
+                    progress.tell(k, list(firsts), pictures[list(firsts.values())])
                 progress.done += 1
                 if progress.stopped:
                     pictures[rows] = self._finished(k, x_0, inputs, rows, sampling)
                     raise _Stopped
 
             try:
-                x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, part.steps, after_step)
+                x = self._sample_chunk(k, texts[rows], generators[rows], sampling, inputs, rows, steps, after_step)
             except _Stopped:
                 break
             pictures[rows] = self._finished(k, x, inputs, rows, sampling)
@@ -371,14 +392,12 @@ class Cascade:
         return with_guidance(predict, condition | smaller, unconditional | smaller, scale, interval=sampling.interval)
 
 
-def _parts_of_drafts(inputs: _Inputs, redrawn: _Inputs | None, texts: int, candidates: int, steps: int) -> list[_Part]:
+def _parts_of_drafts(inputs: _Inputs, redrawn: _Part | None, texts: int, candidates: int) -> list[_Part]:
     """Return the parts of the first stage: candidates from `inputs`, and as many as `redrawn` holds from those."""
-    from_pictures = 0 if redrawn is None else len(redrawn.init) // texts
-    parts = []
-    for drafts, of_part in ((candidates - from_pictures, inputs), (from_pictures, redrawn)):
-        if drafts:
-            parts.append(_Part(drafts, of_part, max(1, round(steps * of_part.strength))))
-    return parts
+    if redrawn is None:
+        return [_Part([candidates] * texts, inputs)]
+    from_inputs = [candidates - count for count in redrawn.drafts]
+    return [_Part(from_inputs, inputs), redrawn] if any(from_inputs) else [redrawn]
 
 
 def _stage_streams(generators: Sequence[torch.Generator], stages: int,

@@ -45,6 +45,13 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
     return cones @ TO_LAB.T
 
 
+def from_oklab(lab: np.ndarray) -> np.ndarray:
+    """Convert OKLab (..., 3) back to sRGB in [0, 1]; what no screen can show is clipped."""
+    cones = lab @ np.linalg.inv(TO_LAB).T
+    linear = np.clip(cones ** 3 @ np.linalg.inv(TO_CONES).T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
 def _anchor_table() -> tuple[np.ndarray, np.ndarray]:
     """Return all anchors (A, 3) in OKLab, and the word that each belongs to (A,)."""
     rgb = []

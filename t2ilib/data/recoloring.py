@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .colors import COLOR_WORDS, TO_CONES, TO_LAB, color_shares, oklab
+from .colors import COLOR_WORDS, color_shares, from_oklab, oklab
 from ..errors import check_name
 
 # One anchor for each word: what a thing is painted with. The others of `colors` tell what counts as that word.
@@ -16,7 +16,6 @@ PAINTS = {
     "green": "4caf50", "turquoise": "1abc9c", "blue": "2f80e0", "light blue": "81d4fa", "purple": "8e44c8",
     "pink": "ff8dc7", "brown": "795548", "beige": "f5deb3",
 }
-GREYS = ("black", "white", "grey")
 OTHER_WORDS = {"gray": "grey", "golden": "yellow"}
 _WORDS = "|".join(sorted([*COLOR_WORDS, *OTHER_WORDS], key=len, reverse=True))
 # The colour of what the text is of: "a blue car", "a drawing of a blue car"; not "a house with a red roof".
@@ -108,11 +107,11 @@ def _foreground(rgb: np.ndarray) -> np.ndarray:
 def _painted(rgb: np.ndarray, paint: np.ndarray) -> np.ndarray:
     """Give the main colour of one picture (H, W, 3) in [0, 1] another, in OKLab (3,)."""
     lab = oklab(rgb)
-    weight = _main_color(lab, _foreground(rgb))[..., None]  # (H, W, 1)
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    weight = _main_color(lab, chroma, _foreground(rgb))[..., None]  # (H, W, 1)
     if weight.sum() < 1:
         return rgb
     mean = (lab * weight).sum((0, 1)) / weight.sum()  # (3,)
-    chroma = np.hypot(lab[..., 1], lab[..., 2])
     mean_chroma = (chroma * weight[..., 0]).sum() / weight.sum()
     relative = np.ones_like(chroma)  # a grey thing is painted evenly
     if mean_chroma > PLAIN_SHADE:
@@ -123,9 +122,8 @@ def _painted(rgb: np.ndarray, paint: np.ndarray) -> np.ndarray:
     return from_oklab(lab * (1 - weight) + new * weight)
 
 
-def _main_color(lab: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def _main_color(lab: np.ndarray, chroma: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """Return how far each pixel (H, W, 3) belongs to the main colour of the foreground: (H, W) in [0, 1]."""
-    chroma = np.hypot(lab[..., 1], lab[..., 2])
     hue = np.arctan2(lab[..., 2], lab[..., 1])
     has_hue = foreground & (chroma > PLAIN_SHADE)
     if has_hue.sum() < 0.15 * foreground.sum():
@@ -140,10 +138,3 @@ def _main_color(lab: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 def _turned(angle: np.ndarray) -> np.ndarray:
     """Return angles in (-pi, pi]."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
-def from_oklab(lab: np.ndarray) -> np.ndarray:
-    """Convert OKLab (..., 3) back to sRGB in [0, 1]; what no screen can show is clipped."""
-    cones = lab @ np.linalg.inv(TO_LAB).T
-    linear = np.clip(cones ** 3 @ np.linalg.inv(TO_CONES).T, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .protocols import CodingNetwork
 from ..data.recoloring import recolored, split_color
-from ..encoders import TextEncoder
+from ..encoders import TextCache, TextEncoder
 from ..media import to_signed, to_unit
 from ..models.start_bank import StartBank
 
@@ -29,6 +29,7 @@ class NearDrawings:
         self.text_encoder = text_encoder
         self.painter = painter
         self.chunk = chunk
+        self._features = TextCache(self._encode_texts)
 
     def drafts(self, text: str, candidates: int, share: float) -> int:
         """Return how many of a text's candidates start from drawings: the share of them, rounded down.
@@ -63,20 +64,20 @@ class NearDrawings:
         """Return the colour in which drawings are to be painted, if any, and their code vectors (count, D, h, w)."""
         color, thing = self._color_and_thing(text)
         # painted ones are of one name: the next would be other things
-        rows = self.bank.nearest(self._feature(thing), count, names=None if color is None else 1)
+        rows = self.bank.nearest(*self._features([thing]), count, names=None if color is None else 1)
         z = self.bank.latents(rows)
         return color, z if self.painter is None else z.to(self.painter.codebook.device)
 
     def _color_and_thing(self, text: str) -> tuple[str | None, str]:
         """Return the colour that no drawing of the thing has, and the thing; None and the text where there is none."""
         color, thing = split_color(text)
-        if self.painter is None or color is None or self.bank.best_similarity(self._feature(text)) >= SAME_NAME:
+        if self.painter is None or color is None or self.bank.best_similarity(*self._features([text])) >= SAME_NAME:
             return None, text
         return color, thing
 
-    def _feature(self, text: str) -> Tensor:
-        _, _, pooled = self.text_encoder.encode([text])
-        return pooled[0].cpu()  # (E,)
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        _, _, pooled = self.text_encoder.encode(texts)
+        return pooled.cpu()  # (texts, E)
 
     def _decode(self, z: Tensor) -> Tensor:
         return torch.cat([self.painter.decode(part) for part in z.split(self.chunk)])

@@ -90,33 +90,26 @@ class DiffusionPrior:
                                f"{len(prompts)} prompts and {len(generators)} generators")
         channels = self.network.mean.shape[1]
         noise = noise_for(generators, (num, channels, *size)).to(self.device)  # (P, num, D, h, w)
-        prompts_with: dict[int, list[int]] = {}  # so many samples from the bank -> which prompts
-        for i, prompt in enumerate(prompts):
-            from_bank = 0
-            if self._near is not None and tuple(size) == self._near.bank.size:
-                from_bank = self._near.drafts(prompt, num, self.bank_share)
-            prompts_with.setdefault(from_bank, []).append(i)
-        x_0 = torch.empty_like(noise)
-        for from_bank, rows in prompts_with.items():
-            x_0[rows] = self._sample([prompts[i] for i in rows], noise[rows], from_bank)
-        return self.network.denormalize(x_0.flatten(0, 1))
+        counts = [0] * len(prompts)  # of samples from the bank
+        if self._near is not None and tuple(size) == self._near.bank.size:
+            counts = [self._near.drafts(prompt, num, self.bank_share) for prompt in prompts]
+        own_noise = [own.split([num - count, count]) for own, count in zip(noise, counts, strict=True)]
 
-    def _sample(self, prompts: list[str], noise: Tensor, from_bank: int) -> Tensor:
-        """Return samples of which the last `from_bank` start from drawings: noise (P, num, D, h, w) -> the same."""
-        parts = []
-        from_noise = noise.shape[1] - from_bank
-        if from_noise:
-            x_t = noise[:, :from_noise].flatten(0, 1)  # (P from_noise, D, h, w)
-            x_0 = self._denoise(_repeat(prompts, from_noise), x_t, start=1.0)
-            parts.append(x_0.unflatten(0, (len(prompts), from_noise)))
-        if from_bank:
-            near = {prompt: self._near.latents(prompt, from_bank) for prompt in dict.fromkeys(prompts)}
-            drawings = torch.cat([near[prompt] for prompt in prompts]).to(self.device)  # (P from_bank, D, h, w)
-            eps = noise[:, from_noise:].flatten(0, 1)
-            x_t = self._noised(self.network.normalize(drawings), eps, self.bank_noise)
-            x_0 = self._denoise(_repeat(prompts, from_bank), x_t, start=self.bank_noise)
-            parts.append(x_0.unflatten(0, (len(prompts), from_bank)))
-        return torch.cat(parts, dim=1)
+        x_t = torch.cat([first for first, _ in own_noise])  # those that start from noise, of all prompts
+        from_noise = self._denoise(_repeat(prompts, [num - count for count in counts]), x_t, start=1.0)
+        x_t = torch.cat([last for _, last in own_noise])  # those that start from drawings
+        if len(x_t):
+            count_of = dict(zip(prompts, counts, strict=True))  # a prompt of several pictures is looked up once
+            near = {prompt: self._near.latents(prompt, count) for prompt, count in count_of.items()}
+            drawings = torch.cat([near[prompt] for prompt in prompts]).to(self.device)
+            x_t = self._noised(self.network.normalize(drawings), x_t, self.bank_noise)
+        from_bank = self._denoise(_repeat(prompts, counts), x_t, start=self.bank_noise)
+
+        samples = []
+        of_noise = from_noise.split([num - count for count in counts])
+        for first, last in zip(of_noise, from_bank.split(counts), strict=True):
+            samples += [first, last]
+        return self.network.denormalize(torch.cat(samples))
 
     def paints(self, prompt: str) -> bool:
         """Return whether samples for a prompt start from drawings that were painted in the colour it asks for."""
@@ -136,7 +129,7 @@ class DiffusionPrior:
         x_0 = self.network.normalize(z.to(self.device)).repeat_interleave(num, dim=0)  # (P num, D, h, w)
         noise = noise_for(generators, (num, *z.shape[1:]))  # (P, num, D, h, w)
         x_t = self._noised(x_0, noise.flatten(0, 1).to(x_0), strength)
-        redrawn = self._denoise(_repeat(prompts, num), x_t, start=strength)
+        redrawn = self._denoise(_repeat(prompts, [num] * len(prompts)), x_t, start=strength)
         return self.network.denormalize(redrawn)
 
     def score_distillation(self, z: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Tensor:
@@ -164,9 +157,9 @@ class DiffusionPrior:
         return q_sample(x_0, torch.full((len(x_0),), t, device=self.device), eps)
 
     def _denoise(self, texts: list[str], x_t: Tensor, *, start: float) -> Tensor:
-        """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time."""
+        """Sample from x_t (B, D, h, w) at time `start` down to 0, a chunk at a time; B may be 0."""
         steps = max(1, round(self.steps * start))
-        parts = []
+        parts = [x_t[:0]]  # so that there is something to join where B is 0
         for i in range(0, len(texts), self.chunk):
             denoiser = self._denoiser(texts[i:i + self.chunk])
             parts.append(sample_dpm_solver(denoiser, x_t[i:i + self.chunk], steps=steps, start=start))
@@ -183,6 +176,6 @@ class DiffusionPrior:
             return self.network(x_t, t, **condition).float()
 
 
-def _repeat(prompts: Sequence[str], num: int) -> list[str]:
-    """Return each prompt `num` times, those of one next to one another."""
-    return [prompt for prompt in prompts for _ in range(num)]
+def _repeat(prompts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Return each prompt so many times, those of one next to one another."""
+    return [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ..encoders.choosing import GuideScore
 from ..errors import BadParameter
 from ..guidance import GuidanceConfig
 from ..media import fit_picture, load_picture, to_signed
-from ..options import Option
+from ..options import Option, options_of
 
 MACHINE_OPTIONS = (
     Option("device", "auto", "`cpu`, `cuda`, `mps`", "machine"),
@@ -25,9 +25,8 @@ MACHINE_OPTIONS = (
 )
 
 
-COLOR_WEIGHT = Option(
-    "color_weight", GuidanceConfig.color_weight, "how much the colour that a prompt asks for counts when the guides "
-    "choose, in standard deviations of their scores; 0 is not at all", "guides", low=0, high=100, slider=(0.0, 6.0))
+COLOR_WEIGHT = replace(next(option for option in options_of(GuidanceConfig) if option.name == "color_weight"),
+                       group="guides")
 
 
 def guide_options(candidates: int) -> tuple[Option, Option, Option]:
@@ -81,7 +80,7 @@ def guide_names(clip: str | Sequence[str]) -> list[str]:
     return [clip] if isinstance(clip, str) else list(clip)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Choice:
     """What was chosen among candidates.
 
@@ -92,11 +91,6 @@ class Choice:
     similarity: Tensor
     chosen: Tensor
 
-    @classmethod
-    def empty(cls, texts: int, candidates: int) -> "Choice":
-        """Return one to be filled in."""
-        return cls(torch.zeros(texts, candidates), torch.zeros(texts, dtype=torch.long))
-
 
 class ColorScore:
     """Choose as guides do, and prefer pictures that have the colour that their text asks for.
@@ -106,14 +100,14 @@ class ColorScore:
         weight: of the colour, in standard deviations of what the guides say of a text's candidates.
 
     Attributes:
-        choice: of the pictures that were asked for last.
+        choice: of the pictures that were asked for last, None before.
     """
 
     def __init__(self, guides: GuideScore, candidates: int, weight: float):
         self.guides = guides
         self.candidates = candidates
         self.weight = weight
-        self.choice = Choice.empty(0, candidates)
+        self.choice: Choice | None = None
 
     def __call__(self, pictures: Tensor, texts: list[Any]) -> Tensor:
         similarity = self.guides(pictures, texts).view(-1, self.candidates)  # (B, candidates)

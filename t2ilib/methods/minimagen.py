@@ -133,43 +133,22 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
         return _edit(cascade, texts, settings, drawing), None
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
-    return _best_of(cascade, texts, settings, networks, drawing)
+    guides = choosing_guides(networks, settings)
+    if settings["bank_share"] and can_draw_near(networks):
+        drawing["redrawn"] = _drawings_near(networks, texts, settings)
+        drawing["strength"] = settings["bank_noise"]
+    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
+    return pictures, guides.choice
 
 
-def _best_of(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks: Networks,
-             drawing: dict[str, Any]) -> tuple[Tensor, Choice]:
-    """Return the best candidate of each text, and what chose it."""
-    candidates = settings["candidates"]
-    near = _drawings_near(networks, texts, settings)
-    texts_with: dict[int, list[int]] = {}  # so many candidates from drawings -> which texts, which are drawn together
-    for i, text in enumerate(texts):
-        texts_with.setdefault(len(near[text]), []).append(i)
-    side = cascade.stages[-1].size
-    pictures = torch.zeros(len(texts), 3, side, side, device=cascade.device)
-    choice = Choice.empty(len(texts), candidates)
-    for from_drawings, rows in texts_with.items():
-        of_rows = [texts[i] for i in rows]
-        own: dict[str, Any] = {"generators": [drawing["generators"][i] for i in rows]}
-        if from_drawings:
-            own |= {"redrawn": torch.stack([near[text] for text in of_rows]), "strength": settings["bank_noise"]}
-        guides = choosing_guides(networks, settings)
-        pictures[rows] = cascade.sample(of_rows, candidates=candidates, score=guides, **{**drawing, **own})[-1]
-        choice.similarity[rows] = guides.choice.similarity
-        choice.chosen[rows] = guides.choice.chosen
-    return pictures, choice
-
-
-def _drawings_near(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return for each distinct text the drawings from which candidates start, (R, 3, H, W) in [-1, 1] or none."""
-    found = {text: torch.zeros(0) for text in texts}  # once where a text has several pictures
-    if not settings["bank_share"] or not can_draw_near(networks):
-        return found
+def _drawings_near(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> list[Tensor] | None:
+    """Return for each text the drawings from which candidates start (R, 3, H, W) in [-1, 1]; None where all R are 0."""
     near = near_drawings(networks, chunk=settings["chunk"])
-    for text in found:
-        count = near.drafts(text, settings["candidates"], settings["bank_share"])
-        if count:
-            found[text] = near.pictures(text, count)
-    return found
+    drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
+    if not any(drafts.values()):
+        return None
+    found = {text: near.pictures(text, count) for text, count in drafts.items()}  # once for all pictures of a text
+    return [found[text] for text in texts]
 
 
 def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing: dict[str, Any]) -> Tensor:

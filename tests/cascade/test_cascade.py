@@ -148,6 +148,25 @@ def test_the_last_candidates_start_from_given_pictures(make):
     assert (colour(all_of_them) - 0.9).abs().max() < 0.25
 
 
+def test_each_text_may_start_from_another_number_of_pictures(make):
+    texts, shown = ["red", "blue", "green"], []
+    bright = torch.full((3, 3, 8, 8), 0.9)
+
+    def drawn(place, **given):
+        cascade = make(std=0.3, chunk=4)
+        chosen = cascade.sample(texts, generators=streams(0, 1, 2), candidates=3, **PLAIN, **given,
+                                score=lambda x, _: (torch.arange(len(x)) % 3 == place).float(),
+                                callback=lambda preview: shown.append(preview.images))
+        return chosen[0]
+
+    ragged = [bright[:1], bright, bright[:0]]
+    first, last = (drawn(place, redrawn=ragged, strength=0.05) for place in (0, 2))
+    assert (colour(last[:2]) - 0.9).abs().max() < 0.25 and (colour(first[1:2]) - 0.9).abs().max() < 0.25
+    torch.testing.assert_close(first[[0, 2]], drawn(0)[[0, 2]])
+    torch.testing.assert_close(last[2], drawn(2)[2])
+    assert {tuple(images.shape) for images in shown} == {(3, 3, 8, 8)}
+
+
 def test_given_pictures_are_enlarged_by_the_stages_above_them(make):
     cascade = make((4, 8, 16))
     low = torch.full((2, 3, 8, 8), -0.5)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from t2ilib.data import load_captioned
-from t2ilib.data.colors import COLOR_WORDS, oklab
-from t2ilib.data.recoloring import PAINTS, color_match, color_share, from_oklab, recolored, split_color
+from t2ilib.data.colors import COLOR_WORDS, from_oklab, oklab
+from t2ilib.data.recoloring import PAINTS, color_match, color_share, recolored, split_color
 from t2ilib.errors import UnknownName
 from t2ilib.media import to_unit
 

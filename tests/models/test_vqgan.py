@@ -49,13 +49,14 @@ def test_encoder_and_decoder_equal_taming_in_values_and_gradients(name, layout):
         encoder.mid.attn_1, decoder.mid.attn_1 = torch.nn.Identity(), torch.nn.Identity()
     encoder.load_state_dict(model.encoder.state_dict())
     decoder.load_state_dict(model.decoder.state_dict())
-    model = model.to(memory_format=layout)
-    x = torch.randn(2, 3, 32, 64)
-    z = torch.randn(2, config["z_channels"], 4, 6)
+    # in float64, where rounding is no matter of the processor
+    model, encoder, decoder = (network.double() for network in (model.to(memory_format=layout), encoder, decoder))
+    x = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    z = torch.randn(2, config["z_channels"], 4, 6, dtype=torch.float64)
     for ours, theirs, value in ((model.encoder, encoder, x), (model.decoder, decoder, z)):
         a, b = value.clone(memory_format=layout).requires_grad_(), value.clone().requires_grad_()
         found, expected = ours(a), theirs(b)
-        assert (found - expected).abs().max() < 5e-5  # 2.6e-5 without AVX-512
+        assert (found - expected).abs().max() < 2e-5
         upstream = torch.randn_like(expected)
         (found * upstream).sum().backward()
         (expected * upstream).sum().backward()
