@@ -147,6 +147,8 @@ from t2ilib.leaderboard import NearestNames
 from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_signed, to_unit
 from t2ilib.methods import generate_with_record
+from t2ilib.methods.bank import near_drawings
+from t2ilib.methods.networks import Networks
 from t2ilib.methods.vqvae_pixelsnail import card_of, keep_text_encoder
 from t2ilib.metrics.captions import (
     SHUFFLED_CAPTIONS,
@@ -197,7 +199,7 @@ run, cfg, device_, dtype_ = start(
     num_concepts=num_concepts, captioner_steps=captioner_steps, muon=muon,
     smoke=dict(most_rows=200, code_rows=40, unseen_rows=8, views=1, collapse_steps=2,
                live_steps=2, reader_steps=2, train=True, vqvae_steps=2, snail_steps=2, batch_size=4, looks=2,
-               prompts=2, cache_side=4, num_concepts=2, seeds=1, candidates=2,
+               prompts=2, cache_side=4, noises=(1.0,), num_concepts=2, seeds=1, candidates=2,
                splits=("validation",), captioner_steps=2, captioner_rows=40, captioner_half=4,
                captioner_decay=0.5, shuffles=2, eyes=False),
     quick=dict(most_rows=0, code_rows=400, unseen_rows=64, views=2, collapse_steps=40,
@@ -206,7 +208,8 @@ run, cfg, device_, dtype_ = start(
                snail_size="small", vqvae_steps=150, snail_steps=60,
                batch_size=16, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
                exchange=0.05, looks=6, prompts=6, cache_side=8, num_concepts=12, seeds=2,
-               candidates=4, guidance_scales=(1.0, 3.0, 6.0), splits=("train", "validation"),
+               candidates=4, guidance_scales=(1.0, 3.0, 6.0), noises=(0.5, 1.0, 2.0),
+               splits=("train", "validation"),
                captioner_steps=50, captioner_rows=400, captioner_half=16, captioner_decay=0.9,
                shuffles=10, eyes=False),
     full=dict(code_rows=0, unseen_rows=0, views=4, train=True, collapse_steps=400, live_steps=1000,
@@ -1097,6 +1100,22 @@ rows = {name: draw(asked, **settings) for name, settings in kinds.items()}
 run.keep("settings", show.compare(rows, titles=asked, scale=1.2))
 
 # %% [markdown]
+# **From a drawing.** The network may be told of a training drawing with a near name: that it is the wanted picture,
+# seen through Gaussian noise. Then codes near the drawing's become likelier, and the network decides among those.
+# Notebook [09](09_text_transformer.ipynb) derives the formula; here are its pictures. Noise is measured in standard
+# deviations of the codebook's entries: a little of it gives the drawing back, much of it leaves the network alone.
+
+# %%
+if is_emoji:
+    lookup = near_drawings(Networks(str(device_)))
+    nearest = [lookup.pictures(text_, 1) for text_ in asked]  # (1, 3, 64, 64) each
+    rows = {"nearest name": to_unit(torch.cat(nearest)).clamp(0, 1).cpu()}
+    for noise in cfg.noises:
+        rows[f"noise {noise:g}"] = draw(asked, redrawn=nearest, noise=noise)
+    rows["no drawing"] = draw(asked)
+    run.keep("from_a_drawing", show.compare(rows, titles=asked, scale=1.2))
+
+# %% [markdown]
 # **Completing a picture.** The upper codes are known, the lower ones are drawn. Reading order decides what can be
 # completed: a network that goes from top to bottom cannot see what stands below. (The upper codes are those of the
 # whole drawing, and the encoder looks some places further: a little of the lower half is in them.)
@@ -1338,13 +1357,13 @@ if readers and len(header.shapes) == 1:
 # %% [markdown]
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
-# names? Rows: one draft without guides; the best of several drafts by two guides, which is what `generate` does; and,
-# pale, pictures asked for each other's prompts, the training drawing whose name is nearest (not for concepts of
-# training, whose own drawing that would be), and real drawings that the judge did not train on, painted from their
-# codes. *kid* compares the pictures with training drawings in the judge's features, and *copy* is the cosine to the
-# nearest training drawing in them. `full` adds *KID-lite2*, *precision* and *recall*, beside training drawings too but
-# in the features of a network trained on photographs, one seed at a time and averaged
-# ([10](10_leaderboard.ipynb#The-table) explains them).
+# names? Rows: one draft without guides; the best of several drafts by two guides; the same with half of the drafts from
+# drawings with near names, which is what `generate` does; and, pale, pictures asked for each other's prompts, the
+# training drawing whose name is nearest (not for concepts of training, whose own drawing that would be), and real
+# drawings that the judge did not train on, painted from their codes. *kid* compares the pictures with training drawings
+# in the judge's features, and *copy* is the cosine to the nearest training drawing in them. `full` adds *KID-lite2*,
+# *precision* and *recall*, beside training drawings too but in the features of a network trained on photographs, one
+# seed at a time and averaged ([10](10_leaderboard.ipynb#The-table) explains them).
 #
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains the table, to which *through codes* adds what the VQ-VAE makes of
@@ -1377,8 +1396,15 @@ def nearest_drawings(names):
 
 # %%
 DRAFT, CHOSEN = "one draft, no guide", f"best of {cfg.candidates} by the guides"
+FROM_DRAWINGS = f"half from drawings, best of {cfg.candidates}"
 LOOKED_UP, REAL = "the nearest name's drawing", "real drawings, from codes"
 SHUFFLED = "one draft, prompts swapped"
+
+
+def half_from_drawings(names):
+    """The best of N drafts, of which the last half are redrawn from drawings with near names."""
+    near = [lookup.pictures(name, cfg.candidates // 2) for name in names for _ in range(cfg.seeds)]
+    return draw(names, cfg.seeds, candidates=cfg.candidates, score=guides, redrawn=near)
 
 
 def compare_all(split):
@@ -1386,7 +1412,8 @@ def compare_all(split):
     names = judgement.concepts(split, cfg.num_concepts)
     repeated = [name for name in names for _ in range(cfg.seeds)]
     pictures = {DRAFT: draw(names, cfg.seeds),
-                CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides)}
+                CHOSEN: draw(names, cfg.seeds, candidates=cfg.candidates, score=guides),
+                FROM_DRAWINGS: half_from_drawings(names)}
     if split != "train":  # there it would be a drawing of the concept itself
         pictures[LOOKED_UP] = nearest_drawings(repeated)
     table = {}
@@ -1417,8 +1444,9 @@ for split, (names, table, ranks, _) in results.items():
         baselines=[SHUFFLED, LOOKED_UP, REAL], intervals={"top10": ("low", "high"), **EYES_INTERVALS},
         note=note))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
-                  f"{split}_chosen_top10": table[CHOSEN]["top10"]})
-    for row in (DRAFT, CHOSEN) if LOOKED_UP in ranks else ():
+                  f"{split}_chosen_top10": table[CHOSEN]["top10"],
+                  f"{split}_from_drawings_top10": table[FROM_DRAWINGS]["top10"]})
+    for row in (DRAFT, CHOSEN, FROM_DRAWINGS) if LOOKED_UP in ranks else ():
         gain = (ranks[row] <= 10).float() - (ranks[LOOKED_UP] <= 10).float()
         gain = metrics.compare_paired(gain, names)
         verdict = gain.verdict("better than", "worse than", "not to be told from")
@@ -1430,11 +1458,11 @@ for split, (names, table, ranks, _) in results.items():
 # %%
 if results:
     names, _, ranks, pictures = results[cfg.splits[-1]]
-    order = ranks[CHOSEN].argsort()
+    order = ranks[FROM_DRAWINGS].argsort()
     count = min(6, len(order) // 2)
     for title, picked in (("best", order[:count]), ("worst", order[-count:])):
-        titles = [f"{names[i]} ({ranks[CHOSEN][i]:.0f})" for i in picked.tolist()]
-        run.keep(title, show.grid(pictures[CHOSEN][picked], titles, columns=count, scale=1.4))
+        titles = [f"{names[i]} ({ranks[FROM_DRAWINGS][i]:.0f})" for i in picked.tolist()]
+        run.keep(title, show.grid(pictures[FROM_DRAWINGS][picked], titles, columns=count, scale=1.4))
 
 # %% [markdown]
 # ## Captions of drawn pictures
@@ -1485,7 +1513,8 @@ def captions_table(names, pictures):
                                captioner_train)
     rows = caption_score_rows(captions, prompts, nearest, label=DRAFT, shuffles=cfg.shuffles,
                               generator=runtime.generator(seed, "shuffled captions"))
-    others = {CHOSEN: pictures[CHOSEN], LOOKED_UP: pictures[LOOKED_UP], REAL: real_unseen(names)}
+    others = {row: pictures[row] for row in (CHOSEN, FROM_DRAWINGS, LOOKED_UP)}
+    others[REAL] = real_unseen(names)
     for label, x in others.items():
         rows[label] = caption_scores(captioner.caption(x), prompts).row()
     rows["the words themselves"] = caption_scores(prompts, prompts).row()
@@ -1497,13 +1526,14 @@ if captions_measured:
     split = cfg.splits[-1]
     names, _, _, pictures = results[split]
     caption_figures, written = captions_table(names, pictures)
-    order = [DRAFT, CHOSEN, *[label for label in caption_figures if label not in (DRAFT, CHOSEN)]]
+    drawn = (DRAFT, CHOSEN, FROM_DRAWINGS)
+    order = [*drawn, *[label for label in caption_figures if label not in drawn]]
     variant = caption_scores(written, names).meteor_variant
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds; BLEU smoothed by "
             f"{SMOOTHING}; METEOR: {variant}; ROUGE: F1; shuffled {cfg.shuffles} times; captioner: "
             f"{cfg.captioner_steps} steps, {len(set(written))} different captions")
     run.keep("captions", show.Table({label: caption_figures[label] for label in order}, note=note,
-                                    baselines=order[2:]))
+                                    baselines=order[len(drawn):]))
     run.metric(**{f"{split}_bleu1": caption_figures[DRAFT]["BLEU-1"],
                   f"{split}_bleu1_shuffled": caption_figures[SHUFFLED_CAPTIONS]["BLEU-1"]})
     few_ = torch.linspace(0, len(names) - 1, cfg.prompts).long().tolist()

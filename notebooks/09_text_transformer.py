@@ -22,7 +22,7 @@
 # - masked decoding and autoregressive decoding in a few lines each, and what a cache saves
 # - how many bits a code takes, how many the words save, and what wrong words cost
 # - what the way of reading the text, positions, label smoothing and the optimiser do at one budget
-# - what guidance and the number of passes do; which word is looked at; how to complete a picture
+# - what guidance and the number of passes do; which word is looked at; how to complete a picture, or to begin with one
 # - how often a judge recognises the pictures, beside the nearest training drawing and real ones, and how much is copied
 #
 # This notebook is also the recipe of `emoji-text-transformer`, the network of the method `text_transformer`.
@@ -124,6 +124,8 @@ from t2ilib.lesson import start
 from t2ilib.media import load_mask, to_signed, to_unit
 from t2ilib.media.film import FilmWriter
 from t2ilib.memory import no_memory
+from t2ilib.methods.bank import near_drawings
+from t2ilib.methods.networks import Networks
 from t2ilib.methods.text_transformer import card_of
 from t2ilib.metrics.eyes import FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
@@ -133,6 +135,7 @@ from t2ilib.models.text_transformer import TextTransformer
 from t2ilib.models.vqgan import codebook_digest, load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.sampling import (
+    CodeEvidence,
     CodePainter,
     LogitSampling,
     filter_logits,
@@ -165,12 +168,13 @@ run, cfg, device_, dtype_ = start(
     muon=muon,
     smoke=dict(cache_sides=(3,), code_rows=24, unseen_rows=6, looks=2, arm_steps=2, variant_steps=1,
                train=True, words_size="small", words_steps=2, batch_size=4,
-               guidance_scales=(1.0, 3.0), pass_counts=(1, 2), prompts=3, num_concepts=2, seeds=2,
-               candidates=2, splits=("validation",)),
+               guidance_scales=(1.0, 3.0), noises=(1.0,), pass_counts=(1, 2), prompts=3,
+               num_concepts=2, seeds=2, candidates=2, splits=("validation",)),
     quick=dict(cache_sides=(8, 16), code_rows=400, views=1, unseen_rows=64, looks=4, arm_steps=60,
                variant_steps=10, train=data != "emoji", words_size="small", words_steps=60,
                batch_size=32, learning_rate=1e-3, muon=2.0, ema_decay=0.98, drop_text=0.1,
-               exchange=0.05, guidance_scales=(0.0, 1.0, 3.0, 6.0), pass_counts=(1, 4, 10, 20),
+               exchange=0.05, guidance_scales=(0.0, 1.0, 3.0, 6.0), noises=(0.5, 1.0, 2.0),
+               pass_counts=(1, 4, 10, 20),
                prompts=6, num_concepts=12, seeds=2, candidates=4, splits=("train", "validation"),
                eyes=False),
     full=dict(code_rows=0, views=4, unseen_rows=0, looks=8, arm_steps=1875, variant_steps=1875,
@@ -777,6 +781,46 @@ for temperature in (0.5, 0.8):
 run.keep("guidance", show.compare(rows, titles=asked, scale=1.1))
 
 # %% [markdown]
+# **From a drawing.** A network of this size knows what its drawings look like and fails at shapes that it seldom saw.
+# So let it look one up: a training drawing with a near name, of which we say that it is the wanted picture, seen
+# through Gaussian noise. With $z_i$ for the drawing's code vector at place $i$ Bayes' rule says
+#
+# $$\log p(c_i = k \mid c_{<i}, w, z_i) = \log p(c_i = k \mid c_{<i}, w) - \frac{\lVert e_k - z_i \rVert^2}{2 \sigma^2}
+# + \text{const}$$
+#
+# The first term is the network, the second makes codes near the drawing's likelier; $\sigma$ is measured in standard
+# deviations of the codebook's entries. It is to codes what redrawing a noised picture is to diffusion (SDEdit, notebook
+# [14](14_mini_prior.ipynb)). What the drawing says further down, at places after $i$, is left out: exact would be to
+# weigh each code by that, too.
+
+# %%
+def naive_evidence(z, codebook, noise):
+    """What a drawing says of each code at each place: vectors (N, D), a codebook (K, D) -> (N, K)."""
+    sigma2 = noise**2 * codebook.var(dim=0, correction=0).mean()
+    squared = (z[:, None] - codebook).square().sum(dim=2)  # (N, K)
+    return -squared / (2 * sigma2)
+
+
+z = vqgan.embed_codes(codes[:1, 0].unflatten(1, network.grid).long().to(device_))  # (1, D, h, w)
+evidence = CodeEvidence([vqgan.codebook], [z], torch.ones(1, dtype=torch.bool), noise=1.0)
+torch.testing.assert_close(evidence.all_log_likelihoods()[0],
+                           naive_evidence(z[0].flatten(1).T, vqgan.codebook, 1.0),
+                           rtol=1e-3, atol=1e-2)
+
+# %%
+if is_emoji:
+    lookup = near_drawings(Networks(str(device_)))
+    nearest = [lookup.pictures(text, 1) for text in asked]  # (1, 3, 64, 64) each
+    rows = {"nearest name": F.interpolate(to_unit(torch.cat(nearest)).cpu(), 128, mode="bicubic")}
+    for noise in cfg.noises:
+        rows[f"noise {noise:g}"] = draw(network, asked, redrawn=nearest, noise=noise)
+    rows["no drawing"] = draw(network, asked)
+    run.keep("from_a_drawing", show.compare(rows, titles=asked, scale=1.1))
+
+# %% [markdown]
+# Little noise gives the drawing back and much of it the network alone. The method `text_transformer` draws half of its
+# candidates so, at noise 1, and leaves the choice to its guides.
+#
 # **Passes** of a masked network cost time each; with one, all codes are drawn independently, and neighbours do not fit.
 
 # %%
@@ -884,12 +928,12 @@ if not is_emoji:
 
 # %% [markdown]
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
-# names? Rows: one draft as it comes; the best of several drafts by two guides, which is what `generate` does; and,
-# pale, what it has to be compared with: pictures asked for each other's prompts, the training drawing whose name is
-# nearest by MiniLM (looking up, which draws nothing; not for concepts of training, whose own drawing it would find),
-# and real drawings that the judge did not train on, painted from their codes. *Copy* is the judge's cosine to the
-# nearest training drawing: where it is near 1, look at the pair. *Within* is how far pictures of one prompt lie apart,
-# 1 minus their mean cosine.
+# names? Rows: one draft as it comes; the best of several drafts by two guides; the same with half of the drafts from
+# drawings with near names, which is what `generate` does; and, pale, what it has to be compared with: pictures asked
+# for each other's prompts, the training drawing whose name is nearest by MiniLM (looking up, which draws nothing; not
+# for concepts of training, whose own drawing it would find), and real drawings that the judge did not train on, painted
+# from their codes. *Copy* is the judge's cosine to the nearest training drawing: where it is near 1, look at the pair.
+# *Within* is how far pictures of one prompt lie apart, 1 minus their mean cosine.
 
 # %%
 judgement = Judgement(load_judge(device=device_),
@@ -921,9 +965,16 @@ def measured(pictures, names):
 # %%
 DRAFT = "one draft"
 CHOSEN = f"best of {cfg.candidates} by the guides"
+FROM_DRAWINGS = f"half from drawings, best of {cfg.candidates}"
 LOOKED_UP = "the nearest name's drawing"
 REAL = "real drawings, from codes"
 SHUFFLED = "one draft, prompts swapped"
+
+
+def half_from_drawings(names):
+    """The best of N drafts, of which the last half are redrawn from drawings with near names."""
+    near = [lookup.pictures(name, cfg.candidates // 2) for name in names for _ in range(cfg.seeds)]
+    return draw(network, names, cfg.seeds, candidates=cfg.candidates, score=guides, redrawn=near)
 
 
 def timed(work):
@@ -940,7 +991,8 @@ def compare_all(split):
     drafts, seconds = timed(lambda: draw(network, names, cfg.seeds))
     chosen, chosen_seconds = timed(
         lambda: draw(network, names, cfg.seeds, candidates=cfg.candidates, score=guides))
-    pictures = {DRAFT: drafts, CHOSEN: chosen}
+    redrawn, redrawn_seconds = timed(lambda: half_from_drawings(names))
+    pictures = {DRAFT: drafts, CHOSEN: chosen, FROM_DRAWINGS: redrawn}
     if split != "train":  # there it would be a drawing of the concept itself
         pictures[LOOKED_UP] = nearest_drawings(repeated)
     table = {}
@@ -950,6 +1002,7 @@ def compare_all(split):
     table[REAL], _ = measured(through_codes(judgement.unseen_rows(names)), names)
     table[DRAFT]["seconds"] = seconds / len(repeated)
     table[CHOSEN]["seconds"] = chosen_seconds / len(repeated)
+    table[FROM_DRAWINGS]["seconds"] = redrawn_seconds / len(repeated)
     half = len(repeated) // 2
     table[SHUFFLED], _ = measured(drafts, repeated[half:] + repeated[:half])
     return repeated, table, ranks, pictures
@@ -972,7 +1025,8 @@ for split, (names, table, _, _) in results.items():
         table, columns=columns, best="top10", note=note, baselines=[SHUFFLED, LOOKED_UP, REAL],
         units={"seconds": "a picture"}, intervals={"top10": ("low", "high")}))
     run.metric(**{f"{split}_top10": table[DRAFT]["top10"],
-                  f"{split}_chosen_top10": table[CHOSEN]["top10"]})
+                  f"{split}_chosen_top10": table[CHOSEN]["top10"],
+                  f"{split}_from_drawings_top10": table[FROM_DRAWINGS]["top10"]})
 
 # %% [markdown]
 # Is it better than looking up, on concepts that are not in the training set? The same concepts, paired: the share of
@@ -984,7 +1038,7 @@ for split, (names, _, ranks, _) in results.items():
     if split == "train":
         continue
     looked_up = (ranks[LOOKED_UP] <= 10).float()
-    for row in (DRAFT, CHOSEN):
+    for row in (DRAFT, CHOSEN, FROM_DRAWINGS):
         gain = metrics.compare_paired((ranks[row] <= 10).float() - looked_up, names)
         verdict = gain.verdict("better than", "worse than", "not to be told from")
         print(f"{split}: {row} is {verdict} looking up: {gain}")
@@ -1042,11 +1096,11 @@ if variants:
 # %%
 split = cfg.splits[-1]
 names, _, ranks, pictures = results[split]
-order = ranks[CHOSEN].argsort()
+order = ranks[FROM_DRAWINGS].argsort()
 count = min(6, len(order) // 2)
 for title, picked in (("best", order[:count]), ("worst", order[-count:])):
-    titles = [f"{names[i]} ({ranks[CHOSEN][i]:.0f})" for i in picked.tolist()]
-    figure = show.grid(pictures[CHOSEN][picked], titles, columns=count, scale=1.5)
+    titles = [f"{names[i]} ({ranks[FROM_DRAWINGS][i]:.0f})" for i in picked.tolist()]
+    figure = show.grid(pictures[FROM_DRAWINGS][picked], titles, columns=count, scale=1.5)
     run.keep(f"{title}_{split}", figure)
 
 # %% [markdown]

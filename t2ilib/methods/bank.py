@@ -1,5 +1,11 @@
 """Training drawings whose names lie near a prompt, from which methods start a part of their drafts."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
 from .networks import Networks
 from ..guidance.near_drawings import NearDrawings
 from ..models.start_bank import StartBank
@@ -11,12 +17,15 @@ PAINTER = "emoji-vqgan"  # makes small pictures of those codes
 TEXT_ENCODER = "minilm"  # which read the names in the bank
 
 
+SHARE = Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; 0 "
+               "redraws none. Where drawings are painted in the colour of a prompt, all are redrawn",
+               "guides", low=0, high=1, slider=(0.0, 1.0))
+
+
 def bank_options(group: str, noise: float) -> tuple[Option, Option]:
     """Return the options that say how many drafts start from drawings, and how noised those are, by default `noise`."""
     return (
-        Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; 0 "
-               "draws all of them from noise. Where drawings are painted in the colour of a prompt, all are redrawn",
-               group, low=0, high=1, slider=(0.0, 1.0)),
+        replace(SHARE, group=group),
         Option("bank_noise", noise, "time to which those are noised before they are redrawn: at 0.5 half of the "
                "variance is left and it is nearly the drawing, at 0.7 a fifth and its shape, at 0.85 a twentieth and "
                "its layout, at 1 nothing", group, low=0, low_open=True, high=1, slider=(0.3, 1.0)),
@@ -41,3 +50,21 @@ def near_drawings(networks: Networks, *, chunk: int = 32) -> NearDrawings:
         chunk: pictures painted at once.
     """
     return NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), networks.vqgan(PAINTER), chunk=chunk)
+
+
+def drawings_to_redraw(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> list[Tensor] | None:
+    """Return for each text the drawings from which candidates start (R, 3, H, W) in [-1, 1].
+
+    None where no candidate does: by `bank_share`, or because there is no bank.
+
+    Args:
+        settings: `candidates`, `bank_share` and `chunk` of a run.
+    """
+    if not settings["bank_share"] or not can_draw_near(networks):
+        return None
+    near = near_drawings(networks, chunk=settings["chunk"])
+    drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
+    if not any(drafts.values()):
+        return None
+    found = {text: near.pictures(text, count) for text, count in drafts.items()}  # once for all pictures of a text
+    return [found[text] for text in texts]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .bank import SHARE, drawings_to_redraw
 from .drawing import (
     Choice,
     StepCounter,
@@ -26,6 +27,7 @@ from ..sampling import CodePainter, CodesPreview, LogitSampling, Painted
 SAMPLING_OPTIONS = tuple(option.name for option in options_of(LogitSampling))
 DRAWING_ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
                    "best_of": "candidates", "clip_model": "clip"}
+EVIDENCE_NOISE = 1.0
 BuildPainter = Callable[[Networks, dict[str, Any]], CodePainter]
 
 
@@ -36,6 +38,10 @@ def drawing_options(candidates: int) -> tuple[Option, ...]:
         Option("negative", None, "a text to be guided away from, in the place of no text", "drawing",
                type="str | None"),
         *guide_options(candidates),
+        SHARE,
+        Option("bank_noise", EVIDENCE_NOISE, "noise through which the network sees those drawings, in standard "
+               "deviations of the codebook: at 0.5 it is nearly the drawing, at 1 its shape, at 2 its layout",
+               "guides", low=0, low_open=True, high=100, slider=(0.3, 3.0)),
         Option("init_image", None, "a picture file to draw anew for the prompt, or into", "edits", type="str | None"),
         Option("strength", 0.7, "the share of the codes of `init_image` that are drawn anew", "edits", low=0,
                low_open=True, high=1),
@@ -89,7 +95,8 @@ def _draw(painter: CodePainter, texts: list[str], settings: dict[str, Any], netw
         guides = choosing_guides(networks, settings)
         drawing["score"] = guides
     if not settings["init_image"]:
-        painted = painter.sample(texts, **drawing)
+        redrawn = None if settings["candidates"] == 1 else drawings_to_redraw(networks, texts, settings)
+        painted = painter.sample(texts, redrawn=redrawn, noise=settings["bank_noise"], **drawing)
     else:
         pictures = pictures_to_edit(settings["init_image"], painter.size, len(texts))
         if settings["mask"] is None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .bank import bank_options, can_draw_near, near_drawings
+from .bank import bank_options, drawings_to_redraw
 from .code_checkpoints import checkpoint_folder
 from .drawing import (
     COLOR_WEIGHT,
@@ -134,21 +134,10 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
     guides = choosing_guides(networks, settings)
-    if settings["bank_share"] and can_draw_near(networks):
-        drawing["redrawn"] = _drawings_near(networks, texts, settings)
-        drawing["strength"] = settings["bank_noise"]
-    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, **drawing)[-1]
+    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides,
+                              redrawn=drawings_to_redraw(networks, texts, settings), strength=settings["bank_noise"],
+                              **drawing)[-1]
     return pictures, guides.choice
-
-
-def _drawings_near(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> list[Tensor] | None:
-    """Return for each text the drawings from which candidates start (R, 3, H, W) in [-1, 1]; None where all R are 0."""
-    near = near_drawings(networks, chunk=settings["chunk"])
-    drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
-    if not any(drafts.values()):
-        return None
-    found = {text: near.pictures(text, count) for text, count in drafts.items()}  # once for all pictures of a text
-    return [found[text] for text in texts]
 
 
 def _edit(cascade: Cascade, texts: list[str], settings: dict[str, Any], drawing: dict[str, Any]) -> Tensor:

@@ -39,13 +39,17 @@ class CodeAutoencoder(Protocol):
     """Turns pictures into grids of codes and back: a VQGAN, or a VQ-VAE with one grid or several.
 
     Attributes:
-        factor: sides of a picture over those of its finest grid. codebook: of that grid, (K, D).
+        factor: sides of a picture over those of its finest grid. codebook: of that grid, (K, D). codebooks: of all
+            grids, the coarse one first.
     """
 
     factor: int
 
     @property
     def codebook(self) -> Tensor: ...
+
+    @property
+    def codebooks(self) -> Sequence[Tensor]: ...
 
     def encode_codes(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return codes (B, h, w) of pictures (B, 3, H, W) in [-1, 1]; a tuple of them where there are several grids."""

@@ -101,6 +101,11 @@ class VQGAN(nn.Module):
         return self.quantize.table
 
     @property
+    def codebooks(self) -> tuple[Tensor]:
+        """The table of its one grid, as what has several grids offers it."""
+        return (self.codebook,)
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The decoder's last weight, for `losses.adaptive_weight`."""
         return self.decoder.last_layer

@@ -95,6 +95,11 @@ class VQVAE2(nn.Module):
         """Return the table of the finest grid's code vectors, (K, D)."""
         return self.quantizers[-1].table
 
+    @property
+    def codebooks(self) -> Grids:
+        """Return the tables of code vectors of all grids, the coarse one first."""
+        return tuple(quantizer.table for quantizer in self.quantizers)
+
     def shapes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Return the sides of the grids for pictures of this size, the coarse grid first."""
         multiple = self.factor * self.levels

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .evidence import CodeEvidence
 from .guided import CausalNetwork, GuidedLogits, MaskedNetwork
 from .logits import LogitSampling, draw_codes, log_probability
 from ..diffusion.noise import check_generators
@@ -42,7 +43,8 @@ Callback = Callable[[CodesSoFar], bool | None]
 @torch.no_grad()
 def sample_autoregressive(network: CausalNetwork, condition: Condition, unconditional: Condition | None = None, *,
                           generators: Sequence[torch.Generator], sampling: LogitSampling = LogitSampling(),
-                          known: Tensor | None = None, keep: Tensor | None = None, cached: bool = True,
+                          known: Tensor | None = None, keep: Tensor | None = None,
+                          evidence: CodeEvidence | None = None, cached: bool = True,
                           callback: Callback | None = None) -> Tensor:
     """Draw the codes of pictures in their order, each from those before it.
 
@@ -51,6 +53,7 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
         generators: a stream for each picture, on the CPU; its first N numbers are used.
         known: (B, n) the first codes of each picture, which are kept, such as its upper half; or (B, N) with
         keep: (N,) bool, where they are kept. A code that is drawn sees none of those that are kept behind it.
+        evidence: drawings of the B pictures that their codes should be near.
         cached: keep keys and values, so that each code costs one column of work; False reads all codes before it anew.
         callback: see `CodesSoFar`; ends the drawing by returning true, and codes not drawn yet are 0.
 
@@ -78,9 +81,10 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
             read = i
         else:
             logits = network(guided.twice(codes[:, :i + 1]), **guided.condition)[:, -1]  # (2B, K)
-        progress = i / max(1, places - 1)
-        logits = sampling.filtered(guided.mix(logits, sampling.scale_at(progress)))  # (B, K)
-        codes[:, i] = draw_codes(logits, uniform[:, i])
+        logits = guided.mix(logits, sampling.scale_at(i / max(1, places - 1)))  # (B, K)
+        if evidence is not None:
+            logits = logits + evidence.log_likelihood(i)
+        codes[:, i] = draw_codes(sampling.filtered(logits), uniform[:, i])
         if callback is not None:
             decided = kept | (torch.arange(places, device=device) <= i)
             if callback(CodesSoFar(i, places, codes.clone(), decided.expand_as(codes))):
@@ -92,7 +96,7 @@ def sample_autoregressive(network: CausalNetwork, condition: Condition, uncondit
 def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: Condition | None = None, *,
                   generators: Sequence[torch.Generator], passes: int = PASSES,
                   sampling: LogitSampling = LogitSampling(), choice_temperature: float = CHOICE_TEMPERATURE,
-                  known: Tensor | None = None, keep: Tensor | None = None,
+                  known: Tensor | None = None, keep: Tensor | None = None, evidence: CodeEvidence | None = None,
                   callback: Callback | None = None) -> Tensor:
     """Draw grids of codes in a few passes (Chang et al. 2022, section 3.2).
 
@@ -104,6 +108,7 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
         passes: how often the network is asked.
         choice_temperature: of the Gumbel noise on confidences in the first pass; it falls to 0 in the last.
         known: (B, N) codes, and keep: (B, N) bool, where they are kept, in any places.
+        evidence: as in `sample_autoregressive`.
         callback: see `CodesSoFar`; ends the drawing by returning true.
 
     Shapes:
@@ -133,6 +138,8 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
     for i in range(passes):
         logits = network(guided.twice(codes), **guided.condition)  # (2B, N, K)
         logits = guided.mix(logits, sampling.scale_at(i / max(1, passes - 1)))  # (B, N, K)
+        if evidence is not None:
+            logits = logits + evidence.all_log_likelihoods()
         proposed = draw_codes(sampling.filtered(logits), uniform[i, 0])
         drawn = torch.where(masked, proposed, codes)
         progress = (i + 1) / passes

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decoders import PASSES, CodesSoFar, sample_autoregressive, sample_masked
+from .evidence import CodeEvidence
 from .logits import LogitSampling
 from .. import runtime
 from ..diffusion import split_generator
@@ -74,6 +75,20 @@ class _Known:
     keep: Tensor
     pictures: Tensor | None = None
     drawn: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Redrawn:
+    """Drawings from which some of M drafts are redrawn.
+
+    Attributes:
+        vectors: code vectors (M, D, h, w) of each grid. given: (M,) bool, False for drafts that are drawn from nothing.
+        noise: see `CodeEvidence`.
+    """
+
+    vectors: list[Tensor]
+    given: Tensor
+    noise: float
 
 
 def check_drafts(texts: Sequence[Text], generators: Sequence[torch.Generator], candidates: int,
@@ -163,13 +178,22 @@ class CodePainter(PainterOfCodes):
 
     # --- what it can draw ---------------------------------------------------------------------------------------------
 
-    def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
+    def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator],
+               redrawn: Sequence[Tensor] | None = None, noise: float = 1.0, **drawing: Any) -> Painted:
         """Draw a picture for each text.
 
         Args:
+            redrawn: for each text pictures (R, 3, H, W) in [-1, 1] of any size, with R at most `candidates`: its last R
+                candidates are redrawn from them, seen through `noise`, see `CodeEvidence`.
             drawing: `steps`, `candidates`, `score`, `negative`, `callback` as in `_run`, and settings.
+
+        Raises:
+            BadParameter: a setting out of range, or numbers that do not agree.
         """
-        return self._run(texts, generators, None, **drawing)
+        part = None
+        if redrawn is not None:
+            part = self._to_redraw(redrawn, noise, len(texts), drawing.get("candidates", 1))
+        return self._run(texts, generators, None, redrawn=part, **drawing)
 
     def edit(self, pictures: Tensor, texts: Sequence[Text], *, strength: float,
              generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
@@ -219,8 +243,9 @@ class CodePainter(PainterOfCodes):
 
     @torch.no_grad()
     def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], known: _Known | None, *,
-             steps: int = PASSES, candidates: int = 1, score: Score | None = None, negative: str | None = None,
-             callback: Callable[[CodesPreview], bool | None] | None = None, **settings: Any) -> Painted:
+             redrawn: _Redrawn | None = None, steps: int = PASSES, candidates: int = 1, score: Score | None = None,
+             negative: str | None = None, callback: Callable[[CodesPreview], bool | None] | None = None,
+             **settings: Any) -> Painted:
         """Draw candidates of all texts, a chunk at a time, and return the best of each.
 
         Args:
@@ -241,6 +266,7 @@ class CodePainter(PainterOfCodes):
             of_part = None if known is None else _Known(known.codes[rows[part]], known.keep[rows[part]])
             with runtime.autocast(self.device, self.dtype):
                 codes = self._decode(condition, unconditional, [streams[i] for i in part], sampling, steps, of_part,
+                                     self._evidence(redrawn, part),
                                      lambda so_far, part=part: drafts.tell(part, so_far))
             drafts.finish(part, codes)
         codes = drafts.codes
@@ -254,18 +280,45 @@ class CodePainter(PainterOfCodes):
         return Painted(codes, pictures)
 
     def _decode(self, condition: Condition, unconditional: Condition | None, generators: list[torch.Generator],
-                sampling: LogitSampling, steps: int, known: _Known | None,
+                sampling: LogitSampling, steps: int, known: _Known | None, evidence: CodeEvidence | None,
                 callback: Callable[[CodesSoFar], bool | None]) -> Tensor:
         """Return the codes of some drafts, (B, N)."""
         if self.network.causal:
             upper = None if known is None else self._upper_codes(known)
             codes = None if known is None else known.codes
             return sample_autoregressive(self.network, condition, unconditional, generators=generators,
-                                         sampling=sampling, known=codes, keep=upper, callback=callback)
+                                         sampling=sampling, known=codes, keep=upper, evidence=evidence,
+                                         callback=callback)
         codes = None if known is None else known.codes
         keep = None if known is None else known.keep
         return sample_masked(self.network, condition, unconditional, generators=generators, passes=steps,
-                             sampling=sampling, known=codes, keep=keep, callback=callback)
+                             sampling=sampling, known=codes, keep=keep, evidence=evidence, callback=callback)
+
+    def _to_redraw(self, redrawn: Sequence[Tensor], noise: float, texts: int, candidates: int) -> _Redrawn:
+        """Return the code vectors of the drawings of each text, at its last candidates."""
+        counts = [len(pictures) for pictures in redrawn]
+        fits = len(counts) == texts and all(own.ndim == 4 and len(own) <= candidates for own in redrawn)
+        if not fits or not any(counts):
+            raise BadParameter(f"redrawn must hold for each of {texts} texts at most {candidates} pictures, as many as "
+                               f"there are candidates, or none for some; got {[tuple(own.shape) for own in redrawn]}")
+        given = torch.zeros(texts, candidates, dtype=torch.bool)
+        for i, count in enumerate(counts):
+            given[i, candidates - count:] = True
+        given = given.flatten().to(self.device)  # (M,)
+        pictures = F.interpolate(torch.cat(list(redrawn)).to(self.device), self.size, mode="bicubic", antialias=True)
+        codes = torch.zeros(len(given), self.network.places, dtype=torch.long, device=self.device)
+        codes[given] = torch.cat([self._encode_pictures(part) for part in pictures.clamp(-1, 1).split(self.chunk)])
+        vectors = []
+        for grid, table in zip(self._grids_of(codes), self.vqgan.codebooks, strict=True):
+            vectors.append(F.embedding(grid, table).movedim(-1, 1))  # (M, D, h, w)
+        return _Redrawn(vectors, given, noise)
+
+    def _evidence(self, redrawn: _Redrawn | None, part: Tensor) -> CodeEvidence | None:
+        """Return what is known of some drafts."""
+        if redrawn is None or not redrawn.given[part].any():
+            return None
+        vectors = [z[part] for z in redrawn.vectors]
+        return CodeEvidence(self.vqgan.codebooks, vectors, redrawn.given[part], redrawn.noise)
 
     def _conditions(self, conditions: list[TextCondition], sampling: LogitSampling,
                     negative: str | None) -> tuple[Condition, Condition | None]:

@@ -36,11 +36,14 @@ def test_a_thing_in_a_colour_that_no_drawing_has_is_painted():
     assert drafts == {"a blue car": 9, "a car": 4, "a red apple": 4} and lookup.drafts("a blue car", 9, 0) == 0
 
 
+FAST = {"minimagen": dict(steps=4), "vqgan_clip": dict(steps=4), "text_transformer": {}, "vqvae_pixelsnail": {}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["minimagen", "vqgan_clip"])
+@pytest.mark.parametrize("method", FAST)
 def test_a_blue_car_is_blue(method):
     texts = ["a blue car", "a car"]
-    images, _ = generate_with_record(texts, method=method, num_images=1, candidates=4, steps=4, seed=0)
+    images, _ = generate_with_record(texts, method=method, num_images=1, candidates=4, seed=0, **FAST[method])
     blue, plain = (color_share(to_tensor(image)[None], "blue").item() for image in images)
     assert blue > 0.4 > plain
 
@@ -53,9 +56,9 @@ def test_a_folder_without_a_bank_draws_from_noise_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["minimagen", "vqgan_clip"])
+@pytest.mark.parametrize("method", FAST)
 def test_the_share_from_drawings_changes_the_picture_and_is_recorded(method):
-    fast = dict(method=method, candidates=4, steps=2, seed=0)
+    fast = dict(method=method, candidates=4, seed=0, **FAST[method])
     some, record = generate_with_record("pizza", **fast)
     none, _ = generate_with_record("pizza", **fast, bank_share=0)
     all_of_them, _ = generate_with_record("pizza", **fast, bank_share=1, bank_noise=0.3)

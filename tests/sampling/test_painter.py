@@ -49,3 +49,29 @@ def test_a_preview_is_painted_when_it_is_looked_at(painter, monkeypatch):
     early = previews[0].images  # as it was then: one row of codes, and white below
     assert early[:, :, 32:].min() > 0.9 > early[:, :, :4].min() and previews[0].images is early
     assert painted == [2, 2, 2]
+
+
+def test_the_last_candidates_are_redrawn_from_drawings(painter):
+    """With little noise they are the drawings; the others, and texts that have none, are drawn as without them."""
+    texts = ["a red heart", "a car"]
+    drawings = [painter.decode(torch.full((count, 256), 3 + count)) for count in (1, 2)]
+    seen = []
+
+    def drawn(**options):
+        score = lambda pictures, of: seen.append(pictures) or torch.zeros(len(pictures))  # noqa: E731
+        painter.sample(texts, generators=[generator(0), generator(1)], candidates=2, score=score, **options)
+        return seen[-1].unflatten(0, (2, 2))
+
+    alone = drawn()
+    some = drawn(redrawn=drawings, noise=0.01)
+    assert torch.equal(some[0, 0], alone[0, 0])
+    again = [painter.decode(painter._encode_pictures(own)) for own in drawings]
+    torch.testing.assert_close(some[0, 1], to_unit(again[0][0]))
+    torch.testing.assert_close(some[1], to_unit(again[1]))
+    of_one = drawn(redrawn=[drawings[0], drawings[1][:0]], noise=0.01)
+    assert torch.equal(of_one[1], alone[1]) and torch.equal(of_one[0], some[0])
+    larger = [nn.functional.interpolate(own, (128, 128)) for own in drawings]
+    assert drawn(redrawn=larger, noise=0.01).shape == alone.shape
+    for bad in ([drawings[0]], [drawings[0], drawings[1].repeat(2, 1, 1, 1)], [drawings[0][:0]] * 2):
+        with pytest.raises(BadParameter, match="for each of 2 texts at most 2 pictures"):
+            drawn(redrawn=bad)

@@ -1,0 +1,57 @@
+"""Drawings that pictures should resemble, as evidence about the codes that are to be drawn."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import BadParameter
+
+
+class CodeEvidence:
+    """Code vectors of drawings, each believed to be the picture that is to be drawn, seen through Gaussian noise.
+
+    By Bayes' rule the code e of a place with the vector z of the drawing has
+
+        log p(e | codes before, text, z) = log p(e | codes before, text) - |e - z|^2 / (2 sigma^2) + const
+
+    so a code near the drawing's becomes likelier, and the network, which reads the text and the codes before, decides
+    among those. What SDEdit (Meng et al. 2022) is for diffusion: with little noise the drawing comes back, with more
+    its shape, with much nothing of it.
+
+    Args:
+        tables: the codebook (K, D) of each grid. vectors: of each grid z (B, D, h, w), on the same device.
+        given: (B,) bool, False for pictures of which nothing is known.
+        noise: sigma, in standard deviations of the codebook's entries (root mean square over K and D).
+
+    Raises:
+        BadParameter: noise that is not positive, or shapes that do not fit.
+    """
+
+    def __init__(self, tables: Sequence[Tensor], vectors: Sequence[Tensor], given: Tensor, noise: float):
+        if noise <= 0:
+            raise BadParameter(f"the noise of evidence must be positive, got {noise}; without noise it is the drawing")
+        if len(tables) != len(vectors) or any(len(z) != len(given) for z in vectors):
+            raise BadParameter(f"need a codebook for each grid and {len(given)} drawings in it, got {len(tables)} "
+                               f"codebooks and vectors {[tuple(z.shape) for z in vectors]}")
+        self._tables = [table.float() for table in tables]
+        self._vectors = [z.float().flatten(2).movedim(1, 2) for z in vectors]  # (B, n, D) each
+        self._given = given.to(self._vectors[0])  # (B,) 1 or 0
+        self._variances = [noise**2 * table.var(dim=0, correction=0).mean() for table in self._tables]
+
+    def log_likelihood(self, place: int) -> Tensor:
+        """Return for the codes of a place, counted through all grids, what the drawings say of them: (B, K)."""
+        grid = 0
+        while place >= self._vectors[grid].shape[1]:
+            place -= self._vectors[grid].shape[1]
+            grid += 1
+        return self._of_grid(grid, slice(place, place + 1))[:, 0]
+
+    def all_log_likelihoods(self) -> Tensor:
+        """Return the same of all places: (B, N, K)."""
+        return torch.cat([self._of_grid(grid, slice(None)) for grid in range(len(self._tables))], dim=1)
+
+    def _of_grid(self, grid: int, places: slice) -> Tensor:
+        z = self._vectors[grid][:, places]  # (B, n, D)
+        squared = torch.cdist(z, self._tables[grid].expand(len(z), -1, -1)).square()  # (B, n, K)
+        return -squared / (2 * self._variances[grid]) * self._given[:, None, None]
