@@ -135,11 +135,10 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
         codes = torch.where(masked, codes, known.to(device))
     to_draw = masked.sum(1)  # (B,)
     drawn = codes
+    said = 0.0 if evidence is None else evidence.all_log_likelihoods()  # (B, N, K)
     for i in range(passes):
         logits = network(guided.twice(codes), **guided.condition)  # (2B, N, K)
-        logits = guided.mix(logits, sampling.scale_at(i / max(1, passes - 1)))  # (B, N, K)
-        if evidence is not None:
-            logits = logits + evidence.all_log_likelihoods()
+        logits = guided.mix(logits, sampling.scale_at(i / max(1, passes - 1))) + said  # (B, N, K)
         proposed = draw_codes(sampling.filtered(logits), uniform[i, 0])
         drawn = torch.where(masked, proposed, codes)
         progress = (i + 1) / passes

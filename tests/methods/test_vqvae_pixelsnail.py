@@ -70,6 +70,15 @@ def grids_of(record, home):
     return painter._grids_of(codes.flatten(1))
 
 
+def test_a_drawing_seen_through_little_noise_comes_back_on_all_grids(home):
+    painter = load_painter(home=home)
+    drawing = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    painted = painter.sample(["a red heart"], generators=[torch.Generator().manual_seed(1)], redrawn=[drawing],
+                             noise=0.01)
+    grids = painter.vqgan.encode_codes(drawing)
+    assert torch.equal(painted.codes.flatten(), torch.cat([grid.flatten() for grid in grids]))
+
+
 def test_pictures_and_record(home):
     images, record = draw(home, num_images=2, seed=3, candidates=2)
     assert [image.size for image in images] == [(64, 64)] * 2 and images[0].tobytes() != images[1].tobytes()
