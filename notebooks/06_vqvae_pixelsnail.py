@@ -1358,7 +1358,8 @@ if readers and len(header.shapes) == 1:
 # ## Measure
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft without guides; the best of several drafts by two guides; the same with half of the drafts from
-# drawings with near names, which is what `generate` does; and, pale, pictures asked for each other's prompts, the
+# drawings with near names, as `generate` does it for a prompt without a colour (of concepts of training those are
+# drawings of the concept itself, which this row may take over); and, pale, pictures asked for each other's prompts, the
 # training drawing whose name is nearest (not for concepts of training, whose own drawing that would be), and real
 # drawings that the judge did not train on, painted from their codes. *kid* compares the pictures with training drawings
 # in the judge's features, and *copy* is the cosine to the nearest training drawing in them. `full` adds *KID-lite2*,
@@ -1453,7 +1454,7 @@ for split, (names, table, ranks, _) in results.items():
         print(f"{split}: {row} is {verdict} looking up: {gain}")
 
 # %% [markdown]
-# Of the measured pictures those with the best and the worst ranks:
+# Of the pictures that began with drawings those with the best and the worst ranks:
 
 # %%
 if results:
@@ -1484,12 +1485,12 @@ if captions_measured:
                                            smooth=max(1, cfg.captioner_steps // 20)))
 
 # %% [markdown]
-# Rows: captions of what was drawn; of the best of several drafts; and to compare with, pale: the captions of the first
-# row, each with the words of another picture (*shuffled*); the name of the drawing, among all that the captioner
-# learned from, that looks most like the drawn picture to `emoji-clip`; captions of the training drawing whose name is
-# nearest; captions of a real drawing of the concept that the captioner never saw, painted from its codes; and the words
-# themselves, which are the most that can be had. (METEOR gives less than 1 even to equal texts: it takes something off
-# for one piece, more in short texts.)
+# Rows: captions of what was drawn; of the best of several drafts, without drawings and with; and to compare with, pale:
+# the captions of the first row, each with the words of another picture (*shuffled*); the name of the drawing, among all
+# that the captioner learned from, that looks most like the drawn picture to `emoji-clip`; captions of the training
+# drawing whose name is nearest; captions of a real drawing of the concept that the captioner never saw, painted from
+# its codes; and the words themselves, which are the most that can be had. (METEOR gives less than 1 even to equal
+# texts: it takes something off for one piece, more in short texts.)
 
 # %%
 def real_unseen(names):

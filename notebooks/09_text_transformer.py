@@ -929,11 +929,12 @@ if not is_emoji:
 # %% [markdown]
 # The judge, which trained and guided nothing here, is asked strictly: is the prompt among its ten best of all concept
 # names? Rows: one draft as it comes; the best of several drafts by two guides; the same with half of the drafts from
-# drawings with near names, which is what `generate` does; and, pale, what it has to be compared with: pictures asked
-# for each other's prompts, the training drawing whose name is nearest by MiniLM (looking up, which draws nothing; not
-# for concepts of training, whose own drawing it would find), and real drawings that the judge did not train on, painted
-# from their codes. *Copy* is the judge's cosine to the nearest training drawing: where it is near 1, look at the pair.
-# *Within* is how far pictures of one prompt lie apart, 1 minus their mean cosine.
+# drawings with near names, as `generate` does it for a prompt without a colour (of concepts of training those are
+# drawings of the concept itself, which this row may take over); and, pale, what it has to be compared with: pictures
+# asked for each other's prompts, the training drawing whose name is nearest by MiniLM (looking up, which draws nothing;
+# not for concepts of training, whose own drawing it would find), and real drawings that the judge did not train on,
+# painted from their codes. *Copy* is the judge's cosine to the nearest training drawing: where it is near 1, look at
+# the pair. *Within* is how far pictures of one prompt lie apart, 1 minus their mean cosine.
 
 # %%
 judgement = Judgement(load_judge(device=device_),
@@ -1090,8 +1091,8 @@ if variants:
 # drawing: there top-10 counts. And the order at this size and budget, of a few hundred pictures in `quick`, need not be
 # that of the network that ships.
 #
-# **What the network that ships can do, and what it cannot**: of the measured pictures those with the best and the worst
-# ranks, in brackets.
+# **What the network that ships can do, and what it cannot**: of the pictures that began with drawings those with the
+# best and the worst ranks, in brackets.
 
 # %%
 split = cfg.splits[-1]

@@ -426,7 +426,7 @@ if len(prompts.free) > 1:
 # %% [markdown]
 # Some of them ask for a thing in a colour that it seldom has. Whether a picture has the colour needs no judge: pixels
 # are counted (`color_match`), and half of what differs from the ground is enough. White is left out: so is the ground.
-# **shuffled** asks the same pictures for the colour of another text. MinImagen and VQGAN+CLIP paint drawings in
+# **shuffled** asks the same pictures for the colour of another text. All methods that start from drawings paint them in
 # the colour that they read from the text by the same rules, so this says that they do, and not that they know colours.
 
 # %%

@@ -55,7 +55,7 @@ class Call:
 
     Attributes:
         option_texts: as typed, read once the method is known. options: of a repeated run, typed already.
-        index: the one picture of a repeated run that is wanted; None is all of them.
+        index: the one picture of a repeated run that is wanted; None is all of them. source: the PNG of that run.
     """
 
     prompt: str | list[str] | None = None
@@ -65,6 +65,7 @@ class Call:
     options: dict[str, Any] = field(default_factory=dict)
     option_texts: dict[str, str] = field(default_factory=dict)
     index: int | None = None
+    source: Path | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,6 +118,7 @@ def read_call(args: argparse.Namespace) -> Call:
         for name in ("prompt", "method", "seed", "num_images"):
             setattr(call, name, repeated.pop(name))
         call.options = repeated
+        call.source = args.source
     for name in ("prompt", "method", "seed", "num_images"):
         if getattr(args, name) is not None:
             setattr(call, name, getattr(args, name))
@@ -183,7 +185,7 @@ def read_prompts_file(path: Path) -> list[str]:
 def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespace) -> list[Any]:
     """Return the pictures of one method."""
     from .keeper import make
-    from .pictures import Picture, judge_scores
+    from .pictures import Picture, judge_scores, tell_other_settings
     from ..methods import METHODS
     from ..methods.limits import check_cost, describe
 
@@ -194,6 +196,8 @@ def _draw(name: str, call: Call, options: dict[str, Any], args: argparse.Namespa
     began = time.monotonic()
     images, record = make(call.prompt, method=name, num_images=call.num_images, seed=call.seed, options=options,
                           out=args.out, every=args.save_every, film=args.film, quiet=args.json, restart=args.restart)
+    if call.source is not None and call.method == record.get("call", {}).get("method"):
+        tell_other_settings(call.source, record, call.option_texts)
     record = {"method": name, "seed": call.seed, "seconds": round(time.monotonic() - began, 2), **record}
     if args.json and "judge_score" not in record:
         texts = record.get("final_texts") or [prompt for prompt in prompts for _ in range(call.num_images)]

@@ -1,5 +1,6 @@
 """What a run of `generate` leaves: pictures with captions and records, as files that can repeat it."""
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from ..paths import checkpoints_dir
 from ..runtime import device_name, pick_device, versions, warn_fallback
 
 NOT_IN_FILES = ("seconds", "judge_score")  # differ between runs that draw the same: those have files of equal bytes
+
+
+ARGUMENTS = ("prompt", "seed", "num_images")  # of a call, which a user may give anew beside `--from`
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,27 @@ def repeat(path: Path) -> tuple[dict[str, Any], int | None]:
     for difference in differences:
         warn_fallback(f"{path} was made with {difference}: expect another picture")
     return call, record.get("index")
+
+
+def tell_other_settings(path: Path, repeated: dict[str, Any], asked: Collection[str]) -> None:
+    """Warn where a repeated run had other settings than the PNG: a default that has changed since, or is new.
+
+    Args:
+        repeated: record of the repeated run. asked: names of options that the user gave anew.
+    """
+    record = png.read_record(path)
+    used, present = _settings_of(record), _settings_of(repeated)
+    if not used:
+        return
+    for name in sorted({*used, *present} - {*asked, *ARGUMENTS, *record.get("inputs", {})}):
+        before, here = (json.dumps(settings[name]) if name in settings else "absent" for settings in (used, present))
+        if before != here:
+            warn_fallback(f"{path} was made with {name} {before}, here it is {here}: it is another picture")
+
+
+def _settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return every setting of a run by its name as an option; {} where the record has none."""
+    return {**record.get("config", {}), **record.get("prior", {})}
 
 
 def _other_machine(record: dict[str, Any], call: dict[str, Any]) -> list[str]:

@@ -17,13 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or say which of its tables are out of date."""
+    from ..errors import BadParameter
     from ..files import write_text
     from ..runner import measured, published
 
+    if args.leaderboard and args.check:
+        raise BadParameter("--check writes nothing, and --leaderboard keeps tables: give one of them")
     if args.leaderboard:
         for kept in published.keep_leaderboard(Path(args.leaderboard)):
             print(f"{relative(kept)}: kept")
-    tables = measured.page_tables() | published.leaderboard_tables()
+    tables = measured.page_tables()
     text, outdated = measured.fill(measured.read_page(), tables)
     path = measured.page_path()
     if args.check and outdated:

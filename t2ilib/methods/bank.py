@@ -1,6 +1,6 @@
 """Training drawings whose names lie near a prompt, from which methods start a part of their drafts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,9 @@ PAINTER = "emoji-vqgan"  # makes small pictures of those codes
 TEXT_ENCODER = "minilm"  # which read the names in the bank
 
 
-SHARE = Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; 0 "
-               "redraws none. Where drawings are painted in the colour of a prompt, all are redrawn",
+SHARE = Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; the "
+               "others are drawn from nothing. Where drawings are painted in the colour of a prompt, all are redrawn. "
+               "It is 0 for a single candidate, over `init_image`, and where the checkpoints hold no `emoji-starts`",
                "guides", low=0, high=1, slider=(0.0, 1.0))
 
 
@@ -52,19 +53,23 @@ def near_drawings(networks: Networks, *, chunk: int = 32) -> NearDrawings:
     return NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), networks.vqgan(PAINTER), chunk=chunk)
 
 
-def drawings_to_redraw(networks: Networks, texts: Sequence[str], settings: Mapping[str, Any]) -> list[Tensor] | None:
+def drawings_to_redraw(networks: Networks, texts: Sequence[str], settings: dict[str, Any]) -> list[Tensor] | None:
     """Return for each text the drawings from which candidates start (R, 3, H, W) in [-1, 1].
 
-    None where no candidate does: by `bank_share`, or because there is no bank.
+    None where no candidate does: by `bank_share`, for a single candidate, over a picture, or because there is no bank.
+    Then `bank_share` becomes 0 in the settings, which the record of the run keeps.
 
     Args:
-        settings: `candidates`, `bank_share` and `chunk` of a run.
+        settings: `candidates`, `bank_share`, `init_image` and `chunk` of a run.
     """
-    if not settings["bank_share"] or not can_draw_near(networks):
+    is_chosen = settings["candidates"] > 1 and not settings["init_image"]
+    if not is_chosen or not settings["bank_share"] or not can_draw_near(networks):
+        settings["bank_share"] = 0.0
         return None
     near = near_drawings(networks, chunk=settings["chunk"])
     drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
     if not any(drafts.values()):
+        settings["bank_share"] = 0.0
         return None
     found = {text: near.pictures(text, count) for text, count in drafts.items()}  # once for all pictures of a text
     return [found[text] for text in texts]

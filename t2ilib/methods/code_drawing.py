@@ -23,6 +23,7 @@ from .. import runtime
 from ..media import load_mask, picture_list, to_unit
 from ..options import Option, options_of
 from ..sampling import CodePainter, CodesPreview, LogitSampling, Painted
+from ..sampling.evidence import LEAST_NOISE
 
 SAMPLING_OPTIONS = tuple(option.name for option in options_of(LogitSampling))
 DRAWING_ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
@@ -41,7 +42,7 @@ def drawing_options(candidates: int) -> tuple[Option, ...]:
         SHARE,
         Option("bank_noise", EVIDENCE_NOISE, "noise through which the network sees those drawings, in standard "
                "deviations of the codebook: at 0.5 it is nearly the drawing, at 1 its shape, at 2 its layout",
-               "guides", low=0, low_open=True, high=100, slider=(0.3, 3.0)),
+               "guides", low=LEAST_NOISE, high=100, slider=(0.3, 3.0)),
         Option("init_image", None, "a picture file to draw anew for the prompt, or into", "edits", type="str | None"),
         Option("strength", 0.7, "the share of the codes of `init_image` that are drawn anew", "edits", low=0,
                low_open=True, high=1),
@@ -94,8 +95,8 @@ def _draw(painter: CodePainter, texts: list[str], settings: dict[str, Any], netw
     if settings["candidates"] > 1:
         guides = choosing_guides(networks, settings)
         drawing["score"] = guides
+    redrawn = drawings_to_redraw(networks, texts, settings)
     if not settings["init_image"]:
-        redrawn = None if settings["candidates"] == 1 else drawings_to_redraw(networks, texts, settings)
         painted = painter.sample(texts, redrawn=redrawn, noise=settings["bank_noise"], **drawing)
     else:
         pictures = pictures_to_edit(settings["init_image"], painter.size, len(texts))

@@ -129,14 +129,14 @@ def _draw(cascade: Cascade, texts: list[str], settings: dict[str, Any], networks
     if settings["clip_guidance_scale"]:
         drawing["clip_guidance"] = ClipGuidance(networks.clip(names[0]), settings["clip_guidance_scale"],
                                                 similarity_threshold=settings["clip_guidance_threshold"])
+    redrawn = drawings_to_redraw(networks, texts, settings)
     if settings["init_image"]:
         return _edit(cascade, texts, settings, drawing), None
     if settings["candidates"] == 1:
         return cascade.sample(texts, **drawing)[-1], None
     guides = choosing_guides(networks, settings)
-    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides,
-                              redrawn=drawings_to_redraw(networks, texts, settings), strength=settings["bank_noise"],
-                              **drawing)[-1]
+    pictures = cascade.sample(texts, candidates=settings["candidates"], score=guides, redrawn=redrawn,
+                              strength=settings["bank_noise"], **drawing)[-1]
     return pictures, guides.choice
 
 

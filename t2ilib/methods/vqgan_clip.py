@@ -72,7 +72,9 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
     if config.init == "prior" or config.prior_weight or config.redraw:
         prior = _prior(model, networks, prior_options)
     result = vqgan_clip(config, vqgan=vqgan, clips=clips, prior=prior, callback=callback, state=state)
-    record = {**result.record, **prior_options, "checkpoints": networks.hashes, "codes": result.codes.tolist()}
+    record = {**result.record, "checkpoints": networks.hashes, "codes": result.codes.tolist()}
+    if prior is not None:
+        record["prior"] = {option.name: option.default for option in PRIOR_OPTIONS} | prior_options
     return picture_list(result.images), record
 
 

@@ -1,4 +1,4 @@
-"""The tables of `reports/RESULTS.md` that have a committed source: benchmarks, cards of checkpoints, the gallery.
+"""The tables of `reports/RESULTS.md` that have a committed source: benchmarks, leaderboard, cards, the gallery.
 
 On the page such a table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Everything else there is
 written by hand.
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .markdown import ABSENT, markdown, number
+from .published import leaderboard_tables
 from ..checkpoint import WEIGHTS, absent_weights, read_config
 from ..errors import BadParameter, MissingAsset, T2IError
 from ..files import read_lines, read_text
@@ -25,7 +27,6 @@ GALLERY = Path("reports") / "gallery"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 BEGIN = re.compile(r"<!-- table: ([\w-]+) -->")
 END = "<!-- end of table -->"
-ABSENT = "–"
 FIELDS = ("kernel", "provider", "mode", "shape", "metric", "p50", "p20", "p80", "ratio",
           "device", "threads", "commit", "date")
 UNSEEN = ("validation_", "held_out_", "left_out_")
@@ -121,7 +122,7 @@ def page_tables() -> dict[str, str]:
     tables = {name: benchmark_table(spec) for name, spec in BENCHMARK_TABLES.items()}
     tables["checkpoints"] = checkpoint_table()
     tables["gallery"] = gallery_table()
-    return tables
+    return tables | leaderboard_tables()
 
 
 def fill(text: str, tables: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -221,15 +222,6 @@ def benchmark_cell(rows: Sequence[Mapping[str, str]], column: Column) -> str:
     return f"{value} ({low} to {high})"
 
 
-def number(text: str, digits: int) -> str:
-    """Return a number of a CSV with so many decimals; raises BadParameter if it is none."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise BadParameter(f"a benchmark's CSV has {text!r} where a number should be; measure it again") from error
-    return f"{value:,.{digits}f}"
-
-
 def source_line(path: Path, rows: Sequence[Mapping[str, str]], spec: BenchmarkTable) -> str:
     """Return the sentence below a benchmark's table: its file, machine, commits, dates and command."""
     devices = sorted({row["device"] for row in rows})
@@ -296,19 +288,3 @@ def made_by(path: Path) -> str:
     if isinstance(arguments.get("prompt"), list):
         arguments["prompt"] = f"each of {len(arguments['prompt'])}"
     return ", ".join(f"{name} {value}" for name, value in arguments.items()) or "none"
-
-
-def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table; a column in which no line has a value is left out.
-
-    A bar inside a cell would end it, and is escaped.
-    """
-    kept = [i for i in range(len(titles)) if any(line[i] != ABSENT for line in lines)]
-    rows = [[titles[i] for i in kept], ["---"] * len(kept)]
-    for line in lines:
-        rows.append([line[i] for i in kept])
-    printed = []
-    for row in rows:
-        cells = [cell.replace("|", "\\|") for cell in row]
-        printed.append(f"| {' | '.join(cells)} |")
-    return "\n".join(printed)

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from .measured import ABSENT, markdown, number
+from .markdown import ABSENT, markdown, number
 from ..errors import BadParameter, MissingAsset
 from ..files import read_json, read_lines, write_json
 from ..leaderboard.baselines import NEAREST

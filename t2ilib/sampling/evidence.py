@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ..errors import BadParameter
 
+LEAST_NOISE = 0.01
+
 
 class CodeEvidence:
     """Code vectors of drawings, each believed to be the picture that is to be drawn, seen through Gaussian noise.
@@ -17,27 +19,29 @@ class CodeEvidence:
 
     so a code near the drawing's becomes likelier, and the network, which reads the text and the codes before, decides
     among those. What SDEdit (Meng et al. 2022) is for diffusion: with little noise the drawing comes back, with more
-    its shape, with much nothing of it.
+    its shape, with much nothing of it. Temperature, top-k and top-p act on the sum.
 
     Args:
         tables: the codebook (K, D) of each grid. vectors: of each grid z (B, D, h, w), on the same device.
         given: (B,) bool, False for pictures of which nothing is known.
-        noise: sigma, in standard deviations of the codebook's entries (root mean square over K and D).
+        noise: sigma, in standard deviations of the codebook's entries (root mean square over K and D); at least
+            `LEAST_NOISE`, at which the drawing comes back unchanged.
 
     Raises:
-        BadParameter: noise that is not positive, or shapes that do not fit.
+        BadParameter: less noise, or shapes that do not fit.
     """
 
     def __init__(self, tables: Sequence[Tensor], vectors: Sequence[Tensor], given: Tensor, noise: float):
-        if noise <= 0:
-            raise BadParameter(f"the noise of evidence must be positive, got {noise}; without noise it is the drawing")
+        if noise < LEAST_NOISE:
+            raise BadParameter(f"the noise of evidence must be at least {LEAST_NOISE}, got {noise}; with so little the "
+                               "picture is the drawing")
         if len(tables) != len(vectors) or any(len(z) != len(given) for z in vectors):
             raise BadParameter(f"need a codebook for each grid and {len(given)} drawings in it, got {len(tables)} "
                                f"codebooks and vectors {[tuple(z.shape) for z in vectors]}")
         self._tables = [table.float() for table in tables]
         self._vectors = [z.float().flatten(2).movedim(1, 2) for z in vectors]  # (B, n, D) each
-        self._given = given.to(self._vectors[0])  # (B,) 1 or 0
-        self._variances = [noise**2 * table.var(dim=0, correction=0).mean() for table in self._tables]
+        self._given = given.to(self._vectors[0].device)  # (B,)
+        self._variances = [noise**2 * table.var(dim=0, correction=0).mean().clamp(min=1e-12) for table in self._tables]
 
     def log_likelihood(self, place: int) -> Tensor:
         """Return for the codes of a place, counted through all grids, what the drawings say of them: (B, K)."""
@@ -54,4 +58,4 @@ class CodeEvidence:
     def _of_grid(self, grid: int, places: slice) -> Tensor:
         z = self._vectors[grid][:, places]  # (B, n, D)
         squared = torch.cdist(z, self._tables[grid].expand(len(z), -1, -1)).square()  # (B, n, K)
-        return -squared / (2 * self._variances[grid]) * self._given[:, None, None]
+        return torch.where(self._given[:, None, None], -squared / (2 * self._variances[grid]), 0.0)

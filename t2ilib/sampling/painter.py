@@ -305,9 +305,11 @@ class CodePainter(PainterOfCodes):
         for i, count in enumerate(counts):
             given[i, candidates - count:] = True
         given = given.flatten().to(self.device)  # (M,)
-        pictures = F.interpolate(torch.cat(list(redrawn)).to(self.device), self.size, mode="bicubic", antialias=True)
+        resized = [F.interpolate(own.to(self.device), self.size, mode="bicubic", antialias=True)
+                   for own in redrawn if len(own)]
+        pictures = torch.cat(resized).clamp(-1, 1)
         codes = torch.zeros(len(given), self.network.places, dtype=torch.long, device=self.device)
-        codes[given] = torch.cat([self._encode_pictures(part) for part in pictures.clamp(-1, 1).split(self.chunk)])
+        codes[given] = torch.cat([self._encode_pictures(part) for part in pictures.split(self.chunk)])
         vectors = []
         for grid, table in zip(self._grids_of(codes), self.vqgan.codebooks, strict=True):
             vectors.append(F.embedding(grid, table).movedim(-1, 1))  # (M, D, h, w)

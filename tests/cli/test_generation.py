@@ -1,6 +1,7 @@
 """The generate command from end to end, with the models that ship: what it writes, repeats and survives."""
 
 import json
+import warnings
 
 import pytest
 from PIL import Image
@@ -49,6 +50,23 @@ def test_other_weights_are_told(tmp_path):
     assert [str(w.message).split(" was made with ")[1].split(" ")[0] for w in warned] == ["emoji-clip", "gone"]
     with pytest.raises(BadParameter, match="no file can hold"):
         pictures.repeat(save_png(Image.new("RGB", (8, 8)), path, {**record, "call": None}))
+
+
+def test_other_settings_are_told(tmp_path):
+    config = {"steps": 4, "clip": ["a"], "init_image": "there.png", "seed": 1, "gone": 2, "width": 8}
+    record = {"call": {}, "inputs": {"init_image": {}}, "config": config, "prior": {"bank_noise": 0.85}}
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", record)
+    same = {"config": {**config, "init_image": "here.png", "seed": 5, "width": 16}, "prior": record["prior"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.tell_other_settings(path, same, asked={"width"})
+        pictures.tell_other_settings(save_png(Image.new("RGB", (8, 8)), tmp_path / "plain.png", {"call": {}}), same, ())
+    changed = {name: value for name, value in config.items() if name != "gone"} | {"steps": 5, "new": 0.5}
+    with pytest.warns(UserWarning) as warned:
+        pictures.tell_other_settings(path, {"config": changed, "prior": {"bank_noise": 0.7}}, asked={"width"})
+    assert [str(w.message).split(" was made with ")[1].split(":")[0] for w in warned] == [
+        "bank_noise 0.85, here it is 0.7", "gone 2, here it is absent", "new absent, here it is 0.5",
+        "steps 4, here it is 5"]
 
 
 @pytest.mark.slow

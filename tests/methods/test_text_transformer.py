@@ -52,7 +52,7 @@ def test_pictures_and_record(run, tmp_path):
     assert json.loads(json.dumps(record)) == record
     assert record["seeds"] == [3, 4] and record["prompts"] == ["a red heart"] * 2 and record["arm"] == "masked"
     assert record["config"] == {**DEFAULTS, **FAST, "candidates": 3, "checkpoint": str(tmp_path),
-                                "clip": ["emoji-clip-b", "emoji-clip"]}
+                                "clip": ["emoji-clip-b", "emoji-clip"], "bank_share": 0.0}  # there is no bank
     assert record["steps_done"] == 2 and record["text_encoder"] == "minilm"
     shipped = ("emoji-vqgan", "emoji-clip-b", "emoji-clip")
     assert {name: short_hash(checkpoints_dir() / name) for name in shipped}.items() <= record["checkpoints"].items()

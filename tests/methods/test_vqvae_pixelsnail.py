@@ -84,7 +84,7 @@ def test_pictures_and_record(home):
     assert [image.size for image in images] == [(64, 64)] * 2 and images[0].tobytes() != images[1].tobytes()
     assert json.loads(json.dumps(record)) == record
     assert record["config"] == {**METHOD.defaults(), **FAST, "candidates": 2, "checkpoint": str(home),
-                                "clip": ["emoji-clip-b", "emoji-clip"]}
+                                "clip": ["emoji-clip-b", "emoji-clip"], "bank_share": 0.0}  # there is no bank
     assert record["text_encoder"] == "minilm" and len(record["guide_similarity"][0]) == 2
     grids = grids_of(record, home)
     assert record["steps_done"] == sum(grid.shape[1] for grid in grids)  # one for each row of codes

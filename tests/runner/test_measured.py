@@ -12,7 +12,7 @@ from t2ilib.cli import main
 from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.media import png
 from t2ilib.paths import checkpoints_dir, repo_root
-from t2ilib.runner import measured
+from t2ilib.runner import measured, published
 
 NOT_ON_THE_PAGE = {"profile"}  # hundreds of rows, which notebooks show
 
@@ -35,7 +35,9 @@ def clone(tmp_path, monkeypatch):
     for name in ("benchmarks", "gallery"):
         shutil.copytree(repo_root() / "reports" / name, tmp_path / "reports" / name)
     shutil.copy(repo_root() / measured.PAGE, tmp_path / measured.PAGE)
-    monkeypatch.setattr(measured, "repo_root", lambda: tmp_path)
+    shutil.copytree(repo_root() / published.KEPT, tmp_path / published.KEPT)
+    for module in (measured, published):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
     monkeypatch.setenv("T2I_EMBEDDED", str(repo_root() / "data"))
     return tmp_path
 

@@ -82,7 +82,7 @@ def test_codes_are_drawn_from_the_product():
 
 def test_what_does_not_fit_is_refused():
     z = torch.zeros(1, 2, 1, 1)
-    with pytest.raises(BadParameter, match="must be positive"):
+    with pytest.raises(BadParameter, match="at least 0.01"):
         CodeEvidence([TABLE], [z], torch.tensor([True]), 0)
     with pytest.raises(BadParameter, match="a codebook for each grid"):
         CodeEvidence([TABLE, TABLE], [z], torch.tensor([True]), 1)

@@ -51,10 +51,10 @@ def test_a_preview_is_painted_when_it_is_looked_at(painter, monkeypatch):
     assert painted == [2, 2, 2]
 
 
-def test_the_last_candidates_are_redrawn_from_drawings(painter):
+def test_the_last_candidates_are_redrawn_from_drawings(painter, monkeypatch):
     """With little noise they are the drawings; the others, and texts that have none, are drawn as without them."""
     texts = ["a red heart", "a car"]
-    drawings = [painter.decode(torch.full((count, 256), 3 + count)) for count in (1, 2)]
+    drawings = [painter.decode(torch.tensor(codes)[:, None].expand(-1, 256)) for codes in ([4], [5, 900])]
     seen = []
 
     def drawn(**options):
@@ -70,7 +70,10 @@ def test_the_last_candidates_are_redrawn_from_drawings(painter):
     torch.testing.assert_close(some[1], to_unit(again[1]))
     of_one = drawn(redrawn=[drawings[0], drawings[1][:0]], noise=0.01)
     assert torch.equal(of_one[1], alone[1]) and torch.equal(of_one[0], some[0])
-    larger = [nn.functional.interpolate(own, (128, 128)) for own in drawings]
+    assert not torch.equal(*again[1])
+    monkeypatch.setattr(painter, "chunk", 1)
+    torch.testing.assert_close(drawn(redrawn=drawings, noise=0.01), some)
+    larger = [nn.functional.interpolate(own, size) for own, size in zip(drawings, (128, 96), strict=True)]
     assert drawn(redrawn=larger, noise=0.01).shape == alone.shape
     for bad in ([drawings[0]], [drawings[0], drawings[1].repeat(2, 1, 1, 1)], [drawings[0][:0]] * 2):
         with pytest.raises(BadParameter, match="for each of 2 texts at most 2 pictures"):
