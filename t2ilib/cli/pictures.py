@@ -142,7 +142,8 @@ def tell_other_settings(path: Path, repeated: dict[str, Any], asked: Collection[
 
 def _settings_of(record: dict[str, Any]) -> dict[str, Any]:
     """Return every setting of a run by its name as an option; {} where the record has none."""
-    return {**record.get("config", {}), **record.get("prior", {})}
+    parts = [record.get(name) for name in ("config", "prior")]
+    return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
 
 
 def _other_machine(record: dict[str, Any], call: dict[str, Any]) -> list[str]:

@@ -60,7 +60,9 @@ def test_other_settings_are_told(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pictures.tell_other_settings(path, same, asked={"width"})
-        pictures.tell_other_settings(save_png(Image.new("RGB", (8, 8)), tmp_path / "plain.png", {"call": {}}), same, ())
+        for nothing in ({"call": {}}, {"call": {}, "config": ["steps"], "prior": "x"}):
+            plain = save_png(Image.new("RGB", (8, 8)), tmp_path / "plain.png", nothing)
+            pictures.tell_other_settings(plain, same, asked=())
     changed = {name: value for name, value in config.items() if name != "gone"} | {"steps": 5, "new": 0.5}
     with pytest.warns(UserWarning) as warned:
         pictures.tell_other_settings(path, {"config": changed, "prior": {"bank_noise": 0.7}}, asked={"width"})
