@@ -19,7 +19,8 @@ class CodeEvidence:
 
     so a code near the drawing's becomes likelier, and the network, which reads the text and the codes before, decides
     among those. What SDEdit (Meng et al. 2022) is for diffusion: with little noise the drawing comes back, with more
-    its shape, with much nothing of it. Temperature, top-k and top-p act on the sum.
+    its shape, with much nothing of it. It is an approximation: what the drawing says of later places bears on this one,
+    too, and is left out. Temperature, top-k and top-p act on the sum.
 
     Args:
         tables: the codebook (K, D) of each grid. vectors: of each grid z (B, D, h, w), on the same device.
