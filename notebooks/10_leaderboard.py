@@ -81,6 +81,7 @@ num_concepts: Optional[int] = None  # concepts of each split
 num_free: Optional[int] = None  # free texts, at most 47
 num_seeds: Optional[int] = None  # pictures of each prompt
 plain_rows: Optional[bool] = None  # also one draft without a guide, where a method chooses
+plain_methods: str = ""  # of which methods, with commas between; "" is each that chooses
 costs: Optional[bool] = None  # measure seconds and memory, in a process for each method
 eyes: Optional[bool] = None  # KID, precision and recall; the first time on a machine takes minutes
 unseen: str = "validation"  # the split of unseen concepts; held_out for a table that is published
@@ -131,8 +132,8 @@ from t2ilib.runner.composed import (
 run, cfg, device_, dtype_ = start(
     "10_leaderboard", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     methods=methods, num_concepts=num_concepts, num_free=num_free, num_seeds=num_seeds,
-    plain_rows=plain_rows, costs=costs, eyes=eyes, unseen=unseen, home=home, inception=inception,
-    clip=clip, cmmd_clip=cmmd_clip, shape_runs=shape_runs,
+    plain_rows=plain_rows, plain_methods=plain_methods, costs=costs, eyes=eyes, unseen=unseen,
+    home=home, inception=inception, clip=clip, cmmd_clip=cmmd_clip, shape_runs=shape_runs,
     smoke=dict(num_concepts=6, num_free=2, plain_rows=False, costs=False, wall=2,
                rows=32, fast=True),
     quick=dict(num_concepts=4, num_free=2, num_seeds=1, plain_rows=True, costs=True, eyes=False,
@@ -233,8 +234,11 @@ FAST = {"vqgan_clip": dict(steps=1, candidates=1, prior_steps=1),
         "minimagen": dict(steps=1, candidates=1), "text_transformer": dict(candidates=1),
         "vqvae_pixelsnail": dict(candidates=1), "gigagan": dict(candidates=1)}
 asked = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
+plain = [name.strip() for name in plain_methods.split(",") if name.strip()] or list(PLAIN)
 for name in asked:
     check_name("method", name, METHODS)
+for name in plain:
+    check_name("method that chooses among drafts", name, PLAIN)
 machine = {"device": device, "precision": dtype}
 entries = []
 for name in asked:
@@ -245,7 +249,7 @@ for name in asked:
         print(f"left out: {method.title}, {entry.missing()}")
         continue
     entries.append(entry)
-    if cfg.plain_rows and name in PLAIN:
+    if cfg.plain_rows and name in plain:
         entries.append(Entry(f"{method.title}, one draft, no guide", name, options | PLAIN[name], machine))
 if not entries:
     raise RunFailed("no method can draw: train one, or choose another with `-p methods NAME`")
