@@ -16,6 +16,7 @@ UNSEEN = "held_out"
 COMMAND = f"python -m t2ilib run 10 --profile full -p unseen {UNSEEN}"
 TABLES = ("table_train", f"table_{UNSEEN}", f"pairs_{UNSEEN}")
 CARD = "run.json"
+WORSE = {"better": "worse", "worse": "better"}  # the other way round
 SAID = ("started", "commit", "device", "profile")  # of a run
 
 
@@ -64,10 +65,24 @@ def pairs_table() -> str:
     lines = []
     for pair, row in read_table(f"pairs_{UNSEEN}").items():
         one, _, other = pair.partition(" - ")
-        if other == NEAREST:
-            lines.append([one, cell(row, "top10", 2, ("low", "high")), number(row["p"], 3), row[""]])
+        if one == NEAREST:  # the better one stands first
+            one, row = other, negated(row)
+        elif other != NEAREST:
+            continue
+        lines.append([one, cell(row, "top10", 2, ("low", "high")), shown_p(row), row[""]])
     titles = ["", f"top-10 minus that of {NEAREST}", "p, corrected for all pairs", ""]
     return f"{markdown(titles, lines)}\n\n{source_line()}"
+
+
+def negated(row: Mapping[str, str]) -> dict[str, str]:
+    """Return a difference the other way round."""
+    return {"top10": str(-float(row["top10"])), "low": str(-float(row["high"])), "high": str(-float(row["low"])),
+            "p": row["p"], "": WORSE.get(row[""], row[""])}
+
+
+def shown_p(row: Mapping[str, str]) -> str:
+    """Return p with three decimals, and never as 0."""
+    return number(row["p"], 3) if float(row["p"]) >= 0.001 else "< 0.001"
 
 
 def recognised(row: Mapping[str, str]) -> str:

@@ -14,7 +14,8 @@ UNSEEN = TRAIN | {"place": 2, "top10": 0.25, "kid": 0.5, "kid_low": 0.4, "kid_hi
                   "recall": 0.3, "within": 0.1, "nearest": 0.8, "shuffled": 0.0}
 MEAN = {"row": "the mean picture", "place": "", "top10": 0.0, "top1": 0.0, "low": 0.0, "high": 0.01}
 PAIRS = [{"row": f"A method - {NEAREST}", "top10": -0.1, "low": -0.2, "high": 0.05, "p": 0.04321, "": "tie"},
-         {"row": "A method - Another", "top10": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "": "better"}]
+         {"row": "A method - Another", "top10": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "": "better"},
+         {"row": f"{NEAREST} - A poor one", "top10": 0.3, "low": 0.2, "high": 0.45, "p": 0.0001, "": "better"}]
 
 
 def write_table(path, rows):
@@ -51,7 +52,9 @@ def test_a_run_becomes_the_tables_of_the_page(run):
     assert board[3].startswith("| the mean picture | – | 0.00 (0.00), 0.00 to 0.01 |")
     assert "80 concepts of each split, 3 seeds; 2026-01-02, commit abc1234" in board[-1]
     pairs = tables["leaderboard_pairs"]
-    assert pairs.splitlines()[2] == "| A method | -0.10 (-0.20 to 0.05) | 0.043 | tie |" and "Another" not in pairs
+    assert pairs.splitlines()[2:4] == ["| A method | -0.10 (-0.20 to 0.05) | 0.043 | tie |",
+                                       "| A poor one | -0.30 (-0.45 to -0.20) | < 0.001 | worse |"]
+    assert "Another" not in pairs
 
 
 def test_what_is_no_such_run_is_refused(run):
