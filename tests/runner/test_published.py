@@ -57,6 +57,10 @@ def test_a_run_becomes_the_tables_of_the_page(run):
     assert "Another" not in pairs
 
 
+def test_the_row_that_is_looked_up_has_the_leaderboards_name():
+    assert published.LOOKED_UP == NEAREST
+
+
 def test_what_is_no_such_run_is_refused(run):
     with pytest.raises(MissingAsset, match="results --leaderboard RUN"):
         published.leaderboard_tables()
