@@ -58,7 +58,7 @@ def test_pictures_and_record(folder):
     assert json.loads(json.dumps(record)) == record
     assert record["seeds"] == [3, 4] and record["prompts"] == ["a red heart"] * 2
     assert record["config"] == {**DEFAULTS, **FAST, "candidates": 4, "interval": [0.0, 1.0],
-                                "clip": ["emoji-clip-b", "emoji-clip"]}
+                                "clip": ["emoji-clip-b", "emoji-clip"], "bank_share": 0.0}  # there is no bank
     assert record["steps_done"] == 2 + 1
     assert record["checkpoints"] == {n: short_hash(folder / n) for n in (*STAGES[:2], *DEFAULTS["clip"])}
     assert [s["size"] for s in record["stages"]] == [8, 16] and record["stages"][1]["level"] == 0.2
