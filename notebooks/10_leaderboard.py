@@ -128,7 +128,13 @@ from t2ilib.runner.composed import (
     overview,
 )
 
+
 # %%
+def parts_of(text):
+    """The parts of a text between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 run, cfg, device_, dtype_ = start(
     "10_leaderboard", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     methods=methods, num_concepts=num_concepts, num_free=num_free, num_seeds=num_seeds,
@@ -142,7 +148,7 @@ run, cfg, device_, dtype_ = start(
 check_name("split", unseen, ("validation", "held_out"))
 splits = ("train", unseen)
 seeds = range(seed, seed + cfg.num_seeds)
-composed = find_composed([part.strip() for part in shape_runs.split(",") if part.strip()])
+composed = find_composed(parts_of(shape_runs))
 folder = pathlib.Path(home).expanduser() if home else reports_dir() / "leaderboard"
 
 # %% [markdown]
@@ -233,8 +239,8 @@ PLAIN = {"minimagen": dict(candidates=1, clip_guidance_scale=0.0),
 FAST = {"vqgan_clip": dict(steps=1, candidates=1, prior_steps=1),
         "minimagen": dict(steps=1, candidates=1), "text_transformer": dict(candidates=1),
         "vqvae_pixelsnail": dict(candidates=1), "gigagan": dict(candidates=1)}
-asked = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
-plain = [name.strip() for name in plain_methods.split(",") if name.strip()] or list(PLAIN)
+asked = parts_of(methods) or list(METHODS)
+plain = parts_of(plain_methods) or list(PLAIN)
 for name in asked:
     check_name("method", name, METHODS)
 for name in plain:

@@ -280,8 +280,8 @@ class Cascade:
         for part in parts:
             repeated = [text for text, n in zip(texts, part.drafts, strict=True) for _ in range(n)]
             generators = []
-            for own, first, n in zip(streams, before, part.drafts, strict=True):
-                generators += own[first:first + n]
+            for of_text, start, count in zip(streams, before, part.drafts, strict=True):
+                generators += of_text[start:start + count]
             pictures = self._draw_stage(k, repeated, generators, sampling, progress, part)
             for of_text, own_pictures in zip(drawn, pictures.split(part.drafts), strict=True):
                 of_text.append(own_pictures)

@@ -20,8 +20,6 @@ from ..paths import checkpoints_dir
 from ..runtime import device_name, pick_device, versions, warn_fallback
 
 NOT_IN_FILES = ("seconds", "judge_score")  # differ between runs that draw the same: those have files of equal bytes
-
-
 ARGUMENTS = ("prompt", "seed", "num_images")  # of a call, which a user may give anew beside `--from`
 
 

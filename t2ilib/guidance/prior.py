@@ -93,11 +93,11 @@ class DiffusionPrior:
         counts = [0] * len(prompts)  # of samples from the bank
         if self._near is not None and tuple(size) == self._near.bank.size:
             counts = [self._near.drafts(prompt, num, self.bank_share) for prompt in prompts]
-        own_noise = [own.split([num - count, count]) for own, count in zip(noise, counts, strict=True)]
+        split_noise = [of_prompt.split([num - count, count]) for of_prompt, count in zip(noise, counts, strict=True)]
 
-        x_t = torch.cat([first for first, _ in own_noise])  # those that start from noise, of all prompts
+        x_t = torch.cat([first for first, _ in split_noise])  # those that start from noise, of all prompts
         from_noise = self._denoise(_repeat(prompts, [num - count for count in counts]), x_t, start=1.0)
-        x_t = torch.cat([last for _, last in own_noise])  # those that start from drawings
+        x_t = torch.cat([last for _, last in split_noise])  # those that start from drawings
         if len(x_t):
             count_of = dict(zip(prompts, counts, strict=True))  # a prompt of several pictures is looked up once
             near = {prompt: self._near.latents(prompt, count) for prompt, count in count_of.items()}

@@ -18,18 +18,19 @@ TEXT_ENCODER = "minilm"  # which read the names in the bank
 
 
 SHARE = Option("bank_share", 0.5, "part of the candidates that are redrawn from training drawings with near names; the "
-               "others are drawn from nothing. Where drawings are painted in the colour of a prompt, all are redrawn. "
-               "It is 0 for a single candidate, over `init_image`, and where the checkpoints hold no `emoji-starts`",
-               "guides", low=0, high=1, slider=(0.0, 1.0))
+               "others are drawn from nothing. Where drawings are painted in the colour of a prompt, all are redrawn",
+               "prior", low=0, high=1, slider=(0.0, 1.0))
+SHARE_OF_CANDIDATES = replace(SHARE, group="guides", meaning=f"{SHARE.meaning}. It is 0 for a single candidate, over "
+                              "`init_image`, and where the checkpoints hold no `emoji-starts`")
 
 
-def bank_options(group: str, noise: float) -> tuple[Option, Option]:
+def bank_options(share: Option, noise: float) -> tuple[Option, Option]:
     """Return the options that say how many drafts start from drawings, and how noised those are, by default `noise`."""
     return (
-        replace(SHARE, group=group),
+        share,
         Option("bank_noise", noise, "time to which those are noised before they are redrawn: at 0.5 half of the "
                "variance is left and it is nearly the drawing, at 0.7 a fifth and its shape, at 0.85 a twentieth and "
-               "its layout, at 1 nothing", group, low=0, low_open=True, high=1, slider=(0.3, 1.0)),
+               "its layout, at 1 nothing", share.group, low=0, low_open=True, high=1, slider=(0.3, 1.0)),
     )
 
 
@@ -62,12 +63,11 @@ def drawings_to_redraw(networks: Networks, texts: Sequence[str], settings: dict[
     Args:
         settings: `candidates`, `bank_share`, `init_image` and `chunk` of a run.
     """
+    drafts: dict[str, int] = {}
     is_chosen = settings["candidates"] > 1 and not settings["init_image"]
-    if not is_chosen or not settings["bank_share"] or not can_draw_near(networks):
-        settings["bank_share"] = 0.0
-        return None
-    near = near_drawings(networks, chunk=settings["chunk"])
-    drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
+    if is_chosen and settings["bank_share"] and can_draw_near(networks):
+        near = near_drawings(networks, chunk=settings["chunk"])
+        drafts = {text: near.drafts(text, settings["candidates"], settings["bank_share"]) for text in texts}
     if not any(drafts.values()):
         settings["bank_share"] = 0.0
         return None

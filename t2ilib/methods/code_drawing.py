@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .bank import SHARE, drawings_to_redraw
+from .bank import SHARE_OF_CANDIDATES, drawings_to_redraw
 from .drawing import (
     Choice,
     StepCounter,
@@ -23,12 +23,11 @@ from .. import runtime
 from ..media import load_mask, picture_list, to_unit
 from ..options import Option, options_of
 from ..sampling import CodePainter, CodesPreview, LogitSampling, Painted
-from ..sampling.evidence import LEAST_NOISE
+from ..sampling.evidence import LEAST_NOISE, NOISE
 
 SAMPLING_OPTIONS = tuple(option.name for option in options_of(LogitSampling))
 DRAWING_ALIASES = {"negative_prompt": "negative", "cfg_scale": "guidance_scale", "cond_scale": "guidance_scale",
                    "best_of": "candidates", "clip_model": "clip"}
-EVIDENCE_NOISE = 1.0
 BuildPainter = Callable[[Networks, dict[str, Any]], CodePainter]
 
 
@@ -39,8 +38,8 @@ def drawing_options(candidates: int) -> tuple[Option, ...]:
         Option("negative", None, "a text to be guided away from, in the place of no text", "drawing",
                type="str | None"),
         *guide_options(candidates),
-        SHARE,
-        Option("bank_noise", EVIDENCE_NOISE, "noise through which the network sees those drawings, in standard "
+        SHARE_OF_CANDIDATES,
+        Option("bank_noise", NOISE, "noise through which the network sees those drawings, in standard "
                "deviations of the codebook: at 0.5 it is nearly the drawing, at 1 its shape, at 2 its layout",
                "guides", low=LEAST_NOISE, high=100, slider=(0.3, 3.0)),
         Option("init_image", None, "a picture file to draw anew for the prompt, or into", "edits", type="str | None"),

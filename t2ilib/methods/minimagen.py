@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .bank import bank_options, drawings_to_redraw
+from .bank import SHARE_OF_CANDIDATES, bank_options, drawings_to_redraw
 from .code_checkpoints import checkpoint_folder
 from .drawing import (
     COLOR_WEIGHT,
@@ -54,7 +54,7 @@ OPTIONS = (
     *options_of(Sampling),
     Option("candidates", 32, "drafts for each picture, of which the guides keep the best; 1 with `init_image`",
            "guides", low=1, high=4096, slider=(1, 128)),
-    *bank_options("guides", PIXEL_BANK_NOISE),
+    *bank_options(SHARE_OF_CANDIDATES, PIXEL_BANK_NOISE),
     Option("clip", ("emoji-clip-b", "emoji-clip"), "the guide, or a list: the first steers, and all of them choose",
            "guides", type="str | list[str]"),
     COLOR_WEIGHT,

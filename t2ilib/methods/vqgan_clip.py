@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from .bank import bank_options, load_bank
+from .bank import SHARE, bank_options, load_bank
 from .limits import cpu_seconds
 from .networks import Networks
 from .registry import Estimate, Method
@@ -33,7 +33,7 @@ PRIOR_OPTIONS = (
     Option("guidance_scale", 3.0, "how literally the prior takes the words; 1 is free, 8 is stiff", "prior", low=0,
            high=1000, slider=(1.0, 8.0)),
     Option("prior_steps", 18, "of the prior's sampler", "prior", low=1, high=10_000),
-    *bank_options("prior", BANK_NOISE),
+    *bank_options(SHARE, BANK_NOISE),
     Option("checkpoint", "", "a folder with a prior of your own, such as the `checkpoints` in the folder of a run of "
            "notebook 14; empty is the one that ships", "prior"),
 )

@@ -55,6 +55,10 @@ class CodeAutoencoder(Protocol):
         """Return codes (B, h, w) of pictures (B, 3, H, W) in [-1, 1]; a tuple of them where there are several grids."""
 
     @property
+    def embed_codes(self) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+        """Return what looks up the vectors (B, D, h, w) of codes (B, h, w) of each grid; a tuple as above."""
+
+    @property
     def decode_codes(self) -> Callable[..., Tensor]:
         """Return what makes pictures of codes (B, h, w) of each grid."""
 

@@ -17,7 +17,7 @@ LOOKED_UP = "the nearest name's drawing"  # a row of the tables, `leaderboard.ba
 TABLES = ("table_train", f"table_{UNSEEN}", f"pairs_{UNSEEN}")
 CARD = "run.json"
 WORSE = {"better": "worse", "worse": "better"}  # the other way round
-SAID = ("started", "commit", "device", "profile")  # of a run
+CARD_FIELDS = ("started", "commit", "device", "profile")  # of a run
 
 
 def keep_leaderboard(run: Path) -> list[Path]:
@@ -34,8 +34,8 @@ def keep_leaderboard(run: Path) -> list[Path]:
     kept = [Path(shutil.copyfile(run / "tables" / f"{name}.csv", folder / f"{name}.csv")) for name in TABLES]
     card = read_json(run / CARD)
     settings = card["parameters"]["resolved"]
-    said = {name: card[name] for name in SAID} | {name: settings[name] for name in ("num_concepts", "num_seeds")}
-    write_json(folder / CARD, said)
+    sizes = {name: settings[name] for name in ("num_concepts", "num_seeds")}
+    write_json(folder / CARD, {name: card[name] for name in CARD_FIELDS} | sizes)
     return [*kept, folder / CARD]
 
 
@@ -47,11 +47,10 @@ def leaderboard_tables() -> dict[str, str]:
 def leaderboard_table() -> str:
     """Return what every method reaches on concepts of training and on unseen ones."""
     train = read_table("table_train")
-    unseen = read_table(f"table_{UNSEEN}")
     lines = []
-    for label, row in unseen.items():
-        seen = train.get(label, {})
-        lines.append([label, cell(seen, "place", 0), recognised(seen), cell(row, "place", 0), recognised(row),
+    for label, row in read_table(f"table_{UNSEEN}").items():
+        train_row = train.get(label, {})
+        lines.append([label, cell(train_row, "place", 0), recognised(train_row), cell(row, "place", 0), recognised(row),
                       cell(row, "kid", 2, ("kid_low", "kid_high")),
                       cell(row, "precision", 2, ("precision_low", "precision_high")), cell(row, "recall", 2),
                       cell(row, "within", 2), cell(row, "nearest", 2), cell(row, "shuffled", 2)])

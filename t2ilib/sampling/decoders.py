@@ -135,10 +135,11 @@ def sample_masked(network: MaskedNetwork, condition: Condition, unconditional: C
         codes = torch.where(masked, codes, known.to(device))
     to_draw = masked.sum(1)  # (B,)
     drawn = codes
-    said = 0.0 if evidence is None else evidence.all_log_likelihoods()  # (B, N, K)
+    log_likelihood = 0.0 if evidence is None else evidence.all_log_likelihoods()  # (B, N, K)
     for i in range(passes):
         logits = network(guided.twice(codes), **guided.condition)  # (2B, N, K)
-        logits = guided.mix(logits, sampling.scale_at(i / max(1, passes - 1))) + said  # (B, N, K)
+        logits = guided.mix(logits, sampling.scale_at(i / max(1, passes - 1)))  # (B, N, K)
+        logits = logits + log_likelihood
         proposed = draw_codes(sampling.filtered(logits), uniform[i, 0])
         drawn = torch.where(masked, proposed, codes)
         progress = (i + 1) / passes

@@ -1,5 +1,6 @@
 """Drawings that pictures should resemble, as evidence about the codes that are to be drawn."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ..errors import BadParameter
 
 LEAST_NOISE = 0.01
+NOISE = 1.0  # the shape of a drawing is left, and no more of it than real drawings of one thing share
 
 
 class CodeEvidence:
@@ -24,7 +26,7 @@ class CodeEvidence:
 
     Args:
         tables: the codebook (K, D) of each grid. vectors: of each grid z (B, D, h, w), on the same device.
-        given: (B,) bool, False for pictures of which nothing is known.
+        observed: (B,) bool, False for pictures of which nothing is known.
         noise: sigma, in standard deviations of the codebook's entries (root mean square over K and D); at least
             `LEAST_NOISE`, at which the drawing comes back unchanged.
 
@@ -32,17 +34,25 @@ class CodeEvidence:
         BadParameter: less noise, or shapes that do not fit.
     """
 
-    def __init__(self, tables: Sequence[Tensor], vectors: Sequence[Tensor], given: Tensor, noise: float):
+    def __init__(self, tables: Sequence[Tensor], vectors: Sequence[Tensor], observed: Tensor,
+                 noise: float = NOISE):
         if noise < LEAST_NOISE:
             raise BadParameter(f"the noise of evidence must be at least {LEAST_NOISE}, got {noise}; with so little the "
                                "picture is the drawing")
-        if len(tables) != len(vectors) or any(len(z) != len(given) for z in vectors):
-            raise BadParameter(f"need a codebook for each grid and {len(given)} drawings in it, got {len(tables)} "
+        if len(tables) != len(vectors) or any(len(z) != len(observed) for z in vectors):
+            raise BadParameter(f"need a codebook for each grid and {len(observed)} drawings in it, got {len(tables)} "
                                f"codebooks and vectors {[tuple(z.shape) for z in vectors]}")
         self._tables = [table.float() for table in tables]
         self._vectors = [z.float().flatten(2).movedim(1, 2) for z in vectors]  # (B, n, D) each
-        self._given = given.to(self._vectors[0].device)  # (B,)
+        self._observed = observed.to(self._vectors[0].device)  # (B,)
         self._variances = [noise**2 * table.var(dim=0, correction=0).mean().clamp(min=1e-12) for table in self._tables]
+
+    def of(self, rows: Tensor) -> "CodeEvidence":
+        """Return the evidence of some of the pictures."""
+        some = copy.copy(self)
+        some._vectors = [z[rows] for z in self._vectors]
+        some._observed = self._observed[rows]
+        return some
 
     def log_likelihood(self, place: int) -> Tensor:
         """Return for the codes of a place, counted through all grids, what the drawings say of them: (B, K)."""
@@ -59,4 +69,4 @@ class CodeEvidence:
     def _of_grid(self, grid: int, places: slice) -> Tensor:
         z = self._vectors[grid][:, places]  # (B, n, D)
         squared = torch.cdist(z, self._tables[grid].expand(len(z), -1, -1)).square()  # (B, n, K)
-        return torch.where(self._given[:, None, None], -squared / (2 * self._variances[grid]), 0.0)
+        return torch.where(self._observed[:, None, None], -squared / (2 * self._variances[grid]), 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decoders import PASSES, CodesSoFar, sample_autoregressive, sample_masked
-from .evidence import CodeEvidence
+from .evidence import NOISE, CodeEvidence
 from .logits import LogitSampling
 from .. import runtime
 from ..diffusion import split_generator
@@ -75,20 +75,6 @@ class _Known:
     keep: Tensor
     pictures: Tensor | None = None
     drawn: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Redrawn:
-    """Drawings from which some of M drafts are redrawn.
-
-    Attributes:
-        vectors: code vectors (M, D, h, w) of each grid. given: (M,) bool, False for drafts that are drawn from nothing.
-        noise: see `CodeEvidence`.
-    """
-
-    vectors: list[Tensor]
-    given: Tensor
-    noise: float
 
 
 def check_drafts(texts: Sequence[Text], generators: Sequence[torch.Generator], candidates: int,
@@ -179,7 +165,7 @@ class CodePainter(PainterOfCodes):
     # --- what it can draw ---------------------------------------------------------------------------------------------
 
     def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator],
-               redrawn: Sequence[Tensor] | None = None, noise: float = 1.0, **drawing: Any) -> Painted:
+               redrawn: Sequence[Tensor] | None = None, noise: float = NOISE, **drawing: Any) -> Painted:
         """Draw a picture for each text.
 
         Args:
@@ -190,10 +176,10 @@ class CodePainter(PainterOfCodes):
         Raises:
             BadParameter: a setting out of range, or numbers that do not agree.
         """
-        part = None
+        evidence = None
         if redrawn is not None:
-            part = self._to_redraw(redrawn, noise, len(texts), drawing.get("candidates", 1))
-        return self._run(texts, generators, None, redrawn=part, **drawing)
+            evidence = self._evidence(redrawn, noise, len(texts), drawing.get("candidates", 1))
+        return self._run(texts, generators, None, evidence=evidence, **drawing)
 
     def edit(self, pictures: Tensor, texts: Sequence[Text], *, strength: float,
              generators: Sequence[torch.Generator], **drawing: Any) -> Painted:
@@ -243,12 +229,13 @@ class CodePainter(PainterOfCodes):
 
     @torch.no_grad()
     def _run(self, texts: Sequence[Text], generators: Sequence[torch.Generator], known: _Known | None, *,
-             redrawn: _Redrawn | None = None, steps: int = PASSES, candidates: int = 1, score: Score | None = None,
+             evidence: CodeEvidence | None = None, steps: int = PASSES, candidates: int = 1, score: Score | None = None,
              negative: str | None = None, callback: Callable[[CodesPreview], bool | None] | None = None,
              **settings: Any) -> Painted:
         """Draw candidates of all texts, a chunk at a time, and return the best of each.
 
         Args:
+            evidence: of all candidates.
             steps: passes of masked decoding; a causal network has as many as there are codes.
             candidates: pictures drawn of each text, of which `score` chooses one.
             negative: a text to be guided away from, in the place of no text.
@@ -266,7 +253,7 @@ class CodePainter(PainterOfCodes):
             of_part = None if known is None else _Known(known.codes[rows[part]], known.keep[rows[part]])
             with runtime.autocast(self.device, self.dtype):
                 codes = self._decode(condition, unconditional, [streams[i] for i in part], sampling, steps, of_part,
-                                     self._evidence(redrawn, part),
+                                     None if evidence is None else evidence.of(part),
                                      lambda so_far, part=part: drafts.tell(part, so_far))
             drafts.finish(part, codes)
         codes = drafts.codes
@@ -294,33 +281,26 @@ class CodePainter(PainterOfCodes):
         return sample_masked(self.network, condition, unconditional, generators=generators, passes=steps,
                              sampling=sampling, known=codes, keep=keep, evidence=evidence, callback=callback)
 
-    def _to_redraw(self, redrawn: Sequence[Tensor], noise: float, texts: int, candidates: int) -> _Redrawn:
-        """Return the code vectors of the drawings of each text, at its last candidates."""
+    def _evidence(self, redrawn: Sequence[Tensor], noise: float, texts: int, candidates: int) -> CodeEvidence:
+        """Return what is known of all drafts: the drawings of each text, at its last candidates."""
         counts = [len(pictures) for pictures in redrawn]
         fits = len(counts) == texts and all(own.ndim == 4 and len(own) <= candidates for own in redrawn)
         if not fits or not any(counts):
             raise BadParameter(f"redrawn must hold for each of {texts} texts at most {candidates} pictures, as many as "
                                f"there are candidates, or none for some; got {[tuple(own.shape) for own in redrawn]}")
-        given = torch.zeros(texts, candidates, dtype=torch.bool)
+        observed = torch.zeros(texts, candidates, dtype=torch.bool)
         for i, count in enumerate(counts):
-            given[i, candidates - count:] = True
-        given = given.flatten().to(self.device)  # (M,)
+            observed[i, candidates - count:] = True
+        observed = observed.flatten().to(self.device)  # (M,)
         resized = [F.interpolate(own.to(self.device), self.size, mode="bicubic", antialias=True)
                    for own in redrawn if len(own)]
         pictures = torch.cat(resized).clamp(-1, 1)
-        codes = torch.zeros(len(given), self.network.places, dtype=torch.long, device=self.device)
-        codes[given] = torch.cat([self._encode_pictures(part) for part in pictures.split(self.chunk)])
-        vectors = []
-        for grid, table in zip(self._grids_of(codes), self.vqgan.codebooks, strict=True):
-            vectors.append(F.embedding(grid, table).movedim(-1, 1))  # (M, D, h, w)
-        return _Redrawn(vectors, given, noise)
-
-    def _evidence(self, redrawn: _Redrawn | None, part: Tensor) -> CodeEvidence | None:
-        """Return what is known of some drafts."""
-        if redrawn is None or not redrawn.given[part].any():
-            return None
-        vectors = [z[part] for z in redrawn.vectors]
-        return CodeEvidence(self.vqgan.codebooks, vectors, redrawn.given[part], redrawn.noise)
+        codes = torch.zeros(len(observed), self.network.places, dtype=torch.long, device=self.device)
+        codes[observed] = torch.cat([self._encode_pictures(part) for part in pictures.split(self.chunk)])
+        vectors = self.vqgan.embed_codes(*self._grids_of(codes))  # (M, D, h, w) of each grid
+        if isinstance(vectors, Tensor):
+            vectors = (vectors,)
+        return CodeEvidence(self.vqgan.codebooks, vectors, observed, noise)
 
     def _conditions(self, conditions: list[TextCondition], sampling: LogitSampling,
                     negative: str | None) -> tuple[Condition, Condition | None]:

@@ -61,7 +61,8 @@ def test_the_share_from_drawings_changes_the_picture_and_is_recorded(method):
     fast = dict(method=method, candidates=4, seed=0, **FAST[method])
     some, record = generate_with_record("pizza", **fast)
     none, without = generate_with_record("pizza", **fast, bank_share=0)
-    assert some[0].tobytes() != none[0].tobytes()
+    all_of_them, _ = generate_with_record("pizza", **fast, bank_share=1, bank_noise=0.3)
+    assert all_of_them[0].tobytes() != none[0].tobytes() != some[0].tobytes()
     assert "emoji-starts" in record["checkpoints"]
     if method != "vqgan_clip":  # whose prior always holds the bank
         assert "emoji-starts" not in without["checkpoints"]

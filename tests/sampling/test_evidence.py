@@ -24,11 +24,11 @@ def small_network(causal):
     return net.eval(), condition
 
 
-def seen(codes, noise, given=None):
+def seen(codes, noise, observed=None):
     """Return evidence for pictures whose drawings have the codes (B, 12)."""
     table = torch.randn(20, 5, generator=generator(1))
-    given = torch.ones(len(codes), dtype=torch.bool) if given is None else torch.tensor(given)
-    return CodeEvidence([table], [table[codes.unflatten(1, (3, 4))].movedim(-1, 1)], given, noise)
+    observed = torch.ones(len(codes), dtype=torch.bool) if observed is None else torch.tensor(observed)
+    return CodeEvidence([table], [table[codes.unflatten(1, (3, 4))].movedim(-1, 1)], observed, noise)
 
 
 def test_it_is_the_log_density_of_a_gaussian_around_the_drawing():
@@ -39,6 +39,13 @@ def test_it_is_the_log_density_of_a_gaussian_around_the_drawing():
     torch.testing.assert_close(evidence.all_log_likelihoods()[0], expected)
     for place in (0, 1):
         torch.testing.assert_close(evidence.log_likelihood(place)[0], expected[place])
+
+
+def test_some_pictures_keep_their_own_evidence():
+    evidence = seen(torch.randint(20, (3, 12), generator=generator(2)), 1.0, observed=(True, False, True))
+    rows = torch.tensor([2, 1])
+    assert torch.equal(evidence.of(rows).all_log_likelihoods(), evidence.all_log_likelihoods()[rows])
+    assert not evidence.of(rows[1:]).all_log_likelihoods().any()
 
 
 def test_places_are_counted_through_all_grids():
@@ -62,7 +69,7 @@ def test_little_noise_gives_the_drawing_and_much_leaves_the_network_alone(causal
     alone = drawn(None)
     assert torch.equal(drawn(seen(codes, 0.01)), codes)
     assert torch.equal(drawn(seen(codes, 1e4)), alone)
-    of_second = drawn(seen(codes, 0.01, given=(False, True)))
+    of_second = drawn(seen(codes, 0.01, observed=(False, True)))
     assert torch.equal(of_second[0], alone[0]) and torch.equal(of_second[1], codes[1])
 
 
