@@ -17,7 +17,7 @@ from ..checkpoint import read_config
 from ..models.feed_forward import CodeGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
-from ..sampling import ANY_STYLE, OnePassPainter
+from ..sampling import ANY_STYLE, LOOKUP_SHARPNESS, OnePassPainter
 
 CHECKPOINT = "emoji-generator"
 RECIPE = "python -m t2ilib train generator"
@@ -29,6 +29,9 @@ OPTIONS = (
            "10 moves to other things", "drawing", low=0, high=100, slider=(0.0, 12.0)),
     Option("temperature", 0.5, "of the probabilities by which codes are mixed at each place; 0 takes the likeliest "
            "alone, which has harder edges and blotches", "drawing", low=0, high=100, slider=(0.0, 2.0)),
+    Option("sharpness", LOOKUP_SHARPNESS, "how sharply the words look up the memory, as a factor of what training "
+           "found: 1 mixes the drawings of several near names, 10 takes the nearest alone", "drawing", low=0,
+           high=100, slider=(0.0, 10.0)),
     *guide_options(CANDIDATES),
     Option("model", VQGAN_NAME, "the VQGAN that paints, with the codebook that the network was trained on",
            "networks"),
@@ -44,8 +47,8 @@ def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Draw pictures with the feed-forward generator; arguments as `Method.run` describes them."""
     defaults = {option.name: option.default for option in OPTIONS}
-    return run_one_pass("generator", _build, _sample, ("style", "noise", "temperature"), defaults, prompt,
-                        num_images=num_images, seed=seed, options=options)
+    return run_one_pass("generator", _build, _sample, ("style", "noise", "temperature", "sharpness"), defaults,
+                        prompt, num_images=num_images, seed=seed, options=options)
 
 
 def _build(networks: Networks, settings: dict[str, Any]) -> OnePassPainter:

@@ -104,7 +104,8 @@ class TextMemory(nn.Module):
         dim: V numbers of a drawing.
 
     Shapes:
-        text: (B, E), style: (B, S), hidden: (B, M) bool, True at rows that must not be seen -> (B, V)
+        text: (B, E), style: (B, S), hidden: (B, M) bool, True at rows that must not be seen; sharpness: a factor of
+        the learned one -> (B, V)
     """
 
     def __init__(self, *, rows: int, styles: int, text_dim: int, key_dim: int, dim: int):
@@ -114,16 +115,16 @@ class TextMemory(nn.Module):
         self.values = nn.Parameter(torch.randn(rows, styles * dim))
         self.log_sharpness = nn.Parameter(torch.tensor(MEMORY_SHARPNESS).log())
 
-    def forward(self, text: Tensor, style: Tensor, hidden: Tensor | None = None) -> Tensor:
-        found = self.weights(text, hidden) @ self.values.float()  # (B, S V)
+    def forward(self, text: Tensor, style: Tensor, hidden: Tensor | None = None, sharpness: float = 1.0) -> Tensor:
+        found = self.weights(text, hidden, sharpness) @ self.values.float()  # (B, S V)
         found = found.unflatten(1, (style.shape[1], -1))  # (B, S, V)
         return (style[..., None] * found).sum(1)
 
-    def weights(self, text: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def weights(self, text: Tensor, hidden: Tensor | None = None, sharpness: float = 1.0) -> Tensor:
         """Return how much each row is looked at, (B, M); rows sum to 1."""
         queries = F.normalize(self.query(text).float(), dim=1)
         cosines = queries @ F.normalize(self.keys.float(), dim=1).T  # (B, M)
-        logits = self.log_sharpness.exp() * cosines
+        logits = sharpness * self.log_sharpness.exp() * cosines
         if hidden is not None:
             logits = logits.masked_fill(hidden, -torch.inf)
         return logits.softmax(dim=1)
@@ -223,14 +224,15 @@ class CodeGenerator(nn.Module):
         return self.grid[0] * self.grid[1]
 
     def forward(self, pooled: Tensor, style: Tensor, noise: Tensor | None = None, at: Tensor | None = None,
-                hidden: Tensor | None = None) -> Tensor:
+                hidden: Tensor | None = None, sharpness: float = 1.0) -> Tensor:
         """Return the logits of all codes, or those (M, K) of the M places where `at` (B, N) is True.
 
         Args:
             noise: standard normal; None is none, which draws the picture in the middle.
             hidden: rows of the memory that must not be seen.
+            sharpness: of the lookup in the memory, as a factor of what was learned.
         """
-        draft = self.draft(pooled, style, noise, hidden)  # (B, V)
+        draft = self.draft(pooled, style, noise, hidden, sharpness)  # (B, V)
         latents = self.latents(draft).unflatten(1, (self.code_dim, *self.grid))  # (B, D, H, W)
         x = self.square_in(latents).flatten(2).transpose(1, 2)  # (B, squares, dim)
         x = x + self.draft_in(torch.cat([draft * self.draft_scale, style], dim=1))[:, None] + self.positions
@@ -245,7 +247,7 @@ class CodeGenerator(nn.Module):
         return self.out(x) + self.nearness(latents + self.refine(x))
 
     def draft(self, pooled: Tensor, style: Tensor, noise: Tensor | None = None,
-              hidden: Tensor | None = None) -> Tensor:
+              hidden: Tensor | None = None, sharpness: float = 1.0) -> Tensor:
         """Return the numbers that the picture is made of, (B, V)."""
         if pooled.ndim != 2 or pooled.shape[1] != self.text_dim:
             raise BadParameter(f"need pooled features (B, {self.text_dim}), got {tuple(pooled.shape)}")
@@ -257,7 +259,7 @@ class CodeGenerator(nn.Module):
             text = text + self.text_noise * noise
         draft = self.text_out(F.gelu(self.text_in(torch.cat([text, style], dim=1))))
         if self.memory is not None:
-            draft = draft + self.memory(text, style, hidden)
+            draft = draft + self.memory(text, style, hidden, sharpness)
         return draft
 
     def nearness(self, latents: Tensor) -> Tensor:

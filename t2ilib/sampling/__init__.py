@@ -5,9 +5,10 @@ from .evidence import CodeEvidence
 from .gan_painter import GanPainter
 from .guided import CausalNetwork, GuidedLogits, MaskedNetwork
 from .logits import GUIDANCE_SCHEDULES, LogitSampling, draw_codes, filter_logits, log_probability
-from .one_pass import ANY_STYLE, OnePassPainter
+from .one_pass import ANY_STYLE, LOOKUP_SHARPNESS, OnePassPainter
 from .painter import CodePainter, CodesPreview, Painted
 
 __all__ = ["ANY_STYLE", "GUIDANCE_SCHEDULES", "CausalNetwork", "CodeEvidence", "CodePainter", "CodesPreview",
-           "CodesSoFar", "GanPainter", "GuidedLogits", "LogitSampling", "MaskedNetwork", "OnePassPainter", "Painted",
-           "draw_codes", "filter_logits", "log_probability", "sample_autoregressive", "sample_masked"]
+           "CodesSoFar", "GanPainter", "GuidedLogits", "LOOKUP_SHARPNESS", "LogitSampling", "MaskedNetwork",
+           "OnePassPainter", "Painted", "draw_codes", "filter_logits", "log_probability", "sample_autoregressive",
+           "sample_masked"]

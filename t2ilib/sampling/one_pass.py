@@ -17,6 +17,7 @@ from ..models.feed_forward import CodeGenerator
 from ..models.vqgan import VQGAN
 
 ANY_STYLE = "any"
+LOOKUP_SHARPNESS = 2.0  # a picture mixes fewer drawings than in training, and is no more like one than real ones are
 
 
 class OnePassPainter(PainterOfCodes):
@@ -38,7 +39,7 @@ class OnePassPainter(PainterOfCodes):
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], *, generators: Sequence[torch.Generator], style: str = ANY_STYLE,
-               noise: float = 1.0, temperature: float = 0.5, candidates: int = 1,
+               noise: float = 1.0, temperature: float = 0.5, sharpness: float = LOOKUP_SHARPNESS, candidates: int = 1,
                score: Score | None = None) -> Painted:
         """Draw a picture for each text.
 
@@ -48,6 +49,8 @@ class OnePassPainter(PainterOfCodes):
             noise: how much of the noise of training moves the text; 0 is none.
             temperature: of the probabilities by which code vectors are averaged at each place before they are painted;
                 0 paints the likeliest code alone.
+            sharpness: of the lookup in the network's memory, as a factor of the learned one: a large one takes the
+                nearest name alone, 0 mixes all names alike; a network without memory has none to look up in.
             candidates: pictures drawn of each text, of which `score` chooses one.
 
         Raises:
@@ -56,8 +59,9 @@ class OnePassPainter(PainterOfCodes):
         check_drafts(texts, generators, candidates, score)
         if style != ANY_STYLE:
             check_name("style", style, self.network.styles)
-        if noise < 0 or temperature < 0:
-            raise BadParameter(f"noise and temperature must be at least 0, got {noise} and {temperature}")
+        if min(noise, temperature, sharpness) < 0:
+            raise BadParameter("noise, temperature and sharpness must be at least 0, got "
+                               f"{noise}, {temperature} and {sharpness}")
         styles, noises = self._draw_numbers(generators, style, candidates)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
         pooled = torch.stack(self._read(texts))[rows]  # (M, E)
@@ -65,7 +69,8 @@ class OnePassPainter(PainterOfCodes):
         pictures = []
         for part in torch.arange(len(rows)).split(self.chunk):
             with runtime.autocast(self.device, self.dtype):
-                logits = self.network(pooled[part], styles[part].to(self.device), noise * noises[part].to(self.device))
+                logits = self.network(pooled[part], styles[part].to(self.device), noise * noises[part].to(self.device),
+                                      sharpness=sharpness)
                 painted = self.vqgan.decode(self.code_vectors(logits, temperature))
             codes.append(logits.argmax(dim=-1).unflatten(1, self.network.grid))  # (b, h, w)
             pictures.append(painted.float().clamp(-1, 1))

@@ -75,13 +75,15 @@ def test_seeds_texts_and_neighbours(run):
     assert apart(again, b) <= 1 < apart(again, other)  # grey levels: sums round differently in another batch
 
 
-def test_style_noise_and_temperature(run):
+def test_style_noise_temperature_and_sharpness(run):
     styles = [run(style=name, noise=0.0)[0][0].tobytes() for name in ("round", "flat")]
     assert styles[0] != styles[1]
     assert run(style="flat", noise=0.0, seed=9)[0][0].tobytes() == styles[1]  # nothing is left to the seed
     assert run(style="flat", noise=20.0)[0][0].tobytes() != styles[1]
     mixed = {run(style="flat", noise=0.0, temperature=value)[0][0].tobytes() for value in (0.0, 0.5, 1.0)}
     assert len(mixed) == 3 and styles[1] in mixed
+    recalled = {run(style="flat", noise=0.0, sharpness=value)[0][0].tobytes() for value in (0.0, 2.0, 50.0)}
+    assert len(recalled) == 3 and styles[1] in recalled
     seen = {run(noise=0.0, seed=seed)[0][0].tobytes() for seed in range(8)}
     assert seen == set(styles)
 
@@ -90,6 +92,7 @@ def test_style_noise_and_temperature(run):
     ({"noize": 2.0}, "did you mean noise"), ({"best_of": 2}, "here it is called 'candidates'"),
     ({"clip": "emoji-judge", "candidates": 2}, "only measures"), ({"clip": []}, "must name a guide"),
     ({"style": "rond"}, "round"), ({"candidates": 0}, "at least 1"), ({"noise": -1.0}, "noise"),
+    ({"sharpness": -1.0}, "sharpness"),
     ({"init_image": "x.png"}, "init_image")])
 def test_bad_options_are_refused(run, wrong, message):
     with pytest.raises((BadParameter, UnknownName), match=message):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from t2ilib.checkpoint import load_model, save_model
@@ -97,6 +98,18 @@ def test_hidden_rows_are_not_seen():
     style = torch.eye(2)[torch.zeros(5, dtype=torch.long)]
     seen = network(material["texts"], style)
     assert (network(material["texts"], style, hidden=hidden) - seen).abs().amax((1, 2)).min() > 1e-4
+
+
+def test_sharpness_scales_the_lookup():
+    network, material = begun()
+    network.memory.log_sharpness.data.fill_(1.0)
+    texts = (material["texts"] - network.text_mean) * network.text_scale
+    own = network.memory.weights(texts)
+    assert_close(network.memory.weights(texts, sharpness=3.0), F.normalize(own**3, p=1, dim=1))
+    assert_close(network.memory.weights(texts, sharpness=0.0), torch.full((5, 5), 0.2))
+    style = torch.eye(2)[torch.zeros(5, dtype=torch.long)]
+    mixed = network(material["texts"], style, sharpness=0.0)
+    assert (mixed - network(material["texts"], style)).abs().max() > 1e-3
 
 
 def test_a_missing_style_takes_the_mean_of_the_others():
