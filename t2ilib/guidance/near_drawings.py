@@ -41,7 +41,17 @@ class NearDrawings:
 
     def paints(self, text: str) -> bool:
         """Return whether drawings are painted for a text."""
-        return self._color_and_thing(text)[0] is not None
+        return self.painter is not None and self.color_and_thing(text)[0] is not None
+
+    def color_and_thing(self, text: str) -> tuple[str | None, str]:
+        """Return the colour that a text asks of a thing and no drawing of it has, and the thing without it.
+
+        None and the text as it is where it asks for no colour, or for one with which the bank has a name.
+        """
+        color, thing = split_color(text)
+        if color is None or self.bank.best_similarity(*self._features([text])) >= SAME_NAME:
+            return None, text
+        return color, thing
 
     @torch.no_grad()
     def latents(self, text: str, count: int) -> Tensor:
@@ -62,18 +72,11 @@ class NearDrawings:
 
     def _look_up(self, text: str, count: int) -> tuple[str | None, Tensor]:
         """Return the colour in which drawings are to be painted, if any, and their code vectors (count, D, h, w)."""
-        color, thing = self._color_and_thing(text)
+        color, thing = (None, text) if self.painter is None else self.color_and_thing(text)
         # painted ones are of one name: the next would be other things
         rows = self.bank.nearest(*self._features([thing]), count, names=None if color is None else 1)
         z = self.bank.latents(rows)
         return color, z if self.painter is None else z.to(self.painter.codebook.device)
-
-    def _color_and_thing(self, text: str) -> tuple[str | None, str]:
-        """Return the colour that no drawing of the thing has, and the thing; None and the text where there is none."""
-        color, thing = split_color(text)
-        if self.painter is None or color is None or self.bank.best_similarity(*self._features([text])) >= SAME_NAME:
-            return None, text
-        return color, thing
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         _, _, pooled = self.text_encoder.encode(texts)

@@ -1,4 +1,4 @@
-"""Training drawings whose names lie near a prompt, from which methods start a part of their drafts."""
+"""Training drawings whose names lie near a prompt: where drafts start, and which colours have to be painted."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .networks import Networks
+from ..data.recoloring import split_color
 from ..guidance.near_drawings import NearDrawings
 from ..models.start_bank import StartBank
 from ..options import Option
@@ -52,6 +53,19 @@ def near_drawings(networks: Networks, *, chunk: int = 32) -> NearDrawings:
         chunk: pictures painted at once.
     """
     return NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), networks.vqgan(PAINTER), chunk=chunk)
+
+
+def colors_to_paint(networks: Networks, texts: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Return for each text the colour that no training drawing of its thing has, or None; and the texts to draw.
+
+    For "a blue car" blue and "a car". Where a folder has no bank, nothing is to be painted.
+    """
+    asks_for_color = any(split_color(text)[0] is not None for text in texts)
+    if not asks_for_color or not (networks.home / BANK).is_dir():
+        return [None] * len(texts), list(texts)
+    near = NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), painter=None)
+    found = {text: near.color_and_thing(text) for text in texts}
+    return [found[text][0] for text in texts], [found[text][1] for text in texts]
 
 
 def drawings_to_redraw(networks: Networks, texts: Sequence[str], settings: dict[str, Any]) -> list[Tensor] | None:

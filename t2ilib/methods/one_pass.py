@@ -7,10 +7,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from .bank import colors_to_paint
 from .drawing import choosing_guides, drawing_record, plain_settings, texts_and_seeds
 from .networks import Networks
 from .. import runtime
-from ..media import picture_list, to_unit
+from ..data.recoloring import recolored
+from ..media import picture_list, to_signed, to_unit
 from ..sampling import GanPainter, OnePassPainter
 
 Painter = GanPainter | OnePassPainter
@@ -27,7 +29,7 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     Args:
         method: its name, of which the streams of random numbers are made. build: makes the painter of the networks of
             this run and the settings. sample: draws. drawing: names of the options that the painter takes.
-        defaults: of all options. options: those that the caller gave.
+        defaults: of all options; where `paint` is one, colours are painted. options: those that the caller gave.
     """
     settings = plain_settings({**defaults, **options})
     texts, seeds = texts_and_seeds(prompt, num_images, seed)
@@ -39,8 +41,17 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
         guides = choosing_guides(networks, settings)
     arguments = {name: settings[name] for name in (*drawing, "candidates")}
     arguments |= {"generators": [runtime.generator(s, method) for s in seeds], "score": guides}
-    pictures, details = sample(painter, texts, arguments)
+    colors: list[str | None] = [None] * len(texts)
+    things = texts
+    if settings.get("paint"):
+        colors, things = colors_to_paint(networks, texts)
+    pictures, details = sample(painter, things, arguments)
+    for i, color in enumerate(colors):
+        if color is not None:
+            pictures[i] = to_signed(recolored(to_unit(pictures[i:i + 1]), color))[0]
     record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
                             dtype=painter.dtype, networks=networks, choice=None if guides is None else guides.choice)
     record["text_encoder"] = painter.text_encoder.name
+    if "paint" in settings:
+        record["painted"] = colors
     return picture_list(to_unit(pictures.cpu())), record | details

@@ -9,7 +9,7 @@ from t2ilib.data.phrases import plain_name
 from t2ilib.data.recoloring import color_share
 from t2ilib.media import to_unit
 from t2ilib.methods import generate_with_record
-from t2ilib.methods.bank import BANK, can_draw_near, drawings_to_redraw, near_drawings
+from t2ilib.methods.bank import BANK, can_draw_near, colors_to_paint, drawings_to_redraw, near_drawings
 from t2ilib.methods.networks import Networks
 
 
@@ -36,7 +36,24 @@ def test_a_thing_in_a_colour_that_no_drawing_has_is_painted():
     assert drafts == {"a blue car": 9, "a car": 4, "a red apple": 4} and lookup.drafts("a blue car", 9, 0) == 0
 
 
+def test_colors_to_paint(tmp_path):
+    texts = ["a blue car", "a red apple", "a car"]
+    colors, things = colors_to_paint(Networks("cpu"), texts)
+    assert colors == ["blue", None, None] and things == ["a car", "a red apple", "a car"]
+    assert colors_to_paint(Networks("cpu", home=tmp_path), texts) == ([None] * 3, texts)  # no drawings to look up
+
+
 FAST = {"minimagen": dict(steps=4), "vqgan_clip": dict(steps=4), "text_transformer": {}, "vqvae_pixelsnail": {}}
+
+
+def test_the_generator_paints_and_records_it():
+    texts = ["a blue car", "a car"]
+    painted, record = generate_with_record(texts, method="generator", num_images=1, seed=0)
+    plain, without = generate_with_record(texts, method="generator", num_images=1, seed=0, paint=False)
+    shares = [color_share(to_tensor(image)[None], "blue").item() for image in (*painted, *plain)]
+    assert shares[0] > 0.4 > max(shares[1:])
+    assert record["painted"] == ["blue", None] and without["painted"] == [None, None]
+    assert painted[1].tobytes() == plain[1].tobytes()
 
 
 @pytest.mark.slow
