@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from .networks import Networks
-from ..data.recoloring import split_color
 from ..guidance.near_drawings import NearDrawings
 from ..models.start_bank import StartBank
 from ..options import Option
@@ -60,9 +59,9 @@ def colors_to_paint(networks: Networks, texts: Sequence[str]) -> tuple[list[str 
 
     For "a blue car" blue and "a car". Where a folder has no bank, nothing is to be painted.
     """
-    asks_for_color = any(split_color(text)[0] is not None for text in texts)
-    if not asks_for_color or not (networks.home / BANK).is_dir():
+    if not (networks.home / BANK).is_dir():
         return [None] * len(texts), list(texts)
+    # loaded for any text: the networks of a record do not depend on the prompt
     near = NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), painter=None)
     found = {text: near.color_and_thing(text) for text in texts}
     return [found[text][0] for text in texts], [found[text][1] for text in texts]

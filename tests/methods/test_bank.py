@@ -54,6 +54,8 @@ def test_the_generator_paints_and_records_it():
     assert shares[0] > 0.4 > max(shares[1:])
     assert record["painted"] == ["blue", None] and without["painted"] == [None, None]
     assert painted[1].tobytes() == plain[1].tobytes()
+    _, other = generate_with_record("a car", method="generator", num_images=1, seed=0)
+    assert other["checkpoints"] == record["checkpoints"]  # a leaderboard keeps pictures by their networks
 
 
 @pytest.mark.slow
