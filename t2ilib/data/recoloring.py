@@ -26,6 +26,8 @@ _ANOTHER = re.compile(rf"\band\b.*\b(?:{_WORDS})\b", re.IGNORECASE)  # of a seco
 PLAIN_SHADE = 0.05  # chroma below which a pixel is grey to the eye
 HUE_REACH = 0.7  # radians on both sides of the main hue that belong to it
 ENOUGH = 0.5  # share of the foreground from which a thing counts as having a colour
+NOTHING = 0.05  # share below which it has nothing of it
+NEUTRAL = ("black", "white", "grey")  # outlines, grounds and shades: no share of them says much
 SAMPLED_SIDE = 32  # pixels of a side that are looked at
 
 
@@ -76,6 +78,17 @@ def color_match(pictures: Tensor, texts: Sequence[str]) -> Tensor:
         rows = [i for i, other in enumerate(words) if other == word]
         match[rows] = (color_share(pictures[rows], word) / ENOUGH).clamp(max=1)
     return match
+
+
+def missing_color(picture: Tensor, text: str) -> str | None:
+    """Return the colour that a text asks for where a picture (3, H, W) in [0, 1] has nothing of it, otherwise None.
+
+    Black, white and grey are never missed: a cat in dark grey is a black cat.
+    """
+    color, _ = split_color(text)
+    if color is None or color in NEUTRAL or color_share(picture[None], color) >= NOTHING:
+        return None
+    return color
 
 
 def recolored(pictures: Tensor, word: str) -> Tensor:

@@ -32,8 +32,8 @@ OPTIONS = (
     Option("sharpness", LOOKUP_SHARPNESS, "how sharply the words look up the memory, as a factor of what training "
            "found: 1 mixes the drawings of several near names, 10 takes the nearest alone", "drawing", low=0,
            high=100, slider=(0.0, 10.0)),
-    Option("paint", True, "a colour that no training drawing of the thing has is painted: of `a blue car` the network "
-           "draws `a car`, whose main colour is then changed; not where the checkpoints hold no `emoji-starts`",
+    Option("paint", True, "a picture that has nothing of the colour that it was asked for is painted in it; of `a blue "
+           "car`, which no training drawing shows, the network draws `a car` for that (with `emoji-starts` alone)",
            "drawing"),
     *guide_options(CANDIDATES),
     Option("model", VQGAN_NAME, "the VQGAN that paints, with the codebook that the network was trained on",

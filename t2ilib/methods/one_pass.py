@@ -11,7 +11,7 @@ from .bank import colors_to_paint
 from .drawing import choosing_guides, drawing_record, plain_settings, texts_and_seeds
 from .networks import Networks
 from .. import runtime
-from ..data.recoloring import recolored
+from ..data.recoloring import missing_color, recolored
 from ..media import picture_list, to_signed, to_unit
 from ..sampling import GanPainter, OnePassPainter
 
@@ -46,12 +46,27 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     if settings.get("paint"):
         colors, things = colors_to_paint(networks, texts)
     pictures, details = sample(painter, things, arguments)
-    for i, color in enumerate(colors):
-        if color is not None:
-            pictures[i] = to_signed(recolored(to_unit(pictures[i:i + 1]), color))[0]
+    if settings.get("paint"):
+        colors = _paint(pictures, texts, colors)
     record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
                             dtype=painter.dtype, networks=networks, choice=None if guides is None else guides.choice)
     record["text_encoder"] = painter.text_encoder.name
     if "paint" in settings:
         record["painted"] = colors
     return picture_list(to_unit(pictures.cpu())), record | details
+
+
+def _paint(pictures: Tensor, texts: list[str], colors: list[str | None]) -> list[str | None]:
+    """Paint pictures (B, 3, H, W) in [-1, 1] in their colours, and in those that texts ask for where they have none.
+
+    Returns:
+        the colour of each picture that was painted, None for the others
+    """
+    painted = []
+    for i, text in enumerate(texts):
+        picture = to_unit(pictures[i])
+        color = colors[i] or missing_color(picture, text)
+        if color is not None:
+            pictures[i] = to_signed(recolored(picture[None], color))[0]
+        painted.append(color)
+    return painted

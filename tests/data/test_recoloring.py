@@ -6,7 +6,7 @@ import torch
 
 from t2ilib.data import load_captioned
 from t2ilib.data.colors import COLOR_WORDS, from_oklab, oklab
-from t2ilib.data.recoloring import PAINTS, color_match, color_share, recolored, split_color
+from t2ilib.data.recoloring import PAINTS, color_match, color_share, missing_color, recolored, split_color
 from t2ilib.errors import UnknownName
 from t2ilib.media import to_unit
 
@@ -55,6 +55,15 @@ def test_a_text_without_a_colour_matches_nothing_and_half_is_enough():
     half = torch.cat([red[:, :, :30], blue[:, :, 30:]], dim=2)
     match = color_match(torch.stack([red, red, red, half]), ["a red car", "a car", "a blue car", "a blue car"])
     assert match.tolist() == [1, 0, 0, 1]
+
+
+def test_a_missing_colour_is_one_that_was_asked_for():
+    everything = load_captioned("emoji", split="all", image_size=64)
+    names = everything.columns["name"]
+    heart, cat = (to_unit(everything.batch([names.index(name)]))[0] for name in ("orange heart", "black cat"))
+    assert missing_color(heart, "a red heart") == "red"
+    assert missing_color(heart, "an orange heart") is None and missing_color(heart, "a heart") is None
+    assert missing_color(cat, "a black cat") is None  # dark grey will do
 
 
 @pytest.mark.parametrize("word", [word for word in COLOR_WORDS if word != "white"])

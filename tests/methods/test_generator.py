@@ -45,11 +45,11 @@ def run(tmp_path, vqgan):
 
 
 def test_pictures_and_record(run, tmp_path, vqgan):
-    images, record = run(num_images=2, seed=3, candidates=3, temperature=0.0)
+    images, record = run(num_images=2, seed=3, candidates=3, temperature=0.0, paint=False)
     assert [i.size for i in images] == [(64, 64)] * 2
     assert json.loads(json.dumps(record)) == record
     assert record["seeds"] == [3, 4] and record["steps_done"] == 1 and record["text_encoder"] == "minilm"
-    asked = {**FAST, "candidates": 3, "temperature": 0.0, "checkpoint": str(tmp_path)}
+    asked = {**FAST, "candidates": 3, "temperature": 0.0, "paint": False, "checkpoint": str(tmp_path)}
     assert record["config"] == {**METHOD.defaults(), **asked, "clip": ["emoji-clip-b", "emoji-clip"]}
     assert record["checkpoints"]["emoji-vqgan"] == short_hash(checkpoints_dir() / "emoji-vqgan")
     scores = record["guide_similarity"]
