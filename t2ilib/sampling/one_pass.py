@@ -17,7 +17,7 @@ from ..models.feed_forward import CodeGenerator
 from ..models.vqgan import VQGAN
 
 ANY_STYLE = "any"
-LOOKUP_SHARPNESS = 2.0  # a picture mixes fewer drawings than in training, and is no more like one than real ones are
+LOOKUP_SHARPNESS = 2.0  # fewer drawings are mixed than in training; chosen on validation, see notebook 05
 
 
 class OnePassPainter(PainterOfCodes):
