@@ -1176,10 +1176,10 @@ for split, (names, table, _, _) in results.items():
 
 # %% [markdown]
 # **How sharply to look up** was chosen on validation concepts by the table below. 1 is the sharpness that training
-# found while the rows of a drawing were hidden half of the time: it mixes many neighbours, and a mixture of drawings is
-# often a drawing of nothing. A larger factor takes fewer, up to the nearest name alone, and then *copy* rises above
-# what real drawings have (the table above): the picture is that name's drawing. The method's factor was
-# chosen where *copy* was about that of real drawings.
+# found while the rows of a drawing were hidden now and then: it mixes many neighbours, and a mixture of drawings is
+# often a drawing of nothing. A larger factor takes fewer, up to the nearest name alone, and then *copy* rises: the
+# picture is that name's drawing. The method's factor was chosen where *copy* was about that of real drawings (the table
+# above).
 
 # %%
 names = judgement.concepts("validation", cfg.num_concepts)

@@ -41,7 +41,7 @@ class NearDrawings:
 
     def paints(self, text: str) -> bool:
         """Return whether drawings are painted for a text."""
-        return self.painter is not None and self.color_and_thing(text)[0] is not None
+        return self._to_paint(text)[0] is not None
 
     def color_and_thing(self, text: str) -> tuple[str | None, str]:
         """Return the colour that a text asks of a thing and no drawing of it has, and the thing without it.
@@ -72,11 +72,15 @@ class NearDrawings:
 
     def _look_up(self, text: str, count: int) -> tuple[str | None, Tensor]:
         """Return the colour in which drawings are to be painted, if any, and their code vectors (count, D, h, w)."""
-        color, thing = (None, text) if self.painter is None else self.color_and_thing(text)
+        color, thing = self._to_paint(text)
         # painted ones are of one name: the next would be other things
         rows = self.bank.nearest(*self._features([thing]), count, names=None if color is None else 1)
         z = self.bank.latents(rows)
         return color, z if self.painter is None else z.to(self.painter.codebook.device)
+
+    def _to_paint(self, text: str) -> tuple[str | None, str]:
+        """Return what `color_and_thing` does where there is a painter, otherwise None and the text as it is."""
+        return (None, text) if self.painter is None else self.color_and_thing(text)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         _, _, pooled = self.text_encoder.encode(texts)

@@ -34,10 +34,15 @@ def bank_options(share: Option, noise: float) -> tuple[Option, Option]:
     )
 
 
+def has_bank(networks: Networks) -> bool:
+    """Return whether the checkpoints of a run hold the drawings: a slim copy, or one's own folder, may lack them."""
+    return (networks.home / BANK).is_dir()
+
+
 def can_draw_near(networks: Networks) -> bool:
     """Return whether what `near_drawings` needs is here: a slim copy, or a folder of one's own, may lack it."""
     has_painter = any((home / PAINTER).is_dir() for home in (networks.home, checkpoints_dir()))
-    return (networks.home / BANK).is_dir() and has_painter
+    return has_bank(networks) and has_painter
 
 
 def load_bank(networks: Networks) -> StartBank:
@@ -59,7 +64,7 @@ def colors_to_paint(networks: Networks, texts: Sequence[str]) -> tuple[list[str 
 
     For "a blue car" blue and "a car". Where a folder has no bank, nothing is to be painted.
     """
-    if not (networks.home / BANK).is_dir():
+    if not has_bank(networks):
         return [None] * len(texts), list(texts)
     # loaded for any text: the networks of a record do not depend on the prompt
     near = NearDrawings(load_bank(networks), networks.text_encoder(TEXT_ENCODER), painter=None)

@@ -43,10 +43,11 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     arguments |= {"generators": [runtime.generator(s, method) for s in seeds], "score": guides}
     colors: list[str | None] = [None] * len(texts)
     things = texts
-    if settings.get("paint"):
+    paints = settings.get("paint", False)
+    if paints:
         colors, things = colors_to_paint(networks, texts)
     pictures, details = sample(painter, things, arguments)
-    if settings.get("paint"):
+    if paints:
         colors = _paint(pictures, texts, colors)
     record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
                             dtype=painter.dtype, networks=networks, choice=None if guides is None else guides.choice)
