@@ -11,7 +11,7 @@ def training(notebook_training):
     return notebook_training("09_text_transformer.py", networks='[("recipe", averaged)]')
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebook 02 and the VQ-VAE of 06 do the same
 def test_two_processes_train_what_one_does(training):
     one, two = training.by_one_and_by_two(words_steps=3, **ALONE)
     apart = []

@@ -47,7 +47,7 @@ def test_two_processes_train_the_vqvae_that_one_does(notebook_training, shared_f
     check_one_and_two(training, vqvae_steps=3, snail_steps=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebook 02 and the VQ-VAE of 06 do the same
 def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, shared_folder, alike):
     torch.manual_seed(0)
     save_model(shared_folder / "checkpoints" / "emoji-vqvae", VQVAE2(**SIZES["small"]))
