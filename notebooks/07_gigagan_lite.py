@@ -23,6 +23,7 @@
 # - the matching-aware loss: which pairs of picture and text are right, and how the pairs are made
 # - a CLIP loss over a large batch in the memory of a small one
 # - a discriminator that reads several sizes at a cost that grows with their number, and does not double with each
+# - a memory of small drawings, from which a small network begins where a large one would have learned
 # - a ladder: what each ingredient adds at equal budget, and what truncation and text strength do
 # - why a CLIP loss can harm: two causes, each with its measure and with what would refute it
 #
@@ -135,7 +136,13 @@ from t2ilib.memory import training_memory
 from t2ilib.metrics.eyes import EYES_COLUMNS, FEWEST, load_eyes
 from t2ilib.metrics.judging import Judgement
 from t2ilib.metrics.shape_check import keep_composition
-from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator
+from t2ilib.models.gigagan import (
+    DRAFT_SIDE,
+    DraftMemory,
+    FeatureDiscriminator,
+    GigaDiscriminator,
+    GigaGenerator,
+)
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import GIGAGAN, IMAGEN
 from t2ilib.paths import cache_dir, checkpoints_dir
@@ -411,6 +418,31 @@ drawn = draw_augmentation(6, 0.6, runtime.generator(seed, "look"))
 run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit(drawn(shown)).clamp(0, 1)}))
 
 # %% [markdown]
+# ## A memory of small drawings
+# GigaGAN saw 2.7 billion pictures with its texts, hundreds of times as many as this CPU shows a network in a day. What
+# such a network learns by heart, the outline and colours of each thing, can be given to a small one: a **memory** holds
+# each drawing of the training set at 16 pixels, as 96 principal components. The text looks up things with near names,
+# the noise chooses the artist, and the picture begins from what is found: it is added to the picture of 16 pixels and
+# read by the blocks of 32 and 64, which draw what is missing. All of it is trained further with the rest. That pictures
+# are retrieved for a GAN to draw from is known (Tseng et al. 2020); it is a crutch, and the ladder has a row for it.
+#
+# Below: the memory before training, for names that it holds and, last, for one that it does not.
+
+# %%
+artist = drawings.columns.get("artist", ["the only one"] * len(drawings))
+artists = sorted(set(artist))
+artist_of = torch.tensor([artists.index(one) for one in artist])  # (N,)
+name_texts = encode_texts(words, list(number)).pooled.float()  # (concepts, E)
+small_drawings = F.adaptive_avg_pool2d(drawings.batch(torch.arange(len(drawings))), DRAFT_SIDE)
+memory = DraftMemory(rows=len(number), styles=len(artists), text_dim=384, key_dim=96, dim=96)
+middle = texts.pooled.float().mean(0)
+memory.begin_with(name_texts - middle, small_drawings, concept_of, artist_of)
+looked_up = [*list(number)[::len(number) // 5][:5], "a purple elephant on a bicycle"]
+z = torch.randn(len(looked_up), 64, generator=runtime.generator(seed, "memory"))
+drafts = memory(z, words.pooled(looked_up).cpu().float() - middle)
+run.keep("drafts", show.grid(to_unit(drafts.detach()).clamp(0, 1), looked_up, columns=6))
+
+# %% [markdown]
 # ## Training
 # `TextGanTraining.step` makes one step of the discriminators, then one of the generator. The discriminators' losses of
 # real pictures, of generated ones and R1 are backpropagated one after another, so that memory holds one graph at a
@@ -419,9 +451,16 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 
 # %%
 lite = load_perceptual("efficientnet-lite0", device=device_)
+trunk = load_efficientnet_lite(device=device_)
 LAYERS = {"stage1": 24, "stage2": 40, "stage4": 112}  # name -> channels
 CLIP_CHUNK = 8  # pictures whose graph through the CLIP is in memory at once
 fabric = make_fabric(device_)  # one process, or as many as `train 07 --devices N` starts
+
+
+def apart(pictures, targets):
+    """Distances (P,) of pictures to drawings, two of (P, 3, H, W) in [-1, 1]: of pixels, and by Lite0."""
+    by_pixels = (pictures - targets).abs().mean((1, 2, 3))
+    return by_pixels + lite_distance(trunk, to_unit(pictures), to_unit(targets))
 
 
 def start_training(size, rule, training_seed, batch_size, *, start_from="scratch", **changes):
@@ -433,16 +472,21 @@ def start_training(size, rule, training_seed, batch_size, *, start_from="scratch
     judge_kwargs = kwargs["discriminator"]
     if not changes.pop("multi_scale", True):
         judge_kwargs = judge_kwargs | dict(reads=[side], scores=[4])
-    generator = GigaGenerator(**{**kwargs["generator"], **changes}, conditional=conditional)
-    take_weights(generator, start_from, NAME)
+    remembers = changes.pop("memory", False)
+    generator = GigaGenerator(**{**kwargs["generator"], **changes}, conditional=conditional,
+                              memory=len(number) if remembers else 0, memory_styles=len(artists))
     generator.mean_pooled.copy_(texts.pooled.float().mean(0))
+    if remembers:
+        generator.drafts.begin_with(name_texts - generator.mean_pooled, small_drawings,
+                                    concept_of, artist_of)
+    take_weights(generator, start_from, NAME)
     discriminator = GigaDiscriminator(**judge_kwargs, conditional=conditional)
     features = FeatureDiscriminator(lite, LAYERS, conditional=conditional) if rule.features else None
     for network in (generator, discriminator, features):
         if network is not None:
             network.to(device_)
     training = TextGanTraining(generator, discriminator, rule, features=features,
-                               encode=guide.encode_image, learning_rate=cfg.learning_rate,
+                               encode=guide.encode_image, distance=apart, learning_rate=cfg.learning_rate,
                                ema_decay=cfg.ema_decay, dtype=dtype_, chunk=CLIP_CHUNK, fabric=fabric)
     # the same batches and noise for all trainings of a seed, so that rows of a ladder differ by their ingredient alone
     beside = {"batches": Batches(len(drawings), batch_size, runtime.generator(training_seed, "batches")),
@@ -461,6 +505,18 @@ def next_rows(batches):
                        "pictures with more captions, or a larger batch_size")
 
 
+def choosing(z, artist):
+    """Noise (B, Z) with which a memory gives the drawing of an artist (B,), whose number is the largest."""
+    order = z[:, :len(artists)].sort(dim=1, descending=True).values  # (B, artists)
+    first = order[:, :1]
+    rest = order[:, 1:]
+    is_chosen = F.one_hot(artist, len(artists)).bool()
+    chosen = torch.empty_like(order)
+    chosen[is_chosen] = first[:, 0]
+    chosen[~is_chosen] = rest.flatten()
+    return torch.cat([chosen, z[:, len(artists):]], dim=1)
+
+
 def draw_batch(training, rows, side, rng, probability):
     """What a step learns from: drawings, one caption of each, noise, others' texts, augmentation.
 
@@ -471,15 +527,19 @@ def draw_batch(training, rows, side, rng, probability):
     chosen = torch.randint(caption_rows.shape[1], (len(rows),), generator=rng)
     caption = caption_rows[rows, chosen]
     text = texts.batch(caption, device_)
-    z = torch.randn(len(rows), training.generator.latent_dim, generator=rng).to(device_)
+    z = torch.randn(len(rows), training.generator.latent_dim, generator=rng)
+    targets = None
+    if training.rule.paired:
+        z = choosing(z, artist_of[rows])
+        targets = F.adaptive_avg_pool2d(drawings.batch(rows), side).to(device_)
     augmentation = None
     if probability:
         augmentation = (draw_augmentation(len(rows), probability, rng),
                         draw_augmentation(len(rows), probability, rng))
     others = mismatch(concept_of[rows], rng)
     pooled = text[2].float()
-    batch = TextGanBatch(real, (text[0].float(), text[1], pooled), z, pooled[others.to(device_)],
-                         augmentation, clip_texts[caption].to(device_), concept_of[rows].to(device_))
+    batch = TextGanBatch(real, (text[0].float(), text[1], pooled), z.to(device_), pooled[others.to(device_)],
+                         augmentation, clip_texts[caption].to(device_), concept_of[rows].to(device_), targets)
     return batch.share(fabric.global_rank, fabric.world_size)
 
 
@@ -497,7 +557,7 @@ def state_of(name):
     return folder / f"{name}.pt" if keep_state else None
 
 
-GROWTH = ((16, 0.25), (32, 0.65))  # side, and the share of the training at which a larger one follows
+GROWTH = ((32, 0.5),)  # side, and the share of the training at which a larger one follows
 
 
 def side_at(share, largest):
@@ -575,7 +635,7 @@ def draw(network, prompts, num=1, **settings):
 # %%
 PLAIN = TextGanRule(matching=0.0, clip=0.0, features=0.0)
 FULL = replace(PLAIN, matching=1.0, clip=0.5, features=1.0)
-LAST, NO_EMA = "+ frozen features", "the same without EMA"
+LAST, NO_EMA = "+ memory", "the same without EMA"
 LADDER = {
     "unconditional": dict(rule=PLAIN, conditional=False, multi_scale=False, filters=1),
     "+ text": dict(rule=PLAIN, multi_scale=False, filters=1),
@@ -583,9 +643,10 @@ LADDER = {
     "+ CLIP loss": dict(rule=replace(PLAIN, matching=1.0, clip=0.5), multi_scale=False, filters=1),
     "+ several sizes": dict(rule=replace(PLAIN, matching=1.0, clip=0.5), filters=1),
     "+ filter bank": dict(rule=replace(PLAIN, matching=1.0, clip=0.5)),
-    LAST: dict(rule=FULL),
-    "the same without augmentation": dict(rule=FULL, augment=False),
-    "the same without R1": dict(rule=replace(FULL, r1=0.0)),
+    "+ frozen features": dict(rule=FULL),
+    LAST: dict(rule=FULL, memory=True),
+    "the same without augmentation": dict(rule=FULL, memory=True, augment=False),
+    "the same without R1": dict(rule=replace(FULL, r1=0.0), memory=True),
 }
 arms = {}  # row -> its generators, one of each seed
 histories = {}
@@ -627,7 +688,6 @@ if is_emoji:
     judgement = Judgement(load_judge(device=device_),
                           load_captioned("emoji", split="all", image_size=64))
     training_features = judgement.training_features(every=profile == "full")
-    trunk = load_efficientnet_lite(device=device_)
     pictures_a_seed = len(judgement.concepts("validation", cfg.num_concepts))
     eyes = load_eyes(device=device_) if cfg.eyes and pictures_a_seed >= FEWEST else None
     COLUMNS = ("top10", "top1", "shuffled", "kid", *(EYES_COLUMNS if eyes else ()), "copy", "within",
@@ -672,8 +732,8 @@ def measured(networks, split):
 
 
 if arms and is_emoji:
-    note = (f"{cfg.ladder_steps} steps each, seeds from {seed}; from {LAST!r} on EfficientNet-Lite0 "
-            "trained, too; 95 % interval of top10 over trainings and concepts")
+    note = (f"{cfg.ladder_steps} steps each, seeds from {seed}; from '+ frozen features' on "
+            "EfficientNet-Lite0 trained, too; 95 % interval of top10 over trainings and concepts")
     for split in SPLITS:
         rows = {name: measured(networks, split) for name, networks in arms.items()}
         run.keep(f"ladder_{split}", show.Table(rows, columns=(*COLUMNS, "seeds"), best="top10", title=split,
@@ -875,28 +935,32 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
 # ## The network that ships
 # All ingredients at 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
-# It **grows** (Karras et al. 2018): the first quarter of the training draws and judges 16 pixels, up to 65 % of it 32,
-# and only the rest 64. A step at 16 pixels costs much less than one at 64, and *what* a text asks for, its colours and
-# its outline, can be learned there already. Nothing is exchanged when the side changes: the generator stops at the
+# It **grows** (Karras et al. 2018): the first half of the training draws and judges 32 pixels, and only the rest 64. A
+# step at 32 pixels costs much less than one at 64, and most of what the memory lacks can be learned there already;
+# smaller sides it knows. Nothing is exchanged when the side changes: the generator stops at the
 # block of that side, the discriminator begins at it, and the next blocks join as they are. What has not learned yet
 # puts some grain into the pictures that are shown while it trains.
 
 # %%
+LICENCE = ("MIT; its memory holds the training drawings at 16 pixels, under the licences of the "
+           "drawings: see data/README.md")
+
+
 def keep_trained(network, pictures_seen):
     """Save a generator as the method loads it, in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
     card = dict(text_encoder="minilm", seed=seed, splits=["train"], training=vars(cfg),
                 data={"name": data, "sha256": drawings.fingerprint()}, commit=runtime.commit(),
                 pictures_seen=pictures_seen)
-    saved = save_model(home / NAME, network, dtype=torch.int8, licence="MIT", **card)
+    saved = save_model(home / NAME, network, dtype=torch.int8, licence=LICENCE, **card)
     run.artefact(saved / "model.safetensors")
     return saved
 
 
 # %%
 if cfg.train:
-    rule = TextGanRule(features=1.0)
-    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, minutes=minutes,
+    rule = TextGanRule(features=1.0, paired=10.0)
+    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, minutes=minutes, memory=True,
                                         look=partial(draw, prompts=asked), start_from=start_from)
     averaged = training.ema.model
 
@@ -927,9 +991,10 @@ if not measure:
 # %% [markdown]
 # ## Truncation and text strength
 # Both act on the style, behind the layers that bring noise and text to one length: scaling the noise in front of them
-# would change nothing. **Truncation** moves a style towards the mean style of its text (1 leaves it, 0 is that mean);
-# **text strength** moves it away from the style that the same noise has with the mean of all texts (1 leaves it, 0 is
-# that style). The table says how much each moves a picture, and what becomes of variety.
+# would change nothing. Neither moves what the memory gives. **Truncation** moves a style towards the mean style of its
+# text (1 leaves it, 0 is that mean); **text strength** moves it away from the style that the same noise has with the
+# mean of all texts (1 leaves it, 0 is that style). The table says how much each moves a picture, and what becomes of
+# variety.
 
 # %%
 settings = [dict(truncation=t) for t in (1.0, 0.5, 0.0)]
@@ -951,21 +1016,22 @@ assert rows["truncation 0"]["two seeds differ by"] < rows["truncation 1"]["two s
 # %% [markdown]
 # **Mixing styles.** Every side can have a style of its own. The first picture below is drawn with the style of one text
 # throughout, the last with that of another; in between the sides up to so many pixels have the second style. The tokens
-# are those of the first text in all of them.
+# are those of the first text in all of them, and so is the drawing that the memory gives.
 
 # %%
 @torch.no_grad()
 def between(first, second, shares, nearer):
     """The picture whose style at each side lies at a share of the way between two texts'.
 
-    Its tokens are those of text `nearer`, 0 or 1.
+    Its tokens are those of text `nearer`, 0 or 1, and so is what it looks up.
     """
     tokens, mask, pooled = (part.to(device_) for part in words.encode([first, second]))
     z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "styles")).to(device_)
     styles = network.style(z.expand(2, -1), pooled)
     each = [torch.lerp(styles[:1], styles[1:], share) for share in shares]
     read = network.read(tokens[[nearer]], mask[[nearer]])
-    return to_unit(network.draw(each, *read)[0]).clamp(0, 1).cpu()
+    draft = network.draft(z, pooled[[nearer]])
+    return to_unit(network.draw(each, *read, draft=draft)[0]).clamp(0, 1).cpu()
 
 
 num_sides = len(network.sides)
@@ -977,7 +1043,8 @@ titles = [asked[1], *[f"up to {side}" for side in network.sides]]
 run.keep("mixed", show.grid(torch.cat(mixed), titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **From one text to another**, along the line between their styles; the tokens are those of the nearer text.
+# **From one text to another**, along the line between their styles; the tokens, and what the memory gives, are those of
+# the nearer text.
 
 # %%
 frames = []
@@ -1105,6 +1172,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # ## Summary
 # - A filter bank gives every picture kernels of its own; three forms compute the same.
 # - Matching-aware pairs teach words, if the pairs are what they claim to be.
+# - What little training cannot teach, a memory can hold; what it holds is then known by heart, and not understood.
 # - Terms that are backpropagated one by one, and gradients that are cached at the pictures, keep the memory at one
 #   graph.
 #
@@ -1116,6 +1184,7 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 # - Mescheder, Geiger and Nowozin 2018, *Which training methods for GANs do actually converge?* (R1), arXiv:1801.04406
 # - Miyato and Koyama 2018, *cGANs with projection discriminator*, arXiv:1802.05637
 # - Kim, Papamakarios and Mnih 2021, *The Lipschitz constant of self-attention*, arXiv:2006.04710
+# - Tseng et al. 2020, *RetrieveGAN: image synthesis via differentiable patch retrieval*, arXiv:2007.08513
 # - Reed et al. 2016, *Generative adversarial text to image synthesis*, arXiv:1605.05396
 # - Owen 2007, *The pigeonhole bootstrap*, arXiv:0712.1111
 # - Kumari et al. 2022, *Ensembling off-the-shelf models for GAN training*, arXiv:2112.09130

@@ -289,22 +289,35 @@ class CodeGenerator(nn.Module):
         self.text_scale.copy_(1 / (texts - self.text_mean).std())
         self.codebook.copy_(codebook)
         latents = F.embedding(codes, codebook).transpose(1, 2).flatten(1)  # (N, D H W)
-        self.latents.bias.copy_(latents.mean(0))
-        latents = latents - self.latents.bias
-        variances, directions = torch.linalg.eigh(latents.T @ latents / len(latents))
-        count = min(self.latents.in_features, len(variances))
-        scales = variances.flip(0)[:count].clamp(min=1e-6).sqrt()
-        basis = directions.flip(1)[:, :count] * scales  # (D H W, count)
-        self.latents.weight.zero_()
-        self.latents.weight[:, :count] = basis
-        drafts = torch.zeros(len(codes), self.latents.in_features)
-        drafts[:, :count] = latents @ (basis / scales.square())
+        drafts, basis, mean = principal_components(latents, self.latents.in_features)
+        self.latents.weight.copy_(basis)
+        self.latents.bias.copy_(mean)
         if self.memory is not None:
-            values = _by_thing(drafts, things, styles, len(texts), len(self.styles))
+            values = by_thing(drafts, things, styles, len(texts), len(self.styles))
             self.memory.begin_with((texts - self.text_mean) * self.text_scale, values)
 
 
-def _by_thing(drafts: Tensor, things: Tensor, styles: Tensor, rows: int, count: int) -> Tensor:
+def principal_components(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the components of rows, scaled to a variance of 1, and what undoes them: x = components @ basis.T + mean.
+
+    Components beyond the width of the rows are 0.
+
+    Shapes:
+        x: (N, D) -> (N, count), basis (D, count), mean (D,)
+    """
+    mean = x.mean(0)
+    x = x - mean
+    variances, directions = torch.linalg.eigh(x.T @ x / len(x))
+    used = min(count, len(variances))
+    scales = variances.flip(0)[:used].clamp(min=1e-6).sqrt()
+    basis = torch.zeros(x.shape[1], count)
+    basis[:, :used] = directions.flip(1)[:, :used] * scales
+    components = torch.zeros(len(x), count)
+    components[:, :used] = x @ (basis[:, :used] / scales.square())
+    return components, basis, mean
+
+
+def by_thing(drafts: Tensor, things: Tensor, styles: Tensor, rows: int, count: int) -> Tensor:
     """Return the draft of each thing in each style, where there is none the mean of its others: (N, V) -> (M, S, V)."""
     sums = torch.zeros(rows, count, drafts.shape[1]).index_put_((things, styles), drafts, accumulate=True)
     numbers = torch.zeros(rows, count).index_put_((things, styles), torch.ones(len(drafts)), accumulate=True)[..., None]

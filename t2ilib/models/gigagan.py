@@ -10,17 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .feed_forward import TextMemory, by_thing, principal_components
 from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.filter_bank import DistanceSelfAttention, FilterBankConv
 from ..layers.transformer import Transformer
-from ..layers.unet_blocks import CrossAttention, DropsText
+from ..layers.unet_blocks import CrossAttention, DropsText, zero_
 
 SMALLEST = 4  # side of the first map of the generator, and of the last of the discriminator
 SLOPE = 0.2  # of every leaky ReLU
 GAIN = 2**0.5  # keeps the size of activations behind a leaky ReLU
 HALF = 2**-0.5  # keeps it where two branches are added
 FIRST_CONTRAST = 0.1  # of what a block adds to the picture, before training
+DRAFT_SIDE = 16  # of the small picture that a memory of drawings gives
+STYLE_CONTRAST = 8.0  # of the softmax by which noise chooses among the drawings of a thing: nearly one alone
 
 
 def sides(image_size: int, widths: Sequence[int]) -> list[int]:
@@ -116,6 +119,44 @@ class GeneratorBlock(nn.Module):
         return x, self.to_rgb(x, style)
 
 
+class DraftMemory(nn.Module):
+    """Small drawings that a text looks up, of which noise chooses one style.
+
+    Text-to-image GANs have read retrieved pictures before (Tseng et al. 2020, "RetrieveGAN", arXiv:2007.08513); here
+    what is retrieved is a table of the network, see `TextMemory`.
+
+    Args:
+        rows: things. styles: drawings of each. text_dim: E. key_dim: of what is compared. dim: numbers of a drawing.
+
+    Shapes:
+        z: (B, latent_dim), pooled: (B, E), centred -> (B, 3, 16, 16), about in [-1, 1]
+    """
+
+    def __init__(self, *, rows: int, styles: int, text_dim: int, key_dim: int, dim: int):
+        super().__init__()
+        self.styles = styles
+        self.memory = TextMemory(rows=rows, styles=styles, text_dim=text_dim, key_dim=key_dim, dim=dim)
+        self.to_picture = nn.Linear(dim, 3 * DRAFT_SIDE**2)
+
+    def forward(self, z: Tensor, pooled: Tensor) -> Tensor:
+        style = (STYLE_CONTRAST * z[:, :self.styles]).softmax(dim=1)  # (B, S)
+        return self.to_picture(self.memory(pooled, style)).unflatten(1, (3, DRAFT_SIDE, DRAFT_SIDE))
+
+    @torch.no_grad()
+    def begin_with(self, texts: Tensor, pictures: Tensor, things: Tensor, styles: Tensor) -> None:
+        """Store drawings as their principal components.
+
+        Args:
+            texts: (M, E) of the things, centred. pictures: (N, 3, 16, 16) in [-1, 1]. things: (N,), the thing that each
+                shows. styles: (N,), its style.
+        """
+        flat = pictures.flatten(1)
+        components, basis, mean = principal_components(flat, self.to_picture.in_features)
+        self.to_picture.weight.copy_(basis)
+        self.to_picture.bias.copy_(mean)
+        self.memory.begin_with(texts, by_thing(components, things, styles, len(texts), self.styles))
+
+
 @configurable
 class GigaGenerator(DropsText, nn.Module):
     """Draw a picture from noise and a text, at every side from 4 pixels up.
@@ -127,6 +168,8 @@ class GigaGenerator(DropsText, nn.Module):
         latent_dim: length of z. style_dim: of the style. text_dim: of the text encoder's tokens and pooled feature.
         text_depth: blocks of the transformer that adapts the frozen encoder's tokens; 0 is none.
         conditional: False reads no text.
+        memory: things of a `DraftMemory`, whose small picture is where a picture begins at 16 pixels; 0 is none.
+            memory_styles: drawings of each. draft_dim: numbers of a drawing, and of what is compared.
 
     Attributes:
         mean_pooled: (E,), the mean pooled feature of all texts, which the training sets and the checkpoint keeps.
@@ -136,7 +179,7 @@ class GigaGenerator(DropsText, nn.Module):
         stop, None draws all -> pictures (B, 3, side, side), about in [-1, 1], from the largest side to the smallest
 
     Raises:
-        BadParameter: widths that do not fit, or a side that is not drawn.
+        BadParameter: widths that do not fit, a side that is not drawn, or a memory that nothing would look up.
 
     Example:
         pictures = generator(z, *text_encoder.encode(texts))
@@ -145,7 +188,8 @@ class GigaGenerator(DropsText, nn.Module):
 
     def __init__(self, *, image_size: int = 64, widths: Sequence[int] = (128, 128, 128, 96, 64),
                  attention: Sequence[int] = (8, 16), heads: int = 4, filters: int = 4, latent_dim: int = 64,
-                 style_dim: int = 192, text_dim: int = 384, text_depth: int = 1, conditional: bool = True):
+                 style_dim: int = 192, text_dim: int = 384, text_depth: int = 1, conditional: bool = True,
+                 memory: int = 0, memory_styles: int = 4, draft_dim: int = 96):
         super().__init__()
         self.sides = sides(image_size, widths)
         self.latent_dim = latent_dim
@@ -156,6 +200,14 @@ class GigaGenerator(DropsText, nn.Module):
         self.text = None
         if text_depth:
             self.text = Transformer(dim=text_dim, depth=text_depth, heads=heads, ff_mult=1.0)
+        self.drafts = self.from_draft = None
+        if memory and (not conditional or DRAFT_SIDE not in self.sides):
+            raise BadParameter(f"a memory is looked up by a text, for pictures of at least {DRAFT_SIDE} pixels; got "
+                               f"conditional={conditional} and image_size={image_size}")
+        if memory:
+            self.drafts = DraftMemory(rows=memory, styles=memory_styles, text_dim=text_dim, key_dim=draft_dim,
+                                      dim=draft_dim)
+            self.from_draft = zero_(nn.Conv2d(3, widths[self.sides.index(DRAFT_SIDE)], 1))
         self.mapping = StyleMapping(latent_dim=latent_dim, text_dim=text_dim, dim=style_dim)
         self.first = nn.Parameter(torch.randn(1, widths[0], SMALLEST, SMALLEST))
         self.blocks = nn.ModuleList()
@@ -169,7 +221,11 @@ class GigaGenerator(DropsText, nn.Module):
 
     def forward(self, z: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor,
                 largest: int | None = None) -> list[Tensor]:
-        return self.draw(self.style(z, pooled), *self.read(tokens, mask), largest=largest)
+        return self.draw(self.style(z, pooled), *self.read(tokens, mask), largest=largest, draft=self.draft(z, pooled))
+
+    def draft(self, z: Tensor, pooled: Tensor) -> Tensor | None:
+        """Return the small pictures (B, 3, 16, 16) that noise and text look up; None without a memory."""
+        return None if self.drafts is None else self.drafts(z, pooled.float() - self.mean_pooled)
 
     def style(self, z: Tensor, pooled: Tensor) -> Tensor:
         """Return the style of noise and text: (B, latent_dim), (B, E) -> (B, style_dim)."""
@@ -186,10 +242,11 @@ class GigaGenerator(DropsText, nn.Module):
         return tokens, mask
 
     def draw(self, styles: Tensor | Sequence[Tensor], tokens: Tensor, mask: Tensor,
-             largest: int | None = None) -> list[Tensor]:
+             largest: int | None = None, draft: Tensor | None = None) -> list[Tensor]:
         """Return the pictures of styles: one for all sides (B, S), or a list with one for each side, which mixes them.
 
         Args:
+            draft: see `draft`; of a network with a memory.
             largest: the side at which to stop: the blocks above it are not run. None runs all.
 
         Raises:
@@ -209,6 +266,9 @@ class GigaGenerator(DropsText, nn.Module):
                 picture = added
             else:
                 picture = added + F.interpolate(picture, scale_factor=2.0, mode="bilinear")
+            if self.drafts is not None and side == DRAFT_SIDE:
+                picture = picture + draft
+                x = x + self.from_draft(draft)
             pictures.append(picture)
             if side == largest:
                 break

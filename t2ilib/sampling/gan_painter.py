@@ -79,7 +79,8 @@ class GanPainter:
 
         Args:
             truncation: 1 leaves styles as they are; towards 0 they move to the mean style of their text, which is drawn
-                better and always alike (Karras et al. 2019, "truncation trick", here for each text).
+                better and always alike (Karras et al. 2019, "truncation trick", here for each text). Which drawing of a
+                thing a memory gives is still chosen by the noise.
             text_strength: 1 leaves styles as they are; above, they move away from the style that the same noise has
                 for the mean of all texts, as in classifier-free guidance.
 
@@ -115,5 +116,5 @@ class GanPainter:
         style = self.style_of(z, condition["pooled"], truncation=truncation, text_strength=text_strength)
         with runtime.autocast(self.device, self.dtype):
             read = self.network.read(condition["tokens"], condition["mask"])
-            pictures = self.network.draw(style, *read)
+            pictures = self.network.draw(style, *read, draft=self.network.draft(z, condition["pooled"]))
         return pictures[0].float().clamp(-1, 1)

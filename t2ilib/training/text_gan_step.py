@@ -62,6 +62,8 @@ class TextGanRule:
         matching: real pictures, and generated ones, with the text of another concept count as generated.
         clip: of the contrastive loss of a CLIP; 0 leaves it out. clip_scale: of its cosines, inverse temperature.
         features: of a discriminator on frozen features, beside the first; 0 leaves it out.
+        paired: of the distance between pictures and the drawings that text and noise name, where they name one (Kang
+            et al. 2024, "Distilling diffusion models into conditional GANs", arXiv:2405.05967); 0 leaves it out.
         r1: of the penalty on the gradient at real pictures. r1_every: it is computed once in so many steps, and
             weighs as much more.
     """
@@ -70,11 +72,12 @@ class TextGanRule:
     clip: float = 0.5
     clip_scale: float = 20.0
     features: float = 0.0
+    paired: float = 0.0
     r1: float = 1.0
     r1_every: int = 16
 
     def __post_init__(self):
-        if min(self.matching, self.clip, self.features, self.r1) < 0 or self.r1_every < 1:
+        if min(self.matching, self.clip, self.features, self.paired, self.r1) < 0 or self.r1_every < 1:
             raise BadParameter(f"no term weighs less than 0, and r1_every is at least 1; got {self}")
 
     @property
@@ -97,6 +100,7 @@ class TextGanBatch:
         augmentation: of the discriminator's pictures, in the order real, generated; None is none.
         clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None. concepts: (B,) int64, which
             concept each caption names, for the same loss; None takes each for another.
+        targets: (P, 3, H, W), P <= B, what the first P noises and texts name, for the paired loss; None is none.
     """
 
     real: Tensor
@@ -106,6 +110,7 @@ class TextGanBatch:
     augmentation: tuple[DrawnAugmentation, DrawnAugmentation] | None = None
     clip_text: Tensor | None = None
     concepts: Tensor | None = None
+    targets: Tensor | None = None
 
     def share(self, rank: int, world_size: int) -> "TextGanBatch":
         """Return every `world_size`-th picture and what belongs to it: the share of one process."""
@@ -120,8 +125,9 @@ class TextGanBatch:
             augmentation = (of_real.share(rank, world_size), of_drawn.share(rank, world_size))
         clip_text = None if self.clip_text is None else self.clip_text[share]
         concepts = None if self.concepts is None else self.concepts[share]
+        targets = None if self.targets is None else self.targets[share]
         return TextGanBatch(self.real[share], (tokens[share], mask[share], pooled[share]), self.z[share],
-                            self.wrong[share], augmentation, clip_text, concepts)
+                            self.wrong[share], augmentation, clip_text, concepts, targets)
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,7 @@ class TextGanTraining:
         rule: what weighs how much.
         features: the discriminator on frozen features, where `rule.features` is above 0.
         encode: of the CLIP, where `rule.clip` is above 0; see `contrastive_gradient`.
+        distance: pictures and targets, two of (P, 3, H, W) in [-1, 1] -> (P,), where `rule.paired` is above 0.
         learning_rate: of both optimisers. ema_decay: of the average that is drawn with. dtype: of autocast.
         chunk: pictures that the CLIP sees at a time.
         fabric: of several processes, each of which is given its share of the batch; None is one process.
@@ -240,14 +247,19 @@ class TextGanTraining:
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, rule: TextGanRule, *,
                  features: nn.Module | None = None, encode: Callable[[Tensor], Tensor] | None = None,
+                 distance: Callable[[Tensor, Tensor], Tensor] | None = None,
                  learning_rate: float = 3e-4, ema_decay: float = 0.999, dtype: torch.dtype = torch.float32,
                  chunk: int = 32, fabric: Any = None):
-        if rule.clip and encode is None or rule.features and features is None:
-            raise BadParameter("a CLIP loss needs encode=..., and a loss on features needs features=...")
+        needed = {"clip": encode, "features": features, "paired": distance}
+        missing = [term for term, given in needed.items() if getattr(rule, term) and given is None]
+        if missing:
+            raise BadParameter(f"the rule weighs {', '.join(missing)}: clip needs encode=..., features needs "
+                               "features=..., and paired needs distance=...")
         self.generator = generator
         self.discriminator = discriminator
         self.features = features if rule.features else None
         self.encode = encode
+        self.distance = distance
         self.rule = rule
         self.dtype = dtype
         self.chunk = chunk
@@ -370,6 +382,11 @@ class TextGanTraining:
             with autocast(pooled.device, self.dtype):
                 others = self.features(shown[0], pooled)
             loss = loss + self.rule.features * says_real(others)
+        if self.rule.paired:
+            with autocast(pooled.device, self.dtype):
+                apart = self.distance(leaves[0][:len(batch.targets)], batch.targets).mean()
+            losses["paired"] = apart.detach()
+            loss = loss + self.rule.paired * apart
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradients = []
         for leaf, gradient in zip(leaves, found, strict=True):

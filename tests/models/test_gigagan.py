@@ -45,6 +45,46 @@ def test_a_generator_that_grows_stops_at_a_side_and_draws_the_same_up_to_it():
         network(z, *text(), largest=12)
 
 
+def with_memory(**changes):
+    network = generator(memory=5, memory_styles=2, draft_dim=30, **changes)
+    _, _, texts = text(5)
+    pictures = torch.rand(10, 3, 16, 16) * 2 - 1
+    network.drafts.begin_with(texts, pictures, torch.arange(10) % 5, torch.arange(10) // 5)
+    network.drafts.memory.log_sharpness.data.fill_(6.0)  # each text finds its own row
+    return network, texts, pictures
+
+
+def test_a_memory_gives_the_drawing_of_a_thing_and_noise_chooses_which():
+    network, texts, pictures = with_memory()
+    for style in range(2):
+        z = torch.zeros(5, 6)
+        z[:, style] = 3.0
+        torch.testing.assert_close(network.draft(z, texts), pictures[5 * style:][:5], atol=1e-3, rtol=0)
+
+
+def test_a_picture_begins_from_the_draft_and_learns_through_it():
+    network, texts, _ = with_memory(image_size=32, widths=(16, 16, 8, 8))
+    network.drafts.memory.log_sharpness.data.fill_(1.0)  # several rows are mixed
+    tokens, mask, _ = text(5)
+    z = torch.randn(5, 6)
+    styles, read = network.style(z, texts), network.read(tokens, mask)
+    draft = network.draft(z, texts)
+    drawn = network(z, tokens, mask, texts)
+    without = network.draw(styles, *read, draft=torch.zeros_like(draft))
+    torch.testing.assert_close(drawn[1] - without[1], draft)  # at 16 pixels, before training
+    torch.testing.assert_close(drawn[2:], without[2:])
+    drawn[0].square().mean().backward()
+    for name, parameter in network.drafts.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+    assert network.from_draft.weight.grad.abs().max() > 0
+
+
+def test_a_memory_that_nothing_would_look_up_is_refused():
+    for wrong in (dict(conditional=False), dict(image_size=8, widths=(16, 16))):
+        with pytest.raises(BadParameter, match="looked up by a text"):
+            generator(memory=5, **wrong)
+
+
 def test_before_training_pictures_are_grey_and_not_cut_off():
     network = generator(widths=(64, 64, 64))
     assert network(torch.randn(3, 6), *text())[0].abs().max() < 1
