@@ -419,9 +419,9 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 
 # %% [markdown]
 # ## A memory of small drawings
-# GigaGAN saw 2.7 billion pictures with its texts, hundreds of times as many as this CPU shows a network in a day. What
+# GigaGAN learned from 2.7 billion pictures with their texts; a CPU core shows a network about a million in a day. What
 # such a network learns by heart, the outline and colours of each thing, can be given to a small one: a **memory** holds
-# each drawing of the training set at 16 pixels, as 96 principal components. The text looks up things with near names,
+# each drawing of the training set at 16 pixels, as 256 principal components. The text looks up things with near names,
 # the noise chooses the artist, and the picture begins from what is found: it is added to the picture of 16 pixels and
 # read by the blocks of 32 and 64, which draw what is missing. All of it is trained further with the rest. That pictures
 # are retrieved for a GAN to draw from is known (Tseng et al. 2020); it is a crutch, and the ladder has a row for it.
@@ -429,12 +429,15 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 # Below: the memory before training, for names that it holds and, last, for one that it does not.
 
 # %%
-artist = drawings.columns.get("artist", ["the only one"] * len(drawings))
+artist = drawings.columns.get("artist", [])
+if not 1 < len(set(artist)) <= 8:  # a memory holds a drawing of each thing by each of them
+    artist = ["all"] * len(drawings)
 artists = sorted(set(artist))
 artist_of = torch.tensor([artists.index(one) for one in artist])  # (N,)
 name_texts = encode_texts(words, list(number)).pooled.float()  # (concepts, E)
 small_drawings = F.adaptive_avg_pool2d(drawings.batch(torch.arange(len(drawings))), DRAFT_SIDE)
-memory = DraftMemory(rows=len(number), styles=len(artists), text_dim=384, key_dim=96, dim=96)
+draft_dim = GIGAGAN["shipped"]["generator"]["draft_dim"]
+memory = DraftMemory(rows=len(number), styles=len(artists), text_dim=384, key_dim=draft_dim, dim=draft_dim)
 middle = texts.pooled.float().mean(0)
 memory.begin_with(name_texts - middle, small_drawings, concept_of, artist_of)
 looked_up = [*list(number)[::len(number) // 5][:5], "a purple elephant on a bicycle"]
@@ -557,7 +560,8 @@ def state_of(name):
     return folder / f"{name}.pt" if keep_state else None
 
 
-GROWTH = ((32, 0.5),)  # side, and the share of the training at which a larger one follows
+GROWTH = ((32, 0.2),)  # side, and the share of the training at which a larger one follows
+PAIRS_FIRST = 0.5  # share of the training before the game begins, of a network with a memory
 
 
 def side_at(share, largest):
@@ -570,14 +574,15 @@ def side_at(share, largest):
 
 # %%
 def train_gan(name, size, steps, rule, *, training_seed=seed, batch_size=cfg.batch_size, augment=True, grows=False,
-              minutes=None, look=None, copies=None, start_from="scratch", **changes):
+              pairs_first=0.0, minutes=None, look=None, copies=None, start_from="scratch", **changes):
     """Train a generator and its discriminators: them, their history, and the steps that are done."""
     training, beside, side = start_training(size, rule, training_seed, batch_size, start_from=start_from, **changes)
     history = beside["history"]
     probability = beside["probability"]
     settings = dict(seed=training_seed, data=drawings.fingerprint(), size=size, rule=vars(rule), steps=steps,
                     batch_size=batch_size, learning_rate=cfg.learning_rate, augment=augment,
-                    growth=GROWTH if grows else (), ema_decay=cfg.ema_decay, changes=changes)
+                    growth=GROWTH if grows else (), pairs_first=pairs_first, ema_decay=cfg.ema_decay,
+                    changes=changes)
     parts = training.parts() | beside
     if copies is not None:
         parts["copies"] = copies
@@ -587,11 +592,17 @@ def train_gan(name, size, steps, rule, *, training_seed=seed, batch_size=cfg.bat
     peak = peak_rate(cfg.learning_rate, start_from)
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=peak, warmup=steps // 50, floor=0.1)
-        share = probability.value if augment else 0.0
+        plays = loop.position >= pairs_first * steps
+        share = probability.value if augment and plays else 0.0
         now = side_at(loop.position / steps, side) if grows else side
-        report = training.step(draw_batch(training, next_rows(beside["batches"]), now, beside["stream"], share), rate)
-        probability.update(report.on_real)
-        history.add(step, **{key: value.item() for key, value in report.losses.items()})
+        batch = draw_batch(training, next_rows(beside["batches"]), now, beside["stream"], share)
+        if plays:
+            report = training.step(batch, rate)
+            losses = report.losses
+            probability.update(report.on_real)
+        else:
+            losses = training.step_pairs(batch, rate)
+        history.add(step, **{key: value.item() for key, value in losses.items()})
         if copies is not None:
             copies.follow(loop, training.ema.model)
         if look:
@@ -933,13 +944,17 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
 
 # %% [markdown]
 # ## The network that ships
-# All ingredients at 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
+# At 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
-# It **grows** (Karras et al. 2018): the first half of the training draws and judges 32 pixels, and only the rest 64. A
-# step at 32 pixels costs much less than one at 64, and most of what the memory lacks can be learned there already;
-# smaller sides it knows. Nothing is exchanged when the side changes: the generator stops at the
-# block of that side, the discriminator begins at it, and the next blocks join as they are. What has not learned yet
-# puts some grain into the pictures that are shown while it trains.
+# **Pairs first.** Text and noise name one drawing of the memory, so that the generator can be told how far its picture
+# is from that drawing. Half of the training does that alone, in pixels and in Lite0's features; it costs a third of a
+# step of the game. Then the discriminators join, as in super-resolution (Ledig et al. 2017): a distance draws the mean
+# of all that could be meant, which is soft, and the game makes it decide. The distance stays, with a weight that
+# outweighs the game. The CLIP loss is left out: the drafts show the right thing already, and the section above says
+# what else it can do.
+#
+# It **grows** (Karras et al. 2018): the first fifth of the training draws 32 pixels, and only the rest 64. Nothing is
+# exchanged when the side changes: the generator stops at the block of that side, and the next block joins as it is.
 
 # %%
 LICENCE = ("MIT; its memory holds the training drawings at 16 pixels, under the licences of the "
@@ -959,9 +974,10 @@ def keep_trained(network, pictures_seen):
 
 # %%
 if cfg.train:
-    rule = TextGanRule(features=1.0, paired=10.0)
-    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, minutes=minutes, memory=True,
-                                        look=partial(draw, prompts=asked), start_from=start_from)
+    rule = TextGanRule(clip=0.0, features=1.0, paired=30.0)
+    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, pairs_first=PAIRS_FIRST,
+                                        memory=True, minutes=minutes, look=partial(draw, prompts=asked),
+                                        start_from=start_from)
     averaged = training.ema.model
 
 # %% tags=["trained"]
@@ -994,7 +1010,7 @@ if not measure:
 # would change nothing. Neither moves what the memory gives. **Truncation** moves a style towards the mean style of its
 # text (1 leaves it, 0 is that mean); **text strength** moves it away from the style that the same noise has with the
 # mean of all texts (1 leaves it, 0 is that style). The table says how much each moves a picture, and what becomes of
-# variety.
+# variety: which drawing of a thing the noise takes from the memory stays, and with it the difference of two seeds.
 
 # %%
 settings = [dict(truncation=t) for t in (1.0, 0.5, 0.0)]
@@ -1011,7 +1027,8 @@ for setting in settings:
     shown[name] = pairs[:, 0]
 run.keep("moved", show.compare(shown, titles=asked, scale=1.2))
 run.keep("moved_by", show.Table(rows, digits=4, note="mean absolute difference in [0, 1]"))
-assert rows["truncation 0"]["two seeds differ by"] < rows["truncation 1"]["two seeds differ by"]
+moved = [row["moves a picture by"] for name, row in rows.items() if name != "truncation 1"]
+assert min(moved) > 0
 
 # %% [markdown]
 # **Mixing styles.** Every side can have a style of its own. The first picture below is drawn with the style of one text
@@ -1065,11 +1082,16 @@ show.film(film.path)
 # several drafts by two guides, which is what `generate` shows. A method is of use on unseen concepts if it beats the
 # training drawing whose name is nearest, and it draws by itself if its *copy* is no higher than that of real drawings.
 #
+# A text that the memory does not hold finds the drawings of one near name, again and again. So the noise also moves the
+# text a little before it is looked up, and several near names take turns: the guides have something to choose from. A
+# name that the memory holds is found all the same. One row shows drafts without that.
+#
 # With `-p data shapes` a program reads what the pictures show, and whether the network puts together what it never saw
 # together: notebook [08](08_minimagen.ipynb) explains that table.
 
 # %%
 DRAFT, CHOSEN = "one draft", f"best of {cfg.candidates} by guides"
+ONE_NAME = "the same, drafts from one name each"
 if data == "shapes":
     keep_composition(run, partial(draw, network), count=cfg.num_concepts,
                      held_out=profile == "full", seed=seed)
@@ -1089,6 +1111,7 @@ def compare_all(names):
     repeated = [name for name in names for _ in range(num)]
     pictures = {DRAFT: draw(network, names, num),
                 CHOSEN: draw(network, names, num, candidates=cfg.candidates, score=guides),
+                ONE_NAME: draw(network, names, num, candidates=cfg.candidates, score=guides, noise=0.0),
                 NEAREST: shown_rows(judgement.one_row_each(nearest_names(repeated))),
                 REAL: shown_rows(judgement.unseen_rows(names))}
     table = {}

@@ -11,7 +11,7 @@ from .code_checkpoints import VQGAN_NAME, absence, check_codebook, checkpoint_fo
 from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
-from .one_pass import run_one_pass
+from .one_pass import PAINT, run_one_pass
 from .registry import Estimate, Method
 from ..checkpoint import read_config
 from ..models.feed_forward import CodeGenerator
@@ -32,9 +32,7 @@ OPTIONS = (
     Option("sharpness", LOOKUP_SHARPNESS, "how sharply the words look up the memory, as a factor of what training "
            "found: 1 mixes the drawings of several near names, 10 takes the nearest alone", "drawing", low=0,
            high=100, slider=(0.0, 10.0)),
-    Option("paint", True, "a picture that has nothing of the colour that it was asked for is painted in it; of `a blue "
-           "car`, which no training drawing shows, the network draws `a car` for that (with `emoji-starts` alone)",
-           "drawing"),
+    PAINT,
     *guide_options(CANDIDATES),
     Option("model", VQGAN_NAME, "the VQGAN that paints, with the codebook that the network was trained on",
            "networks"),

@@ -11,12 +11,12 @@ from .code_checkpoints import absence, checkpoint_folder, trained_text_encoder
 from .drawing import MACHINE_OPTIONS, guide_options
 from .limits import cpu_seconds
 from .networks import Networks
-from .one_pass import run_one_pass
+from .one_pass import PAINT, run_one_pass
 from .registry import Estimate, Method
 from ..models.gigagan import GigaGenerator
 from ..options import Option
 from ..paths import checkpoints_dir
-from ..sampling import GanPainter
+from ..sampling import LOOKUP_NOISE, GanPainter
 
 CHECKPOINT = "emoji-gigagan"
 RECIPE = "python -m t2ilib train gigagan"
@@ -27,21 +27,25 @@ OPTIONS = (
            slider=(0.0, 1.0)),
     Option("text_strength", 1.0, "1 draws as in training; above, styles move away from that of the mean text",
            "drawing", low=0, high=100, slider=(0.0, 3.0)),
+    Option("noise", LOOKUP_NOISE, "how far the seed moves the words for which the memory is asked: at 0 all drafts "
+           "begin from drawings of one name; a name that it holds is found up to about 2", "drawing", low=0,
+           high=100, slider=(0.0, 3.0)),
+    PAINT,
     *guide_options(CANDIDATES),
     Option("checkpoint", "", f"a folder with a network of your own called {CHECKPOINT}, such as the `checkpoints` in "
            "the folder of a run of notebook 07; empty is the one that ships", "networks"),
     *MACHINE_OPTIONS,
 )
 ALIASES = {"best_of": "candidates", "clip_model": "clip", "truncation_psi": "truncation", "psi": "truncation",
-           "guidance_scale": "text_strength", "cfg_scale": "text_strength"}
+           "guidance_scale": "text_strength", "cfg_scale": "text_strength", "noise_scale": "noise"}
 
 
 def run(prompt: str | Sequence[str], *, num_images: int, seed: int,
         **options: Any) -> tuple[list[Image.Image], dict[str, Any]]:
     """Draw pictures with GigaGAN-lite; arguments as `Method.run` describes them."""
     defaults = {option.name: option.default for option in OPTIONS}
-    return run_one_pass("gigagan", _build, _sample, ("truncation", "text_strength"), defaults, prompt,
-                        num_images=num_images, seed=seed, options=options)
+    return run_one_pass("gigagan", _build, _sample, ("truncation", "text_strength", "noise"), defaults,
+                        prompt, num_images=num_images, seed=seed, options=options)
 
 
 def _build(networks: Networks, settings: dict[str, Any]) -> GanPainter:

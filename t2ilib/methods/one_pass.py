@@ -13,8 +13,12 @@ from .networks import Networks
 from .. import runtime
 from ..data.recoloring import missing_color, recolored
 from ..media import picture_list, to_signed, to_unit
+from ..options import Option
 from ..sampling import GanPainter, OnePassPainter
 
+PAINT = Option("paint", True, "a picture that has nothing of the colour that it was asked for is painted in it; of `a "
+               "blue car`, which no training drawing shows, the network draws `a car` for that (with `emoji-starts` "
+               "alone)", "drawing")
 Painter = GanPainter | OnePassPainter
 BuildPainter = Callable[[Networks, dict[str, Any]], Painter]
 # (painter, texts, further arguments of `sample`) -> pictures in [-1, 1], and what the record says of them
@@ -29,7 +33,7 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     Args:
         method: its name, of which the streams of random numbers are made. build: makes the painter of the networks of
             this run and the settings. sample: draws. drawing: names of the options that the painter takes.
-        defaults: of all options; where `paint` is one, colours are painted. options: those that the caller gave.
+        defaults: of all options, `PAINT` among them. options: those that the caller gave.
     """
     settings = plain_settings({**defaults, **options})
     texts, seeds = texts_and_seeds(prompt, num_images, seed)
@@ -43,17 +47,15 @@ def run_one_pass(method: str, build: BuildPainter, sample: Sample, drawing: Sequ
     arguments |= {"generators": [runtime.generator(s, method) for s in seeds], "score": guides}
     colors: list[str | None] = [None] * len(texts)
     things = texts
-    paints = settings.get("paint", False)
-    if paints:
+    if settings["paint"]:
         colors, things = colors_to_paint(networks, texts)
     pictures, details = sample(painter, things, arguments)
-    if paints:
+    if settings["paint"]:
         colors = _paint(pictures, texts, colors)
     record = drawing_record(settings, texts, seeds, pictures, steps_done=1, began=began, device=painter.device,
                             dtype=painter.dtype, networks=networks, choice=None if guides is None else guides.choice)
     record["text_encoder"] = painter.text_encoder.name
-    if "paint" in settings:
-        record["painted"] = colors
+    record["painted"] = colors
     return picture_list(to_unit(pictures.cpu())), record | details
 
 

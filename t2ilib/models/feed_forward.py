@@ -146,7 +146,9 @@ class TextMemory(nn.Module):
                                f"and values {tuple(values.shape)}")
         _, strengths, directions = torch.linalg.svd(texts, full_matrices=False)
         count = min(key_dim, len(strengths))
-        scales = strengths[:count].clamp(min=1e-6) ** -0.5
+        strengths = strengths[:count]
+        differs = strengths > 1e-3 * strengths[0]  # centred texts have a direction in which none differs
+        scales = torch.where(differs, strengths.clamp(min=1e-12) ** -0.5, 0.0)
         self.query.weight.zero_()
         self.query.weight[:count] = scales[:, None] * directions[:count]
         self.keys.copy_(F.normalize(self.query(texts), dim=1))

@@ -3,6 +3,7 @@
 Kang et al. 2023, "Scaling up GANs for text-to-image synthesis", arXiv:2303.05511, section 3 and appendix A.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ GAIN = 2**0.5  # keeps the size of activations behind a leaky ReLU
 HALF = 2**-0.5  # keeps it where two branches are added
 FIRST_CONTRAST = 0.1  # of what a block adds to the picture, before training
 DRAFT_SIDE = 16  # of the small picture that a memory of drawings gives
+DRAFT_SHARPNESS = 40.0  # of the lookup before training: a mean of several small drawings shows none of them
 STYLE_CONTRAST = 8.0  # of the softmax by which noise chooses among the drawings of a thing: nearly one alone
 
 
@@ -154,6 +156,7 @@ class DraftMemory(nn.Module):
         components, basis, mean = principal_components(flat, self.to_picture.in_features)
         self.to_picture.weight.copy_(basis)
         self.to_picture.bias.copy_(mean)
+        self.memory.log_sharpness.fill_(math.log(DRAFT_SHARPNESS))
         self.memory.begin_with(texts, by_thing(components, things, styles, len(texts), self.styles))
 
 

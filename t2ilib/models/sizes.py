@@ -109,7 +109,8 @@ GENERATOR: Sizes = {
 
 # `models.gigagan.GigaGenerator` and `GigaDiscriminator`
 GIGAGAN: dict[str, Sizes] = {
-    "shipped": {"generator": dict(image_size=64, widths=[160, 160, 128, 64, 32], attention=[8, 16], filters=4),
+    "shipped": {"generator": dict(image_size=64, widths=[96, 96, 128, 96, 48], attention=[8, 16], filters=4,
+                                  draft_dim=256),
                 "discriminator": dict(image_size=64, widths=[128, 128, 96, 48, 24], reads=[64, 32, 16], scores=[4, 8],
                                       attention=[8])},
     "live": {"generator": dict(image_size=32, widths=[96, 96, 64, 48], attention=[8], filters=2, text_depth=0),

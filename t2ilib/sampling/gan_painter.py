@@ -14,6 +14,7 @@ from ..errors import BadParameter
 from ..media import to_unit
 from ..models.gigagan import GigaGenerator
 
+LOOKUP_NOISE = 0.5  # chosen on validation: several near names of a new one are found, and its own of a known one
 MEAN_OF = 64  # draws of noise whose mean is the middle that truncation moves styles to
 
 
@@ -46,28 +47,34 @@ class GanPainter:
 
     @torch.no_grad()
     def sample(self, texts: Sequence[Text], *, generators: Sequence[torch.Generator], truncation: float = 1.0,
-               text_strength: float = 1.0, candidates: int = 1, score: Score | None = None) -> Tensor:
+               text_strength: float = 1.0, noise: float = LOOKUP_NOISE, candidates: int = 1,
+               score: Score | None = None) -> Tensor:
         """Draw a picture for each text: (B, 3, H, W) in [-1, 1].
 
         Args:
             generators: a stream for each picture, on which alone it depends, not on its neighbours.
-            truncation, text_strength: see `style_of`.
+            truncation, text_strength: see `style_of`. noise: see `looked_up`.
             candidates: pictures drawn of each text, of which `score` chooses one.
 
         Raises:
             BadParameter: a number is out of range, or not a stream for each text.
         """
         check_drafts(texts, generators, candidates, score)
-        noise = []
+        if noise < 0:
+            raise BadParameter(f"noise must be at least 0, got {noise}")
+        of_drafts = []
+        of_lookups = []
         for generator in generators:
             for stream in split_generator(generator, candidates):
-                noise.append(torch.randn(self.network.latent_dim, generator=stream))
-        z = torch.stack(noise).to(self.device)  # (M, latent_dim)
+                of_drafts.append(torch.randn(self.network.latent_dim, generator=stream))
+                of_lookups.append(noise * torch.randn(self.network.mean_pooled.shape, generator=stream))
+        z = torch.stack(of_drafts).to(self.device)  # (M, latent_dim)
+        moves = torch.stack(of_lookups).to(self.device)  # (M, E)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
         drafts = []
         for part in torch.arange(len(rows)).split(self.chunk):
             of_part = [texts[i] for i in rows[part]]
-            drafts.append(self._draw(z[part], of_part, truncation, text_strength))
+            drafts.append(self._draw(z[part], moves[part], of_part, truncation, text_strength))
         pictures = torch.cat(drafts)
         if candidates == 1:
             return pictures
@@ -110,11 +117,21 @@ class GanPainter:
         of_mean = self.network.style(z, self.network.mean_pooled.expand_as(pooled))
         return torch.lerp(of_mean, style, text_strength)
 
-    def _draw(self, z: Tensor, texts: Sequence[Text], truncation: float, text_strength: float) -> Tensor:
+    def looked_up(self, pooled: Tensor, moves: Tensor) -> Tensor:
+        """Return the texts (B, E) that a memory is asked for: each moved by a multiple of its distance from the mean.
+
+        A text that names a thing of the memory finds it all the same; of one that does not, the names nearby take
+        turns.
+        """
+        apart = pooled - self.network.mean_pooled
+        return pooled + moves * apart.square().mean(dim=1, keepdim=True).sqrt()
+
+    def _draw(self, z: Tensor, moves: Tensor, texts: Sequence[Text], truncation: float, text_strength: float) -> Tensor:
         """Return the largest pictures of one batch."""
         condition = batch_conditions(self._conditioner(texts))
-        style = self.style_of(z, condition["pooled"], truncation=truncation, text_strength=text_strength)
+        pooled = condition["pooled"]
+        style = self.style_of(z, pooled, truncation=truncation, text_strength=text_strength)
         with runtime.autocast(self.device, self.dtype):
             read = self.network.read(condition["tokens"], condition["mask"])
-            pictures = self.network.draw(style, *read, draft=self.network.draft(z, condition["pooled"]))
+            pictures = self.network.draw(style, *read, draft=self.network.draft(z, self.looked_up(pooled, moves)))
         return pictures[0].float().clamp(-1, 1)

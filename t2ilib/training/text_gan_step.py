@@ -250,11 +250,11 @@ class TextGanTraining:
                  distance: Callable[[Tensor, Tensor], Tensor] | None = None,
                  learning_rate: float = 3e-4, ema_decay: float = 0.999, dtype: torch.dtype = torch.float32,
                  chunk: int = 32, fabric: Any = None):
-        needed = {"clip": encode, "features": features, "paired": distance}
-        missing = [term for term, given in needed.items() if getattr(rule, term) and given is None]
+        needed = {"clip": ("encode", encode), "features": ("features", features), "paired": ("distance", distance)}
+        missing = [f"{term} needs {name}=..." for term, (name, given) in needed.items()
+                   if getattr(rule, term) and given is None]
         if missing:
-            raise BadParameter(f"the rule weighs {', '.join(missing)}: clip needs encode=..., features needs "
-                               "features=..., and paired needs distance=...")
+            raise BadParameter(f"the rule weighs what has no network: {', '.join(missing)}")
         self.generator = generator
         self.discriminator = discriminator
         self.features = features if rule.features else None
@@ -304,6 +304,24 @@ class TextGanTraining:
         self.count += 1
         self.ema.update(self.generator)
         return self._report(losses, on_real)
+
+    def step_pairs(self, batch: TextGanBatch, learning_rate: float | None = None) -> dict[str, Tensor]:
+        """Make a step of the generator towards the drawings that text and noise name, without the game; return losses.
+
+        A network that already draws about the right thing leaves the game to draw it well (Ledig et al. 2017,
+        arXiv:1609.04802, section 3.2).
+        """
+        if learning_rate is not None:
+            set_lr(self.generator_optimizer, learning_rate)
+        with autocast(batch.real.device, self.dtype):
+            drawn = self.generator(batch.z, *batch.text, largest=batch.targets.shape[-1])[0].float()
+            apart = self.distance(drawn[:len(batch.targets)], batch.targets).mean()
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        apart.backward()
+        average_gradients(self.fabric, self.generator)
+        self.generator_optimizer.step()
+        self.ema.update(self.generator)
+        return self._report({"paired": apart.detach()}, torch.zeros(1, 1, device=apart.device)).losses
 
     def _report(self, losses: dict[str, Tensor], on_real: Tensor) -> TextGanStep:
         """Return what a step found, of all processes together."""

@@ -46,15 +46,16 @@ def test_colors_to_paint(tmp_path):
 FAST = {"minimagen": dict(steps=4), "vqgan_clip": dict(steps=4), "text_transformer": {}, "vqvae_pixelsnail": {}}
 
 
-def test_the_generator_paints_and_records_it():
+@pytest.mark.parametrize("method", ["generator", "gigagan"])
+def test_what_draws_in_one_pass_paints_and_records_it(method):
     texts = ["a blue car", "a car"]
-    painted, record = generate_with_record(texts, method="generator", num_images=1, seed=0)
-    plain, without = generate_with_record(texts, method="generator", num_images=1, seed=0, paint=False)
+    painted, record = generate_with_record(texts, method=method, num_images=1, seed=0)
+    plain, without = generate_with_record(texts, method=method, num_images=1, seed=0, paint=False)
     shares = [color_share(to_tensor(image)[None], "blue").item() for image in (*painted, *plain)]
     assert shares[0] > 0.4 > max(shares[1:])
     assert record["painted"] == ["blue", None] and without["painted"] == [None, None]
     assert painted[1].tobytes() == plain[1].tobytes()
-    _, other = generate_with_record("a car", method="generator", num_images=1, seed=0)
+    _, other = generate_with_record("a car", method=method, num_images=1, seed=0)
     assert other["checkpoints"] == record["checkpoints"]  # a leaderboard keeps pictures by their networks
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2ilib.checkpoint import save_model
+from t2ilib.encoders import load_text_encoder
 from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.methods import METHODS, generate_with_record
 from t2ilib.methods.gigagan import CHECKPOINT, METHOD, load_painter
@@ -70,7 +71,26 @@ def test_text_strength_zero_draws_the_mean_text_and_more_moves_further(folder):
     torch.testing.assert_close(painter.style_of(z, pooled, text_strength=2.0), none + 2 * (plain - none))
 
 
-@pytest.mark.parametrize("options", [{"truncation": -0.1}, {"truncation": 1.1}, {"text_strength": -1}])
+def test_noise_moves_what_is_looked_up_and_a_known_name_is_found_all_the_same(tmp_path):
+    names = ["red heart", "clock", "rocket", "a pizza", "tree", "fish"]
+    texts = load_text_encoder("minilm").encode(names)[2]
+    network = GigaGenerator(**TINY, memory=6, memory_styles=2, draft_dim=12)
+    network.mean_pooled.copy_(texts.mean(0))
+    drawings = torch.linspace(-1, 1, 6)[:, None, None, None].expand(-1, 3, 16, 16)  # each thing a grey of its own
+    network.drafts.begin_with(texts - texts.mean(0), drawings.repeat(2, 1, 1, 1) + 0.01 * torch.randn(12, 3, 16, 16),
+                              torch.arange(6).repeat(2), torch.arange(12) // 6)
+    save_model(tmp_path / CHECKPOINT, network, licence="MIT", text_encoder="minilm")
+    painter = load_painter(home=tmp_path, precision="float32")
+
+    def spread(text, noise):
+        streams = [stream(seed, "x") for seed in range(8)]
+        return painter.sample([text] * 8, generators=streams, noise=noise).mean((1, 2, 3)).std().item()
+
+    assert spread("clock", 1.0) < 0.1
+    assert spread("a thing without a name", 0.0) < 0.1 < spread("a thing without a name", 1.0)
+
+
+@pytest.mark.parametrize("options", [{"truncation": -0.1}, {"truncation": 1.1}, {"text_strength": -1}, {"noise": -1}])
 def test_numbers_out_of_range_are_refused(folder, options):
     with pytest.raises(BadParameter, match=next(iter(options))):
         run(folder, **options)

@@ -151,6 +151,41 @@ def test_the_generators_gradient_is_that_of_the_whole_loss():
             torch.testing.assert_close(weight.grad, gradient, atol=1e-6, rtol=1e-4)
 
 
+def by_pixels(pictures, targets):
+    return (pictures - targets).abs().mean((1, 2, 3))
+
+
+def test_the_paired_loss_counts_where_a_target_is_named_and_nowhere_else():
+    """Of four pictures two have a target: the distance counts for them, the game for all four."""
+    targets = torch.rand(2, 3, 16, 16)
+    rule = TextGanRule(clip=0.0, r1=0.0, paired=0.3)
+    game = training(rule, distance=by_pixels)
+    data = batch(targets=targets)
+    pictures = game.generator(data.z, *data.text)
+    losses = game._draw(data, pictures)
+    found = {name: p.grad for name, p in game.generator.named_parameters() if p.grad is not None}
+    again = training(rule, distance=by_pixels)
+    pictures = again.generator(data.z, *data.text)
+    apart = by_pixels(pictures[0][:2], targets).mean()
+    (says_real(again.discriminator(pictures, data.text[2])) + 0.3 * apart).backward()
+    torch.testing.assert_close(losses["paired"], apart.detach())
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, again.generator.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
+
+
+def test_steps_of_pairs_draw_the_targets_and_leave_the_discriminator_alone():
+    torch.manual_seed(4)
+    data = batch(targets=torch.rand(4, 3, 16, 16))
+    game = training(TextGanRule(paired=1.0), distance=by_pixels, learning_rate=3e-3)
+    judges = {name: p.clone() for name, p in game.discriminator.named_parameters()}
+    first = game.step_pairs(data)["paired"]
+    for _ in range(30):
+        last = game.step_pairs(data)["paired"]
+    assert last < 0.8 * first
+    assert all(torch.equal(judges[name], p) for name, p in game.discriminator.named_parameters())
+    assert not torch.equal(game.ema.model.first, training().generator.first)  # the average follows
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 5])
 def test_the_cached_gradient_is_the_direct_one(chunk):
     torch.manual_seed(0)
@@ -255,6 +290,8 @@ def test_a_term_without_its_network_is_refused():
         training(encode=None)
     with pytest.raises(BadParameter, match="needs features"):
         training(TextGanRule(features=1.0))
+    with pytest.raises(BadParameter, match="network: clip needs encode=..., paired needs distance"):
+        training(TextGanRule(paired=1.0), encode=None)
     with pytest.raises(BadParameter, match="weighs less than 0"):
         TextGanRule(clip=-1.0)
 
