@@ -36,7 +36,8 @@
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2 GB |
 # | quick | 1 CPU core, shared | 4 min | 1.7 GB |
-# | full: the ladder and the network that ships | 2 CPU cores | days | |
+# | full: the network that ships, `-p ladder_steps 0 -p rival_minutes 0 -p minutes 85` | 1 CPU core | 90 min | |
+# | full: the ladder, too | 2 CPU cores | days | |
 # | full | GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 07 -p prompt "a blue whale"`.
@@ -142,6 +143,7 @@ from t2ilib.models.gigagan import (
     FeatureDiscriminator,
     GigaDiscriminator,
     GigaGenerator,
+    noise_of_styles,
 )
 from t2ilib.models.imagen_unet import ImagenUNet
 from t2ilib.models.sizes import GIGAGAN, IMAGEN
@@ -182,7 +184,7 @@ run, cfg, device_, dtype_ = start(
     start_from=start_from, ladder_steps=ladder_steps, ladder_seeds=ladder_seeds, clip_steps=clip_steps,
     rival_minutes=rival_minutes, measure=measure, num_concepts=num_concepts,
     smoke=dict(rows=24, ladder_steps=1, ladder_seeds=1, clip_steps=1, rival_minutes=0.02,
-               batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=1,
+               batch_size=8, num_concepts=6, seeds=1, candidates=2, size="live", frames=3, steps=2,
                eyes=False),
     quick=dict(rows=400, train=data != "emoji", size="live", steps=20, ladder_steps=20,
                ladder_seeds=1, clip_steps=5, rival_minutes=0.5, batch_size=16, learning_rate=3e-4,
@@ -421,26 +423,28 @@ run.keep("augmented", show.compare({"real": to_unit(shown), "augmented": to_unit
 # ## A memory of small drawings
 # GigaGAN learned from 2.7 billion pictures with their texts; a CPU core shows a network about a million in a day. What
 # such a network learns by heart, the outline and colours of each thing, can be given to a small one: a **memory** holds
-# each drawing of the training set at 16 pixels, as 256 principal components. The text looks up things with near names,
-# the noise chooses the artist, and the picture begins from what is found: it is added to the picture of 16 pixels and
-# read by the blocks of 32 and 64, which draw what is missing. All of it is trained further with the rest. That pictures
-# are retrieved for a GAN to draw from is known (Tseng et al. 2020); it is a crutch, and the ladder has a row for it.
+# each drawing of the training set at 16 pixels, as principal components, 256 in the network that ships (where several
+# drawings share a name and an artist, it holds their mean). The text looks up things with near names, the noise chooses
+# the artist, and the picture begins from what is found: it is added to the picture of 16 pixels and read by the blocks
+# of 32 and 64, which draw what is missing. All of it is trained further with the rest. That pictures are retrieved for
+# a GAN to draw from is known (Tseng et al. 2020); it is a crutch, and the ladder has a row for it.
 #
 # Below: the memory before training, for names that it holds and, last, for one that it does not.
 
 # %%
-artist = drawings.columns.get("artist", [])
-if not 1 < len(set(artist)) <= 8:  # a memory holds a drawing of each thing by each of them
-    artist = ["all"] * len(drawings)
+artist = [one or "" for one in drawings.columns.get("artist", [""] * len(drawings))]
+if len(set(artist)) > 8:  # the memory has a place for each thing by each of them, and few would be filled
+    artist = [""] * len(drawings)
 artists = sorted(set(artist))
 artist_of = torch.tensor([artists.index(one) for one in artist])  # (N,)
 name_texts = encode_texts(words, list(number)).pooled.float()  # (concepts, E)
-small_drawings = F.adaptive_avg_pool2d(drawings.batch(torch.arange(len(drawings))), DRAFT_SIDE)
+parts = torch.arange(len(drawings)).split(512)
+small_drawings = torch.cat([F.adaptive_avg_pool2d(drawings.batch(part), DRAFT_SIDE) for part in parts])
 draft_dim = GIGAGAN["shipped"]["generator"]["draft_dim"]
 memory = DraftMemory(rows=len(number), styles=len(artists), text_dim=384, key_dim=draft_dim, dim=draft_dim)
 middle = texts.pooled.float().mean(0)
 memory.begin_with(name_texts - middle, small_drawings, concept_of, artist_of)
-looked_up = [*list(number)[::len(number) // 5][:5], "a purple elephant on a bicycle"]
+looked_up = [*list(number)[::max(1, len(number) // 5)][:5], "a purple elephant on a bicycle"]
 z = torch.randn(len(looked_up), 64, generator=runtime.generator(seed, "memory"))
 drafts = memory(z, words.pooled(looked_up).cpu().float() - middle)
 run.keep("drafts", show.grid(to_unit(drafts.detach()).clamp(0, 1), looked_up, columns=6))
@@ -482,6 +486,9 @@ def start_training(size, rule, training_seed, batch_size, *, start_from="scratch
     if remembers:
         generator.drafts.begin_with(name_texts - generator.mean_pooled, small_drawings,
                                     concept_of, artist_of)
+    if remembers and start_from == "shipped" and (not is_emoji or cfg.rows):
+        raise BadParameter(f"{NAME} remembers all training drawings of the emoji set, and these are others: train "
+                           "them with start_from=scratch")
     take_weights(generator, start_from, NAME)
     discriminator = GigaDiscriminator(**judge_kwargs, conditional=conditional)
     features = FeatureDiscriminator(lite, LAYERS, conditional=conditional) if rule.features else None
@@ -508,18 +515,6 @@ def next_rows(batches):
                        "pictures with more captions, or a larger batch_size")
 
 
-def choosing(z, artist):
-    """Noise (B, Z) with which a memory gives the drawing of an artist (B,), whose number is the largest."""
-    order = z[:, :len(artists)].sort(dim=1, descending=True).values  # (B, artists)
-    first = order[:, :1]
-    rest = order[:, 1:]
-    is_chosen = F.one_hot(artist, len(artists)).bool()
-    chosen = torch.empty_like(order)
-    chosen[is_chosen] = first[:, 0]
-    chosen[~is_chosen] = rest.flatten()
-    return torch.cat([chosen, z[:, len(artists):]], dim=1)
-
-
 def draw_batch(training, rows, side, rng, probability):
     """What a step learns from: drawings, one caption of each, noise, others' texts, augmentation.
 
@@ -533,7 +528,7 @@ def draw_batch(training, rows, side, rng, probability):
     z = torch.randn(len(rows), training.generator.latent_dim, generator=rng)
     targets = None
     if training.rule.paired:
-        z = choosing(z, artist_of[rows])
+        z = noise_of_styles(z, artist_of[rows], len(artists))
         targets = F.adaptive_avg_pool2d(drawings.batch(rows), side).to(device_)
     augmentation = None
     if probability:
@@ -592,7 +587,7 @@ def train_gan(name, size, steps, rule, *, training_seed=seed, batch_size=cfg.bat
     peak = peak_rate(cfg.learning_rate, start_from)
     for step in history.timed(loop):
         rate = cosine_lr(loop.position, steps, peak=peak, warmup=steps // 50, floor=0.1)
-        plays = loop.position >= pairs_first * steps
+        plays = training.count > 0 or loop.position >= pairs_first * steps  # what plays does not go back
         share = probability.value if augment and plays else 0.0
         now = side_at(loop.position / steps, side) if grows else side
         batch = draw_batch(training, next_rows(beside["batches"]), now, beside["stream"], share)
@@ -856,9 +851,9 @@ if studied:
 # GigaGAN or MinImagen? Both see the same drawings and captions at 32 pixels, for the same time on this machine (the GAN
 # is also taught by emoji-CLIP, through its CLIP loss), and about as many weights are trained: the GAN's are the
 # generator's and the discriminator's, of which the latter are of no use afterwards. The GAN has all ingredients but the
-# frozen features, which know photographs; the diffusion model is the base of notebook 08, narrower, and draws in
-# several passes. Copies of both are kept on the way, so that the table shows what each had learned after a quarter and
-# after half of the time.
+# frozen features, which know photographs, and the memory, which it would begin with; the diffusion model is the base of
+# notebook 08, narrower, and draws in several passes. Copies of both are kept on the way, so that the table shows what
+# each had learned after a quarter and after half of the time.
 
 # %% tags=["look"]
 RIVAL_STEPS = 100_000  # of the schedules; the minutes end both
@@ -947,14 +942,16 @@ if cfg.rival_minutes and is_emoji:  # the judge knows emoji alone
 # At 64 pixels. `full` trains it; the loop keeps its whole state, so interrupt it and start it again.
 #
 # **Pairs first.** Text and noise name one drawing of the memory, so that the generator can be told how far its picture
-# is from that drawing. Half of the training does that alone, in pixels and in Lite0's features; it costs a third of a
-# step of the game. Then the discriminators join, as in super-resolution (Ledig et al. 2017): a distance draws the mean
-# of all that could be meant, which is soft, and the game makes it decide. The distance stays, with a weight that
-# outweighs the game. The CLIP loss is left out: the drafts show the right thing already, and the section above says
-# what else it can do.
+# is from that drawing. Half of the training does that alone, in pixels and in Lite0's features; it costs less than half
+# of a step of the game. Then the discriminators join, as in super-resolution (Ledig et al. 2017): a distance draws the
+# mean of all that could be meant, which is soft, and the game makes it decide. The distance stays, with a weight that
+# outweighs the game. The CLIP loss is left out: what the memory gives shows the right thing already, and the section
+# above says what else that loss can do. Where several drawings share a name and an artist, pairs would ask for their
+# mean, and are left out.
 #
 # It **grows** (Karras et al. 2018): the first fifth of the training draws 32 pixels, and only the rest 64. Nothing is
 # exchanged when the side changes: the generator stops at the block of that side, and the next block joins as it is.
+# A training that begins with what ships does neither: that network plays at 64 pixels already.
 
 # %%
 LICENCE = ("MIT; its memory holds the training drawings at 16 pixels, under the licences of the "
@@ -974,9 +971,12 @@ def keep_trained(network, pictures_seen):
 
 # %%
 if cfg.train:
-    rule = TextGanRule(clip=0.0, features=1.0, paired=30.0)
-    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=True, pairs_first=PAIRS_FIRST,
-                                        memory=True, minutes=minutes, look=partial(draw, prompts=asked),
+    named_once = len(set(zip(named, artist))) == len(drawings)
+    begins = start_from == "scratch"
+    rule = TextGanRule(clip=0.0, features=1.0, paired=30.0 if named_once else 0.0)
+    training, history, done = train_gan("recipe", cfg.size, cfg.steps, rule, grows=begins, memory=True,
+                                        pairs_first=PAIRS_FIRST if begins and named_once else 0.0,
+                                        minutes=minutes, look=partial(draw, prompts=asked),
                                         start_from=start_from)
     averaged = training.ema.model
 
@@ -1007,7 +1007,7 @@ if not measure:
 # %% [markdown]
 # ## Truncation and text strength
 # Both act on the style, behind the layers that bring noise and text to one length: scaling the noise in front of them
-# would change nothing. Neither moves what the memory gives. **Truncation** moves a style towards the mean style of its
+# would not change it. Neither moves what the memory gives. **Truncation** moves a style towards the mean style of its
 # text (1 leaves it, 0 is that mean); **text strength** moves it away from the style that the same noise has with the
 # mean of all texts (1 leaves it, 0 is that style). The table says how much each moves a picture, and what becomes of
 # variety: which drawing of a thing the noise takes from the memory stays, and with it the difference of two seeds.
@@ -1136,8 +1136,10 @@ for split in SPLITS if is_emoji else ():
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
-# - A GAN draws in one pass, and its training sees a picture only through those who judge it. Short trainings give
-#   colours and outlines, not things; the ladder at a small budget orders the ingredients at that budget.
+# - A GAN draws in one pass, and its training sees a picture only through those who judge it. Short trainings of that
+#   kind give colours and outlines, not things; the ladder at a small budget orders the ingredients at that budget.
+# - The network that ships shows things because a memory holds them and pairs say what they look like. On training names
+#   that is knowing by heart; on new names it is looking up and redrawing, and `copy` says how near that stays.
 # - The CLIP loss pleases a guide. The judge is another network: what the guide likes and the judge does not is texture
 #   that was made for the guide.
 # - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, and nothing
@@ -1201,6 +1203,10 @@ print(f"{run.data['seconds']:.0f} s, peak memory {run.data['peak_memory_mib']:.0
 #
 # ## References
 # - Kang et al. 2023, *Scaling up GANs for text-to-image synthesis*, arXiv:2303.05511
+# - Kang et al. 2024, *Distilling diffusion models into conditional GANs* (a paired loss beside the game),
+#   arXiv:2405.05967
+# - Ledig et al. 2017, *Photo-realistic single image super-resolution using a generative adversarial network*,
+#   arXiv:1609.04802
 # - Karras et al. 2018, *Progressive growing of GANs*, arXiv:1710.10196
 # - Karras et al. 2020, *Analyzing and improving the image quality of StyleGAN*, arXiv:1912.04958
 # - Karras et al. 2020, *Training generative adversarial networks with limited data*, arXiv:2006.06676

@@ -524,8 +524,7 @@ if spent:
 # - The judge saw three of the four artists' drawings of every concept, the unseen ones too. It asks whether the prompt
 #   is shown; it forgives soft edges, which KID and precision do not.
 # - Guides and judge learned from drawings of the same set. What pleases the one may please the other more than a
-#   person. The rows without a guide are free of that, where no guide took part in the training either: in GigaGAN's, a
-#   CLIP loss did.
+#   person. The rows without a guide are free of that.
 # - Looking up the nearest name's drawing is the baseline to beat on unseen concepts: the pairs say who does. It cannot
 #   draw anything new, and a drawing of a near name often passes.
 # - EfficientNet-Lite2 measures KID, precision and recall; EfficientNet-Lite0, its smaller sister, trained GigaGAN's

@@ -16,9 +16,9 @@ from ..media import picture_list, to_signed, to_unit
 from ..options import Option
 from ..sampling import GanPainter, OnePassPainter
 
-PAINT = Option("paint", True, "a picture that has nothing of the colour that it was asked for is painted in it; of `a "
-               "blue car`, which no training drawing shows, the network draws `a car` for that (with `emoji-starts` "
-               "alone)", "drawing")
+PAINT = Option("paint", True, "a picture that has nothing of the colour that it was asked for is painted in it; where "
+               "`emoji-starts` says that no training drawing has the colour, as of `a blue car`, `a car` is drawn "
+               "for that", "drawing")
 Painter = GanPainter | OnePassPainter
 BuildPainter = Callable[[Networks, dict[str, Any]], Painter]
 # (painter, texts, further arguments of `sample`) -> pictures in [-1, 1], and what the record says of them

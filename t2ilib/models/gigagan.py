@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .feed_forward import TextMemory, by_thing, principal_components
 from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.filter_bank import DistanceSelfAttention, FilterBankConv
+from ..layers.text_memory import TextMemory, by_thing, principal_components
 from ..layers.transformer import Transformer
 from ..layers.unet_blocks import CrossAttention, DropsText, zero_
 
@@ -25,7 +25,7 @@ HALF = 2**-0.5  # keeps it where two branches are added
 FIRST_CONTRAST = 0.1  # of what a block adds to the picture, before training
 DRAFT_SIDE = 16  # of the small picture that a memory of drawings gives
 DRAFT_SHARPNESS = 40.0  # of the lookup before training: a mean of several small drawings shows none of them
-STYLE_CONTRAST = 8.0  # of the softmax by which noise chooses among the drawings of a thing: nearly one alone
+STYLE_CONTRAST = 8.0  # of the softmax by which noise chooses among the drawings of a thing: mostly one alone
 
 
 def sides(image_size: int, widths: Sequence[int]) -> list[int]:
@@ -121,10 +121,29 @@ class GeneratorBlock(nn.Module):
         return x, self.to_rgb(x, style)
 
 
+def noise_of_styles(z: Tensor, styles: Tensor, count: int) -> Tensor:
+    """Return noise with which a memory gives each picture's own style: its number takes the place of the largest.
+
+    Where styles are chosen evenly, what is returned has the distribution of the noise.
+
+    Args:
+        count: of styles.
+
+    Shapes:
+        z: (B, latent_dim), styles: (B,) int64 -> (B, latent_dim)
+    """
+    rows = torch.arange(len(z), device=z.device)
+    largest = z[:, :count].argmax(dim=1)
+    swapped = z.clone()
+    swapped[rows, styles] = z[rows, largest]
+    swapped[rows, largest] = z[rows, styles]
+    return swapped
+
+
 class DraftMemory(nn.Module):
     """Small drawings that a text looks up, of which noise chooses one style.
 
-    Text-to-image GANs have read retrieved pictures before (Tseng et al. 2020, "RetrieveGAN", arXiv:2007.08513); here
+    GANs have been given retrieved pictures before (Tseng et al. 2020, "RetrieveGAN", arXiv:2007.08513); here
     what is retrieved is a table of the network, see `TextMemory`.
 
     Args:
@@ -207,6 +226,8 @@ class GigaGenerator(DropsText, nn.Module):
         if memory and (not conditional or DRAFT_SIDE not in self.sides):
             raise BadParameter(f"a memory is looked up by a text, for pictures of at least {DRAFT_SIDE} pixels; got "
                                f"conditional={conditional} and image_size={image_size}")
+        if memory and memory_styles > latent_dim:
+            raise BadParameter(f"noise of {latent_dim} numbers cannot choose among {memory_styles} drawings of a thing")
         if memory:
             self.drafts = DraftMemory(rows=memory, styles=memory_styles, text_dim=text_dim, key_dim=draft_dim,
                                       dim=draft_dim)
@@ -253,8 +274,10 @@ class GigaGenerator(DropsText, nn.Module):
             largest: the side at which to stop: the blocks above it are not run. None runs all.
 
         Raises:
-            BadParameter: not one style for each side, or a side that is not drawn.
+            BadParameter: not one style for each side, a side that is not drawn, or no draft where there is a memory.
         """
+        if (draft is None) != (self.drafts is None):
+            raise BadParameter("a network with a memory needs draft=network.draft(z, pooled), and no other takes one")
         if largest not in (None, *self.sides):
             raise BadParameter(f"this generator draws pictures of {self.sides} pixels, got {largest}")
         each = [styles] * len(self.blocks) if isinstance(styles, Tensor) else list(styles)

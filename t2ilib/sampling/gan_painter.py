@@ -120,8 +120,8 @@ class GanPainter:
     def looked_up(self, pooled: Tensor, moves: Tensor) -> Tensor:
         """Return the texts (B, E) that a memory is asked for: each moved by a multiple of its distance from the mean.
 
-        A text that names a thing of the memory finds it all the same; of one that does not, the names nearby take
-        turns.
+        A text that names a thing of the memory finds it all the same up to moves of about 2; of one that does not, the
+        names nearby take turns.
         """
         apart = pooled - self.network.mean_pooled
         return pooled + moves * apart.square().mean(dim=1, keepdim=True).sqrt()

@@ -62,8 +62,8 @@ class TextGanRule:
         matching: real pictures, and generated ones, with the text of another concept count as generated.
         clip: of the contrastive loss of a CLIP; 0 leaves it out. clip_scale: of its cosines, inverse temperature.
         features: of a discriminator on frozen features, beside the first; 0 leaves it out.
-        paired: of the distance between pictures and the drawings that text and noise name, where they name one (Kang
-            et al. 2024, "Distilling diffusion models into conditional GANs", arXiv:2405.05967); 0 leaves it out.
+        paired: of the distance between pictures and the drawings that text and noise name (Kang et al. 2024,
+            "Distilling diffusion models into conditional GANs", arXiv:2405.05967); 0 leaves it out.
         r1: of the penalty on the gradient at real pictures. r1_every: it is computed once in so many steps, and
             weighs as much more.
     """
@@ -100,7 +100,7 @@ class TextGanBatch:
         augmentation: of the discriminator's pictures, in the order real, generated; None is none.
         clip_text: (B, D), unit vectors of the captions by the CLIP of the loss, or None. concepts: (B,) int64, which
             concept each caption names, for the same loss; None takes each for another.
-        targets: (P, 3, H, W), P <= B, what the first P noises and texts name, for the paired loss; None is none.
+        targets: (B, 3, H, W), the drawings that noise and texts name, for the paired loss; None is none.
     """
 
     real: Tensor
@@ -236,7 +236,7 @@ class TextGanTraining:
         rule: what weighs how much.
         features: the discriminator on frozen features, where `rule.features` is above 0.
         encode: of the CLIP, where `rule.clip` is above 0; see `contrastive_gradient`.
-        distance: pictures and targets, two of (P, 3, H, W) in [-1, 1] -> (P,), where `rule.paired` is above 0.
+        distance: pictures and targets, two of (B, 3, H, W) in [-1, 1] -> (B,), where `rule.paired` is above 0.
         learning_rate: of both optimisers. ema_decay: of the average that is drawn with. dtype: of autocast.
         chunk: pictures that the CLIP sees at a time.
         fabric: of several processes, each of which is given its share of the batch; None is one process.
@@ -310,18 +310,29 @@ class TextGanTraining:
 
         A network that already draws about the right thing leaves the game to draw it well (Ledig et al. 2017,
         arXiv:1609.04802, section 3.2).
+
+        Raises:
+            BadParameter: the rule weighs no pairs, or the batch has no targets.
         """
+        if not self.rule.paired:
+            raise BadParameter("steps of pairs need a rule with paired above 0")
         if learning_rate is not None:
             set_lr(self.generator_optimizer, learning_rate)
         with autocast(batch.real.device, self.dtype):
-            drawn = self.generator(batch.z, *batch.text, largest=batch.targets.shape[-1])[0].float()
-            apart = self.distance(drawn[:len(batch.targets)], batch.targets).mean()
+            drawn = self.generator(batch.z, *batch.text, largest=batch.real.shape[-1])[0].float()
+            paired = self._paired(drawn, batch)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        apart.backward()
+        paired.backward()
         average_gradients(self.fabric, self.generator)
         self.generator_optimizer.step()
         self.ema.update(self.generator)
-        return self._report({"paired": apart.detach()}, torch.zeros(1, 1, device=apart.device)).losses
+        return self._report({"paired": paired.detach()}, torch.zeros(1, 1, device=paired.device)).losses
+
+    def _paired(self, drawn: Tensor, batch: TextGanBatch) -> Tensor:
+        """Return the mean distance between the largest pictures and what they should show."""
+        if batch.targets is None:
+            raise BadParameter("a paired loss needs batches with targets")
+        return self.distance(drawn, batch.targets).mean()
 
     def _report(self, losses: dict[str, Tensor], on_real: Tensor) -> TextGanStep:
         """Return what a step found, of all processes together."""
@@ -402,9 +413,9 @@ class TextGanTraining:
             loss = loss + self.rule.features * says_real(others)
         if self.rule.paired:
             with autocast(pooled.device, self.dtype):
-                apart = self.distance(leaves[0][:len(batch.targets)], batch.targets).mean()
-            losses["paired"] = apart.detach()
-            loss = loss + self.rule.paired * apart
+                paired = self._paired(leaves[0], batch)
+            losses["paired"] = paired.detach()
+            loss = loss + self.rule.paired * paired
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradients = []
         for leaf, gradient in zip(leaves, found, strict=True):

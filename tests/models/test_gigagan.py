@@ -6,7 +6,7 @@ from torch import nn
 
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.errors import BadParameter
-from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator
+from t2ilib.models.gigagan import FeatureDiscriminator, GigaDiscriminator, GigaGenerator, noise_of_styles
 
 SMALL = dict(image_size=16, widths=(16, 16, 8), attention=(8,), heads=2, text_dim=12)
 
@@ -83,6 +83,22 @@ def test_a_memory_that_nothing_would_look_up_is_refused():
     for wrong in (dict(conditional=False), dict(image_size=8, widths=(16, 16))):
         with pytest.raises(BadParameter, match="looked up by a text"):
             generator(memory=5, **wrong)
+    with pytest.raises(BadParameter, match="noise of 6 numbers cannot choose among 7"):
+        generator(memory=5, memory_styles=7)
+    network, texts, _ = with_memory()
+    with pytest.raises(BadParameter, match="with a memory needs draft"):
+        network.draw(network.style(torch.randn(5, 6), texts), *network.read(*text(5)[:2]))
+
+
+def test_noise_of_styles_names_each_style_and_stays_noise():
+    torch.manual_seed(0)
+    z = torch.randn(40_000, 6)
+    styles = torch.randint(4, (len(z),))
+    named = noise_of_styles(z, styles, 4)
+    assert torch.equal(named[:, :4].argmax(1), styles)
+    assert torch.equal(named.sort(1).values, z.sort(1).values) and torch.equal(named[:, 4:], z[:, 4:])
+    assert named.mean(0).abs().max() < 0.03
+    assert (named.T.cov() - torch.eye(6)).abs().max() < 0.04
 
 
 def test_before_training_pictures_are_grey_and_not_cut_off():

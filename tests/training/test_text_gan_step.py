@@ -155,9 +155,8 @@ def by_pixels(pictures, targets):
     return (pictures - targets).abs().mean((1, 2, 3))
 
 
-def test_the_paired_loss_counts_where_a_target_is_named_and_nowhere_else():
-    """Of four pictures two have a target: the distance counts for them, the game for all four."""
-    targets = torch.rand(2, 3, 16, 16)
+def test_the_generators_gradient_is_that_of_the_game_and_of_the_paired_distance():
+    targets = torch.rand(4, 3, 16, 16)
     rule = TextGanRule(clip=0.0, r1=0.0, paired=0.3)
     game = training(rule, distance=by_pixels)
     data = batch(targets=targets)
@@ -166,7 +165,7 @@ def test_the_paired_loss_counts_where_a_target_is_named_and_nowhere_else():
     found = {name: p.grad for name, p in game.generator.named_parameters() if p.grad is not None}
     again = training(rule, distance=by_pixels)
     pictures = again.generator(data.z, *data.text)
-    apart = by_pixels(pictures[0][:2], targets).mean()
+    apart = by_pixels(pictures[0], targets).mean()
     (says_real(again.discriminator(pictures, data.text[2])) + 0.3 * apart).backward()
     torch.testing.assert_close(losses["paired"], apart.detach())
     for name, gradient in found.items():
@@ -292,6 +291,10 @@ def test_a_term_without_its_network_is_refused():
         training(TextGanRule(features=1.0))
     with pytest.raises(BadParameter, match="network: clip needs encode=..., paired needs distance"):
         training(TextGanRule(paired=1.0), encode=None)
+    with pytest.raises(BadParameter, match="batches with targets"):
+        training(TextGanRule(clip=0.0, paired=1.0), distance=by_pixels).step_pairs(batch())
+    with pytest.raises(BadParameter, match="paired above 0"):
+        training().step_pairs(batch(targets=batch().real))
     with pytest.raises(BadParameter, match="weighs less than 0"):
         TextGanRule(clip=-1.0)
 
@@ -359,3 +362,11 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
 def test_a_batch_that_processes_cannot_share():
     with pytest.raises(BadParameter, match="4 pictures cannot be shared among 3"):
         batch().share(0, 3)
+
+
+def test_each_process_gets_the_targets_of_its_pictures():
+    targets = torch.rand(4, 3, 16, 16)
+    data = batch(targets=targets)
+    for rank in range(2):
+        share = data.share(rank, 2)
+        assert torch.equal(share.targets, targets[rank::2]) and torch.equal(share.z, data.z[rank::2])
