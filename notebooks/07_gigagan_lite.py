@@ -1007,10 +1007,12 @@ if not measure:
 # %% [markdown]
 # ## Truncation and text strength
 # Both act on the style, behind the layers that bring noise and text to one length: scaling the noise in front of them
-# would not change it. Neither moves what the memory gives. **Truncation** moves a style towards the mean style of its
-# text (1 leaves it, 0 is that mean); **text strength** moves it away from the style that the same noise has with the
-# mean of all texts (1 leaves it, 0 is that style). The table says how much each moves a picture, and what becomes of
-# variety: which drawing of a thing the noise takes from the memory stays, and with it the difference of two seeds.
+# would not change it. Neither moves what the memory gives for a name that it holds, which decides most of a picture: in
+# a network with a memory both move a picture little. **Truncation** moves a style towards the mean style of its text (1
+# leaves it, 0 is that mean), and at 0 a text looks up its nearest name alone; **text strength** moves it away from the
+# style that the same noise has with the mean of all texts (1 leaves it, 0 is that style). The table says how much each
+# moves a picture, and what becomes of variety: which drawing of a thing the noise takes from the memory stays, and with
+# it the difference of two seeds.
 
 # %%
 settings = [dict(truncation=t) for t in (1.0, 0.5, 0.0)]
@@ -1037,17 +1039,20 @@ assert min(moved) > 0
 
 # %%
 @torch.no_grad()
-def between(first, second, shares, nearer):
+def between(first, second, shares, looked_up):
     """The picture whose style at each side lies at a share of the way between two texts'.
 
-    Its tokens are those of text `nearer`, 0 or 1, and so is what it looks up.
+    What the memory gives lies at the share `looked_up` of the way, and tokens are those of the text that is nearer.
     """
     tokens, mask, pooled = (part.to(device_) for part in words.encode([first, second]))
     z = torch.randn(1, network.latent_dim, generator=runtime.generator(seed, "styles")).to(device_)
     styles = network.style(z.expand(2, -1), pooled)
     each = [torch.lerp(styles[:1], styles[1:], share) for share in shares]
-    read = network.read(tokens[[nearer]], mask[[nearer]])
-    draft = network.draft(z, pooled[[nearer]])
+    nearer = [int(looked_up > 0.5)]
+    read = network.read(tokens[nearer], mask[nearer])
+    draft = network.draft(z.expand(2, -1), pooled)
+    if draft is not None:
+        draft = torch.lerp(draft[:1], draft[1:], looked_up)
     return to_unit(network.draw(each, *read, draft=draft)[0]).clamp(0, 1).cpu()
 
 
@@ -1055,18 +1060,18 @@ num_sides = len(network.sides)
 mixed = []
 for count in range(num_sides + 1):
     shares = [1.0] * count + [0.0] * (num_sides - count)
-    mixed.append(between(asked[1], asked[4], shares, 0))
+    mixed.append(between(asked[1], asked[4], shares, 0.0))
 titles = [asked[1], *[f"up to {side}" for side in network.sides]]
 run.keep("mixed", show.grid(torch.cat(mixed), titles, columns=len(titles), scale=1.3))
 
 # %% [markdown]
-# **From one text to another**, along the line between their styles; the tokens, and what the memory gives, are those of
-# the nearer text.
+# **From one text to another**, along the line between their styles and between what the memory gives for them; the
+# tokens are those of the nearer text.
 
 # %%
 frames = []
 for share in torch.linspace(0, 1, cfg.frames).tolist():
-    frames.append(between(asked[1], asked[4], [share] * num_sides, nearer=int(share > 0.5)))
+    frames.append(between(asked[1], asked[4], [share] * num_sides, share))
 few = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().int().tolist()
 titles = [f"{i / (cfg.frames - 1):.0%}" for i in few]
 run.keep("between", show.grid(torch.cat([frames[i] for i in few]), titles, columns=len(few), scale=1.2))

@@ -22,9 +22,9 @@ CHECKPOINT = "emoji-gigagan"
 RECIPE = "python -m t2ilib train gigagan"
 CANDIDATES = 8
 OPTIONS = (
-    Option("truncation", 1.0, "1 draws as in training; towards 0 all pictures of a text get its mean style, cleaner "
-           "and alike, and only the drawing that the memory gives differs", "drawing", low=0, high=1,
-           slider=(0.0, 1.0)),
+    Option("truncation", 1.0, "1 draws as in training; towards 0 all pictures of a text get its mean style and begin "
+           "from drawings of the one nearest name, of which the seed still chooses the artist", "drawing", low=0,
+           high=1, slider=(0.0, 1.0)),
     Option("text_strength", 1.0, "1 draws as in training; above, styles move away from that of the mean text",
            "drawing", low=0, high=100, slider=(0.0, 3.0)),
     Option("noise", LOOKUP_NOISE, "how far the seed moves the words for which the memory is asked: at 0 all drafts "

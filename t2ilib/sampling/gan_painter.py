@@ -53,7 +53,7 @@ class GanPainter:
 
         Args:
             generators: a stream for each picture, on which alone it depends, not on its neighbours.
-            truncation, text_strength: see `style_of`. noise: see `looked_up`.
+            truncation, text_strength: see `style_of`. noise: see `looked_up`; truncation is a factor of it.
             candidates: pictures drawn of each text, of which `score` chooses one.
 
         Raises:
@@ -67,7 +67,7 @@ class GanPainter:
         for generator in generators:
             for stream in split_generator(generator, candidates):
                 of_drafts.append(torch.randn(self.network.latent_dim, generator=stream))
-                of_lookups.append(noise * torch.randn(self.network.mean_pooled.shape, generator=stream))
+                of_lookups.append(truncation * noise * torch.randn(self.network.mean_pooled.shape, generator=stream))
         z = torch.stack(of_drafts).to(self.device)  # (M, latent_dim)
         moves = torch.stack(of_lookups).to(self.device)  # (M, E)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft

@@ -82,12 +82,13 @@ def test_noise_moves_what_is_looked_up_and_a_known_name_is_found_all_the_same(tm
     save_model(tmp_path / CHECKPOINT, network, licence="MIT", text_encoder="minilm")
     painter = load_painter(home=tmp_path, precision="float32")
 
-    def spread(text, noise):
+    def spread(text, noise, **settings):
         streams = [stream(seed, "x") for seed in range(8)]
-        return painter.sample([text] * 8, generators=streams, noise=noise).mean((1, 2, 3)).std().item()
+        return painter.sample([text] * 8, generators=streams, noise=noise, **settings).mean((1, 2, 3)).std().item()
 
     assert spread("clock", 1.0) < 0.1
     assert spread("a thing without a name", 0.0) < 0.1 < spread("a thing without a name", 1.0)
+    assert spread("a thing without a name", 1.0, truncation=0.0) < 0.1
 
 
 @pytest.mark.parametrize("options", [{"truncation": -0.1}, {"truncation": 1.1}, {"text_strength": -1}, {"noise": -1}])
