@@ -35,7 +35,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2 GB |
-# | quick | 1 CPU core, shared | 4 min | 1.7 GB |
+# | quick | 1 CPU core, shared | 8 min | 2.2 GB |
 # | full: the network that ships, `-p ladder_steps 0 -p rival_minutes 0 -p minutes 85` | 1 CPU core | 90 min | |
 # | full: the ladder, too | 2 CPU cores | days | |
 # | full | GPU | not measured | |
