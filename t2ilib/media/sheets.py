@@ -14,6 +14,7 @@ from .convert import to_pil
 from ..errors import BadParameter
 from ..files import replacing
 
+TINY = 32  # side of pictures whose pixels may be shown as squares; larger ones are enlarged smoothly
 LATIN = 0x24F  # the last letter that every font has
 # fonts with Chinese, Japanese and Korean letters, where systems keep them
 SYSTEM_FONTS = (
@@ -105,9 +106,10 @@ def picture_list(images: Any) -> list[Image.Image]:
 
 
 def fitted(picture: Image.Image, size: int) -> Image.Image:
-    """Scale to fit a square; upscaling of tiny pictures by a whole factor keeps their pixels sharp."""
-    factor = size / max(picture.size)
-    sharp = factor >= 4 and factor.is_integer()
+    """Scale to fit a square; pictures of at most TINY pixels keep sharp pixels where the factor is whole and large."""
+    side = max(picture.size)
+    factor = size / side
+    sharp = side <= TINY and factor >= 4 and factor.is_integer()
     shape = tuple(max(1, round(side * factor)) for side in picture.size)
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
     return picture.convert("RGB").resize(shape, method)

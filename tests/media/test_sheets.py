@@ -47,3 +47,11 @@ def test_a_font_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
     broken.write_bytes(b"no font")
     monkeypatch.setattr(sheets, "SYSTEM_FONTS", (str(broken),))
     assert contact_sheet([Image.new("RGB", (8, 8))], title="心").width > 8
+
+
+@pytest.mark.parametrize(("side", "grey"), [(16, False), (32, False), (64, True)])
+def test_only_tiny_pictures_keep_sharp_pixels(side, grey):
+    halves = Image.new("L", (side, side), 0)
+    halves.paste(255, (side // 2, 0, side, side))
+    values = set(sheets.fitted(halves, 256).convert("L").tobytes())
+    assert (values != {0, 255}) == grey
