@@ -40,7 +40,7 @@ help:
 	@echo "make app                          the playground as a page in the browser; ARGS=\"--port 8000\""
 	@echo "make test                         unit, parity and notebook tests; JOBS=4 for four processes"
 	@echo "make test-long                    what takes minutes each: kills, the README's pictures, a dry run for a GPU"
-	@echo "make coverage                     make test, and which lines no test runs; a third slower"
+	@echo "make coverage                     make test, and which lines no test runs; slower"
 	@echo "make check                        before a commit: ruff, types and the quick tests, in three to seven minutes"
 	@echo "make lint, types, format          one of them; format also pairs the notebooks"
 	@echo "make bench                        benchmarks; CSV in reports/benchmarks"
@@ -92,8 +92,8 @@ test-long: $(DEV)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest tests -m long $(ARGS)
 
 # Apart from make test: counting lines makes the quick tests half as slow again.
-coverage: $(DEV)
-	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered $(ARGS)"
+coverage: override ARGS += --cov --cov-report=term:skip-covered
+coverage: test
 
 $(STAMP):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

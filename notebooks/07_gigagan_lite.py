@@ -465,7 +465,7 @@ fabric = make_fabric(device_)  # one process, or as many as `train 07 --devices 
 
 
 def apart(pictures, targets):
-    """Distances (P,) of pictures to drawings, two of (P, 3, H, W) in [-1, 1]: of pixels, and by Lite0."""
+    """Distances (B,) of pictures to drawings, two of (B, 3, H, W) in [-1, 1]: of pixels, and by Lite0."""
     by_pixels = (pictures - targets).abs().mean((1, 2, 3))
     return by_pixels + lite_distance(trunk, to_unit(pictures), to_unit(targets))
 
@@ -482,10 +482,9 @@ def start_training(size, rule, training_seed, batch_size, *, start_from="scratch
     remembers = changes.pop("memory", False)
     generator = GigaGenerator(**{**kwargs["generator"], **changes}, conditional=conditional,
                               memory=len(number) if remembers else 0, memory_styles=len(artists))
-    generator.mean_pooled.copy_(texts.pooled.float().mean(0))
+    generator.mean_pooled.copy_(middle)
     if remembers:
-        generator.drafts.begin_with(name_texts - generator.mean_pooled, small_drawings,
-                                    concept_of, artist_of)
+        generator.drafts.begin_with(name_texts - middle, small_drawings, concept_of, artist_of)
     if remembers and start_from == "shipped" and (not is_emoji or cfg.rows):
         raise BadParameter(f"{NAME} remembers all training drawings of the emoji set, and these are others: train "
                            "them with start_from=scratch")

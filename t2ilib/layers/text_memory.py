@@ -71,24 +71,27 @@ class TextMemory(nn.Module):
         self.values.copy_(values)
 
 
-def principal_components(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the components of rows, scaled to a variance of 1, and what undoes them: x = components @ basis.T + mean.
+@torch.no_grad()
+def begin_with_components(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Return the principal components of rows, scaled to a variance of 1, and let the layer be what undoes them.
 
     Components beyond the width of the rows are 0.
 
     Shapes:
-        x: (N, D) -> (N, count), basis (D, count), mean (D,)
+        linear: count -> D, x: (N, D) -> (N, count)
     """
     mean = x.mean(0)
     x = x - mean
     variances, directions = torch.linalg.eigh(x.T @ x / len(x))
-    used = min(count, len(variances))
+    used = min(linear.in_features, len(variances))
     scales = variances.flip(0)[:used].clamp(min=1e-6).sqrt()
-    basis = torch.zeros(x.shape[1], count)
+    basis = torch.zeros(x.shape[1], linear.in_features)
     basis[:, :used] = directions.flip(1)[:, :used] * scales
-    components = torch.zeros(len(x), count)
+    components = torch.zeros(len(x), linear.in_features)
     components[:, :used] = x @ (basis[:, :used] / scales.square())
-    return components, basis, mean
+    linear.weight.copy_(basis)
+    linear.bias.copy_(mean)
+    return components
 
 
 def by_thing(drafts: Tensor, things: Tensor, styles: Tensor, rows: int, count: int) -> Tensor:

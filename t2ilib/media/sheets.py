@@ -107,9 +107,9 @@ def picture_list(images: Any) -> list[Image.Image]:
 
 def fitted(picture: Image.Image, size: int) -> Image.Image:
     """Scale to fit a square; pictures of at most TINY pixels keep sharp pixels where the factor is whole and large."""
-    side = max(picture.size)
-    factor = size / side
-    sharp = side <= TINY and factor >= 4 and factor.is_integer()
+    longest = max(picture.size)
+    factor = size / longest
+    sharp = longest <= TINY and factor >= 4 and factor.is_integer()
     shape = tuple(max(1, round(side * factor)) for side in picture.size)
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
     return picture.convert("RGB").resize(shape, method)

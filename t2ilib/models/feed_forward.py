@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..checkpoint import configurable
 from ..errors import BadParameter, check_name
 from ..layers.conv_blocks import ResnetBlock, group_norm, norm_silu
-from ..layers.text_memory import TextMemory, by_thing, principal_components
+from ..layers.text_memory import TextMemory, begin_with_components, by_thing
 from ..layers.transformer import INIT_STD, Transformer
 from ..layers.unet_blocks import zero_
 
@@ -229,9 +229,7 @@ class CodeGenerator(nn.Module):
         self.text_scale.copy_(1 / (texts - self.text_mean).std())
         self.codebook.copy_(codebook)
         latents = F.embedding(codes, codebook).transpose(1, 2).flatten(1)  # (N, D H W)
-        drafts, basis, mean = principal_components(latents, self.latents.in_features)
-        self.latents.weight.copy_(basis)
-        self.latents.bias.copy_(mean)
+        drafts = begin_with_components(self.latents, latents)
         if self.memory is not None:
             values = by_thing(drafts, things, styles, len(texts), len(self.styles))
             self.memory.begin_with((texts - self.text_mean) * self.text_scale, values)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..checkpoint import configurable
 from ..errors import BadParameter
 from ..layers.filter_bank import DistanceSelfAttention, FilterBankConv
-from ..layers.text_memory import TextMemory, by_thing, principal_components
+from ..layers.text_memory import TextMemory, begin_with_components, by_thing
 from ..layers.transformer import Transformer
 from ..layers.unet_blocks import CrossAttention, DropsText, zero_
 
@@ -171,10 +171,7 @@ class DraftMemory(nn.Module):
             texts: (M, E) of the things, centred. pictures: (N, 3, 16, 16) in [-1, 1]. things: (N,), the thing that each
                 shows. styles: (N,), its style.
         """
-        flat = pictures.flatten(1)
-        components, basis, mean = principal_components(flat, self.to_picture.in_features)
-        self.to_picture.weight.copy_(basis)
-        self.to_picture.bias.copy_(mean)
+        components = begin_with_components(self.to_picture, pictures.flatten(1))
         self.memory.log_sharpness.fill_(math.log(DRAFT_SHARPNESS))
         self.memory.begin_with(texts, by_thing(components, things, styles, len(texts), self.styles))
 

@@ -67,9 +67,9 @@ class GanPainter:
         for generator in generators:
             for stream in split_generator(generator, candidates):
                 of_drafts.append(torch.randn(self.network.latent_dim, generator=stream))
-                of_lookups.append(truncation * noise * torch.randn(self.network.mean_pooled.shape, generator=stream))
+                of_lookups.append(torch.randn(self.network.mean_pooled.shape, generator=stream))
         z = torch.stack(of_drafts).to(self.device)  # (M, latent_dim)
-        moves = torch.stack(of_lookups).to(self.device)  # (M, E)
+        moves = truncation * noise * torch.stack(of_lookups).to(self.device)  # (M, E)
         rows = torch.arange(len(texts)).repeat_interleave(candidates)  # the text of each draft
         drafts = []
         for part in torch.arange(len(rows)).split(self.chunk):

@@ -303,7 +303,7 @@ class TextGanTraining:
         losses |= self._draw(batch, drawn)
         self.count += 1
         self.ema.update(self.generator)
-        return self._report(losses, on_real)
+        return TextGanStep(self._means(losses), gather_shares(self.fabric, on_real, dim=1))
 
     def step_pairs(self, batch: TextGanBatch, learning_rate: float | None = None) -> dict[str, Tensor]:
         """Make a step of the generator towards the drawings that text and noise name, without the game; return losses.
@@ -326,7 +326,7 @@ class TextGanTraining:
         average_gradients(self.fabric, self.generator)
         self.generator_optimizer.step()
         self.ema.update(self.generator)
-        return self._report({"paired": paired.detach()}, torch.zeros(1, 1, device=paired.device)).losses
+        return self._means({"paired": paired.detach()})
 
     def _paired(self, drawn: Tensor, batch: TextGanBatch) -> Tensor:
         """Return the mean distance between the largest pictures and what they should show."""
@@ -334,12 +334,11 @@ class TextGanTraining:
             raise BadParameter("a paired loss needs batches with targets")
         return self.distance(drawn, batch.targets).mean()
 
-    def _report(self, losses: dict[str, Tensor], on_real: Tensor) -> TextGanStep:
-        """Return what a step found, of all processes together."""
+    def _means(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the mean of each loss over all processes."""
         if self.fabric is None:
-            return TextGanStep(losses, on_real)
-        means = {name: self.fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
-        return TextGanStep(means, gather_shares(self.fabric, on_real, dim=1))
+            return losses
+        return {name: self.fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
 
     def _judge(self, batch: TextGanBatch, drawn: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Make the discriminators' step: real pictures, then generated ones, each with their own and with wrong texts.

@@ -52,7 +52,7 @@ def test_what_draws_in_one_pass_paints_and_records_it(method):
     painted, record = generate_with_record(texts, method=method, num_images=1, seed=0)
     plain, without = generate_with_record(texts, method=method, num_images=1, seed=0, paint=False)
     shares = [color_share(to_tensor(image)[None], "blue").item() for image in (*painted, *plain)]
-    assert shares[0] > 0.4 > shares[1]
+    assert shares[0] > 0.4 > max(shares[1:])
     assert record["painted"] == ["blue", None] and without["painted"] == [None, None]
     assert painted[1].tobytes() == plain[1].tobytes()
     _, other = generate_with_record("a car", method=method, num_images=1, seed=0)
