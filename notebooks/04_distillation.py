@@ -79,6 +79,7 @@ seed: int = 0
 device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 teacher: str = "emoji-clip"  # any CLIP that load_clip knows
+data: str = "emoji"  # what it looks at: emoji, hub:name, coco:FOLDER or a folder with metadata.jsonl
 image_student: str = "separable"  # plain, separable or efficient
 text_student: str = "transformer"  # transformer or bag
 train: Optional[bool] = None  # whether to train the students that ship; None: the profile's own
@@ -130,7 +131,7 @@ from t2ilib.compression import (
     save_packed,
     share,
 )
-from t2ilib.data import load_captioned
+from t2ilib.data import load_captioned, load_with_validation
 from t2ilib.data.augment import augment
 from t2ilib.data.captions import caption_variants
 from t2ilib.data.phrases import plain_name
@@ -158,6 +159,7 @@ from t2ilib.training import (
     History,
     NetworkTraining,
     TrainingLoop,
+    check_trained_on,
     checkpoint_home,
     cosine_lr,
     keep_previous,
@@ -176,15 +178,15 @@ check_name("student's image tower", image_student, IMAGE_TOWERS)
 check_name("student's text tower", text_student, TEXT_TOWERS)
 run, cfg, device_, dtype_ = start(
     "04_distillation", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    teacher=teacher, image_student=image_student, text_student=text_student, train=train,
-    image_steps=image_steps, text_steps=text_steps, minutes=minutes, start_from=start_from,
+    teacher=teacher, data=data, image_student=image_student, text_student=text_student,
+    train=train, image_steps=image_steps, text_steps=text_steps, minutes=minutes, start_from=start_from,
     arm_steps=arm_steps, num_concepts=num_concepts,
     smoke=dict(rows=80, unseen_rows=40, views=1, captions=2, word_texts=40, arm_steps=2, train=True,
                image_steps=3, text_steps=3, batch_size=8, arms=1, timings=3, bits=(4,),
                sparsities=(0.5,), retrained=((0.5, 4),), retrain_steps=2, flips=50, painted_rows=2,
                num_concepts=1, candidates=2, guided_steps=2),
     quick=dict(rows=800, unseen_rows=0, views=2, captions=2, word_texts=1000, pairs=0, arm_steps=50,
-               seeds=1, train=False, image_steps=80, text_steps=200, batch_size=64,
+               seeds=1, train=data != "emoji", image_steps=80, text_steps=200, batch_size=64,
                learning_rate=2e-3, ema_decay=0.98, pieces=9600, arms=7, timings=15, bits=(2, 4, 6),
                sparsities=(0.0, 0.5, 0.7), retrained=((0.4, 4),), retrain_steps=40, flips=1000,
                pipeline_bits=5, painted_rows=12, compress_minilm=False, num_concepts=3,
@@ -196,6 +198,8 @@ run, cfg, device_, dtype_ = start(
               compress_minilm=True, num_concepts=160, candidates=WITH_PRIOR["candidates"],
               guided_steps=WITH_PRIOR["steps"], guided_seeds=3))
 NAME = "emoji-clip-student"
+is_emoji = data == "emoji"  # the judge and VQGAN+CLIP's networks, of the last part, know nothing else
+check_trained_on(data, cfg.train)
 LOSS = {"cosine": 1.0, "affinity": 1.0}  # what the students that ship are trained with
 RECIPE = dict(batch_size=128, image_steps=2600, text_steps=2000)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
@@ -271,18 +275,30 @@ print("the loops agree with the library")
 # a *view* of a drawing: turned, moved, recoloured, laid over a background, blurred; and every second view is mixed with
 # another drawing, because no one has to know what a mixture shows: the teacher says something, and that is what the
 # student learns. Only drawings of the train split are asked for.
+#
+# The study had photographs and OpenAI's CLIP: `-p teacher ViT-B-32/openai -p data coco:FOLDER`, where the folder has
+# COCO's `train2017`, `val2017` and `annotations`. Teacher and student then look at photographs of 64 pixels; a
+# photograph's concept is its caption; and the last part, which draws emoji, is left out.
 
 # %%
 guide = load_clip(teacher, device=str(device_))
-everything = load_captioned("emoji", split="all", image_size=64)
-drawings_of_training = everything.where(split="train")
+if is_emoji:
+    everything = load_captioned("emoji", split="all", image_size=64)
+    drawings_of_training = everything.where(split="train")
+    unseen = everything.where(split="validation")
+else:
+    drawings_of_training, unseen = load_with_validation(data, image_size=64)
+    everything = unseen  # that is not trained on
 drawings = drawings_of_training.spread(cfg.rows)
-unseen = everything.where(split="validation").spread(cfg.unseen_rows)
+drawings_hash = drawings.fingerprint()
+unseen = unseen.spread(cfg.unseen_rows)
 
 
-def concept_names(data):
-    """The readable name of each drawing's concept."""
-    return [plain_name(name) for name in data.columns["name"]]
+def concept_names(pictures):
+    """The readable name of each picture's concept: its caption, where it has no other name."""
+    if is_emoji:
+        return [plain_name(name) for name in pictures.columns["name"]]
+    return pictures.captions
 
 
 def draw_views(first, end):
@@ -315,7 +331,7 @@ def fill_views(first, end):
 
 
 store = cache_dir() if profile == "full" else run.dir
-header = RowsHeader(rows=cfg.views * len(drawings), data_sha256=drawings.fingerprint(),
+header = RowsHeader(rows=cfg.views * len(drawings), data_sha256=drawings_hash,
                     arrays={"pictures": ((3, 64, 64), "|u1"), "vectors": ((guide.dim,), "<f2")},
                     checkpoint_sha256=guide.sha256)
 teacher_hash = guide.sha256[:12]
@@ -474,7 +490,7 @@ SIDES = {"image": dict(tower="visual", make_batch=picture_batch, bank=name_bank.
                        count=len(views["vectors"]), dtype=picture_dtype),
          "text": dict(tower="text", make_batch=text_batch, bank=picture_bank.to(device_),
                       count=len(texts), dtype=dtype_)}
-folder = training_folder(NAME, work_dir=work_dir)
+folder = training_folder(NAME, data=data, work_dir=work_dir)
 
 
 def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, minutes=None,
@@ -492,6 +508,7 @@ def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, min
     history = History()
     batches = Batches(count, cfg.batch_size, runtime.generator(seed, side, "batches", number))
     settings = dict(seed=seed, number=number, side=side, teacher=guide.sha256, steps=steps,
+                    data=drawings_hash,
                     student=student.config, weights=weights, batch_size=cfg.batch_size, rows=count,
                     learning_rate=cfg.learning_rate, ema_decay=cfg.ema_decay)
     loop = TrainingLoop(steps=steps, minutes=minutes, start_from=start_from, settings=settings,
@@ -518,8 +535,9 @@ def train_tower(student, side, steps, *, weights=LOSS, number=0, state=None, min
 # %%
 unseen_names = concept_names(unseen)
 unseen_pictures = to_unit(unseen.batch(torch.arange(len(unseen))))  # (n, 3, 64, 64)
-artists = sorted(set(unseen.columns["artist"]))
-of_artist = [torch.tensor([a == artist for a in unseen.columns["artist"]]) for artist in artists]
+artist_of = unseen.columns["artist"] if is_emoji else [""] * len(unseen)  # others' are not known
+artists = sorted(set(artist_of))
+of_artist = [torch.tensor([a == artist for a in artist_of]) for artist in artists]
 teacher_unseen = teacher_pictures(unseen_pictures)  # (n, D)
 teacher_names = guide.encode_text(unseen_names).cpu()  # (n, D)
 
@@ -550,7 +568,7 @@ def retrieval(pictures, names):
 def keep_trained(student, history, pictures_seen):
     """Save a student in 8 bits; returns the folder."""
     keep_previous(home, [NAME])
-    card = dict(role="guide", seed=seed, data={"name": "emoji", "sha256": drawings.fingerprint()},
+    card = dict(role="guide", seed=seed, data={"name": data, "sha256": drawings_hash},
                 teacher_sha256=guide.sha256, loss=LOSS, training=vars(cfg), commit=runtime.commit(),
                 pictures_seen=pictures_seen + seen_before(start_from, NAME),
                 seconds={side: round(h.seconds) for side, h in history.items()},
@@ -763,7 +781,7 @@ def seen_quality(student):
 
 def ships_here():
     """Whether the student that ships learned from this teacher, and has these towers."""
-    if not (shipped / "config.json").is_file() or teacher != "emoji-clip":
+    if not (shipped / "config.json").is_file() or teacher != "emoji-clip" or not is_emoji:
         return False
     towers = read_config(shipped)["kwargs"]
     return (towers["image"], towers["text"]) == (image_student, text_student)
@@ -1082,8 +1100,8 @@ run.keep("retrained", show.Table(rows, baselines=[AS_LOADED], digits={"KiB": 0},
 # loaded had been saved in 8 bits. So its float32 numbers take few different values, which zstd finds.)
 
 # %%
-def zstd(data):
-    return len(pa.Codec("zstd", compression_level=19).compress(data))
+def zstd(content):
+    return len(pa.Codec("zstd", compression_level=19).compress(content))
 
 
 def plain_sizes(network):
@@ -1091,8 +1109,8 @@ def plain_sizes(network):
     stored = {}
     for label, dtype in (("float32", None), ("float16", torch.float16), ("8 bits", torch.int8)):
         folder = save_model(run.dir / "plain" / label, network, dtype=dtype)
-        data = (folder / "model.safetensors").read_bytes()
-        stored[label] = {"KiB": len(data) / 1024, "through zstd": zstd(data) / 1024}
+        content = (folder / "model.safetensors").read_bytes()
+        stored[label] = {"KiB": len(content) / 1024, "through zstd": zstd(content) / 1024}
     return stored
 
 
@@ -1100,8 +1118,8 @@ rows = plain_sizes(student)
 decoded, size = from_file(student, tensors_of(student, 8), "huffman_alone")
 rows["8-bit values, Huffman"] = {"KiB": size / 1024}
 for label, (_, path) in files.items():
-    data = path.read_bytes()
-    rows[label] = {"KiB": len(data) / 1024, "through zstd": zstd(data) / 1024}
+    content = path.read_bytes()
+    rows[label] = {"KiB": len(content) / 1024, "through zstd": zstd(content) / 1024}
 for row in rows.values():
     row["of float32"] = row["KiB"] / rows["float32"]["KiB"]
     row["of float16"] = row["KiB"] / rows["float16"]["KiB"]
@@ -1140,6 +1158,13 @@ began = time.perf_counter()
 read_packed(path)
 print(f"{refused} of {cfg.flips} damaged files refused; a whole one is decoded in "
       f"{time.perf_counter() - began:.1f} s")
+
+# %%
+if not is_emoji:
+    print(f"VQGAN+CLIP's networks and the judge know emoji, which {data!r} has not: the last part, "
+          "which draws with the students, is left out")
+    run.finish()
+    raise SystemExit
 
 # %% [markdown]
 # ## The whole of VQGAN+CLIP
@@ -1363,7 +1388,7 @@ for label, row in rows.items():
 # %% [markdown]
 # ## What these numbers say, and what they do not
 # - A student of one teacher on one kind of pictures: nothing here is about photographs. Any CLIP that `load_clip` knows
-#   can teach (`-p teacher ViT-B-32/openai`), and its student will know drawings alone.
+#   can teach (`-p teacher ViT-B-32/openai`), and its student will know what `data` shows and no more.
 # - Retrieval among the drawings of one artist is an easy question beside the judge's. What counts for drawing is the
 #   table of guidance, and it needs the 160 concepts and three seeds of `full` to tell a few points apart.
 # - Bytes are bytes on disk. In memory and in arithmetic the compressed networks are float32 again.
