@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .averaging import EMA
+from .muon import KernelMuon
 from .schedule import set_lr
 from .state import draw_apart
 from ..errors import BadParameter
@@ -38,7 +39,7 @@ class NetworkTraining:
         gradient_norm: of AdamW's weights together in the last step, before it was clipped; 0 before the first.
 
     Raises:
-        BadParameter: `muon` for a network without matrices in blocks, in float16, or by a torch that lacks it.
+        BadParameter: `muon` for a network without matrices in blocks, or in float16.
     """
 
     def __init__(self, network: nn.Module, fabric: Any, *, dtype: torch.dtype = torch.float32,
@@ -119,12 +120,7 @@ def block_matrices(network: nn.Module) -> list[nn.Parameter]:
 
 def _muon(matrices: list[nn.Parameter], learning_rate: float, scale: float) -> torch.optim.Optimizer:
     """Return Muon for matrices, with steps as long as AdamW's at `scale` times the learning rate."""
-    if not hasattr(torch.optim, "Muon"):
-        raise BadParameter(f"muon needs torch 2.9 or later, this is {torch.__version__}; take muon=0")
-    from .muon import KernelMuon
-
-    optimizer = KernelMuon(matrices, lr=scale * learning_rate, weight_decay=WEIGHT_DECAY,
-                           adjust_lr_fn="match_rms_adamw")
+    optimizer = KernelMuon(matrices, lr=scale * learning_rate, weight_decay=WEIGHT_DECAY)
     for group in optimizer.param_groups:
         group["lr_scale"] = scale
     return optimizer

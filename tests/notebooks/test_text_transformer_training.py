@@ -18,7 +18,7 @@ def test_two_processes_train_what_one_does(training):
     for key, value in one["recipe"].items():
         apart.append((torch.tensor(two["recipe"][key]) - torch.tensor(value)).abs())
     apart = torch.cat(apart)
-    # Muon brings even the faintest directions to full length, in bfloat16: there rounding decides
+    # Muon brings even the faintest directions to full length, and there rounding decides
     assert apart.median() < 1e-5 and apart.quantile(0.99) < 3e-4, apart.max()
 
 
