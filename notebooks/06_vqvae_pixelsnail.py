@@ -1429,7 +1429,7 @@ def compare_all(split):
         table[row] = judgement.report(features, asked_for, real=bank)
         table[row]["copy"] = judgement.novelty(features, bank)[0].mean().item()
         if eyes is not None and row != SHUFFLED:  # they ask no prompts
-            table[row] |= eyes.row(x, asked_for)
+            table[row] |= judgement.seen_by(eyes, x, asked_for)
         ranks[row] = judgement.ranks(features, asked_for)
     return repeated, table, ranks, pictures
 

@@ -978,7 +978,7 @@ def few_steps_row(x, names):
     features = features_of(x)
     row = judged(x, names, bank)
     if eyes is not None:
-        row |= eyes.row(x, names)
+        row |= judgement.seen_by(eyes, x, names)
     return row, (judgement.ranks(features, names) <= 10).float()
 
 
@@ -1005,7 +1005,7 @@ few_steps["real drawings, 32 pixels"], _ = few_steps_row(real, concepts)
 # %%
 columns = ["passes", "top10", "kid"]
 if eyes is not None:
-    columns += ["KID-lite2", "precision"]
+    columns += ["photo10", "KID-lite2", "precision"]
 note = (f"n = {len(concepts)} training concepts x {cfg.seeds} seeds from seed {seed}, scale 3; "
         f"passes: of the network, for one picture; kid: against {len(bank)} training "
         "drawings at 32 pixels; 95 % intervals over concepts")

@@ -83,7 +83,7 @@ num_seeds: Optional[int] = None  # pictures of each prompt
 plain_rows: Optional[bool] = None  # also one draft without a guide, where a method chooses
 plain_methods: str = ""  # of which methods, with commas between; "" is each that chooses
 costs: Optional[bool] = None  # measure seconds and memory, in a process for each method
-eyes: Optional[bool] = None  # KID, precision and recall; the first time on a machine takes minutes
+eyes: Optional[bool] = None  # second judge, KID, precision; the first time on a machine takes minutes
 unseen: str = "validation"  # the split of unseen concepts; held_out for a table that is published
 inception: str = ""  # a file with the weights of FID's Inception, or "download"; "" leaves FID out
 clip: str = ""  # a CLIP for the CLIP score, such as ViT-B-32/openai; "" leaves it out
@@ -298,6 +298,10 @@ if prompts.free:
 #   the interval holds 95 % of the means over concepts drawn anew. **place**: one more than the number of methods that
 #   are better by the paired comparison below. Two methods at different places may still be a tie: A may be better than
 #   C, and B be told neither from A nor from C. The pairs say which.
+# - **photo10**, **photo1** (with `-p eyes true`): the same question to a second judge,
+#   [`emoji-judge-photo`](12_mini_clip.ipynb#A-second-judge). Its features come from photographs, so that it shares
+#   little with the guides, while the first judge learned from the same drawings as they did, in the same way. Where the
+#   two disagree, a picture pleases guide and judge and shows its prompt to nobody else.
 # - **shuffled**: top10 when each picture is asked for another one's name. What a method gets there it gets for nothing.
 # - **kid**, **precision**, **recall** (with `-p eyes true`): does it look drawn, beside training drawings, in features
 #   of a network trained on photographs. KID (Bińkowski et al. 2018) is how much more alike two pictures of one set are
@@ -319,10 +323,10 @@ if prompts.free:
 #   nearest name** is the name itself, so that this row is a drawing of just that concept.
 
 # %%
-SHOWN = ("place", "top10", "top1", "shuffled", "kid", "precision", "recall", "kid_judge", "within",
-         "between", "nearest", "n")
-BOUNDS = {"top10": ("low", "high"), "kid": ("kid_low", "kid_high"),
-          "precision": ("precision_low", "precision_high")}
+SHOWN = ("place", "top10", "top1", "photo10", "photo1", "shuffled", "kid", "precision", "recall",
+         "kid_judge", "within", "between", "nearest", "n")
+BOUNDS = {"top10": ("low", "high"), "photo10": ("photo_low", "photo_high"),
+          "kid": ("kid_low", "kid_high"), "precision": ("precision_low", "precision_high")}
 scorer = Scorer(judgement, load_eyes(device=device_) if cfg.eyes else None, rows=cfg.rows)
 baselines = Baselines(judgement, reals, load_text_encoder("minilm", device=device_), rows=cfg.rows)
 
@@ -523,8 +527,8 @@ if spent:
 # ## What these numbers say, and what they do not
 # - The judge saw three of the four artists' drawings of every concept, the unseen ones too. It asks whether the prompt
 #   is shown; it forgives soft edges, which KID and precision do not.
-# - Guides and judge learned from drawings of the same set. What pleases the one may please the other more than a
-#   person. The rows without a guide are free of that.
+# - Guides and the first judge learned from drawings of the same set. What pleases the one may please the other more
+#   than a person. The rows without a guide are free of that, and the second judge is.
 # - Looking up the nearest name's drawing is the baseline to beat on unseen concepts: the pairs say who does. It cannot
 #   draw anything new, and a drawing of a near name often passes.
 # - EfficientNet-Lite2 measures KID, precision and recall; EfficientNet-Lite0, its smaller sister, trained GigaGAN's

@@ -37,7 +37,7 @@ class Scorer:
 
     Args:
         judgement: the judge, with the names that compete.
-        eyes: KID, precision and recall on ImageNet features; None leaves them out.
+        eyes: the second judge, KID, precision and recall on ImageNet features; None leaves them out.
         rows: so many training drawings are compared with, spread over them; 0 is all.
     """
 
@@ -55,9 +55,10 @@ class Scorer:
         Returns:
             n; top1 and top10 with its 95 % interval (low, high), and chance10; kid_judge, in the judge's features;
             between and within, the mean of 1 - cosine of judge features of different prompts, and of one prompt's seeds
-            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes: kid and
-            precision, each with its interval (kid_low, kid_high, precision_low, precision_high), and recall. All of
-            these compare with training drawings. KID and recall look at one seed at a time and are averaged, see
+            (left out for one seed); nearest, the mean cosine to the nearest training drawing. By the eyes: photo1,
+            and photo10 with its interval (photo_low, photo_high), of the second judge; kid and precision, each with its
+            interval (kid_low, kid_high, precision_low, precision_high), and recall. These compare with training
+            drawings. KID and recall look at one seed at a time and are averaged, see
             `Eyes.report`.
 
         Raises:
@@ -82,7 +83,9 @@ class Scorer:
         row["nearest"] = nearest.mean().item()
         if self.eyes is not None:
             picture_seeds = [seed for seed in range(seeds) for _ in names]
-            report = self.eyes.report(self.eyes.features(images), groups=concepts, seeds=picture_seeds)
+            seen = self.eyes.features(images)
+            row |= self.judgement.photo_report(self.eyes, seen, concepts)
+            report = self.eyes.report(seen, groups=concepts, seeds=picture_seeds)
             row |= {name: report[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
             row |= {"precision_low": report["low"], "precision_high": report["high"]}
         ranks = self.judgement.ranks(features, concepts)

