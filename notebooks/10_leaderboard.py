@@ -332,15 +332,17 @@ baselines = Baselines(judgement, reals, load_text_encoder("minilm", device=devic
 
 
 def rows_of(split, side=0):
-    """The table of a split, and whether each picture was recognised, by method."""
+    """The table of a split; by method, whether either judge recognised each picture."""
     names = prompts.concepts[split]
     table = {}
     hits = {}
+    photo_hits = {}
     for label, one in drawn.items():
         pictures = one.of(names)
         scored = scorer.score(pictures, names, seeds=len(seeds), side=side)
         table[label] = scored.row | {"shuffled": scored.shuffled}
         hits[label] = scored.hits
+        photo_hits[label] = scored.photo_hits
     for label, place in places(hits, names * len(seeds)).items():
         table[label]["place"] = place
     for label, pictures in baselines.pictures(names).items():
@@ -348,8 +350,10 @@ def rows_of(split, side=0):
         table[label] = scored.row
         if label == NEAREST and split != "train":
             hits[label] = scored.hits.repeat(len(seeds))  # one picture a name, for all seeds
+            if cfg.eyes:
+                photo_hits[label] = scored.photo_hits.repeat(len(seeds))
     table["chance"] = {"top10": table[next(iter(drawn))]["chance10"]}
-    return table, hits
+    return table, hits, photo_hits if cfg.eyes else {}
 
 
 def table_of(rows, split, title):
@@ -365,8 +369,9 @@ def table_of(rows, split, title):
 # %%
 tables = {}
 hits_of = {}
+photo_hits_of = {}
 for split in splits:
-    tables[split], hits_of[split] = rows_of(split)
+    tables[split], hits_of[split], photo_hits_of[split] = rows_of(split)
     run.keep(f"table_{split}", table_of(tables[split], split, split))
     for label in drawn:
         run.metric(**{f"{split} {label}": tables[split][label]["top10"]})
@@ -374,18 +379,25 @@ for split in splits:
 # %% [markdown]
 # Every pair of methods, concept by concept, and on unseen concepts each method against looking up the nearest name. $p$
 # is that of all pairs of the table together (Holm 1979): among many pairs of equals some would look different alone.
-# *better* is p up to 0.05. With fewer than six concepts nothing can be told.
+# *better* is p up to 0.05. With fewer than six concepts nothing can be told. With `-p eyes true`, then the same by the
+# second judge.
 
 # %%
-for split in splits:
+def keep_pairs(name, hits, split, column):
+    """Show every pair of the rows of hits."""
     rows = {}
-    compared = paired_differences(hits_of[split], prompts.concepts[split] * len(seeds))
+    compared = paired_differences(hits, prompts.concepts[split] * len(seeds))
     for (one, other), found in compared.items():
-        rows[f"{one} - {other}"] = {"top10": found.mean, "low": found.low, "high": found.high,
+        rows[f"{one} - {other}"] = {column: found.mean, "low": found.low, "high": found.high,
                                     "p": found.p, "": found.verdict("better", "worse", "tie")}
     if rows:
-        run.keep(f"pairs_{split}", show.Table(rows, intervals={"top10": ("low", "high")},
-                                              title=f"paired differences, {split}"))
+        run.keep(name, show.Table(rows, intervals={column: ("low", "high")},
+                                  title=f"paired differences, {split}"))
+
+
+for split in splits:
+    keep_pairs(f"pairs_{split}", hits_of[split], split, "top10")
+    keep_pairs(f"pairs_{split}_photo", photo_hits_of[split], split, "photo10")
 
 # %% [markdown]
 # Methods draw at their own size. The judge looks at 64 pixels of each, so that its columns would be the same at any
@@ -395,7 +407,7 @@ for split in splits:
 
 # %%
 if cfg.eyes:
-    table, _ = rows_of(unseen, side=64)
+    table, _, _ = rows_of(unseen, side=64)
     run.keep("table_64", table_of(table, unseen, f"{unseen}, all at 64 pixels"))
 
 # %% [markdown]

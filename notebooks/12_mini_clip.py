@@ -1237,8 +1237,9 @@ else:
     result = evaluate(trained)
 run.metric(**result)
 role = "judge" if judging or photo_judging else "guide"
+fitted_to = {"splits": ALL_SPLITS} if photo_judging else {}  # the lesson's towers have less
 card = dict(recipe=recipe, role=role, seed=seed, steps=cfg.steps,
-            training=vars(cfg) | chosen,
+            training=vars(cfg) | chosen | fitted_to,
             data={"name": "emoji", "sha256": everything.fingerprint()},
             metrics=run.data["metrics"], commit=runtime.commit(), licence=licence)
 if in_steps:

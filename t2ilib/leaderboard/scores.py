@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..errors import BadParameter
 from ..metrics.alignment import retrieval_ranks, top_k
 from ..metrics.eyes import Eyes
-from ..metrics.judging import Judgement, diversity
+from ..metrics.judging import Judgement, diversity, photo_report
 
 TOP = 10
 
@@ -25,11 +25,13 @@ class Scored:
         row: what the table shows, see `Scorer.score`.
         hits: (N,) whether the concept is among the judge's `TOP` names, for paired differences.
         shuffled: top10 when each picture is asked for the name of another one, half the list away.
+        photo_hits: (N,) as `hits`, by the second judge; None without eyes.
     """
 
     row: dict[str, Any]
     hits: Tensor
     shuffled: float
+    photo_hits: Tensor | None
 
 
 class Scorer:
@@ -81,10 +83,13 @@ class Scorer:
         row |= diversity(of_seeds)
         nearest, _ = self.judgement.novelty(features, training)
         row["nearest"] = nearest.mean().item()
+        photo_hits = None
         if self.eyes is not None:
             picture_seeds = [seed for seed in range(seeds) for _ in names]
             seen = self.eyes.features(images)
-            row |= self.judgement.photo_report(self.eyes, seen, concepts)
+            photo_ranks = self.judgement.photo_ranks(self.eyes, seen, concepts)
+            photo_hits = (photo_ranks <= TOP).float()
+            row |= photo_report(photo_ranks, concepts)
             report = self.eyes.report(seen, groups=concepts, seeds=picture_seeds)
             row |= {name: report[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
             row |= {"precision_low": report["low"], "precision_high": report["high"]}
@@ -92,7 +97,7 @@ class Scorer:
         half = len(names) // 2
         others = [*names[half:], *names[:half]] * seeds
         shuffled = top_k(self.judgement.ranks(features, others), TOP)
-        return Scored(row, (ranks <= TOP).float(), shuffled)
+        return Scored(row, (ranks <= TOP).float(), shuffled, photo_hits)
 
     def free_ranks(self, pictures: Tensor, texts: Sequence[str], *, seeds: int) -> Tensor:
         """Return the rank of each picture's text among all `texts`, 1 being best: (seeds * len(texts),)."""

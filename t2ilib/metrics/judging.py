@@ -187,22 +187,16 @@ class Judgement:
     def seen_by(self, eyes: Any, pictures: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return what `Eyes` say of pictures of concepts: `EYES_COLUMNS` and the bounds of `EYES_INTERVALS`."""
         features = eyes.features(pictures)
-        return self.photo_report(eyes, features, names) | eyes.row(features, names)
+        return photo_report(self.photo_ranks(eyes, features, names), names) | eyes.row(features, names)
 
-    def photo_report(self, eyes: Any, features: Tensor, names: Sequence[str]) -> dict[str, float]:
-        """Return how often the second judge names pictures right, among the same names as the first.
+    def photo_ranks(self, eyes: Any, features: Tensor, names: Sequence[str]) -> Tensor:
+        """Return the rank of each picture's name by the second judge, among the names that compete for the first.
 
         Args:
             features: of the pictures, from `eyes.features`. names: their concepts.
-
-        Returns:
-            photo10 and photo1, the shares with the right name among the first ten and first; photo10's 95 % interval
-            (photo_low, photo_high) over concepts.
         """
         target = self.targets(names)
-        ranks = eyes.name_ranks(features, target, exclude=self.synonyms[target])
-        found, low, high = bootstrap_interval((ranks <= 10).float(), groups=list(names))
-        return {"photo10": found, "photo1": top_k(ranks, 1), "photo_low": low, "photo_high": high}
+        return eyes.name_ranks(features, target, exclude=self.synonyms[target])
 
     def kid(self, features: Tensor, real: Tensor) -> float:
         """Return KID of pictures (N, D) against real ones (M, D), in unit features of the judge."""
@@ -239,6 +233,17 @@ class Judgement:
         if eyes is not None:
             row |= self.seen_by(eyes, pictures, names)
         return row, self.ranks(features, names)
+
+
+def photo_report(ranks: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return what a table shows of `Judgement.photo_ranks`, (N,), of pictures of given concepts.
+
+    Returns:
+        photo10 and photo1, the shares with the right name among the first ten and first; photo10's 95 % interval
+        (photo_low, photo_high) over concepts.
+    """
+    found, low, high = bootstrap_interval((ranks <= 10).float(), groups=list(names))
+    return {"photo10": found, "photo1": top_k(ranks, 1), "photo_low": low, "photo_high": high}
 
 
 def diversity(features: Tensor) -> dict[str, float]:

@@ -14,7 +14,7 @@ KEPT = Path("reports") / "notebooks" / "10_leaderboard"
 UNSEEN = "held_out"
 COMMAND = f"python -m t2ilib run 10 --profile full -p unseen {UNSEEN}"
 LOOKED_UP = "the nearest name's drawing"  # a row of the tables, `leaderboard.baselines.NEAREST`
-TABLES = ("table_train", f"table_{UNSEEN}", f"pairs_{UNSEEN}")
+TABLES = ("table_train", f"table_{UNSEEN}", f"pairs_{UNSEEN}", f"pairs_{UNSEEN}_photo")
 CARD = "run.json"
 WORSE = {"better": "worse", "worse": "better"}  # the other way round
 CARD_FIELDS = ("started", "commit", "device", "profile")  # of a run
@@ -61,22 +61,31 @@ def leaderboard_table() -> str:
 
 
 def pairs_table() -> str:
-    """Return how each method compares with looking up the nearest name, on unseen concepts."""
-    lines = []
-    for pair, row in read_table(f"pairs_{UNSEEN}").items():
-        one, _, other = pair.partition(" - ")
-        if one == LOOKED_UP:  # the better one stands first
-            one, row = other, negated(row)
-        elif other != LOOKED_UP:
-            continue
-        lines.append([one, cell(row, "top10", 2, ("low", "high")), shown_p(row), row[""]])
-    titles = ["", f"top-10 minus that of {LOOKED_UP}", "p, corrected for all pairs", ""]
+    """Return how each method compares with looking up the nearest name, on unseen concepts, by either judge."""
+    by_first = beside_looking_up(f"pairs_{UNSEEN}", "top10")
+    by_second = beside_looking_up(f"pairs_{UNSEEN}_photo", "photo10")
+    lines = [[label, *by_first[label], *by_second.get(label, [ABSENT] * 3)] for label in by_first]
+    head = f"top-10 minus that of {LOOKED_UP}"
+    titles = ["", head, "p, corrected for all pairs", "", "the same by the second judge", "p", ""]
     return f"{markdown(titles, lines)}\n\n{source_line()}"
 
 
-def negated(row: Mapping[str, str]) -> dict[str, str]:
+def beside_looking_up(table: str, column: str) -> dict[str, list[str]]:
+    """Return method -> its difference to looking up with the interval, p and the verdict."""
+    found = {}
+    for pair, row in read_table(table).items():
+        one, _, other = pair.partition(" - ")
+        if one == LOOKED_UP:  # the better one stands first
+            one, row = other, negated(row, column)
+        elif other != LOOKED_UP:
+            continue
+        found[one] = [cell(row, column, 2, ("low", "high")), shown_p(row), row[""]]
+    return found
+
+
+def negated(row: Mapping[str, str], column: str) -> dict[str, str]:
     """Return a difference the other way round."""
-    return {"top10": str(-float(row["top10"])), "low": str(-float(row["high"])), "high": str(-float(row["low"])),
+    return {column: str(-float(row[column])), "low": str(-float(row["high"])), "high": str(-float(row["low"])),
             "p": row["p"], "": WORSE.get(row[""], row[""])}
 
 

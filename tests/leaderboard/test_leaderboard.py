@@ -228,10 +228,19 @@ class MeanColours:
         return x.mean((2, 3))
 
 
+class NamesByColour:
+    """A second judge: each concept has a colour."""
+
+    prototypes = torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
+
+    def __call__(self, features):
+        return features
+
+
 def test_the_eyes_are_told_which_seed_drew_a_picture():
     rng = torch.Generator().manual_seed(0)
     known = torch.rand(12, 3, generator=rng)
-    eyes = Eyes(MeanColours(), Reference(known, torch.full((12,), 0.3), mean_kernel(known)))
+    eyes = Eyes(MeanColours(), Reference(known, torch.full((12,), 0.3), mean_kernel(known)), NamesByColour())
     names = [f"thing {i}" for i in range(6)]
     images = (torch.rand(12, 3, 8, 8, generator=rng) * 255).byte()
     columns = {"name": names * 2, "family": names * 2, "split": ["train"] * 12}
@@ -241,6 +250,22 @@ def test_the_eyes_are_told_which_seed_drew_a_picture():
     thrice = scorer.score(pictures.repeat(3, 1, 1, 1), names, seeds=3).row
     for name in ("kid", "kid_low", "kid_high", "precision", "precision_low", "precision_high", "recall"):
         assert thrice[name] == pytest.approx(once[name])
+
+
+def test_the_second_judge_is_asked_beside_the_first():
+    names = [f"thing {i}" for i in range(6)]
+    columns = {"name": names, "family": names, "split": ["train"] * 6}
+    known = NamesByColour.prototypes
+    colours = NamesByColour.prototypes[:, :, None, None].expand(-1, -1, 8, 8)
+    data = CaptionedImages((colours * 255).byte(), names, columns)
+    eyes = Eyes(MeanColours(), Reference(known, torch.full((6,), 0.3), mean_kernel(known)), NamesByColour())
+    scorer = Scorer(Judgement(MeanColourJudge(), data), eyes)
+    right = scorer.score(colours, names, seeds=1)
+    assert right.row["photo1"] == 1 and right.photo_hits.tolist() == [1] * 6
+    assert scorer.score(colours.roll(3, 0), names, seeds=1).row["photo1"] == 0
+    assert Scorer(scorer.judgement).score(colours, names, seeds=1).photo_hits is None
+    with pytest.raises(BadParameter, match="no judge"):
+        Eyes(MeanColours(), eyes.reference).name_ranks(known, torch.arange(6))
 
 
 def test_what_the_machine_is_told_reaches_the_method_and_is_not_part_of_the_pictures(painter, tmp_path):

@@ -41,13 +41,13 @@ def test_other_drawings_look_real_and_damaged_ones_do_not(eyes, drawings):
 
 
 def test_a_row_of_a_table_is_the_report_under_its_names(eyes, drawings):
-    x = pictures_of(drawings[1])[:6]
+    features = eyes.features(pictures_of(drawings[1])[:6])
     names = list("abcdef")
-    report = eyes.report(eyes.features(x), groups=names)
-    assert eyes.row(x, names) == {"KID-lite2": report["kid"], "precision": report["precision"],
-                                  "recall": report["recall"], "KID_low": report["kid_low"],
-                                  "KID_high": report["kid_high"], "precision_low": report["low"],
-                                  "precision_high": report["high"]}
+    report = eyes.report(features, groups=names)
+    assert eyes.row(features, names) == {"KID-lite2": report["kid"], "precision": report["precision"],
+                                         "recall": report["recall"], "KID_low": report["kid_low"],
+                                         "KID_high": report["kid_high"], "precision_low": report["low"],
+                                         "precision_high": report["high"]}
 
 
 def test_each_seed_is_compared_by_itself(eyes, drawings):
@@ -66,7 +66,7 @@ def test_each_seed_is_compared_by_itself(eyes, drawings):
 
 
 def test_a_row_finds_the_seeds_whatever_the_order(eyes, drawings):
-    x = pictures_of(drawings[1])[:16]
+    x = eyes.features(pictures_of(drawings[1])[:16])
     names = list("abcdefgh")
     by_seed = eyes.row(x, names * 2)
     by_name = eyes.row(x.unflatten(0, (2, 8)).transpose(0, 1).flatten(0, 1), [name for name in names for _ in range(2)])

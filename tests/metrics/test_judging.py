@@ -138,13 +138,21 @@ def test_a_measured_row_says_what_its_parts_say(judgement):
 
 def test_the_eyes_see_the_pictures(judgement):
     class Eyes:
-        def row(self, images, names):
-            return {"KID-lite2": images.sum().item(), "precision": float(len(names))}
+        def features(self, images):
+            return images.mean((2, 3))
+
+        def row(self, features, names):
+            return {"KID-lite2": features.sum().item(), "precision": float(len(names))}
+
+        def name_ranks(self, features, targets, *, exclude):
+            assert torch.equal(exclude, judgement.synonyms[targets])
+            return torch.tensor([1, 11])
 
     pictures = torch.cat([picture_of(name) for name in ("dolphin", "cat")])
     row, _ = judgement.measured(pictures, ["dolphin", "cat"], training=judgement.training_features(every=True),
                                 eyes=Eyes())
-    assert row["KID-lite2"] == pictures.sum().item() and row["precision"] == 2
+    assert row["KID-lite2"] == pytest.approx(pictures.mean((2, 3)).sum().item()) and row["precision"] == 2
+    assert (row["photo10"], row["photo1"], row["photo_low"], row["photo_high"]) == (0.5, 0.5, 0.0, 1.0)
 
 
 def test_shuffled_asks_for_the_names_of_the_other_half(judgement, monkeypatch):

@@ -9,13 +9,14 @@ from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.leaderboard.baselines import NEAREST
 from t2ilib.runner import published
 
-TRAIN = {"row": "A method", "place": 1, "top10": 0.875, "top1": 0.5, "low": 0.8, "high": 0.9}
-UNSEEN = TRAIN | {"place": 2, "top10": 0.25, "kid": 0.5, "kid_low": 0.4, "kid_high": 0.6, "precision": 0.2,
+TRAIN = {"row": "A method", "place": 1, "top10": 0.875, "top1": 0.5, "low": 0.8, "high": 0.9, "photo10": 0.6}
+UNSEEN = TRAIN | {"place": 2, "top10": 0.25, "photo10": 0.05, "photo_low": 0.0, "photo_high": 0.1, "kid": 0.5, "kid_low": 0.4, "kid_high": 0.6, "precision": 0.2,
                   "recall": 0.3, "within": 0.1, "nearest": 0.8, "shuffled": 0.0}
 MEAN = {"row": "the mean picture", "place": "", "top10": 0.0, "top1": 0.0, "low": 0.0, "high": 0.01}
 PAIRS = [{"row": f"A method - {NEAREST}", "top10": -0.1, "low": -0.2, "high": 0.05, "p": 0.04321, "": "tie"},
          {"row": "A method - Another", "top10": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "": "better"},
          {"row": f"{NEAREST} - A poor one", "top10": 0.3, "low": 0.2, "high": 0.45, "p": 0.0001, "": "better"}]
+PHOTO_PAIRS = [{"row": f"{NEAREST} - A method", "photo10": 0.2, "low": 0.1, "high": 0.3, "p": 0.002, "": "better"}]
 
 
 def write_table(path, rows):
@@ -35,6 +36,7 @@ def run(tmp_path, monkeypatch):
     write_table(folder / "tables/table_train.csv", [TRAIN, MEAN])
     write_table(folder / "tables/table_held_out.csv", [UNSEEN, MEAN])
     write_table(folder / "tables/pairs_held_out.csv", PAIRS)
+    write_table(folder / "tables/pairs_held_out_photo.csv", PHOTO_PAIRS)
     card = {"started": "2026-01-02T03:04:05+00:00", "commit": "abc1234", "device": "CPU, 2 threads", "profile": "full",
             "parameters": {"resolved": {"num_concepts": 80, "num_seeds": 3, "prompt": "left out"}}}
     (folder / "run.json").write_text(json.dumps(card))
@@ -43,17 +45,18 @@ def run(tmp_path, monkeypatch):
 
 def test_a_run_becomes_the_tables_of_the_page(run):
     kept = published.keep_leaderboard(run)
-    assert sorted(path.name for path in kept) == ["pairs_held_out.csv", "run.json", "table_held_out.csv",
-                                                  "table_train.csv"]
+    assert sorted(path.name for path in kept) == ["pairs_held_out.csv", "pairs_held_out_photo.csv", "run.json",
+                                                  "table_held_out.csv", "table_train.csv"]
     tables = published.leaderboard_tables()
     board = tables["leaderboard"].splitlines()
     assert board[2] == ("| A method | 1 | 0.88 (0.50), 0.80 to 0.90 | 2 | 0.25 (0.50), 0.80 to 0.90 "
-                        "| 0.50 (0.40 to 0.60) | 0.20 | 0.30 | 0.10 | 0.80 | 0.00 |")
+                        "| 0.60 | 0.05 (0.00 to 0.10) | 0.50 (0.40 to 0.60) | 0.20 | 0.30 | 0.10 | 0.80 | 0.00 |")
     assert board[3].startswith("| the mean picture | – | 0.00 (0.00), 0.00 to 0.01 |")
     assert "80 concepts of each split, 3 seeds; 2026-01-02, commit abc1234" in board[-1]
     pairs = tables["leaderboard_pairs"]
-    assert pairs.splitlines()[2:4] == ["| A method | -0.10 (-0.20 to 0.05) | 0.043 | tie |",
-                                       "| A poor one | -0.30 (-0.45 to -0.20) | < 0.001 | worse |"]
+    assert pairs.splitlines()[2:4] == [
+        "| A method | -0.10 (-0.20 to 0.05) | 0.043 | tie | -0.20 (-0.30 to -0.10) | 0.002 | worse |",
+        "| A poor one | -0.30 (-0.45 to -0.20) | < 0.001 | worse | – | – | – |"]
     assert "Another" not in pairs
 
 
