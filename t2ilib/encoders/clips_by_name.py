@@ -19,6 +19,7 @@ from .open_clip_checkpoints import (
     plain_name,
 )
 from .photo_clip import PhotoClip, PhotoClipNetwork
+from .photo_judge import PHOTO_JUDGE
 from .student_clip import StudentClip, StudentNetwork
 from ..checkpoint import absent_checkpoint, load_model, read_config
 from ..errors import BadParameter, CheckpointMismatch, MissingAsset, check_name, unknown_name
@@ -122,8 +123,8 @@ def load_clip(name: str = "emoji-clip", *, device: torch.device | str = "cpu", q
     check_name("precision", precision, PRECISIONS)
     path = Path(name).expanduser()
     folder = path if _is_embedded(path) else checkpoints_dir() / name
-    if name == JUDGE or (_is_embedded(folder) and _is_judge(folder)):
-        raise BadParameter(f"{name} only measures and must not guide: use load_judge()")
+    if path.name in (JUDGE, PHOTO_JUDGE) or (_is_embedded(folder) and _is_judge(folder)):
+        raise BadParameter(f"{name} only measures and must not guide: use load_judge() or load_photo_judge()")
     if _is_embedded(folder):
         return _load_embedded(folder, name, place)
     if name.startswith("emoji-"):
