@@ -130,8 +130,9 @@ from t2ilib.encoders.photo_clip import PhotoClip, PhotoNames
 from t2ilib.encoders.photo_judge import PhotoJudge, load_photo_judge
 from t2ilib.errors import BadParameter, check_name
 from t2ilib.lesson import start
-from t2ilib.media import to_unit
+from t2ilib.media import to_signed, to_unit
 from t2ilib.metrics.eyes import lite_features
+from t2ilib.models.vqgan import load_vqgan
 from t2ilib.paths import cache_dir, checkpoints_dir
 from t2ilib.training import (
     EMA,
@@ -1016,16 +1017,15 @@ else:
     second_judge = None if photo_judging else load_photo_judge()
 
 
+def at_128(rows):
+    """Drawings on white: (N, 3, 128, 128) in [0, 1]."""
+    x = to_unit(large.batch(rows)).to(device_)
+    return F.interpolate(x, size=(128, 128), mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def second_features(rows):
-    """Lite2's features of drawings on white, at 128 pixels: (N, 1280)."""
-    return torch.cat([lite_features(lite2, to_unit(large.batch(part))) for part in rows.split(64)])
-
-
-def second_exam(net, rows, features):
-    """What the recipe reports: how often the right name is among the first, strictly."""
-    target = judged_name[rows]
-    ranks = metrics.retrieval_ranks(net(features), net.prototypes, target)
-    return {"left_out_top1": metrics.top_k(ranks, 1), "left_out_top10": metrics.top_k(ranks, 10)}
+    """Lite2's features of drawings on white: (N, 1280)."""
+    return torch.cat([lite_features(lite2, at_128(part)) for part in rows.split(64)])
 
 
 # %% [markdown]
@@ -1033,6 +1033,25 @@ def second_exam(net, rows, features):
 # first judge.
 
 # %%
+@torch.no_grad()
+def exam_of(rows, damage=None):
+    """How often each judge has the right name first and among the first ten, strictly."""
+    seen = {"emoji-judge-photo": [], "emoji-judge": []}
+    for part in rows.split(64):
+        x = at_128(part)
+        if damage is not None:
+            x = damage(x).clamp(0, 1)
+        seen["emoji-judge-photo"].append(second_judge(lite_features(lite2, x)))
+        seen["emoji-judge"].append(encode_pictures(judge, F.avg_pool2d(x, 2)).cpu())
+    answers = {"emoji-judge-photo": (second_judge.prototypes, judged_name),
+               "emoji-judge": (encode_texts(judge, name_features), concept_of)}
+    found = {}
+    for name, (among, right) in answers.items():
+        ranks = metrics.retrieval_ranks(torch.cat(seen[name]), among, right[rows])
+        found[name] = {"top-1": metrics.top_k(ranks, 1), "top-10": metrics.top_k(ranks, 10)}
+    return found
+
+
 sitting = left_out
 if photo_judging:
     known = torch.ones(len(everything), dtype=torch.bool)
@@ -1044,14 +1063,35 @@ if photo_judging:
 else:
     sitting = left_out[::max(1, len(left_out) // cfg.photo_rows)]
 # what ships knows the names of the whole set, and a part of it has other places for them
-if second_judge is not None and len(second_judge.prototypes) == len(judge_names):
-    found = second_exam(second_judge, sitting, second_features(sitting))
-    ranks = strict_ranks(judge, sitting)
-    rows = {"emoji-judge-photo": {"top-1": found["left_out_top1"], "top-10": found["left_out_top10"]},
-            "emoji-judge": {"top-1": metrics.top_k(ranks, 1), "top-10": metrics.top_k(ranks, 10)}}
+can_sit = second_judge is not None and len(second_judge.prototypes) == len(judge_names)
+if can_sit:
+    rows = exam_of(sitting)
+    found = {f"left_out_{name.replace('-', '')}": value
+             for name, value in rows["emoji-judge-photo"].items()}
     rows["chance"] = {"top-1": 1 / len(concepts), "top-10": 10 / len(concepts)}
     note = f"n = {len(sitting)} drawings left out, among {len(judge_names)} names"
     run.keep("second_judge", show.Table(rows, best="top-10", baselines=["chance"], note=note))
+
+# %% [markdown]
+# Does it refuse what is merely soft, as pictures from small networks are? The same drawings, made small and enlarged
+# again, and painted by the VQGAN from their codes ([13](13_mini_vqgan.ipynb)). What both judges lose here is what
+# softness costs; what a generated picture loses beyond that, it loses because it shows something else.
+
+# %%
+def enlarged_from_32(x):
+    small = F.interpolate(x, size=(32, 32), mode="bicubic", antialias=True)
+    return F.interpolate(small, size=(128, 128), mode="bicubic")
+
+
+if can_sit:
+    vqgan = load_vqgan("emoji-vqgan-128", device=device_)
+    damages = {"enlarged from 32 pixels": enlarged_from_32,
+               "through emoji-vqgan-128": lambda x: to_unit(vqgan(to_signed(x))[0])}
+    some = sitting[::max(1, len(sitting) // cfg.photo_rows)]
+    rows = {f"{name}, as drawn": row for name, row in exam_of(some).items()}
+    for label, damage in damages.items():
+        rows |= {f"{name}, {label}": row for name, row in exam_of(some, damage).items()}
+    run.keep("soft", show.Table(rows, note=f"n = {len(some)} drawings left out"))
 
 # %% [markdown]
 # ## A guide that has seen photographs
