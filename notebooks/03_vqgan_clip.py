@@ -448,6 +448,10 @@ run.keep("terms", show.curves(terms, separate=True))
 # A score from the guide says how well it was satisfied, not how good the picture is. `emoji-judge` is another network,
 # with another architecture and seed, that no method may use. It is asked *strictly*: of all concept names of the set,
 # synonyms aside, which rank does the prompt have for this picture?
+#
+# It still learned from the same drawings as the guide, so on names that neither of them saw drawn it is too kind. A
+# [second judge](12_mini_clip.ipynb#A-second-judge), whose features come from photographs, is asked in the
+# [leaderboard](10_leaderboard.ipynb): there are what it finds of unseen names beside what this one finds.
 
 # %%
 judgement = Judgement(load_judge(device=device_), everything)

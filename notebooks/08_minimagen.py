@@ -1317,6 +1317,9 @@ for split in ("train", "validation"):
 #   drawn: validation 0.61 [0.51, 0.71], held-out 0.59 [0.48, 0.69], where looking up the nearest name's drawing reaches
 #   0.44 and 0.31 and real drawings 0.92. `vqgan_clip`, which optimises for a guide, reached 0.56 on held-out: no
 #   difference is shown.
+# - That judge learned from the drawings that the guides learned from. The second judge of notebook
+#   [10](10_leaderboard.ipynb), whose features come from photographs, finds far fewer held-out names in these pictures,
+#   and more in drawings with near names: on new names the method pleases guides rather than shows what was asked.
 # - *Half from drawings* (measured later, with the leaderboard of notebook [10](10_leaderboard.ipynb), n = 80, seed 0):
 #   training 0.88 [0.80, 0.94], validation 0.61 [0.50, 0.71]: the judge does not recognise more. Fish and trees have
 #   more of their shape on the sheet below; no person was asked. KID by the leaderboard's eyes, which know photographs,

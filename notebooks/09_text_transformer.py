@@ -1016,7 +1016,8 @@ columns = ["top1", "top10", "kid", "copy", "seconds"]
 if cfg.seeds > 1:
     columns.append("within")
 if eyes is not None:
-    columns[3:3] = ["KID-lite2", "precision"]
+    columns[2:2] = ["photo10"]
+    columns[4:4] = ["KID-lite2", "precision"]
 for split, (names, table, _, _) in results.items():
     note = (f"n = {len(set(names))} {split} concepts x {cfg.seeds} seeds from {seed}, of real "
             "drawings one each; strict rank "
@@ -1111,6 +1112,8 @@ for title, picked in (("best", order[:count]), ("worst", order[-count:])):
 # - Guidance and candidates choose among what the network can draw. They add no knowledge of things it never saw.
 # - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines; KID and precision do
 #   not.
+# - Guides and this judge learned from drawings of the same set. On unseen names the second judge, *photo10* in `full`
+#   and in the leaderboard of [10](10_leaderboard.ipynb), finds fewer of them: trust it more there.
 # - The three ways of learning and the variants were compared at one small size and one small budget. The order may
 #   change with both.
 #
