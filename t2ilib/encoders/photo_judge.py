@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .efficientnet_lite import HEAD_WIDTH, LITES
+from .photo_clip import FLOOR
 from ..assets import PACKAGED
 from ..checkpoint import absent_checkpoint, configurable, load_model
 from ..errors import BadParameter, MissingAsset, check_name
@@ -20,7 +21,6 @@ from ..paths import checkpoints_dir
 
 PHOTO_JUDGE = "emoji-judge-photo"
 RECIPE = "python -m t2ilib train judge-photo"
-FLOOR = 1e-3  # added to features before their root, whose slope is infinite at zero
 SHRINKAGE = 0.1  # of the covariance within concepts, towards a multiple of the identity
 
 

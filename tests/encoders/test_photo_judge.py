@@ -11,7 +11,8 @@ from t2ilib.data import load_captioned
 from t2ilib.data.phrases import plain_name
 from t2ilib.encoders import load_clip
 from t2ilib.encoders.efficientnet_lite import HEAD_WIDTH
-from t2ilib.encoders.photo_judge import FLOOR, PHOTO_JUDGE, PhotoJudge, load_photo_judge
+from t2ilib.encoders.photo_clip import FLOOR
+from t2ilib.encoders.photo_judge import PHOTO_JUDGE, PhotoJudge, load_photo_judge
 from t2ilib.errors import BadParameter, MissingAsset
 from t2ilib.metrics.alignment import retrieval_ranks
 from t2ilib.paths import checkpoints_dir
