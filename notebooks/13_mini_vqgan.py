@@ -23,6 +23,7 @@
 # - how good such a code is at its rate, beside JPEG, WebP and thumbnails with the same number of bits
 # - what one code means, and how far it reaches
 # - how a trained network grows to twice the resolution and keeps its codes
+# - how a decoder learns to paint clean pictures from codes that are partly wrong, as samplers write them
 #
 # This notebook is also the recipe of `emoji-vqgan` and `emoji-vqgan-128`, the generators behind `03_vqgan_clip`.
 #
@@ -76,7 +77,8 @@ device: str = "auto"  # auto, cpu, cuda or mps
 dtype: str = "auto"  # auto, float32 or bfloat16
 steps: Optional[int] = None  # None: the profile's own
 grow_steps: Optional[int] = None  # of the network for 128 pixels; 0 leaves it out
-minutes: Optional[float] = None  # or how long to train each of the two, over all interruptions
+mend_steps: Optional[int] = None  # of its decoder on codes with errors; 0 leaves it out
+minutes: Optional[float] = None  # or how long to train each of the three, over all interruptions
 start_from: str = "scratch"  # scratch or shipped: the weights that training begins with
 batch_size: Optional[int] = None
 perceptual_weight: Optional[float] = None  # of the distance in emoji-clip's features
@@ -103,6 +105,7 @@ from t2ilib import metrics, runtime, show
 from t2ilib.checkpoint import load_model, save_model
 from t2ilib.data import load_captioned
 from t2ilib.data.augment import augment_exact
+from t2ilib.encoders import load_efficientnet_lite
 from t2ilib.encoders.emoji_clip import EmojiClip
 from t2ilib.kernels import nearest_code
 from t2ilib.layers.patch_critic import PatchCritic
@@ -138,26 +141,29 @@ from t2ilib.training import (
 )
 
 # %%
+MENDED = 2000  # steps
 run, cfg, device_, dtype_ = start(
     "13_mini_vqgan", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
-    steps=steps, grow_steps=grow_steps, minutes=minutes, start_from=start_from,
-    batch_size=batch_size, perceptual_weight=perceptual_weight, gan_weight=gan_weight,
+    steps=steps, grow_steps=grow_steps, mend_steps=mend_steps, minutes=minutes,
+    start_from=start_from, batch_size=batch_size, perceptual_weight=perceptual_weight, gan_weight=gan_weight,
     smoke=dict(rows=120, steps=8, batch_size=4, test_rows=12, ablation_steps=1, palette_steps=3,
-               grow_steps=2),
+               grow_steps=2, mend_steps=2),
     quick=dict(rows=0, network="small", steps=200, batch_size=16, learning_rate=8e-4,
                ema_decay=0.999, mse_weight=2.0, commitment=0.25, perceptual_weight=0.1,
                gan_weight=0.05, polish_start=0.85, polish_lr=2e-4, critic_lr=4e-4, test_rows=96,
                ablation_steps=60, palette_steps=60, grow_steps=24, grow_lr=6e-4,
-               grow_polish=0.7, grow_read=0.15),
-    full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060))
-RECIPE = dict(network="shipped", steps=4475, grow_steps=3060)  # of the checkpoints that ship
+               grow_polish=0.7, grow_read=0.15, mend_steps=12, mend_lr=3e-4),
+    full=dict(network="shipped", steps=4475, test_rows=0, ablation_steps=200, grow_steps=3060,
+              mend_steps=MENDED))
+# of the checkpoints that ship
+RECIPE = dict(network="shipped", steps=4475, grow_steps=3060, mend_steps=MENDED)
 home = checkpoint_home(run.dir, checkpoint, recipe=RECIPE,
                        used={name: vars(cfg)[name] for name in RECIPE},
                        start_from=start_from, minutes=minutes)
 # what decides a training, besides seed, data and network: with other values a state does not go on
 DECISIVE = ("steps", "batch_size", "learning_rate", "ema_decay", "mse_weight", "commitment",
             "perceptual_weight", "gan_weight", "polish_start", "polish_lr", "critic_lr",
-            "grow_steps", "grow_lr", "grow_polish", "grow_read")
+            "grow_steps", "grow_lr", "grow_polish", "grow_read", "mend_steps", "mend_lr")
 
 # %% tags=["look"]
 run.keep("sketch", show.diagram(
@@ -971,6 +977,114 @@ run.keep("grown", show.Table(rows, units={"PSNR at 128": "dB", "PSNR at 64": "dB
 run.keep("grown", show.compare(pictures, scale=1.6))
 
 # %% [markdown]
+# ## A decoder that expects errors
+# So far the decoder saw the codes of real drawings, and takes each of them at its word. A sampler errs: its codes are
+# nearly those of a drawing, and here and there they are not. What such a decoder makes of them are mottled colours,
+# wavy edges and a ground that is not quite white. So let it learn from codes that were spoilt on purpose, and show it
+# the drawing that they came from (a denoising autoencoder, [Vincent et al.
+# 2008](https://www.cs.toronto.edu/~larocheh/publications/icml-2008-denoising-autoencoders.pdf)). Encoder and codebook
+# stay as they are: a code means what it meant, and whoever writes codes needs no training.
+#
+# Two kinds of error, in varying strength: some places have the code of another drawing, and noise is added to the
+# vectors before the nearest codes are taken. Every fourth drawing keeps its own codes.
+
+# %%
+SWAPPED = 0.08  # at most this share of places has another drawing's code
+NOISE = 0.7  # at most so many standard deviations of the vectors
+
+
+def spoilt(net, z_q, stream):
+    """Code vectors (B, D, h, w) with errors, on the codebook again; every fourth as it was."""
+    strength = torch.rand((2, len(z_q), 1, 1, 1), generator=stream)
+    strength[:, ::4] = 0
+    share, level = strength.to(z_q.device)
+    places = torch.rand((len(z_q), 1, *z_q.shape[2:]), generator=stream).to(z_q.device)
+    moved = torch.randint(-3, 4, (2,), generator=stream).tolist()
+    others = z_q.roll(1, 0).roll(moved, (2, 3))
+    z = torch.where(places < SWAPPED * share, others, z_q)
+    noise = torch.randn(z.shape, generator=stream).to(z.device)
+    return net.snap(z + NOISE * level * z.std((0, 2, 3), keepdim=True) * noise)[0]
+
+
+# %% [markdown]
+# The loss is L1 and the distance in EfficientNet-Lite0's early layers (`lite_distance`), which sees grain on a plain
+# ground. `quick` takes a few steps from what ships, `full` goes on from the network that was grown above.
+
+# %%
+shipped_large = load_vqgan("emoji-vqgan-128", device=device_)
+mended = copy.deepcopy(grown_ema.model if profile == "full" else shipped_large)
+mended.requires_grad_(False)
+for part in (mended.post_quant_conv, mended.decoder):
+    part.requires_grad_(True)
+mended_ema = EMA(mended, 0.998)
+mend_adam = torch.optim.AdamW([p for p in mended.parameters() if p.requires_grad],
+                              betas=(0.9, 0.99), weight_decay=1e-4)
+mend_stream = runtime.generator(seed, "mending")
+mend_batches = Batches(len(big["train"]), cfg.batch_size,
+                       runtime.generator(seed, "mending", "batches"))
+lite = load_efficientnet_lite(device=device_)
+
+
+def mend_step(step):
+    set_lr(mend_adam, cosine_lr(step, cfg.mend_steps, peak=cfg.mend_lr, floor=0.02,
+                                warmup=min(50, cfg.mend_steps // 10)))
+    images = big["train"].images[mend_batches.next()]
+    real = augment_exact(images, mend_stream, shift=8).to(device_)
+    with torch.no_grad(), runtime.autocast(device_, dtype_):
+        z_q = spoilt(mended, mended.quantize(mended.encode(real)).z_q.float(), mend_stream)
+    with runtime.autocast(device_, dtype_):
+        fake = mended.decode(z_q).float()
+    loss = F.l1_loss(fake, real) + 0.5 * losses.lite_distance(lite, unit(fake), unit(real)).mean()
+    mend_adam.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(mended.parameters(), 1.0)
+    mend_adam.step()
+    mended_ema.update(mended)
+    return loss.item()
+
+
+# %%
+parts = dict(model=mended, ema=mended_ema, optimizer=mend_adam, stream=mend_stream,
+             batches=mend_batches)
+mend_loop = TrainingLoop(steps=cfg.mend_steps, minutes=minutes, start_from=start_from,
+                         settings=settings, parts=parts, run=run, desc="mending",
+                         state=folder / "state_mend.pt" if profile == "full" else None)
+for step in mend_loop:
+    run.log(step, mend_loss=mend_step(mend_loop.position))
+
+# %% [markdown]
+# The same drawings, from their own codes and from spoilt ones. From true codes PSNR may fall a little: the decoder no
+# longer trusts every code.
+
+# %%
+@torch.no_grad()
+def from_codes(net, x, errors):
+    """Pictures in [-1, 1] from codes of pictures, with errors or without."""
+    painted = []
+    for part in x.split(32):
+        z_q = net.quantize(net.encode(part.to(device_))).z_q
+        if errors:
+            z_q = spoilt(net, z_q, runtime.generator(seed, "mending", "test"))
+        painted.append(net.decode(z_q).clamp(-1, 1).cpu())
+    return torch.cat(painted)
+
+
+few = spread(large_test, 7)
+pictures = {"real": unit(large_test[few])}
+rows = {}
+for name, net in {"before": shipped_large, "mended": mended_ema.model}.items():
+    for label, errors in (("true codes", False), ("spoilt codes", True)):
+        fake = from_codes(net, large_test, errors)
+        pictures[f"{name}, {label}"] = unit(fake[few])
+        rows[f"{name}, {label}"] = {
+            "PSNR": metrics.psnr(unit(fake), unit(large_test)).mean().item(),
+            "SSIM": metrics.ssim(unit(fake), unit(large_test)).mean().item()}
+run.keep("mended", show.Table(rows, units={"PSNR": "dB"}, digits={"PSNR": 2},
+                              note=f"n = {len(large_test)} held-out pictures, seed {seed}; equal "
+                                   "errors in both; every fourth spoilt picture has none"))
+run.keep("mended", show.compare(pictures, scale=1.4))
+
+# %% [markdown]
 # ## What these numbers say, and what they do not
 # - PSNR is measured on white, flat drawings; on photographs the same network would be poor, it has never seen one.
 # - The rate counts all codes as equally likely. With an entropy coder it would be $\log_2$ of the perplexity for each
@@ -989,13 +1103,15 @@ run.keep("grown", show.compare(pictures, scale=1.6))
 card = dict(seed=seed, training=vars(cfg), data={"name": "emoji", "sha256": data.fingerprint()},
             splits=["train"], metrics=run.data["metrics"], commit=runtime.commit(), licence="MIT")
 stored = {"emoji-vqgan": (ema.model, test[:4]),
-          "emoji-vqgan-128": (grown_ema.model, large_test[:4])}
+          "emoji-vqgan-128": (mended_ema.model if cfg.mend_steps else grown_ema.model,
+                              large_test[:4])}
 keep_previous(home, list(stored))
 for name, (net, real) in stored.items():
     final = copy.deepcopy(net)
     for tensor in final.state_dict().values():
         tensor.copy_(tensor.half())
-    pictures_seen = loops[name].done * cfg.batch_size + seen_before(start_from, name)
+    done = loops[name].done + (mend_loop.done if name == "emoji-vqgan-128" else 0)
+    pictures_seen = done * cfg.batch_size + seen_before(start_from, name)
     saved = save_model(home / name, final, dtype=torch.float16, pictures_seen=pictures_seen, **card)
     run.artefact(saved / "model.safetensors")
     loaded = load_vqgan(saved, device=device_)
