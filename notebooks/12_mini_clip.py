@@ -1277,13 +1277,16 @@ else:
     result = evaluate(trained)
 run.metric(**result)
 role = "judge" if judging or photo_judging else "guide"
-fitted_to = {"splits": ALL_SPLITS} if photo_judging else {}  # the lesson's towers have less
-card = dict(recipe=recipe, role=role, seed=seed, steps=cfg.steps,
-            training=vars(cfg) | chosen | fitted_to,
-            data={"name": "emoji", "sha256": everything.fingerprint()},
-            metrics=run.data["metrics"], commit=runtime.commit(), licence=licence)
+card = dict(recipe=recipe, role=role, seed=seed, commit=runtime.commit(), licence=licence,
+            data={"name": "emoji", "sha256": everything.fingerprint()})
 if in_steps:
-    card["pictures_seen"] = loop.done * cfg.batch_size + seen_before(start_from, recipe)
+    card |= dict(steps=cfg.steps, training=vars(cfg) | chosen, metrics=run.data["metrics"],
+                 pictures_seen=loop.done * cfg.batch_size + seen_before(start_from, recipe))
+else:  # the settings and figures of this run are those of the lesson's towers
+    fitted_to = known if photo_judging else photo_train
+    splits = ALL_SPLITS if photo_judging else chosen["splits"]
+    card |= dict(training=dict(splits=splits, drawings=len(fitted_to)), metrics=result,
+                 pictures_seen=len(fitted_to))
 in_eighths = recipe in ("emoji-clip-b", "emoji-clip-photo")
 stored_as = torch.int8 if in_eighths else torch.float16
 keep_previous(home, [recipe])
