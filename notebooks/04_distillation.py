@@ -179,8 +179,8 @@ check_name("student's text tower", text_student, TEXT_TOWERS)
 run, cfg, device_, dtype_ = start(
     "04_distillation", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     teacher=teacher, data=data, image_student=image_student, text_student=text_student,
-    train=train, image_steps=image_steps, text_steps=text_steps, minutes=minutes, start_from=start_from,
-    arm_steps=arm_steps, num_concepts=num_concepts,
+    train=train, image_steps=image_steps, text_steps=text_steps, minutes=minutes,
+    start_from=start_from, arm_steps=arm_steps, num_concepts=num_concepts,
     smoke=dict(rows=80, unseen_rows=40, views=1, captions=2, word_texts=40, arm_steps=2, train=True,
                image_steps=3, text_steps=3, batch_size=8, arms=1, timings=3, bits=(4,),
                sparsities=(0.5,), retrained=((0.5, 4),), retrain_steps=2, flips=50, painted_rows=2,

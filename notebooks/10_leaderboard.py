@@ -342,7 +342,8 @@ def rows_of(split, side=0):
         scored = scorer.score(pictures, names, seeds=len(seeds), side=side)
         table[label] = scored.row | {"shuffled": scored.shuffled}
         hits[label] = scored.hits
-        photo_hits[label] = scored.photo_hits
+        if cfg.eyes:
+            photo_hits[label] = scored.photo_hits
     for label, place in places(hits, names * len(seeds)).items():
         table[label]["place"] = place
     for label, pictures in baselines.pictures(names).items():
@@ -353,7 +354,7 @@ def rows_of(split, side=0):
             if cfg.eyes:
                 photo_hits[label] = scored.photo_hits.repeat(len(seeds))
     table["chance"] = {"top10": table[next(iter(drawn))]["chance10"]}
-    return table, hits, photo_hits if cfg.eyes else {}
+    return table, hits, photo_hits
 
 
 def table_of(rows, split, title):

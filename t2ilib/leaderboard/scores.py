@@ -86,11 +86,11 @@ class Scorer:
         photo_hits = None
         if self.eyes is not None:
             picture_seeds = [seed for seed in range(seeds) for _ in names]
-            seen = self.eyes.features(images)
-            photo_ranks = self.judgement.photo_ranks(self.eyes, seen, concepts)
+            photo_features = self.eyes.features(images)
+            photo_ranks = self.judgement.photo_ranks(self.eyes, photo_features, concepts)
             photo_hits = (photo_ranks <= TOP).float()
             row |= photo_report(photo_ranks, concepts)
-            report = self.eyes.report(seen, groups=concepts, seeds=picture_seeds)
+            report = self.eyes.report(photo_features, groups=concepts, seeds=picture_seeds)
             row |= {name: report[name] for name in ("kid", "kid_low", "kid_high", "precision", "recall")}
             row |= {"precision_low": report["low"], "precision_high": report["high"]}
         ranks = self.judgement.ranks(features, concepts)
