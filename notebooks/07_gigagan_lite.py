@@ -962,7 +962,7 @@ def keep_trained(network, pictures_seen):
     keep_previous(home, [NAME])
     card = dict(text_encoder="minilm", seed=seed, splits=["train"], training=vars(cfg),
                 data={"name": data, "sha256": drawings.fingerprint()}, commit=runtime.commit(),
-                pictures_seen=pictures_seen)
+                pictures_seen=pictures_seen, trained_with=trunk.name)
     saved = save_model(home / NAME, network, dtype=torch.int8, licence=LICENCE, **card)
     run.artefact(saved / "model.safetensors")
     return saved

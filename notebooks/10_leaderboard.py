@@ -319,12 +319,14 @@ if prompts.free:
 # - **nearest**: the mean cosine to the nearest of the training drawings, in the judge's features. They know what is
 #   shown rather than how: a value near 1 is a hint of a copy, and the pair must be looked at. Of training concepts the
 #   real drawings are training drawings themselves.
+# - **lite0**: whether EfficientNet-Lite0, a smaller sister of the network behind KID, precision, recall and the second
+#   judge, *trained* one of the row's networks, or *guided* its choice. Such rows may be flattered in those columns.
 # - Among the baselines, **real drawings** are those that the judge did not train on. For concepts of training, **the
 #   nearest name** is the name itself, so that this row is a drawing of just that concept.
 
 # %%
 SHOWN = ("place", "top10", "top1", "photo10", "photo1", "shuffled", "kid", "precision", "recall",
-         "kid_judge", "within", "between", "nearest", "n")
+         "kid_judge", "within", "between", "nearest", "lite0", "n")
 BOUNDS = {"top10": ("low", "high"), "photo10": ("photo_low", "photo_high"),
           "kid": ("kid_low", "kid_high"), "precision": ("precision_low", "precision_high")}
 scorer = Scorer(judgement, load_eyes(device=device_) if cfg.eyes else None, rows=cfg.rows)
@@ -340,7 +342,7 @@ def rows_of(split, side=0):
     for label, one in drawn.items():
         pictures = one.of(names)
         scored = scorer.score(pictures, names, seeds=len(seeds), side=side)
-        table[label] = scored.row | {"shuffled": scored.shuffled}
+        table[label] = scored.row | {"shuffled": scored.shuffled, "lite0": one.lite0}
         hits[label] = scored.hits
         if cfg.eyes:
             photo_hits[label] = scored.photo_hits
@@ -544,8 +546,8 @@ if spent:
 #   than a person. The rows without a guide are free of that, and the second judge is.
 # - Looking up the nearest name's drawing is the baseline to beat on unseen concepts: the pairs say who does. It cannot
 #   draw anything new, and a drawing of a near name often passes.
-# - EfficientNet-Lite2 measures KID, precision and recall; EfficientNet-Lite0, its smaller sister, trained GigaGAN's
-#   second discriminator and takes part in the guide `emoji-clip-photo`. Their rows may be flattered in these columns.
+# - EfficientNet-Lite2 measures KID, precision and recall; its smaller sister trains some of the networks, as a
+#   perceptual distance or a discriminator (column *lite0*). How much of their rows is owed to that is not measured.
 # - With few concepts most rows are ties. `-p num_concepts 80 -p num_seeds 3` orders more of them and takes hours for
 #   the methods that search.
 #

@@ -1124,7 +1124,9 @@ for name, (net, real) in stored.items():
         tensor.copy_(tensor.half())
     done = loops[name].done + (mend_loop.done if name == "emoji-vqgan-128" else 0)
     pictures_seen = done * cfg.batch_size + seen_before(start_from, name)
-    saved = save_model(home / name, final, dtype=torch.float16, pictures_seen=pictures_seen, **card)
+    mended_by = dict(trained_with=lite.name) if name == "emoji-vqgan-128" and cfg.mend_steps else {}
+    saved = save_model(home / name, final, dtype=torch.float16, pictures_seen=pictures_seen,
+                       **card, **mended_by)
     run.artefact(saved / "model.safetensors")
     loaded = load_vqgan(saved, device=device_)
     fake, codes = through(final, real)

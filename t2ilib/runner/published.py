@@ -54,9 +54,10 @@ def leaderboard_table() -> str:
                       cell(train_row, "photo10", 2), cell(row, "photo10", 2, ("photo_low", "photo_high")),
                       cell(row, "kid", 2, ("kid_low", "kid_high")),
                       cell(row, "precision", 2, ("precision_low", "precision_high")), cell(row, "recall", 2),
-                      cell(row, "within", 2), cell(row, "nearest", 2), cell(row, "shuffled", 2)])
+                      cell(row, "within", 2), cell(row, "nearest", 2), cell(row, "shuffled", 2),
+                      row.get("lite0") or ABSENT])
     titles = ["", "place", "training: top-10 (top-1)", "place", "held-out: top-10 (top-1)", "second judge: training",
-              "second judge: held-out", "KID-lite2", "precision", "recall", "within", "nearest", "shuffled"]
+              "second judge: held-out", "KID-lite2", "precision", "recall", "within", "nearest", "shuffled", "Lite0"]
     return f"{markdown(titles, lines)}\n\n{source_line()}"
 
 

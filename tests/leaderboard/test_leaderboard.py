@@ -11,7 +11,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from t2ilib.data import CaptionedImages
+from t2ilib.encoders.perceptual import LITE0
 from t2ilib.errors import BadParameter, RunFailed
+from t2ilib.files import write_json
 from t2ilib.leaderboard import (
     FREE,
     ORIGINAL,
@@ -24,6 +26,7 @@ from t2ilib.leaderboard import (
     paired_differences,
     places,
 )
+from t2ilib.leaderboard.entries import Drawn
 from t2ilib.leaderboard.scores import Scorer, resized
 from t2ilib.methods import METHODS, Method
 from t2ilib.metrics import mean_kernel
@@ -266,6 +269,17 @@ def test_the_second_judge_is_asked_beside_the_first():
     assert Scorer(scorer.judgement).score(colours, names, seeds=1).photo_hits is None
     with pytest.raises(BadParameter, match="no judge"):
         Eyes(MeanColours(), eyes.reference).name_ranks(known, torch.arange(6))
+
+
+def test_a_row_says_what_a_relative_of_the_eyes_did_for_it(painter, tmp_path):
+    drawn = draw_entry(Entry("Painter", "painter"), PROMPTS, seeds=(0,), home=tmp_path / "pictures")
+    assert drawn.lite0 == ""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    write_json(mine / "config.json", {"trained_with": LITE0})
+    for names, said in ((["emoji-judge"], ""), (["emoji-gigagan", "emoji-clip"], "trained"), ([str(mine)], "trained"),
+                        (["emoji-gigagan", "emoji-clip-photo"], "guided and trained")):
+        assert Drawn(drawn.pictures, drawn.card | {"checkpoints": dict.fromkeys(names, "0")}).lite0 == said
 
 
 def test_what_the_machine_is_told_reaches_the_method_and_is_not_part_of_the_pictures(painter, tmp_path):

@@ -12,7 +12,7 @@ from t2ilib.runner import published
 TRAIN = {"row": "A method", "place": 1, "top10": 0.875, "top1": 0.5, "low": 0.8, "high": 0.9, "photo10": 0.6}
 UNSEEN = TRAIN | {"place": 2, "top10": 0.25, "photo10": 0.05, "photo_low": 0.0, "photo_high": 0.1, "kid": 0.5,
                   "kid_low": 0.4, "kid_high": 0.6, "precision": 0.2, "recall": 0.3, "within": 0.1, "nearest": 0.8,
-                  "shuffled": 0.0}
+                  "shuffled": 0.0, "lite0": "trained"}
 MEAN = {"row": "the mean picture", "place": "", "top10": 0.0, "top1": 0.0, "low": 0.0, "high": 0.01}
 PAIRS = [{"row": f"A method - {NEAREST}", "top10": -0.1, "low": -0.2, "high": 0.05, "p": 0.04321, "": "tie"},
          {"row": "A method - Another", "top10": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "": "better"},
@@ -51,8 +51,10 @@ def test_a_run_becomes_the_tables_of_the_page(run):
     tables = published.leaderboard_tables()
     board = tables["leaderboard"].splitlines()
     assert board[2] == ("| A method | 1 | 0.88 (0.50), 0.80 to 0.90 | 2 | 0.25 (0.50), 0.80 to 0.90 "
-                        "| 0.60 | 0.05 (0.00 to 0.10) | 0.50 (0.40 to 0.60) | 0.20 | 0.30 | 0.10 | 0.80 | 0.00 |")
+                        "| 0.60 | 0.05 (0.00 to 0.10) | 0.50 (0.40 to 0.60) | 0.20 | 0.30 | 0.10 | 0.80 | 0.00 "
+                        "| trained |")
     assert board[3].startswith("| the mean picture | – | 0.00 (0.00), 0.00 to 0.01 |")
+    assert board[3].endswith("| – |")
     assert "80 concepts of each split, 3 seeds; 2026-01-02, commit abc1234" in board[-1]
     pairs = tables["leaderboard_pairs"]
     assert pairs.splitlines()[2:4] == [
