@@ -626,14 +626,16 @@ def draw(network, prompts, num=1, **settings):
 # ## A ladder
 # One row for each ingredient, each with all of those above it, at equal steps with the same pictures, texts and noise
 # (a later row takes more time for them). The last rows are what little data needs, each without one thing again:
-# *without EMA* draws with the weights themselves instead of their running average, which needs no other training. In
-# `quick` the budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full`
-# measures. *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those
-# of EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row
-# may be flattered there. The curves are the discriminator's loss on real pictures, log 4 = 1.39 for one that guesses
-# (of its four kinds of pairs one is real). Beside one another they say how much easier real pictures are to know
-# without augmentation, or without R1; whether because they are known by heart or because generated ones are bad, a
-# curve alone cannot say.
+# *without EMA* draws with the weights themselves instead of their running average, which needs no other training, and
+# *in quarters of a batch* takes a step after every quarter: the same pictures, four times as many steps, and a quarter
+# of the memory. What it lacks is what gradients that are accumulated over four such quarters bring. In `quick` the
+# budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full` measures.
+# *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those of
+# EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row may
+# be flattered there. The curves are the discriminator's loss on real pictures, log 4 = 1.39 for one that guesses (of
+# its four kinds of pairs one is real). Beside one another they say how much easier real pictures are to know without
+# augmentation, or without R1; whether because they are known by heart or because generated ones are bad, a curve alone
+# cannot say.
 #
 # Each row is trained `ladder_seeds` times; the pictures and curves are those of the first seed.
 
@@ -641,6 +643,7 @@ def draw(network, prompts, num=1, **settings):
 PLAIN = TextGanRule(matching=0.0, clip=0.0, features=0.0)
 FULL = replace(PLAIN, matching=1.0, clip=0.5, features=1.0)
 LAST, NO_EMA = "+ memory", "the same without EMA"
+NO_AUGMENTATION, NO_R1 = "the same without augmentation", "the same without R1"
 LADDER = {
     "unconditional": dict(rule=PLAIN, conditional=False, multi_scale=False, filters=1),
     "+ text": dict(rule=PLAIN, multi_scale=False, filters=1),
@@ -650,14 +653,16 @@ LADDER = {
     "+ filter bank": dict(rule=replace(PLAIN, matching=1.0, clip=0.5)),
     "+ frozen features": dict(rule=FULL),
     LAST: dict(rule=FULL, memory=True),
-    "the same without augmentation": dict(rule=FULL, memory=True, augment=False),
-    "the same without R1": dict(rule=replace(FULL, r1=0.0), memory=True),
+    NO_AUGMENTATION: dict(rule=FULL, memory=True, augment=False),
+    NO_R1: dict(rule=replace(FULL, r1=0.0), memory=True),
+    "the same in quarters of a batch": dict(rule=FULL, memory=True, batch_size=max(2, cfg.batch_size // 4)),
 }
 arms = {}  # row -> its generators, one of each seed
 histories = {}
 for name, choices in LADDER.items() if cfg.ladder_steps else ():
+    arm_steps = cfg.ladder_steps * cfg.batch_size // choices.get("batch_size", cfg.batch_size)
     for one_seed in range(seed, seed + cfg.ladder_seeds):
-        training, history, _ = train_gan(f"{name}, seed {one_seed}", "live", cfg.ladder_steps,
+        training, history, _ = train_gan(f"{name}, seed {one_seed}", "live", arm_steps,
                                          training_seed=one_seed, **choices)
         arms.setdefault(name, []).append(training.ema.model)
         if name == LAST:
@@ -669,7 +674,7 @@ if arms:
     rows = {name: draw(networks[0], asked) for name, networks in arms.items()}
     run.keep("ladder", show.compare(rows, titles=asked, scale=1.2,
                                     title=f"{cfg.ladder_steps} steps of {cfg.batch_size} pictures"))
-    curves = {name: histories[name].curves["real"] for name in list(LADDER)[-3:]}
+    curves = {name: histories[name].curves["real"] for name in (LAST, NO_AUGMENTATION, NO_R1)}
     run.keep("ladder_loss", show.curves(curves, smooth=max(1, cfg.ladder_steps // 20), size=(6.0, 2.8),
                                         ylabel="loss, real pictures"))
 

@@ -114,8 +114,8 @@ from t2ilib.paths import checkpoints_dir, repo_root, reports_dir
 run, cfg, device_, _ = start(
     "11_gpu_kernels", profile=profile, seed=seed, device=device, dtype="float32", threads=threads,
     num_vectors=num_vectors, num_codes=num_codes, seconds=seconds,
-    smoke=dict(num_vectors=256, num_codes=1024, seconds=0.01, pictures=8, triton_rows=20),
-    quick=dict(num_vectors=1024, num_codes=16384, seconds=0.3, pictures=64, triton_rows=70),
+    smoke=dict(num_vectors=256, num_codes=1024, seconds=0.01, pictures=8, triton_rows=20, cases=1),
+    quick=dict(num_vectors=1024, num_codes=16384, seconds=0.3, pictures=64, triton_rows=70, cases=0),
     full=dict(num_vectors=4096, num_codes=16384, seconds=3.0, pictures=660, triton_rows=150))
 if not HAS_TRITON:
     print("Triton: not installed here; its cells are left out")
@@ -599,7 +599,7 @@ def measure_here(number, case):
 
 number = 0
 for cases in CASES.values():
-    for case in cases(device_):
+    for case in list(cases(device_))[:cfg.cases or None]:  # 0: every size
         measure_here(number, case)
         number += 1
 

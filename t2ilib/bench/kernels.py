@@ -63,7 +63,7 @@ def machine_rows(device: torch.device, seconds: float) -> tuple[list[Row], Rates
     copied = measure("machine", {"copy": lambda: target.copy_(source)}, baseline="copy", mode="forward",
                      shape=f"{source.nbytes >> 20} MiB", device=device, seconds=seconds, memory=False)[0]
 
-    side = 1024 if on_cpu else 4096
+    side = 512 if on_cpu else 4096
     a = noise(side, side, device=device, name="product")
     half = a.bfloat16()
     products = measure("machine", {"matmul float32": lambda: a @ a, "matmul bfloat16": lambda: half @ half},
