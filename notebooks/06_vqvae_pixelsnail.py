@@ -32,7 +32,7 @@
 # - what makes a convolution causal, and why a code costs one column of work and not a whole pass
 # - bits per code, drawing, guidance, completing a picture; latents by PCA and t-SNE, and what t-SNE does not show
 # - what a condition that has seen the target picture adds to codes and pictures, and why that is no text-to-image
-# - what captions of drawn pictures measure, and how little PSNR, SSIM and perceptual distances say about them
+# - what captions of drawn pictures measure, and what PSNR, SSIM and perceptual distances can say about them
 #
 # It is also the recipe of `emoji-vqvae` and `emoji-pixelsnail`, the networks of the method `vqvae_pixelsnail`.
 #
@@ -43,7 +43,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 40 s | 2 GB |
-# | quick | 1 CPU core | 7 min | 2.2 GB |
+# | quick | 1 CPU core, shared | 25 min | 2.2 GB |
 # | full: trains both networks | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |
 #
@@ -1295,8 +1295,9 @@ if joins:
 
 # %% [markdown]
 # Bits per code of validation drawings: the right condition, that of another drawing, and, for the second network, the
-# right name read with another drawing. What the last one costs is what this network has learned to take from the
-# drawing itself, of which a name knows nothing.
+# right name read with another drawing. What the last one costs says whether this network listens to the drawing. What
+# the drawing is worth is what it saves beside its name, printed below the table: a wrong one may cost more than a right
+# one saves.
 
 # %% tags=["look"]
 @torch.no_grad()
@@ -1489,8 +1490,9 @@ if captions_measured:
 # the captions of the first row, each with the words of another picture (*shuffled*); the name of the drawing, among all
 # that the captioner learned from, that looks most like the drawn picture to `emoji-clip`; captions of the training
 # drawing whose name is nearest; captions of a real drawing of the concept that the captioner never saw, painted from
-# its codes; and the words themselves, which are the most that can be had. (METEOR gives less than 1 even to equal
-# texts: it takes something off for one piece, more in short texts.)
+# its codes; and the words themselves, which are the most that can be had. (Equal texts get less than 1 from METEOR,
+# which takes something off for one piece, more in short texts, and from scores of word sequences that are longer than a
+# text.)
 
 # %%
 def real_unseen(names):
@@ -1717,8 +1719,7 @@ run.keep("beside_the_original", show.Table(comparison))
 #   fewer or duller codes are easier to predict.
 # - Two networks that differ in bits by little may draw pictures of different quality: one wrong code early changes all
 #   that follow.
-# - Where right words save few bits on unseen drawings and training drawings need fewer bits, the network knows its
-#   names by heart and has learned little of how words make new things. The judge's two tables say the same in pictures.
+# - Where right words save few bits on unseen drawings and training drawings need fewer bits, the network knows its training drawings better than it understands words. The judge's two tables ask the same of pictures.
 # - The transformer of [09](09_text_transformer.ipynb) has other codes, so that its bits cannot be compared; its
 #   pictures can, by the tables of [what was measured](../reports/RESULTS.md), with how many pictures each network has
 #   seen.

@@ -363,7 +363,7 @@ print(f"loss {value.item():.3f} both ways; gradients differ by {(in_chunks - at_
 # The discriminator reads several of them: where a size enters, its pictures join the batch, so that at the k-th size k
 # streams run, each of which gets a score after several of the later halvings. (Where every size that enters doubled the
 # batch, it would be 1, 2, 4, ... streams.) A lower side has a quarter of the places, but the layers there are wider.
-# The last row of each side reads every side, as a count of what the smaller ones add:
+# The last row of each side reads four sides, as a count of what the smaller ones add:
 
 # %%
 def judging(reads, side=64):
@@ -624,12 +624,13 @@ def draw(network, prompts, num=1, **settings):
 
 # %% [markdown]
 # ## A ladder
-# One row for each ingredient, each with all of those above it, at equal steps with the same pictures, texts and noise
-# (a later row takes more time for them). The last rows are what little data needs, each without one thing again:
-# *without EMA* draws with the weights themselves instead of their running average, which needs no other training, and
-# *in quarters of a batch* takes a step after every quarter: the same pictures, four times as many steps, and a quarter
-# of the memory. What it lacks is what gradients that are accumulated over four such quarters bring. In `quick` the
-# budget is a few hundred pictures, at which nothing is drawn yet: it shows that all rows train. `full` measures.
+# One row for each ingredient, each with all of those above it, with the same pictures, texts and noise and as many of
+# them (a later row takes more time). The last rows are what little data needs, each without one thing again: *without
+# EMA* draws with the weights themselves instead of their running average, which needs no other training, and *in
+# quarters of a batch* takes a step after every quarter: four times as many steps, and about a quarter of the memory for
+# activations. Compared with *+ memory* it says what one large batch gains over four small ones, and so what
+# accumulating their gradients would gain. In `quick` the budget is a few hundred pictures, at which the rows without a
+# memory draw nothing yet, and the others what the memory held before: it shows that all rows train. `full` measures.
 # *Frozen features* are a second discriminator, on ImageNet features (vision-aided, Kumari et al. 2022). Those of
 # EfficientNet-Lite0 train here, and its sister Lite2 stands behind KID and precision in other notebooks: such a row may
 # be flattered there. The curves are the discriminator's loss on real pictures, log 4 = 1.39 for one that guesses (of
@@ -673,7 +674,7 @@ for name, choices in LADDER.items() if cfg.ladder_steps else ():
 if arms:
     rows = {name: draw(networks[0], asked) for name, networks in arms.items()}
     run.keep("ladder", show.compare(rows, titles=asked, scale=1.2,
-                                    title=f"{cfg.ladder_steps} steps of {cfg.batch_size} pictures"))
+                                    title=f"{cfg.ladder_steps * cfg.batch_size:,} pictures each"))
     curves = {name: histories[name].curves["real"] for name in (LAST, NO_AUGMENTATION, NO_R1)}
     run.keep("ladder_loss", show.curves(curves, smooth=max(1, cfg.ladder_steps // 20), size=(6.0, 2.8),
                                         ylabel="loss, real pictures"))
@@ -742,7 +743,7 @@ def measured(networks, split):
 
 
 if arms and is_emoji:
-    note = (f"{cfg.ladder_steps} steps each, seeds from {seed}; from '+ frozen features' on "
+    note = (f"{cfg.ladder_steps * cfg.batch_size:,} pictures each, seeds from {seed}; from '+ frozen features' on "
             "EfficientNet-Lite0 trained, too; 95 % interval of top10 over trainings and concepts")
     for split in SPLITS:
         rows = {name: measured(networks, split) for name, networks in arms.items()}
@@ -766,7 +767,9 @@ if arms and is_emoji:
 #   the ratio is small, or does not where it is large.
 #
 # To harm is to be below the row of the same batch size without the loss, with intervals that do not overlap, or to have
-# pictures that are not finite. Rows of different batch sizes differ by more than rivals: batches of 2 make more steps.
+# pictures that are not finite. Where the row without the loss recognises nothing, there is nothing to harm, and neither
+# cause is decided: so in `quick`. Rows of different batch sizes differ by more than rivals: batches of 2 make more
+# steps.
 
 # %%
 MATCHING = LADDER["+ matching-aware"]
@@ -1012,11 +1015,11 @@ if not measure:
 # ## Truncation and text strength
 # Both act on the style, behind the layers that bring noise and text to one length: scaling the noise in front of them
 # would not change it. Neither moves what the memory gives for a name that it holds, which decides most of a picture: in
-# a network with a memory both move a picture little. **Truncation** moves a style towards the mean style of its text (1
-# leaves it, 0 is that mean), and at 0 a text looks up its nearest name alone; **text strength** moves it away from the
-# style that the same noise has with the mean of all texts (1 leaves it, 0 is that style). The table says how much each
-# moves a picture, and what becomes of variety: which drawing of a thing the noise takes from the memory stays, and with
-# it the difference of two seeds.
+# a network with a memory truncation moves a picture little, and so does text strength unless it is large.
+# **Truncation** moves a style towards the mean style of its text (1 leaves it, 0 is that mean), and at 0 a text looks
+# up its nearest name alone; **text strength** moves it away from the style that the same noise has with the mean of all
+# texts (1 leaves it, 0 is that style). The table says how much each moves a picture, and what becomes of variety: which
+# drawing of a thing the noise takes from the memory stays, and with it the difference of two seeds.
 
 # %%
 settings = [dict(truncation=t) for t in (1.0, 0.5, 0.0)]
@@ -1089,7 +1092,8 @@ show.film(film.path)
 # ## How often is it recognised?
 # The judge is asked of a network that was trained on emoji: of one draft for each prompt and seed, and of the best of
 # several drafts by two guides, which is what `generate` shows. A method is of use on unseen concepts if it beats the
-# training drawing whose name is nearest, and it draws by itself if its *copy* is no higher than that of real drawings.
+# training drawing whose name is nearest, and a *copy* above that of real drawings says that it repeats what it saw. A
+# low one alone proves nothing: mush is near no drawing either.
 #
 # A text that the memory does not hold finds the drawings of one near name, again and again. So the noise also moves the
 # text a little before it is looked up, and several near names take turns: the guides have something to choose from. A
@@ -1151,8 +1155,7 @@ for split in SPLITS if is_emoji else ():
 #   that is knowing by heart; on new names it is looking up and redrawing, and `copy` says how near that stays.
 # - The CLIP loss pleases a guide. The judge is another network: what the guide likes and the judge does not is texture
 #   that was made for the guide.
-# - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, and nothing
-#   about a longer one. The GAN's advantage, a picture in one pass, does not depend on the training.
+# - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, if one of them rises above chance, and nothing about a longer one. The GAN's advantage, a picture in one pass, does not depend on the training.
 # - `pairs apart` is large for noise: a number like the original's LPIPS cannot tell variety from dirt.
 #
 # ## Exercise: texts of others

@@ -34,7 +34,7 @@
 # | profile | device | time | memory |
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2.3 GB |
-# | quick | 2 CPU cores | 3 min | 3 GB |
+# | quick | 1 CPU core, shared | 18 min | 3 GB |
 # | full: trains all arms and the network that ships | 2 CPU cores | a day | about 4 GB |
 # | full | GPU | not measured | |
 #
@@ -472,7 +472,8 @@ def train_codes(name, size, steps, *, arm="masked", minutes=None, look=None,
 
 
 # %% [markdown]
-# How the networks draw: two of them code by code, the regression as it was meant, from its expected vectors.
+# How the networks draw: one code by code, one in a few passes, and the regression as it was meant, from its expected
+# vectors.
 
 # %%
 asked = [prompt, "a red heart", "a grinning face", "a slice of pizza", "a green apple", "a rocket"]
@@ -513,10 +514,10 @@ for name in ARMS if cfg.arm_steps else ():
 # %% [markdown]
 # How many bits does a network need for drawings that it never saw: with their words, with none, and with those of
 # another drawing? What right words save, and what wrong ones cost, are differences for each drawing, printed below the
-# table. For the autoregressive network this is its cross entropy. For a masked one it is an upper bound: the mean over
-# random orders in which codes are revealed ([Uria et al. 2014](https://arxiv.org/abs/1310.1757), eq. 9). The regression
-# was not trained to give probabilities, and has no row. *Training* is measured on drawings that the networks learnt
-# from.
+# table; where right words save less than nothing, the network does not use them yet. For the autoregressive network
+# this is its cross entropy. For a masked one it is an upper bound: the mean over random orders in which codes are
+# revealed ([Uria et al. 2014](https://arxiv.org/abs/1310.1757), eq. 9). The regression was not trained to give
+# probabilities, and has no row. *Training* is measured on drawings that the networks learnt from.
 
 # %%
 @torch.no_grad()
@@ -1087,8 +1088,9 @@ if variants:
 # %% [markdown]
 # What this table can order, and what not. An interval says how far other drawings or concepts could move a number; it
 # knows nothing of another training. Two rows of equal settings, where there are two, show how far other batches alone
-# set two trainings apart, and a smaller difference orders nothing. All rows have the same learning rate, though the
-# best one may not be. Label smoothing asks for less certain probabilities, so bits are against it, whatever it does for
+# set two trainings apart, and a smaller difference orders nothing. A row with more bits than the baseline has learned
+# less than how frequent each code is, and orders nothing. All rows have the same base rate, though the best one of each
+# may be another. Label smoothing asks for less certain probabilities, so bits are against it, whatever it does for
 # drawing: there top-10 counts. And the order at this size and budget, of a few hundred pictures in `quick`, need not be
 # that of the network that ships.
 #
@@ -1110,8 +1112,7 @@ for title, picked in (("best", order[:count]), ("worst", order[-count:])):
 # - A network of this size can learn many of the training drawings by heart. *Copy* beside that of real drawings says
 #   how far it does, and the table of validation concepts says what is left when it cannot.
 # - Guidance and candidates choose among what the network can draw. They add no knowledge of things it never saw.
-# - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines; KID and precision do
-#   not.
+# - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines, which KID in features of photographs (`full`) does not.
 # - Guides and this judge learned from drawings of the same set. On unseen names the second judge, *photo10* in `full`
 #   and in the leaderboard of [10](10_leaderboard.ipynb), finds fewer of them: trust it more there.
 # - The three ways of learning and the variants were compared at one small size and one small budget. The order may

@@ -188,7 +188,7 @@ def naive_p(differences, rng, flips=2000):
 
 
 # %% [markdown]
-# **Check** on invented methods: A recognises whatever B does and a tenth of the rest. Paired, the two are told apart;
+# **Check** on invented methods: A recognises whatever B does, and ten concepts more. Paired, the two are told apart;
 # compared as if the concepts were different ones, they are not.
 
 # %%
@@ -295,25 +295,26 @@ if prompts.free:
 # %% [markdown]
 # ## The table
 # - **top10**, **top1**: how often the judge puts the name that was drawn among its first ten, or first, of all names;
-#   the interval holds 95 % of the means over concepts drawn anew. **place**: one more than the number of methods that
-#   are better by the paired comparison below. Two methods at different places may still be a tie: A may be better than
-#   C, and B be told neither from A nor from C. The pairs say which.
+# the interval holds 95 % of the means over concepts drawn anew. **place**: one more than the number of rows that are
+# better by the paired comparison below, which on unseen concepts also holds the nearest name. Two rows at different
+# places may still be a tie: A may be better than C, and B be told neither from A nor from C. The pairs say which.
 # - **photo10**, **photo1** (with `-p eyes true`): the same question to a second judge,
-#   [`emoji-judge-photo`](12_mini_clip.ipynb#A-second-judge). Its features come from photographs, so that it shares
-#   little with the guides, while the first judge learned from the same drawings as they did, in the same way. Where the
-#   two disagree, a picture pleases guide and judge and shows its prompt to nobody else.
+# [`emoji-judge-photo`](12_mini_clip.ipynb#A-second-judge). Its features come from photographs, so that it shares little
+# with the guides, while the first judge learned from the same drawings as they did, in the same way. Where a method
+# does well with the first judge and badly with the second, while real drawings do well with both, it probably pleases
+# what guide and judge have in common. Neither judge is a person.
 # - **shuffled**: top10 when each picture is asked for another one's name. What a method gets there it gets for nothing.
 # - **kid**, **precision**, **recall** (with `-p eyes true`): does it look drawn, beside training drawings, in features
-#   of a network trained on photographs. KID (Bińkowski et al. 2018) is how much more alike two pictures of one set are
-#   than two of different sets, on average; less is better, and for equal sets chance takes it below 0. Precision is the
-#   share of drawn pictures that lie within reach of a real one, recall the share of real ones within reach of a drawn
-#   one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
-#   need many pictures: below a hundred they tell mush from drawings and little else. Precision alone is no proof:
-#   pictures that all lie within reach of one and the same real one have a precision of 1. See what the row *noise* has;
-#   its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive mush. Recall
-#   depends on the number of pictures, and KID is over pairs of independent ones, which two pictures of one prompt are
-#   not: each seed is compared by itself, and the seeds are averaged. KID's interval is that of the jackknife, which
-#   leaves out one concept at a time, since concepts that are drawn anew would be paired with their own copies.
+# of a network trained on photographs. KID (Bińkowski et al. 2018) is how much more alike two pictures of one set are
+# than two of different sets, on average; less is better, and for equal sets chance takes it below 0. Precision is the
+# share of drawn pictures that lie within reach of a real one, recall the share of real ones within reach of a drawn
+# one, where the reach of a picture goes to its k-th nearest neighbour in its own set (Kynkäänniemi et al. 2019). They
+# need many pictures: of fewer than a hundred, KID and recall tell mush from drawings, and little else. Precision alone
+# is no proof: pictures that all lie within reach of one and the same real one have a precision of 1. See what the row
+# *noise* has; its KID and its recall tell the truth. **kid_judge** is KID in the judge's features, which forgive soft
+# edges. Recall depends on the number of pictures, and KID is over pairs of independent ones, which two pictures of one
+# prompt are not: each seed is compared by itself, and the seeds are averaged. KID's interval is that of the jackknife,
+# which leaves out one concept at a time, since concepts that are drawn anew would be paired with their own copies.
 # - **within**, **between**: how much pictures of one prompt and of different prompts differ, 1 - cosine of the judge's
 #   features.
 # - **nearest**: the mean cosine to the nearest of the training drawings, in the judge's features. They know what is
@@ -346,8 +347,6 @@ def rows_of(split, side=0):
         hits[label] = scored.hits
         if cfg.eyes:
             photo_hits[label] = scored.photo_hits
-    for label, place in places(hits, names * len(seeds)).items():
-        table[label]["place"] = place
     for label, pictures in baselines.pictures(names).items():
         scored = scorer.score(pictures, names, seeds=1, side=side)
         table[label] = scored.row
@@ -355,6 +354,8 @@ def rows_of(split, side=0):
             hits[label] = scored.hits.repeat(len(seeds))  # one picture a name, for all seeds
             if cfg.eyes:
                 photo_hits[label] = scored.photo_hits.repeat(len(seeds))
+    for label, place in places(hits, names * len(seeds)).items():
+        table[label]["place"] = place
     table["chance"] = {"top10": table[next(iter(drawn))]["chance10"]}
     return table, hits, photo_hits
 
@@ -404,9 +405,10 @@ for split in splits:
 
 # %% [markdown]
 # Methods draw at their own size. The judge looks at 64 pixels of each, so that its columns would be the same at any
-# size. The network behind KID, precision and recall sees more, and a large picture may please it more. With
-# `-p eyes true`, here are all methods at 64 pixels. The drawings that they are compared with keep their 128 pixels: how
-# much of KID the smaller size alone explains, the row of real drawings shows.
+# size. The network behind KID, precision and recall sees more. With `-p eyes true`, here are all methods at 64 pixels.
+# The drawings that they are compared with keep their 128 pixels. The row of real drawings shows what the smaller size
+# does to sharp pictures; it need not do the same to drawn ones, whose grain it may hide: compare each method with its
+# own row above.
 
 # %%
 if cfg.eyes:
@@ -541,7 +543,7 @@ if spent:
 #
 # ## What these numbers say, and what they do not
 # - The judge saw three of the four artists' drawings of every concept, the unseen ones too. It asks whether the prompt
-#   is shown; it forgives soft edges, which KID and precision do not.
+#   is shown; it forgives soft edges, which KID does not.
 # - Guides and the first judge learned from drawings of the same set. What pleases the one may please the other more
 #   than a person. The rows without a guide are free of that, and the second judge is.
 # - Looking up the nearest name's drawing is the baseline to beat on unseen concepts: the pairs say who does. It cannot

@@ -22,6 +22,6 @@ def test_two_processes_train_what_one_does(training):
     assert apart.median() < 1e-5 and apart.quantile(0.99) < 3e-4, apart.max()
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebooks 02, 08 and the VQ-VAE of 06 do the same
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training):
     training.check_resume("recipe.pt", words_steps=4, **ALONE)

@@ -61,7 +61,7 @@ def test_an_interrupted_vqvae_ends_like_an_uninterrupted_one(notebook_training):
     training.check_resume("vqvae.pt", live_steps=0, text="minilm", stages="vqvae", vqvae_steps=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebooks 02, 08 and the VQ-VAE of 06 do the same
 def test_an_interrupted_pixelsnail_ends_like_an_uninterrupted_one(notebook_training):
     training = notebook_training("06_vqvae_pixelsnail.py", networks='[("pixelsnail", nets[-1])]')
     training.check_resume("emoji-pixelsnail.pt", live_steps=0, text="minilm", stages="pixelsnail", snail_steps=4)
