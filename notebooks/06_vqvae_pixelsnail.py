@@ -1719,7 +1719,8 @@ run.keep("beside_the_original", show.Table(comparison))
 #   fewer or duller codes are easier to predict.
 # - Two networks that differ in bits by little may draw pictures of different quality: one wrong code early changes all
 #   that follow.
-# - Where right words save few bits on unseen drawings and training drawings need fewer bits, the network knows its training drawings better than it understands words. The judge's two tables ask the same of pictures.
+# - Where right words save few bits on unseen drawings and training drawings need fewer bits, the network knows its
+#   training drawings better than it understands words. The judge's two tables ask the same of pictures.
 # - The transformer of [09](09_text_transformer.ipynb) has other codes, so that its bits cannot be compared; its
 #   pictures can, by the tables of [what was measured](../reports/RESULTS.md), with how many pictures each network has
 #   seen.

@@ -1155,7 +1155,9 @@ for split in SPLITS if is_emoji else ():
 #   that is knowing by heart; on new names it is looking up and redrawing, and `copy` says how near that stays.
 # - The CLIP loss pleases a guide. The judge is another network: what the guide likes and the judge does not is texture
 #   that was made for the guide.
-# - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, if one of them rises above chance, and nothing about a longer one. The GAN's advantage, a picture in one pass, does not depend on the training.
+# - Beside a diffusion model the curves say which of the two learns more in the time that was given to both, if one of
+#   them rises above chance, and nothing about a longer one. The GAN's advantage, a picture in one pass, does not depend
+#   on the training.
 # - `pairs apart` is large for noise: a number like the original's LPIPS cannot tell variety from dirt.
 #
 # ## Exercise: texts of others

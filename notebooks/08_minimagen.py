@@ -1466,7 +1466,8 @@ show.slider(guided, [float(scale) for scale in cfg.scales], label="scale")
 # - Larger pictures need more noise; a cascade spends its effort on the small one, where it is decided what there is.
 # - The condition of a super-resolution network must be made by one function in training and in drawing.
 # - Guidance decides what is drawn and burns colours; thresholding and few, well-chosen steps make it affordable.
-# - A CLIP that steers early steps helps most with words that were never drawn; in late ones it makes colours stronger, and the judge does not find more.
+# - A CLIP that steers early steps helps most with words that were never drawn; in late ones it makes colours stronger,
+#   and the judge does not find more.
 #
 # ## Exercise: dynamic thresholding
 # **Write these lines** (Imagen, section 2.3): for each picture the threshold $s$ is that percentile of the absolute

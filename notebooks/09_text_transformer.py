@@ -1112,7 +1112,8 @@ for title, picked in (("best", order[:count]), ("worst", order[-count:])):
 # - A network of this size can learn many of the training drawings by heart. *Copy* beside that of real drawings says
 #   how far it does, and the table of validation concepts says what is left when it cannot.
 # - Guidance and candidates choose among what the network can draw. They add no knowledge of things it never saw.
-# - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines, which KID in features of photographs (`full`) does not.
+# - The judge asks whether a picture shows its prompt. It forgives soft edges and broken lines, which KID in features of
+#   photographs (`full`) does not.
 # - Guides and this judge learned from drawings of the same set. On unseen names the second judge, *photo10* in `full`
 #   and in the leaderboard of [10](10_leaderboard.ipynb), finds fewer of them: trust it more there.
 # - The three ways of learning and the variants were compared at one small size and one small budget. The order may
