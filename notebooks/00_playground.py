@@ -15,8 +15,7 @@
 # Every method of this repository behind one button, with a live preview and the opinion of a model that did not draw.
 
 # %% [markdown]
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/00_playground.ipynb)
 #
 # **How to use it**: run all cells (*Run* → *Run All Cells*; on Colab *Runtime* → *Run all*) and go down to the panel.
 #

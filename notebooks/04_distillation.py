@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 04 · Distillation: a CLIP in three mebibytes
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/04_distillation.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/04_distillation.ipynb)
 #
 # Two small networks learn what a larger CLIP says of pictures and of words; then pruning, shared weights and Huffman
 # codes make the files smaller still.

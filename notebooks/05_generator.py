@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 05 · Feed-forward generator: a picture in one pass
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/05_generator.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/05_generator.ipynb)
 #
 # A network reads the embedding of a text and answers with a picture, at once: no optimisation, no steps.
 #

@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 06 · VQ-VAE and PixelSNAIL: codes, one after another
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/06_vqvae_pixelsnail.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/06_vqvae_pixelsnail.ipynb)
 #
 # A VQ-VAE turns pictures into grids of codes; a PixelSNAIL learns which code follows which, given a text, and draws
 # new grids.

@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 07 · GigaGAN-lite: words, one pass, and a game
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/07_gigagan_lite.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/07_gigagan_lite.ipynb)
 #
 # A GAN that reads: one pass from noise and words to a picture, trained by a discriminator that reads, too.
 #

@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 08 · MinImagen: a cascade of diffusion models
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/08_minimagen.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/08_minimagen.ipynb)
 #
 # A frozen language model reads the words, a small diffusion network draws a small picture, and others enlarge it.
 #

@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 09 · Text transformer: from words to codes
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/09_text_transformer.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/09_text_transformer.ipynb)
 #
 # A transformer reads a prompt and writes the 256 codes of a picture, one after another or the surest first.
 #

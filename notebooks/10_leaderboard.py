@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 10 · Leaderboard: every method, the same prompts, one judge
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/10_leaderboard.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/10_leaderboard.ipynb)
 #
 # All methods of this repository draw the same prompts from the same seeds, and one table says what can be told apart.
 #

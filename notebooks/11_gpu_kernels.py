@@ -414,14 +414,14 @@ if HAS_TRITON:
 # `torch.compile`. These kernels have not been timed on one yet, so `auto` takes torch everywhere, and only
 # `backend="triton"`, or `with use_backend("triton"):`, runs them. A kernel that turns out to gain nothing goes.
 #
-# ## One pass in the place of three
+# ## Two passes in the place of many
 # Group normalisation and SiLU open every residual block of a VQGAN and of a U-Net:
 #
 # $$y = u\,\sigma(u), \qquad u = w_c\,\frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + b_c .$$
 #
-# Step by step, each line reads a whole picture and writes one. Fused: one pass for the statistics, one that normalises,
-# scales and applies SiLU. Backward likewise: one pass for the sums over groups, one for the gradient. What torch keeps
-# for the backward counts as well:
+# Step by step, nearly each line reads a whole picture and writes one. Fused: one pass for the statistics, one that
+# normalises, scales and applies SiLU. Backward likewise: one pass for the sums over groups, one for the gradient. What
+# torch keeps for the backward counts as well:
 
 # %%
 def step_by_step(x, weight, bias, groups, eps):
@@ -667,9 +667,9 @@ run.keep("speed_ups", show.Table(rows, digits=2, units={"least": "times", "most"
 # %% [markdown]
 # ## Look before you write
 # The operations that take most of one training step, or of one step of guidance, from `python -m t2ilib bench profile`.
-# A kernel in the place of one of them can save its share and no more. On a CPU products and convolutions take nearly
-# all, which others have written well, and little is left. On a GPU those are fast, and what only moves bytes
-# weighs more: there these tables decide what is worth a program.
+# A kernel in the place of one of them can save its share and no more. On a CPU products and convolutions take most of
+# it, which others have written well; the rest is spread over many small operations. On a GPU those are fast, and what
+# only moves bytes weighs more: there these tables decide what is worth a program.
 
 # %%
 steps = {}
@@ -749,7 +749,8 @@ show.slider(piece, [0.2, 0.25, 0.4, 0.6, 0.8, 1.0], label="share of the side")
 # %% [markdown]
 # ## Summary
 # - Count bytes first. An operation done number by number waits for memory, and fusing it saves passes, not arithmetic.
-# - A running best in the place of all distances turns N K numbers into N, without giving up a single choice.
+# - A running best in the place of all distances keeps N numbers and one block of distances in the place of N K, without
+#   giving up a single choice.
 # - Masked lanes must hold what changes nothing; odd sizes find the bug; the interpreter shows it.
 # - A kernel's backward has no graph. Guard it, and test second derivatives.
 #

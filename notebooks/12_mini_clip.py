@@ -26,7 +26,7 @@
 # - what the picture tower looks at, and how easily it is fooled - the reason why the model that guides must never
 #   judge
 #
-# This notebook is also the recipe of the four models that ship: the guides `emoji-clip`, `emoji-clip-b` and
+# This notebook is also the recipe of the five models that ship: the guides `emoji-clip`, `emoji-clip-b` and
 # `emoji-clip-photo`, and the judge.
 #
 # | profile | device | time | memory |
@@ -746,7 +746,7 @@ if history.curves:
 # %% [markdown]
 # ## Measure
 # Both directions, on concepts never seen: drawings by four artists, and only those of the same artist are candidates,
-# 150 or so. The baselines: chance; and the *mean caption*, one constant text for every query, which shows what a model
+# about 165. The baselines: chance; and the *mean caption*, one constant text for every query, which shows what a model
 # gets for knowing nothing about the query. *Three phrasings* asks with three forms of the name averaged ("cat", "a
 # cat", "an emoji of a cat"), which costs nothing. Colour words are not used: they were measured from the very pictures
 # that are searched.
@@ -967,11 +967,13 @@ run.keep("fooled", show.compare(pictures, titles=names))
 # %% [markdown]
 # The guide is delighted with what nobody recognises: its score says nothing about pictures that were made by climbing
 # it. So the model that guides never judges; the judge has another architecture, gives no gradient, and picks nothing.
-# Training against attacks makes the climbed pictures smoother; it does not make a picture generator of a classifier.
+# Training against attacks makes the patterns of climbed pictures coarser; it does not make a picture generator of a
+# classifier.
 #
 # How good is the judge? These drawings were left out of its training (the concepts were not: it knows other artists'
 # drawings of them), and all names compete. What real pictures reach here is the ceiling for generated ones. For the
-# guide most of these drawings are training pictures: its gap between the two columns is what it knows by heart.
+# guide most of these drawings are training pictures: its gap between *top-10* and *held-out top-10* is what it knows by
+# heart.
 
 # %%
 exam = left_out if cfg.rows == 0 else left_out[:64]
@@ -1073,8 +1075,9 @@ if has_both:
 
 # %% [markdown]
 # Does it refuse what is merely soft, as pictures from small networks are? The same drawings, made small and enlarged
-# again, and painted by the VQGAN from their codes ([13](13_mini_vqgan.ipynb)). What both judges lose here is what
-# softness costs; what a generated picture loses beyond that, it loses because it shows something else.
+# again, and painted by the VQGAN from their codes ([13](13_mini_vqgan.ipynb)). What a judge loses here beside *as
+# drawn* is what these two kinds of softness cost it, which may be nothing. A larger loss on generated pictures is not
+# explained by them.
 
 # %%
 def enlarged_from_32(x):
@@ -1247,7 +1250,7 @@ run.keep("photographs", show.Table(rows, best="top-5", baselines=["chance"], not
 #   colour channels, near synonyms as partly right answers), made it slower, not better. On validation, where a text is
 #   asked among the 180 or so drawings of one artist: 0.12 top-1 and 0.32 top-5 after 2,000 steps, against 0.19 and
 #   0.40 of the plain recipe after 3,000 (one seed each). What is missing is more drawings of more ideas.
-# - The candidates of held-out are the drawings of one artist, 150 or so; among thousands the same model would score
+# - The candidates of held-out are the drawings of one artist, about 165; among thousands the same model would score
 #   lower, as the curve of the probe shows.
 # - The frozen text tower brings what it read on the web, so words that never occurred in a caption still work.
 # - Emoji names are short and clean. Long descriptions, counting and "left of" are hardly in the captions, so they are

@@ -377,10 +377,11 @@ run.keep("palette_codes", show.curves(used, ylabel="codes in use", size=(5.0, 2.
 run.keep("palette", show.compare(pictures, scale=1.1))
 
 # %% [markdown]
-# All rows start close together. Those that win the first pixels move away with them, and the others wait: with three
-# numbers they trickle in slowly, with more many are never the nearest again (*dead codes*). It is the most common way
-# in which a VQGAN fails, and the pictures show what it costs: white turns grey, close colours merge. The network below
-# uses the third way.
+# With the first two ways all rows start close together. Those that win the first pixels move away with them, and the
+# others wait: with three numbers they trickle in slowly, with more many are never the nearest again (*dead codes*). It
+# is the most common way in which a VQGAN fails, and the pictures show what it costs: white turns grey, close colours
+# merge. The third way begins with colours of the first batch, and goes on moving rows that are hardly chosen (which of
+# the two helps more, this comparison does not say). The network below uses it.
 #
 # ## The model
 # Encoder and decoder are convolutional residual networks. Two steps of halving make 16 x 16 vectors of 8 numbers each:
@@ -661,9 +662,9 @@ run.keep("losses", show.Table(rows, columns=["psnr", "ssim", "features"], units=
 run.keep("losses", show.compare(pictures, scale=1.2))
 
 # %% [markdown]
-# Read the numbers with the pictures. L2 serves PSNR, which is the same thing; the features buy their own distance and
-# pay with pixels; a critic that is a few steps old adds texture, not truth. None of these numbers alone is picture
-# quality.
+# Read the numbers with the pictures. L2 serves PSNR, which is the same thing. The features lower their own distance;
+# what that costs in PSNR and SSIM, the row of L2 shows. A critic that is a few steps old changes little, and one seed
+# does not say in which direction. None of these numbers alone is picture quality.
 #
 # ## Measure
 # On held-out pictures, against what the same number of bits buys otherwise: a thumbnail of 16 x 16 pixels with 11 bits
@@ -751,7 +752,7 @@ run.keep("held_out", show.Table(
     digits={"bytes": 0, "psnr": 2, "perplexity": 0}, baselines=["mean picture"], note=note))
 
 # %% [markdown]
-# The same as pictures: every row costs about as many bytes as the table says, the last one a few less.
+# The same as pictures: every row but the real one costs the bytes of the table.
 
 # %%
 few = spread(test, 8)

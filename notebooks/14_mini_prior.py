@@ -479,9 +479,9 @@ if cfg.train:
     reloaded["emoji-starts"] = load_model(StartBank, saved)
 
 # %% [markdown]
-# Look at drafts along the way, from the same noise. First the network learns that a drawing is colour in the
-# middle and white around it, then what belongs to which word: faces become round and yellow, flags fill the width.
-# Edges take the hours of `full`, and which flag has which colours the shipped one does not know either.
+# Where this run trains, the rows are drafts along the way, from the same noise. First a network learns that a drawing
+# is colour in the middle and white around it, then what belongs to which word: faces become round and yellow, flags
+# fill the width. Edges take the hours of `full`, and which flag has which colours the shipped one does not know either.
 
 # %%
 shipped = load_model(LatentPrior, checkpoints_dir() / "emoji-prior", device=device_)
@@ -740,8 +740,9 @@ run.keep("guidance", show.Table(rows, units={"seconds": "a picture"}, baselines=
 run.keep("guidance", show.compare(pictures, titles=repeated, scale=1.1), thumbnail=True)
 
 # %% [markdown]
-# Scale 3 is clearer than 1, at twice the price. At 6 the latents leave the range of drawings: colours burn, and the
-# samples of one prompt become alike. Notebook 03 takes 3.
+# Scale 3 is clearer than 1, and takes two passes of the network for a step in the place of one. Above 1 the latents
+# spread further than those of drawings (column *deviation*), the more the larger the scale. That samples of one prompt
+# become alike is said of guidance in general; this table does not measure it. Notebook 03 takes 3.
 #
 # ## How many steps
 # The same noise, and more steps. The error is the distance to the latents after many steps, relative to their size.
@@ -874,7 +875,7 @@ run.keep("judged", show.compare(rows, titles=titles, scale=1.2))
 #   real drawing of the concept 0.40. Notebook 03 takes 0.7: at 0.85 a slice of pizza is mush, at 0.5 the draft is the
 #   drawing.
 # - Guidance is not decoration: at scale 1 it is 6 % [3, 10] instead of 15 %.
-# - The error of $v$ says little about looks: at less than twice the error, the live network draws mosaics.
+# - The error of $v$ says little about looks: networks with similar errors may draw very different pictures.
 # - One picture for each concept is a small sample: look at the intervals. No person was asked.
 #
 # ## Save and reload
@@ -905,7 +906,8 @@ show.slider(redrawn, [0.3, 0.5, 0.7, 0.85, 0.95, 1.0], label="t")
 # ## Summary
 # - Noising is a turn; a network that knows the direction of the turn can turn back, step by step.
 # - The perfect denoiser copies; what a small one makes of new concepts must be measured on new concepts.
-# - Neighbours explain most of the error, words little; guidance exaggerates that little, and it decides what is drawn.
+# - Neighbouring places tell most of what was hidden, words little; guidance exaggerates that little, and it decides
+#   what is drawn.
 # - A noised drawing gives the shape that noise does not, and the time says how much of the drawing survives.
 #
 # ## Exercise: what v says

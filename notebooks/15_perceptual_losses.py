@@ -20,7 +20,8 @@
 # - how well each layer of a network separates alike pictures from different ones, and where noise deceives it
 # - why two pictures can be equal to a layer and different to you, and what this has to do with adversarial attacks
 # - how a VQ-VAE with batch norm is built, and why its codes are read in eval mode
-# - what eight losses make of the same network at the same budget, measured by networks that trained none of them
+# - what nine losses (eight without the weights of LPIPS) make of the same network at the same budget, measured by
+#   networks that trained none of them
 # - how a trained decoder learns to paint twice as large from the same codes
 #
 # It needs: autoencoders with codes ([13, mini VQGAN](13_mini_vqgan.ipynb)) and, for the critic,
@@ -87,7 +88,8 @@ threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
 # `quick` compares three of the losses while you watch, at half the width and few steps; `full` trains with all of them,
-# three times each, at the study's own width, and keeps what is finished: interrupt it, start it again, and it goes on.
+# three times each, at 64 channels (the original has 256), and keeps what is finished: interrupt it, start it again, and
+# it goes on.
 
 # %%
 import csv
@@ -356,8 +358,8 @@ for name, of_layer in areas.items():
 
 # %% [markdown]
 # To separate concepts is one thing, to know that noise is no drawing another: where a layer's third line lies below a
-# half, noise is more often *closer* to a drawing than another drawing is. A loss on that layer prefers noise to a
-# drawing that is not quite right.
+# half, noise is more often *closer* to a drawing than another drawing is. A loss on that layer often prefers noise to a
+# drawing of something else; whether it also prefers it to the same thing drawn otherwise, the second line says.
 #
 # ## The original's plot, and what it missed
 # The study that this notebook repeats asked with one pair: two pictures of a beach, a few others, and noise. Here are
@@ -450,7 +452,7 @@ shorter = [layer for layer, row in rows.items() if row["length of noise"] < 1]
 print(f"noise is shorter than drawings in: {', '.join(shorter) or 'no layer'}")
 
 # %% [markdown]
-# A late layer responds to objects. Noise has none, so where its vectors are short, they are far from nothing. The
+# A late layer responds to objects. Noise has none, so where its vectors are short, they are near to everything. The
 # exercise at the end takes the length away.
 #
 # ## What a layer leaves free
@@ -961,11 +963,11 @@ if {"MSE", "last layer"} <= set(networks_by_loss):
           f"is {'closer to' if closer else 'no closer to'} the drawings")
 
 # %% [markdown]
-# Two things come together. The layer is blind to most changes of a picture, as matching and attack show: what is left
-# of its distance after some steps says how well *pixels* can satisfy it without a drawing. And where a picture is far
-# from drawings the gradient of so late a layer points to no drawing either, so a network that begins with grey learns
-# slowly, or not at all. A layer with more numbers than the picture has, or pixels in the mixture, takes that freedom
-# away.
+# The layer is blind to many changes of a picture, as matching and attack show: what is left of its distance after some
+# steps says how well *pixels* can satisfy it without a drawing. A network that is near in the layer and far in pixels
+# has used that freedom. One that is far in both did not get even there; that the gradient of so late a layer points to
+# no drawing, when a picture is far from all of them, is then a guess of ours, which nothing here measures. More numbers
+# in a layer, or pixels in the mixture, leave less freedom.
 #
 # ## Beyond: a decoder for twice the side
 # The original ended at 128 pixels, and named larger pictures as future work. Codes need not change for it: one more
@@ -1040,10 +1042,10 @@ run.keep("larger", show.compare({"real": large_test[few]} | {
 # - Separation is asked of drawings of emoji. Networks of photographs may order layers otherwise on photographs.
 # - A layer that separates concepts well may still take noise for a near picture: the two questions have different
 #   answers, and a loss needs both. Much of this is the length of what it says, not its direction.
-# - The table's order holds for one network, one width and one budget. The original trained longer at 128 pixels and 256
-#   channels: `-p profile full -p study_channels 256` on a GPU comes closer to it.
-# - PSNR is what MSE trains, so MSE has the advantage there; the features that measure are relatives of those that train
-#   some rows. No column is without a favourite: read several, and look at the pictures.
+# - The table's order is that of one network, one width, one budget and as many seeds as its note says. The original
+#   trained longer at 128 pixels and 256 channels: `-p profile full -p study_channels 256` on a GPU comes closer to it.
+# - PSNR measures what MSE trains, so rows with MSE in their loss have an advantage there; the features that measure are
+#   relatives of those that train some rows. No column is without a favourite: read several, and look at the pictures.
 #
 # ## Exercise: likeness by direction
 # LPIPS scales the vector of features at each position to length 1 before it subtracts, so that length does not count.
@@ -1094,10 +1096,11 @@ except NotImplementedError as error:
 #
 # More exercises:
 # 1. Which layer of the table of AUCs separates concepts best? Train with it: add
-#    `"best": partial(layer_loss, "stage3")` to `LOSSES` and run with `-p study_losses "MSE, best"`. Is the best judge
-#    the best teacher? (Compare PSNR; the published row *second layer* is of a layer that separates nearly as well.)
+#    `"best": partial(layer_loss, "stage3")` (or the layer that was printed) to `LOSSES` and run with
+#    `-p study_losses "MSE, best"`. Is the best judge the best teacher? (Compare PSNR; the row *second layer* is of a
+#    layer that separates nearly as well.)
 # 2. Give the attack 2 levels instead of 8. How much of the last layer's distance is left? (Expected in `quick`: about
-#    0.36; with 8 levels 0.10.)
+#    0.1 with 8 levels, several times as much with 2.)
 # 3. Run with `-p perceptual emoji-clip`. Which of its layers take noise for a drawing? (Expected: early ones, not late
 #    ones.)
 

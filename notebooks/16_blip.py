@@ -12,8 +12,7 @@
 
 # %% [markdown]
 # # 16 · BLIP: does this caption belong to this picture?
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/16_blip.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPO/blob/main/notebooks/16_blip.ipynb)
 #
 # One network learns to compare pictures with captions, to say whether they belong together, and to write captions.
 #
@@ -365,9 +364,10 @@ if not measure:
 # $$\text{precision} = \frac{\text{right yes}}{\text{all yes}}, \qquad \text{recall} = \frac{\text{right
 # yes}}{\text{all that belong together}}$$
 #
-# Below, a matcher with random weights whose answer is always yes gets four ones on the first kind of test, and half on
-# the second, in which every picture comes once with its own caption and once with a hard wrong one. `ordered` is the
-# share of (right, wrong) couples in which the right pair has the larger score; it needs no threshold.
+# Below, a matcher with random weights whose answer is always yes gets four ones on the first kind of test, and an
+# accuracy and a precision of a half on the second, in which every picture comes once with its own caption and once with
+# a hard wrong one. `ordered` is the share of (right, wrong) couples in which the right pair has the larger score; it
+# needs no threshold.
 
 # %%
 def always_yes(pictures, texts):
@@ -490,9 +490,9 @@ run.keep("leak", show.Table(rows, note=note))
 run.metric(leak=rows[list(rows)[-1]]["R^2"] - rows[list(rows)[-2]]["R^2"])
 
 # %% [markdown]
-# The methods of this repository draw from text alone. What the last row explains beyond the one above it is what such
-# a condition knows of the picture that the result is compared with. (A network that has learned for a moment has not
-# looked much: then both are near 0.)
+# The methods of this repository draw from text alone. What the last row explains beyond the one above it is what such a
+# condition knows of the picture that the result is compared with. (Where the network has hardly learned to look, the
+# two rows are nearly equal.)
 #
 # ## Captions as a measure, and a captioner that knows nothing of the method
 # A picture is captioned, and the caption compared with the prompt. If the captioner's own features conditioned the
@@ -634,7 +634,7 @@ print("warning:", caught[-1].message)
 # ## What these numbers say, and what they do not
 # - Matching is asked between concepts of one subgroup, with one wrong caption each. Among all captions it is retrieval,
 #   which notebook [12](12_mini_clip.ipynb) measures.
-# - Thresholds come from the other half of the concepts. `ordered` needs none, and is the row to compare first.
+# - Thresholds come from the other half of the concepts. `ordered` needs none, and is the column to compare first.
 # - The caption scores compare words, not meanings: "a dog" for a wolf is as wrong as "a car", but for METEOR with
 #   WordNet.
 # - The leak is a lower bound: a linear map finds only what lies open.
@@ -685,7 +685,7 @@ except NotImplementedError as error:
 # ## Summary
 # - A text network looks at a picture by cross-attention; matching and writing are two uses of the same weights.
 # - A matcher is measured with wrong pairs, and with hard ones; without them "yes" is perfect.
-# - A condition that has seen the picture carries its colours: what is drawn from it is a variation.
+# - A condition that has seen the picture can carry its looks, and what is drawn from it is then a variation.
 # - A caption score is read beside its shuffled captions.
 
 # %%
