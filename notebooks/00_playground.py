@@ -220,7 +220,8 @@ run.finish()
 
 # %% [markdown] tags=["page"]
 # ## What to expect
-# The networks that ship are small and were trained on emoji, nothing else. They draw **one object on white**: faces,
+# The networks that draw are small and have seen nothing but emoji. (What reads the prompt, MiniLM, and the features of
+# `emoji-clip-photo` and `emoji-judge-photo` were trained on other things.) They draw **one object on white**: faces,
 # hearts, animals, fruit, vehicles, tools, and colours of them. They do not draw scenes, relations ("a cat *on* a
 # table"), counts, writing, or photographs; of a sentence you get the subject at best. Words that no emoji is about give
 # something that looks like an emoji and means nothing: look at what the judge sees.
@@ -241,8 +242,8 @@ run.finish()
 # learned. More methods come as further notebooks and appear in the panel's list by themselves.
 #
 # ## Exercises
-# 1. Draw *a red heart* with `candidates` 1, then 16, then 64, always with the same seed. Which number rises surely,
-#    guide or judge? Which should you believe?
+# 1. Draw *a red heart* with `candidates` 1, then 16, then 64, always with the same seed. Which number tends to rise,
+#    that of the guide or that of the judge? Which should you believe?
 # 2. Set `prior_weight` to 0, `learning_rate` to 0.3 and `steps` to 200. The guide's number beats every drawing so far;
 #    what happened to the picture, and to what the judge sees?
 # 3. Try *a blue apple*, then *an apple*: does the colour come from the words or from the examples that the networks
@@ -250,8 +251,8 @@ run.finish()
 #
 # <details><summary>Hints, and what to expect</summary>
 #
-# 1. The guide chooses the best of more candidates, so its number cannot fall. (Expected: the judge's may; it did not
-#    choose, so believe it.)
+# 1. The guide chooses among more candidates, so its number tends to rise; for one seed the search that follows can undo
+#    that. (Expected: the judge's may fall; it did not choose, so believe it.)
 # 2. This is the search of notebook 03 without what holds it. (Expected: texture, a high guide and a judge that sees
 #    something else.)
 # 3. Most apples of the set are red. (Expected: both push on each other; which wins depends on the seed, so draw

@@ -22,7 +22,7 @@
 # - what mode collapse looks like on a ring of eight heaps of points, and how to count it: classes, entropy, duplicates,
 #   a thousand modes of stacked digits
 # - why a falling loss says little about the pictures, as a rank correlation
-# - what seven remedies are worth on the same budget, beside real digits and noise
+# - what two losses and five remedies are worth on the same budget, beside real digits and noise
 #
 # | profile | device | time | memory |
 # |---|---|---|---|
@@ -578,9 +578,10 @@ run.keep("linear_pictures", show.compare(pictures, scale=0.7))
 
 # %% [markdown]
 # ## Seven rules, one budget
-# Now the convolutional pair. Each rule gets the same weights to begin with, the same number of updates of both
-# networks, batch, learning rate and optimiser. That is a choice: none was tuned on its own, penalties cost extra time
-# (last column), and the paper of WGAN-GP gives the critic five updates for each of the generator.
+# Now the convolutional pair. Each rule begins from the same seed (minibatch deviation gives the critic one more
+# channel, so that its last layers begin otherwise), with the same number of updates of both networks, batch, learning
+# rate and optimiser. That is a choice: none was tuned on its own, penalties cost extra time (last column), and the
+# paper of WGAN-GP gives the critic five updates for each of the generator.
 #
 # | rule | change |
 # |---|---|
@@ -818,7 +819,8 @@ def train_ring(name, rule, pace, repeat=0):
 
 # %% [markdown]
 # *Heaps at a time*: $e^{\text{entropy}}$ of the shares of the heaps, 8 if all have as many points and 1 if one has all,
-# the mean over the second half of the looks. *Heaps visited*: in how many of the eight most points lay at some look.
+# the mean over the second half of the looks. *Heaps visited*: how many different heaps had the largest share at some
+# look. It says something only where nearly all points are in one heap: there it counts how far they move on.
 
 # %%
 PACES = {"1 update for each": (GanRule(), 1),
@@ -851,8 +853,9 @@ if profile != "smoke":
 
 # %% [markdown]
 # At equal pace the points spread over the ring. With five updates for each they fall onto one place, which wanders
-# around the ring: that is mode collapse, and both networks learn all the time. The last row has the penalties that lead
-# the table of the digits. They smooth the discriminator; they do not help against a generator that runs ahead of it.
+# around the ring: that is mode collapse, and both networks learn all the time. The last row plays by the rule *R1 + R2,
+# relativistic* of the table of the digits. Its penalties smooth the discriminator; they do not help against a generator
+# that runs ahead of it.
 #
 # ### The limit: a discriminator that stands still
 # Freeze the discriminator of the digits altogether, and let the generator raise its logit as high as it goes. The best
@@ -978,8 +981,9 @@ run.keep("losses", show.curves(curves, smooth=max(1, cfg.steps // 40), size=(6.0
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
-# Of one run of `full` on the digits of scikit-learn, three seeds, 4000 steps; its output is in
-# `reports/notebooks/01_gan_basics.ipynb`. Other data, other sizes: another order.
+# Of one run of `full` on the digits of scikit-learn, three seeds, 4000 steps. The tables above may be of `quick`, with
+# one seed and fewer steps, which orders nothing: where they differ, that is why. Other data, other sizes: another
+# order.
 #
 # - *Remedies*: the penalties lead, R1 with R2 and relativistic pairs at 8.5 ± 0.6 and R1 at 8.7 ± 1.8, then WGAN-GP,
 #   the saturating loss, minibatch deviation, label smoothing, and the non-saturating loss last at 13.0 ± 0.9. Three
@@ -1147,7 +1151,8 @@ except NotImplementedError as error:
 # - Gulrajani et al. 2017, *Improved training of Wasserstein GANs*, arXiv:1704.00028
 # - Heusel et al. 2017, *GANs trained by a two time-scale update rule converge to a local Nash equilibrium*,
 #   arXiv:1706.08500
-# - Arora and Zhang 2018, *Do GANs learn the distribution? Some theory and empirics*, arXiv:1706.08224
+# - Arora and Zhang 2017, *Do GANs actually learn the distribution? An empirical study*, arXiv:1706.08224 (duplicates as
+#   a sign of collapse)
 # - Karras et al. 2018, *Progressive growing of GANs for improved quality, stability, and variation*, arXiv:1710.10196
 # - Mescheder, Geiger and Nowozin 2018, *Which training methods for GANs do actually converge?*, arXiv:1801.04406
 # - Jolicoeur-Martineau 2018, *The relativistic discriminator*, arXiv:1807.00734

@@ -248,7 +248,7 @@ rows = {}
 for i in (2, 8, 16, 32):
     slope = (divergence[i] - divergence[i - 1]) / (shifts[1] - shifts[0])
     rows[f"apart by {shifts[i]:.1f}"] = {"Jensen-Shannon": divergence[i],
-                                         "critic's slope": f"{slope:.1e}",
+                                         "its slope": f"{slope:.1e}",
                                          "earth mover": distance[i]}
 run.keep("divergences", show.Table(rows, digits={"Jensen-Shannon": 4, "earth mover": 2},
                                    units={"Jensen-Shannon": "nats", "earth mover": "places"}))
@@ -704,9 +704,10 @@ if pictures:
     run.keep("while_learning", show.compare(pictures, scale=0.9), thumbnail=True)
 
 # %% [markdown]
-# And the curves. A WGAN's loss can be read: `w_distance`, real scores minus fake ones, rises while the critic learns
-# and then falls as the fakes get closer. It is in units of the critic's slope, so the penalty must be small for it to
-# mean anything. The DCGAN's difference of logits says only how sure its classifier is.
+# And the curves. A WGAN's loss can be read: in a training that goes well `w_distance`, real scores minus fake ones,
+# rises while the critic learns and then falls as the fakes get closer. Where it rises again, or the penalty grows
+# beside it, it is no distance. It is in units of the critic's slope, so the penalty must be small for it to mean
+# anything. The DCGAN's difference of logits says only how sure its classifier is.
 
 # %%
 curves = {}
@@ -924,10 +925,10 @@ run.keep("samples", sheet)
 
 # %% [markdown]
 # ## What these numbers say, and what they do not
-# - In the published run of `full`, where both see as many real pictures, the KID of the DCGAN's three seeds was 0.25,
-#   0.45 and 1.82 (EMA), that of the WGAN-GP's 0.32, 0.33 and 0.38. The best of all six is a DCGAN, and so is the worst.
-#   It looks as if the penalty made results differ less; three seeds each cannot show it. In `quick` there is one seed,
-#   which orders nothing.
+# - In an earlier run of `full` (its figures are in [what was measured](../reports/RESULTS.md)), where both see as many
+#   real pictures, the KID of the DCGAN's three seeds was 0.25, 0.45 and 1.82 (EMA), that of the WGAN-GP's 0.32, 0.33
+#   and 0.38. The best of all six is a DCGAN, and so is the worst. It looks as if the penalty made results differ less;
+#   three seeds each cannot show it. In `quick` there is one seed, which orders nothing.
 # - This DCGAN is a plain one: notebook 01 measures what steadies the game that it plays.
 # - KID and FID-emoji see what a small judge sees: colours, outlines, expressions; hardly single pixels.
 # - FID-emoji of few pictures is too high for everybody, also for real ones; compare rows, not papers.
@@ -986,8 +987,8 @@ show.slider(truncated, [0.1, 0.25, 0.5, 0.75, 1.0], label="share")
 #   steeper than one measures it.
 # - One share for each pair, the norm over the whole picture, no batch norm in the critic: three conditions, each easy
 #   to miss and easy to test.
-# - Detached fakes, one pass, a lazy penalty and an averaged generator: each line is short, and together they save
-#   most of the time.
+# - Detached fakes, one pass and a lazy penalty make a step cheaper (the table of milliseconds says by how much the
+#   penalty does); the averaged generator is for the samples.
 #
 # ## Exercise: Wasserstein distance on a line
 # **Write these lines**: the cheapest mean way between as many coins as holes on a line, without trying any plan. The

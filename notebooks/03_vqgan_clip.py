@@ -258,8 +258,8 @@ run.keep("same_losses", show.Table(table, digits=4, note="loss of the first thre
 # %% [markdown]
 # ## From random codes: the guide is fooled
 # The classic start is random codes and hundreds of steps. With CLIP trained on 400 million pictures this paints; with a
-# CLIP of four million parameters the search finds texture that *scores* better than any drawing. Look at the picture,
-# then at the cosine beside that of the real drawing.
+# CLIP whose picture tower has four million parameters the search finds texture that *scores* better than the drawing
+# beside it. Look at the picture, then at the cosine beside that of the real drawing.
 
 # %%
 def guide_similarity(result):
@@ -474,10 +474,11 @@ def draw(names, *, batch=8, basis=None, source=prior, **options):
 
 # %% [markdown]
 # ## Ablation, on validation concepts
-# Each row changes one thing. Choices were made here, never on the held-out concepts. *Guide* is the cosine that the
-# search was given; what counts is what the judge says: the columns from *top1* to *kid*. Profile `quick` draws so few
-# concepts that its tables, here and below, show what is measured and settle nothing; those of `full` do, in
-# [the executed notebook](../reports/notebooks/03_vqgan_clip.ipynb).
+# Each row is a variant of the default; the list `VARIANTS` says in what. Choices were made here, never on the held-out
+# concepts. *Guide* is the cosine that the search was given; what counts is what the judge says: the columns from *top1*
+# to *kid*. Profile `quick` draws so few concepts that its tables, here and below, show what is measured and settle
+# nothing. `full` draws more of them, in [the executed notebook](../reports/notebooks/03_vqgan_clip.ipynb); which rows
+# even it cannot order is printed below the paired differences.
 
 # %%
 rows_of = {}
@@ -652,10 +653,11 @@ run.keep("recognised", show.Table(table, columns=("top1", "top5", "top10", "n", 
 
 # %% [markdown]
 # ## The measurement, on training and on held-out concepts
-# Prior, bank and guide know the drawings of the training concepts, and nothing of the held-out families.
-# Beside the method stand: real pictures (the judge's own ceiling), their quantised copies (the VQGAN's), the training
-# picture that the guide retrieves for the prompt (retrieval: a baseline, not a method), the same pictures with shuffled
-# captions, and chance. All of these are the pale rows of the tables.
+# Prior, bank and guide know the drawings of the training concepts, and nothing of the held-out families. Beside the
+# method stand: real pictures that the judge did not train on (no upper bound: a picture made like drawings that it
+# knows can be easier to read), their quantised copies, the training picture that the guide retrieves for the prompt
+# (retrieval: a baseline, not a method), the same pictures with shuffled captions, and chance. All of these are the pale
+# rows of the tables.
 
 # %%
 library_features = guide_features(training_rows)
@@ -816,9 +818,9 @@ run.keep("pulls", show.grid(torch.cat(pictures), titles, columns=6))
 # **A story** changes the prompt on the way: `^` parts its scenes, `cross_fade` blends them. Do colours follow? When
 # this was written, with one seed, they did not with the usual weight of the prior: the guide leads through patches of
 # colours that it likes better, and longer steps, no cross-fade or a prompt against red did not change that. The prior
-# is asked for the scene of the moment, too. Where it weighs twenty times as much, it takes the whole heart along; the
-# table at the end of this section counts the green. To turn a heart into an apple stays beyond a small guide, which
-# repaints what is there.
+# is asked for the scene of the moment, too. The second story gives it twenty times the weight, and doubles the learning
+# rate; the table at the end of this section has the mean colours, and the line below it says which hearts ended more
+# green than red. To turn a heart into an apple stays beyond a small guide, which repaints what is there.
 
 # %%
 def colour_of(pictures):
@@ -936,9 +938,10 @@ show.slider(lambda i: frames[i], list(range(len(frames))), label="frame")
 # %% [markdown]
 # ## Summary
 # - VQGAN+CLIP searches the codes of a picture for agreement with a text; gradients pass the quantiser straight through.
-# - A score that is optimised stops being a measure: from random codes the small guide prefers texture to any drawing.
-# - A learned prior gives starts that are pictures; the guide chooses among them and corrects; score
-#   distillation keeps them whole.
+# - A score that is optimised stops being a measure: from random codes the small guide can prefer texture to the real
+#   drawing.
+# - A learned prior gives starts that are pictures; the guide chooses among them; whether optimising afterwards helps,
+#   and whether score distillation protects, the paired table says.
 # - The judge, strict ranks, retrieval and real pictures around the number are what make it worth reporting.
 #
 # ## Exercise: an angle without arccos

@@ -19,7 +19,7 @@
 #
 # **What you will learn**
 # - how a small network learns the embeddings of a large one, what four losses buy, and what the teacher buys
-# - why a mean squared error of 0.00013 can be excellent or worthless, and which number says it
+# - why a mean squared error of 0.00013 can be nearly perfect or only fair, and which number says it
 # - how to do without a language model of 22 million parameters: a shorter table of word pieces
 # - deep compression from scratch: pruning with retraining, k-means, Huffman codes, and honest bytes
 # - whether a generator can be guided by the students, and what that costs
@@ -1089,9 +1089,9 @@ run.keep("retrained", show.Table(rows, baselines=[AS_LOADED], digits={"KiB": 0},
                                  note=note))
 
 # %% [markdown]
-# Of each setting the file goes on that is closer to the teacher on *training* drawings (larger $R^2$): with a moment of
-# retraining it may be the one that was not retrained. A choice on the validation drawings of the table would flatter
-# it.
+# Of each setting the file goes on whose *picture* tower is closer to the teacher on *training* drawings (larger $R^2$;
+# the text tower is not asked, and may be worse): with a moment of retraining it may be the one that was not retrained.
+# A choice on the validation drawings of the table would flatter it.
 #
 # ### Honest bytes
 # A ratio needs its denominator: against float32 anything looks small. Beside the plain formats stands what a general
@@ -1229,8 +1229,8 @@ without = {column: sum(row[column] for row in rows.values()) for column in ("shi
 rows["together"] = dict(without)
 
 # %% [markdown]
-# MiniLM is the largest file of all, and the prior cannot do without it. `full` compresses it as well; a profile that
-# does not shows what ships.
+# The prior cannot do without MiniLM, a large file. Only `full` compresses it and adds its row; elsewhere *together* is
+# without it.
 
 # %%
 minilm = text_encoder.model

@@ -1175,10 +1175,10 @@ for split, (names, table, _, _) in results.items():
 
 # %% [markdown]
 # **How sharply to look up** was chosen on validation concepts by the table below. 1 is the sharpness that training
-# found while the rows of a drawing were hidden now and then: it mixes many neighbours, and a mixture of drawings is
-# often a drawing of nothing. A larger factor takes fewer, up to the nearest name alone, and then *copy* rises: the
-# picture is that name's drawing. The method's factor was chosen where *copy* was about that of real drawings (the table
-# above).
+# found while the rows of a drawing were hidden now and then: it mixes many neighbours. A larger factor takes fewer, up
+# to the nearest name alone, and *copy* rises. Compare it with that of the nearest name's drawing above: the network
+# still redraws what it looks up. Rows whose intervals overlap are not told apart. The method's factor was chosen where
+# *copy* was about that of real drawings (the table above).
 
 # %%
 names = judgement.concepts("validation", cfg.num_concepts)
@@ -1337,7 +1337,8 @@ show.slider(at_share, [0.0, 0.25, 0.5, 0.75, 1.0], label="share")
 # ## Summary
 # - An error between embeddings says little without its scale and a constant's error beside it.
 # - A guide can be pleased by texture in which another judge sees nothing. Where pixels that are optimised freely end
-#   there too, the loss is to blame, not the network.
+#   there too, the loss alone is enough to fail; whether the network fails as well, the tests of layout and gradients
+#   say.
 # - With a memory of drawings and a decoder of drawings, one pass is enough for a picture of what is known.
 #
 # ## References
