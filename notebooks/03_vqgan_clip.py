@@ -302,11 +302,11 @@ run.keep("prior", show.compare(dict(zip(words, drafts.split(6)))))
 
 # %% [markdown]
 # ## Start from the prior, choose with the guide, then optimise
-# 1. draw many starts $z_1 \dots z_n$ from the prior and keep the one whose picture the guide likes best,
-#    $\arg\max_j I(D(q(z_j))) \cdot T(\text{prompt})$. Half of them start from noise,
-#    half from the training drawings with the closest names, noised until a fifth of the variance is left: their
-#    shape survives, the rest is drawn anew (Meng et al. 2022). Of a name that was drawn in training this is half
-#    retrieval: look at the unseen concepts, and at the column *nearest*, where a copy would have 1;
+# 1. draw many starts $z_1 \dots z_n$ from the prior and keep the one whose picture the guide likes best, $\arg\max_j
+#    I(D(q(z_j))) \cdot T(\text{prompt})$. Half of them start from noise, half from the training drawings with the
+#    closest names, noised until half of the variance is left: most of them survives, the rest is drawn anew (Meng et
+#    al. 2022). Of a name that was drawn in training this is half retrieval: look at the unseen concepts, and at the
+#    column *nearest*, where a copy would have 1;
 # 2. descend the CLIP loss from there, with small steps and random views;
 # 3. stay near the prior by *score distillation*: noise the latents a little to $z_t$, ask the prior what they were
 #    before, $\hat z_0(z_t)$, and penalise the distance to its answer, $\lambda \lVert z - \hat z_0(z_t) \rVert^2$. The

@@ -279,8 +279,9 @@ note = (f"n = {len(drawings)} latents of training drawings; correlation of the s
 run.keep("latents", show.Table(rows, digits=2, note=note))
 
 # %% [markdown]
-# What is left of a drawing? At $t = 0.7$, where notebook 03 starts half of its drafts, a fifth of the variance: shape
-# and colours. At $t = 0.85$ a twentieth: a large ring or a dark mouth, for who knows what to expect.
+# What is left of a drawing? At $t = 0.5$, where notebook 03 starts half of its drafts, half of the variance: nearly all
+# of it. At 0.7 a fifth: shape and colours. At $t = 0.85$ a twentieth: a large ring or a dark mouth, for who knows what
+# to expect.
 
 # %%
 @torch.no_grad()
@@ -872,8 +873,9 @@ run.keep("judged", show.compare(rows, titles=titles, scale=1.2))
 #   an answer, a single draft loses to looking up. It earns its place otherwise: drafts differ from seed to seed and
 #   follow words that no drawing has, so a guide can choose among many and correct them (notebook 03).
 # - *Like start* says what is borrowed: 0.96 at $t = 0.5$, 0.86 at 0.7, 0.65 at 0.85; a draft from noise has 0.35, a
-#   real drawing of the concept 0.40. Notebook 03 takes 0.7: at 0.85 a slice of pizza is mush, at 0.5 the draft is the
-#   drawing.
+#   real drawing of the concept 0.40. Notebook 03 takes 0.5: at 0.85 a slice of pizza is mush, and at 0.7 the second
+#   judge ([12](12_mini_clip.ipynb#A-second-judge)) finds fewer of the names that were drawn in
+#   training. The draft is then nearly the drawing, and what is new comes from the search.
 # - Guidance is not decoration: at scale 1 it is 6 % [3, 10] instead of 15 %.
 # - The error of $v$ says little about looks: networks with similar errors may draw very different pictures.
 # - One picture for each concept is a small sample: look at the intervals. No person was asked.

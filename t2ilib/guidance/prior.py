@@ -27,7 +27,7 @@ from ..errors import BadParameter
 from ..models.latent_prior import LatentPrior
 from ..models.start_bank import StartBank
 
-BANK_NOISE = 0.7  # time to which drawings are noised, among latents: earlier they stay nearly as they are
+BANK_NOISE = 0.5  # time to which drawings are noised, among latents: earlier they stay nearly as they are
 
 
 class DiffusionPrior:
@@ -44,8 +44,8 @@ class DiffusionPrior:
         painter: a VQGAN with the bank's codebook, which paints drawings of the bank in the colour that a prompt asks
             for; None leaves every drawing its colours.
         bank_share: part of the samples of each prompt that start from the drawings with the closest names.
-        bank_noise: time t to which those are noised. At 0.7 a fifth of the variance is the drawing's, and its shape
-            survives; at 0.85 a twentieth, and only its layout does; at 1 nothing.
+        bank_noise: time t to which those are noised. At 0.5 half of the variance is the drawing's, and it stays nearly
+            as it is; at 0.7 a fifth, and its shape survives; at 0.85 a twentieth, and its layout does; at 1 nothing.
 
     Raises:
         BadParameter: an argument is out of range.
