@@ -1,6 +1,6 @@
 """What eyes that know photographs say of drawings: true ones, decoded, enlarged, and drawn from prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ BENCHMARK = "eyes"
 METHODS = ("minimagen", "vqgan_clip")  # whose pictures from prompts are measured
 VQGANS = ("emoji-vqgan-128",)
 SMALL = 32  # side of the true pictures that are enlarged
-GUIDED_BY = "without EfficientNet-Lite0"  # which is of the eyes' family: they are mild with what it guided or trained
 
 
 def eyes_rows(device: torch.device, seconds: float, *, pictures: int = 64, prompts: int = 20,
@@ -40,7 +39,8 @@ def eyes_rows(device: torch.device, seconds: float, *, pictures: int = 64, promp
     true = to_unit(data.batch(torch.arange(len(data))))  # (N, 3, 128, 128) in [0, 1]
     yield from picture_rows(eyes, "true drawings", true, device)
     for name in VQGANS:
-        yield from picture_rows(eyes, f"{name} reconstructions", reconstructed(name, true, device), device, true=true)
+        yield from picture_rows(eyes, f"{name} reconstructions", reconstructed(name, true, device), device, true=true,
+                                checkpoints=[name])
     for side in (64, SMALL):
         yield from picture_rows(eyes, f"bicubic from true {side} px", bicubic(true, side), device, true=true)
     enlarged = enlarged_by_minimagen(true, data.captions, device)
@@ -50,20 +50,27 @@ def eyes_rows(device: torch.device, seconds: float, *, pictures: int = 64, promp
 
 
 def picture_rows(eyes: Eyes, provider: str, images: Tensor, device: torch.device, *, true: Tensor | None = None,
-                 mode: str = GUIDED_BY) -> Iterator[Row]:
+                 checkpoints: Iterable[str] = ()) -> Iterator[Row]:
     """Yield what the eyes say of pictures, and how close they are to the true ones.
 
     Args:
-        images, true: (N, 3, H, W) in [0, 1]. mode: of the rows.
+        images, true: (N, 3, H, W) in [0, 1]. checkpoints: which drew them.
     """
     found = eyes.report(eyes.features(images))
     shape = f"n = {len(images)}, {images.shape[-1]} px"
-    about: dict[str, Any] = dict(mode=mode, shape=shape, device=device)
+    about: dict[str, Any] = dict(mode=role_of_lite0(checkpoints), shape=shape, device=device)
     yield row(BENCHMARK, provider, "KID-lite2", (found["kid"], found["kid_low"], found["kid_high"]), **about)
     yield row(BENCHMARK, provider, "precision", (found["precision"], found["low"], found["high"]), **about)
     yield row(BENCHMARK, provider, "recall", found["recall"], **about)
     if true is not None:
         yield row(BENCHMARK, provider, "PSNR dB", psnr(images, true).mean().item(), **about)
+
+
+def role_of_lite0(checkpoints: Iterable[str]) -> str:
+    """Return whether EfficientNet-Lite0 trained or guided checkpoints: the eyes, of its family, may be mild then."""
+    from ..methods.networks import lite0_role
+
+    return f"{lite0_role(checkpoints) or 'neither trained nor guided'} by EfficientNet-Lite0"
 
 
 @torch.no_grad()
@@ -96,15 +103,15 @@ def enlarged_by_minimagen(images: Tensor, captions: Sequence[str], device: torch
 
 def _method_rows(eyes: Eyes, methods: Sequence[str], prompts: int, device: torch.device) -> Iterator[Row]:
     """Yield what eyes and judge say of pictures from prompts, which are validation concepts."""
-    from ..methods import generate
+    from ..methods import generate_with_record
 
     judgement = Judgement(load_judge(device=device), load_captioned("emoji", split="all", image_size=64))
     names = judgement.concepts("validation", prompts)
     for method in methods:
-        images = generate(names, method=method, num_images=1, seed=0, device=str(device))
+        images, record = generate_with_record(names, method=method, num_images=1, seed=0, device=str(device))
         drawn = stack_pictures(images)  # (N, 3, H, W) in [0, 1]
         provider = f"{method} from prompts"
-        yield from picture_rows(eyes, provider, drawn, device)
+        yield from picture_rows(eyes, provider, drawn, device, checkpoints=record["checkpoints"])
         hits = (judgement.ranks(judgement.features(drawn), names) <= 10).float()
-        yield row(BENCHMARK, provider, "strict top-10", bootstrap_interval(hits), mode=GUIDED_BY,
-                  shape=f"n = {len(drawn)}, {drawn.shape[-1]} px", device=device)
+        yield row(BENCHMARK, provider, "strict top-10", bootstrap_interval(hits), device=device,
+                  mode=role_of_lite0(record["checkpoints"]), shape=f"n = {len(drawn)}, {drawn.shape[-1]} px")

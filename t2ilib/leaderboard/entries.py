@@ -13,14 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..encoders.perceptual import LITE0
 from ..errors import BadParameter, CheckpointMismatch
 from ..files import folder_name, hashes_of_inputs, read_json, utc_now, write_json
 from ..media import load_picture
 from ..media.png import save_png
 from ..methods import METHODS, generate_with_record
-from ..methods.networks import weights_version
-from ..paths import checkpoints_dir
+from ..methods.networks import lite0_role, weights_version
 
 CARD = "entry.json"
 Progress = Callable[[int, int], None]
@@ -65,17 +63,7 @@ class Drawn:
     @property
     def lite0(self) -> str:
         """What EfficientNet-Lite0 did for these pictures: "trained" one of the networks, "guided", both, or ""."""
-        return " and ".join(sorted({role for name in self.card["checkpoints"] if (role := _lite0_role(name))}))
-
-
-def _lite0_role(checkpoint: str) -> str:
-    """Return what EfficientNet-Lite0 is to a checkpoint: it "guided", for a guide stands on it, "trained" it, or ""."""
-    home = Path(checkpoint).expanduser()
-    config = (home if home.is_dir() else checkpoints_dir() / checkpoint) / "config.json"
-    card = read_json(config) if config.is_file() else {}
-    if card.get("kwargs", {}).get("network") == LITE0:
-        return "guided"
-    return "trained" if card.get("trained_with") == LITE0 else ""
+        return lite0_role(self.card["checkpoints"])
 
 
 def draw_entry(entry: Entry, prompts: Sequence[str], *, seeds: Sequence[int], home: str | Path, chunk: int = 16,

@@ -4,7 +4,7 @@ A checkpoint that was trained anew, in this process or another, has another hash
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,9 @@ from torch import nn
 
 from ..checkpoint import CONFIG, load_model, short_hash
 from ..encoders import Clip, TextEncoder, load_clip, load_text_encoder
+from ..encoders.perceptual import LITE0
 from ..errors import CheckpointMismatch
+from ..files import read_json
 from ..models.vqgan import VQGAN, load_vqgan
 from ..models.vqvae2 import VQVAE2, find_vqvae, load_vqvae
 from ..paths import checkpoints_dir
@@ -78,6 +80,23 @@ def weights_version(name: str) -> str:
         return ",".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
     shipped = checkpoints_dir() / name
     return short_hash(shipped) if shipped.is_dir() else ""
+
+
+def lite0_role(names: Iterable[str]) -> str:
+    """Return what EfficientNet-Lite0 did for checkpoints: "trained" one of them, "guided" as one, both, or "".
+
+    It is a smaller sister of the network that measures KID and precision, which may be mild with such pictures.
+    """
+    return " and ".join(sorted({role for name in names if (role := _lite0_role(name))}))
+
+
+def _lite0_role(name: str) -> str:
+    home = Path(name).expanduser()
+    config = (home if home.is_dir() else checkpoints_dir() / name) / CONFIG
+    card = read_json(config) if config.is_file() else {}
+    if card.get("kwargs", {}).get("network") == LITE0:  # a guide that stands on it
+        return "guided"
+    return "trained" if card.get("trained_with") == LITE0 else ""
 
 
 class Networks:

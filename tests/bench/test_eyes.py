@@ -30,9 +30,10 @@ def test_each_kind_of_pictures_has_its_rows(thumbnails, monkeypatch):
 
     def generate(prompts, *, method, num_images, seed, device):
         asked.append((len(prompts), method))
-        return [Image.new("RGB", (128, 128), (40 * index, 0, 0)) for index in range(len(prompts))]
+        images = [Image.new("RGB", (128, 128), (40 * index, 0, 0)) for index in range(len(prompts))]
+        return images, {"checkpoints": {"emoji-clip-photo": "0"} if method == "minimagen" else {}}
 
-    monkeypatch.setattr(methods, "generate", generate)
+    monkeypatch.setattr(methods, "generate_with_record", generate)
     monkeypatch.setattr(eyes, "enlarged_by_minimagen", lambda true, captions, device: true.flip(0))
     rows = list(eyes.eyes_rows(CPU, 0.0, pictures=6, prompts=6, eyes=thumbnails))
     assert BENCHMARKS["eyes"] is eyes.eyes_rows and asked == [(6, "minimagen"), (6, "vqgan_clip")]
@@ -44,7 +45,11 @@ def test_each_kind_of_pictures_has_its_rows(thumbnails, monkeypatch):
     assert {metric for _, metric in found} == {"KID-lite2", "precision", "recall", "PSNR dB", "strict top-10"}
     assert found["bicubic from true 64 px", "PSNR dB"] > found["bicubic from true 32 px", "PSNR dB"] > 20
     assert found["emoji-vqgan-128 reconstructions", "PSNR dB"] > 22
-    assert all(row.shape == "n = 6, 128 px" and "Lite0" in row.mode for row in rows)
+    assert all(row.shape == "n = 6, 128 px" for row in rows)
+    modes = {row.provider: row.mode for row in rows}
+    assert modes["emoji-vqgan-128 reconstructions"] == "trained by EfficientNet-Lite0"
+    assert modes["minimagen from prompts"] == "guided by EfficientNet-Lite0"
+    assert modes["vqgan_clip from prompts"] == "neither trained nor guided by EfficientNet-Lite0"
 
 
 def test_bicubic_enlarges_a_true_small_picture():
