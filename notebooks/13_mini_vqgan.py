@@ -1027,8 +1027,9 @@ print("share of codes that changed:", " ".join(f"{share:.2f}" for share in chang
 
 # %% [markdown]
 # The loss is L1 and the distance in EfficientNet-Lite0's early layers (`lite_distance`), which sees grain on a plain
-# ground. `quick` takes a few more steps from what ships, which has had this training; `full` goes on from the network
-# that was grown above. (`python -m t2ilib train decoder` goes on with what ships.)
+# ground. `quick` takes a few more steps from what ships, which has had this training: at the rate of a beginning they
+# may disturb more than they mend. `full` goes on from the network that was grown above. (`python -m t2ilib train
+# decoder` goes on with what ships.)
 
 # %%
 mended = copy.deepcopy(grown_ema.model if profile == "full" else large_shipped)
