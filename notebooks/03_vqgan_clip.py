@@ -304,7 +304,7 @@ run.keep("prior", show.compare(dict(zip(words, drafts.split(6)))))
 # ## Start from the prior, choose with the guide, then optimise
 # 1. draw many starts $z_1 \dots z_n$ from the prior and keep the one whose picture the guide likes best, $\arg\max_j
 #    I(D(q(z_j))) \cdot T(\text{prompt})$. Half of them start from noise, half from the training drawings with the
-#    closest names, noised until half of the variance is left: most of them survives, the rest is drawn anew (Meng et
+#    closest names, noised until half of the variance is left: most of each survives, the rest is drawn anew (Meng et
 #    al. 2022). Of a name that was drawn in training this is half retrieval: look at the unseen concepts, and at the
 #    column *nearest*, where a copy would have 1;
 # 2. descend the CLIP loss from there, with small steps and random views;
