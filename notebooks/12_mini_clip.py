@@ -1408,6 +1408,7 @@ except NotImplementedError as error:
 # - Zhai et al. 2022, *LiT: zero-shot transfer with locked-image text tuning*, arXiv:2111.07991
 # - van den Oord et al. 2018, *Representation learning with contrastive predictive coding*, arXiv:1807.03748
 # - Liang et al. 2022, *Mind the gap*, arXiv:2203.02053
+# - Rao 1948, *The utilization of multiple measurements in problems of biological classification*, J. R. Stat. Soc. B 10
 # - Norouzi et al. 2014, *Zero-shot learning by convex combination of semantic embeddings*, arXiv:1312.5650
 # - Madry et al. 2018, *Towards deep learning models resistant to adversarial attacks*, arXiv:1706.06083
 # - Santurkar et al. 2019, *Image synthesis with a single (robust) classifier*, arXiv:1906.09453
