@@ -486,6 +486,16 @@ def learning_rate(step):
 
 
 # %%
+def descend(network, adam, average, loss):
+    """Move a network's weights, and their average, by one step; the loss as a number."""
+    adam.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    adam.step()
+    average.update(network)
+    return loss.item()
+
+
 def train_step(step):
     late = step >= polish_from
     set_lr(optimizer, learning_rate(step))
@@ -500,12 +510,8 @@ def train_step(step):
     else:
         codebook.update(z_e, quantized.codes)
         loss = loss + cfg.commitment * quantized.commitment
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    ema.update(model)
-    return {"l1": l1, "perplexity": quantized.perplexity.item(), "loss": loss.item()}
+    value = descend(model, optimizer, ema, loss)
+    return {"l1": l1, "perplexity": quantized.perplexity.item(), "loss": value}
 
 # %% [markdown]
 # What is measured: PSNR (dB, a logarithm of the squared error), SSIM, the distance in `emoji-clip`'s features (the
@@ -910,16 +916,6 @@ def reading_loss(real, z_e):
 # One step, whatever the phase:
 
 # %%
-def descend(network, adam, average, loss):
-    """Move a network's weights, and their average, by one step; the loss as a number."""
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    adam.step()
-    average.update(network)
-    return loss.item()
-
-
 def grow_step(step):
     reads = step >= read_from
     phase_step = step - read_from if reads else step
@@ -1130,7 +1126,8 @@ for name, (net, real) in stored.items():
         tensor.copy_(tensor.half())
     done = loops[name].done + (mend_loop.done if name == "emoji-vqgan-128" else 0)
     pictures_seen = done * cfg.batch_size + seen_before(start_from, name)
-    mended_by = dict(trained_with=lite.name) if name == "emoji-vqgan-128" and cfg.mend_steps else {}
+    is_mended = name == "emoji-vqgan-128" and (cfg.mend_steps or start_from == "shipped")
+    mended_by = dict(trained_with=lite.name) if is_mended else {}
     saved = save_model(home / name, final, dtype=torch.float16, pictures_seen=pictures_seen,
                        **card, **mended_by)
     run.artefact(saved / "model.safetensors")
