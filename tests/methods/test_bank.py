@@ -78,7 +78,7 @@ def test_a_folder_without_a_bank_draws_from_noise_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", FAST)
 def test_the_share_from_drawings_changes_the_picture_and_is_recorded(method):
-    fast = dict(method=method, candidates=4, seed=0, **FAST[method])
+    fast = dict(method=method, num_images=1, candidates=4, seed=0, **FAST[method])
     some, record = generate_with_record("pizza", **fast)
     none, without = generate_with_record("pizza", **fast, bank_share=0)
     all_of_them, _ = generate_with_record("pizza", **fast, bank_share=1, bank_noise=0.3)

@@ -9,7 +9,7 @@ def training(notebook_training):
     return notebook_training("08_minimagen.py", networks="trained.items()")
 
 
-@pytest.mark.long  # in `make test` notebook 02 and the VQ-VAE of 06 do the same
+@pytest.mark.long  # in `make test` notebook 02 does the same
 def test_two_processes_train_what_one_does(training):
     one, two = training.by_one_and_by_two(stages="base,sr64", steps=3)
     assert one.keys() == two.keys()

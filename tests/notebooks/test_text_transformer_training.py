@@ -11,7 +11,7 @@ def training(notebook_training):
     return notebook_training("09_text_transformer.py", networks='[("recipe", averaged)]')
 
 
-@pytest.mark.long  # in `make test` notebook 02 and the VQ-VAE of 06 do the same
+@pytest.mark.long  # in `make test` notebook 02 does the same
 def test_two_processes_train_what_one_does(training):
     one, two = training.by_one_and_by_two(words_steps=3, **ALONE)
     apart = []
@@ -22,6 +22,6 @@ def test_two_processes_train_what_one_does(training):
     assert apart.median() < 1e-5 and apart.quantile(0.99) < 3e-4, apart.max()
 
 
-@pytest.mark.long  # in `make test` notebooks 02, 08 and the VQ-VAE of 06 do the same
+@pytest.mark.long  # in `make test` notebooks 02 and 08 do the same
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training):
     training.check_resume("recipe.pt", words_steps=4, **ALONE)

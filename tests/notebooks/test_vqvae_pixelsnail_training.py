@@ -41,13 +41,13 @@ def shared_folder(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebook 02 does the same
 def test_two_processes_train_the_vqvae_that_one_does(notebook_training, shared_folder, alike):
     training = notebook_training("06_vqvae_pixelsnail.py", first=ALIKE, networks='[("vqvae", averaged)]')
     check_one_and_two(training, vqvae_steps=3, snail_steps=1)
 
 
-@pytest.mark.long  # in `make test` notebook 02 and the VQ-VAE of 06 do the same
+@pytest.mark.long  # in `make test` notebook 02 does the same
 def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, shared_folder, alike):
     torch.manual_seed(0)
     save_model(shared_folder / "checkpoints" / "emoji-vqvae", VQVAE2(**SIZES["small"]))
@@ -55,13 +55,13 @@ def test_two_processes_train_the_pixelsnail_that_one_does(notebook_training, sha
     check_one_and_two(training, stages="pixelsnail", snail_steps=3, muon=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in `make test` notebooks 02 and 08 do the same
 def test_an_interrupted_vqvae_ends_like_an_uninterrupted_one(notebook_training):
     training = notebook_training("06_vqvae_pixelsnail.py", networks='[("vqvae", averaged)]')
     training.check_resume("vqvae.pt", live_steps=0, text="minilm", stages="vqvae", vqvae_steps=4)
 
 
-@pytest.mark.long  # in `make test` notebooks 02, 08 and the VQ-VAE of 06 do the same
+@pytest.mark.long  # in `make test` notebooks 02 and 08 do the same
 def test_an_interrupted_pixelsnail_ends_like_an_uninterrupted_one(notebook_training):
     training = notebook_training("06_vqvae_pixelsnail.py", networks='[("pixelsnail", nets[-1])]')
     training.check_resume("emoji-pixelsnail.pt", live_steps=0, text="minilm", stages="pixelsnail", snail_steps=4)
