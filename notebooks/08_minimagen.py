@@ -88,6 +88,7 @@ measure: bool = True  # False ends when what was trained is saved
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keep training states here, to go on after an interruption; "": full in reports/training
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
+compile_network: bool = False  # train through torch.compile, which pays on a GPU alone
 
 # %% [markdown]
 # `quick` trains a small base network while you watch, and draws with the shipped ones. `full` trains networks of their
@@ -646,7 +647,8 @@ def train(name, kwargs, steps, *, label, state=None, look=None, minutes=None,
     network = ImagenUNet(text_embed_dim=encoder.dim, **kwargs).to(fabric.device)
     take_weights(network, start_from, f"emoji-minimagen-{name}")
     fused = fabric.device.type != "mps" and dtype_ != torch.float16
-    training = DiffusionTraining(network, fabric, ema_decay=cfg.ema_decay, fused=fused, **objective)
+    training = DiffusionTraining(network, fabric, ema_decay=cfg.ema_decay, fused=fused,
+                                 compile=compile_network, **objective)
     stream = runtime.generator(seed, name, "training")
     order = runtime.generator(seed, name, "batches")
     batches = Batches(len(pictures[64]), cfg.batch_size, order)

@@ -92,6 +92,7 @@ num_concepts: Optional[int] = None  # concepts of each split, captions of each c
 checkpoint: str = ""  # folder for what is trained; "replace" for what ships; "": the run's folder
 work_dir: str = ""  # keeps training states; "": full in reports/training/DATA-text-transformer
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
+compile_network: bool = False  # train through torch.compile, which pays on a GPU alone
 
 # %% [markdown]
 # `quick` trains three small networks for a moment while you watch, and draws with the one that ships. `full` trains
@@ -408,7 +409,8 @@ def start_training(name, size, arm, start_from="scratch", **changes):
     network = TextTransformer(**size, causal=arm == "autoregressive", dropout=0.0).train()
     take_weights(network, start_from, NAME)
     codebook = vqgan.codebook if arm == "regression" else None
-    options = dict(ema_decay=cfg.ema_decay, fused=device_.type != "mps", muon=cfg.muon) | changes
+    options = dict(ema_decay=cfg.ema_decay, fused=device_.type != "mps", muon=cfg.muon,
+                   compile=compile_network) | changes
     training = CodeTraining(network.to(fabric.device), fabric, codebook=codebook, **options)
     order = runtime.generator(seed, name, "batches")
     beside = {"batches": Batches(len(drawings), cfg.batch_size, order),
@@ -1044,6 +1046,36 @@ for split, (names, _, ranks, _) in results.items():
         gain = metrics.compare_paired((ranks[row] <= 10).float() - looked_up, names)
         verdict = gain.verdict("better than", "worse than", "not to be told from")
         print(f"{split}: {row} is {verdict} looking up: {gain}")
+
+# %% [markdown]
+# **The three ways**, each trained on as many pictures: what the judge says of one draft by each small network. The
+# regression paints one picture for a name, whatever the seed.
+
+# %%
+def arm_rows(names):
+    """What the judge says of one draft of each arm."""
+    rows = {}
+    for name, arm in arms.items():
+        if name == "regression":
+            parts = [expected_pictures(arm, names[i:i + 16]) for i in range(0, len(names), 16)]
+            rows[name], _ = measured(torch.cat(parts), names)
+        else:
+            repeated = [text for text in names for _ in range(cfg.seeds)]
+            rows[name], _ = measured(draw(arm, names, cfg.seeds), repeated)
+    return rows
+
+
+if arms:
+    for split in cfg.splits[:2]:  # training and validation
+        names = judgement.concepts(split, cfg.num_concepts)
+        rows = arm_rows(names)
+        rows["by chance"] = {"top10": rows["regression"]["chance10"]}
+        note = (f"n = {len(names)} {split} concepts x {cfg.seeds} seeds from {seed}, of the "
+                f"regression one picture each; {cfg.arm_steps * cfg.batch_size:,} pictures of "
+                "training; 95 % interval over concepts")
+        run.keep(f"arms_judged_{split}", show.Table(
+            rows, columns=["top1", "top10", "kid", "copy"], best="top10", note=note,
+            baselines=["by chance"], intervals={"top10": ("low", "high")}))
 
 # %% [markdown]
 # **The variants**, each trained on as many pictures: bits per code on validation drawings, how many more that is than

@@ -82,17 +82,19 @@ study_losses: Optional[str] = None  # names with commas between, or "all"; None:
 study_channels: Optional[int] = None  # of every layer of the VQ-VAE; the original has 256
 study_steps: Optional[int] = None  # of training with each loss
 study_seeds: Optional[int] = None  # trainings with each loss
+original_steps: Optional[int] = None  # of training at the original's own size; 0 leaves that out
 test_rows: Optional[int] = None  # validation drawings that networks are measured on; 0: all
 work_dir: str = ""  # keeps each training, to go on; "" is reports/training/perceptual-losses
 threads: int = 0  # CPU threads; 0 leaves torch's own choice
 
 # %% [markdown]
 # `quick` compares three of the losses while you watch, at half the width and few steps; `full` trains with all of them,
-# three times each, at 64 channels (the original has 256), and keeps what is finished: interrupt it, start it again, and
-# it goes on.
+# three times each, at 64 channels, then with two of them at the original's own size, and keeps what is finished:
+# interrupt it, start it again, and it goes on.
 
 # %%
 import csv
+import dataclasses
 import math
 import pathlib
 from functools import partial
@@ -136,17 +138,18 @@ run, cfg, device_, dtype_ = start(
     "15_perceptual_losses", profile=profile, seed=seed, device=device, dtype=dtype, threads=threads,
     perceptual=perceptual, resnet_weights=resnet_weights, lpips_weights=lpips_weights,
     study_losses=study_losses, study_channels=study_channels, study_steps=study_steps,
-    study_seeds=study_seeds, test_rows=test_rows,
+    study_seeds=study_seeds, original_steps=original_steps, test_rows=test_rows,
     smoke=dict(pairs=6, match_steps=2, study_losses="MSE, last layer", study_channels=8,
-               study_steps=2, batch_size=4, train_rows=64, test_rows=8, reference_rows=8,
-               larger_steps=2, looks=2),
+               study_steps=2, original_channels=8, original_steps=1, batch_size=4, train_rows=64,
+               test_rows=8, reference_rows=8, larger_steps=2, looks=2),
     quick=dict(pairs=80, match_steps=60, study_losses="MSE, last layer, MSE + second layer",
-               study_channels=32, study_steps=80, study_seeds=1, batch_size=16,
-               learning_rate=2e-3, commitment=0.25, gan_weight=0.1, critic_lr=4e-4,
-               critic_start=0.5, train_rows=0, test_rows=64, reference_rows=128,
+               study_channels=32, study_steps=80, study_seeds=1, original_channels=256,
+               original_steps=0, batch_size=16, learning_rate=2e-3, commitment=0.25,
+               gan_weight=0.1, critic_lr=4e-4, critic_start=0.5, train_rows=0, test_rows=64, reference_rows=128,
                larger_steps=30, larger_lr=5e-4, looks=4),
     full=dict(pairs=0, match_steps=200, study_losses="all", study_channels=64, study_steps=2000,
-              study_seeds=3, test_rows=0, reference_rows=1000, larger_steps=300, looks=8))
+              study_seeds=3, original_steps=313, test_rows=0, reference_rows=1000,
+              larger_steps=300, looks=8))
 
 # %% [markdown]
 # ## The idea
@@ -655,21 +658,28 @@ trained_losses, absent_losses = chosen_losses(cfg.study_losses)
 print("trains with:", ", ".join(trained_losses))
 
 # %% [markdown]
-# Everything that changes while one network trains with one loss:
+# What all trainings of a table share, and everything that changes while one network trains with one loss. On a CPU
+# convolutions are faster with the channels of a pixel side by side in memory (`channels_last`).
 
 # %%
-some_rows = cfg.train_rows or None  # None: all
-train = load_captioned("emoji", split="train", image_size=64, limit=some_rows)
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The drawings, the width and the budget of all networks of a table."""
+
+    train: object
+    channels: int
+    steps: int
 
 
 class Arm:
     """One training: the same first weights and the same batches for every loss of a seed."""
 
-    def __init__(self, name, arm_seed):
+    def __init__(self, name, arm_seed, study):
         runtime.seed_everything(arm_seed)
         self.name = name
-        self.seed = arm_seed
-        self.model = VQVAE(channels=cfg.study_channels).to(device_).train()
+        self.study = study
+        self.model = VQVAE(channels=study.channels).train()
+        self.model.to(device_, memory_format=torch.channels_last)
         self.codebook = EMACodebook(self.model.quantize, seed=arm_seed)
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.adam = torch.optim.AdamW(trainable, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -677,7 +687,8 @@ class Arm:
         self.critic = PatchCritic(ch=32, num_layers=2).to(device_)
         self.critic_adam = torch.optim.AdamW(self.critic.parameters(), lr=cfg.critic_lr,
                                              betas=(0.5, 0.9), weight_decay=1e-4)
-        self.batches = Batches(len(train), cfg.batch_size, runtime.generator(arm_seed, "batches"))
+        order = runtime.generator(arm_seed, "batches")
+        self.batches = Batches(len(study.train), cfg.batch_size, order)
         self.history = History()
 
     def parts(self):
@@ -705,10 +716,10 @@ def patch_term(arm, loss, fake, real):
 
 # %%
 def train_step(arm, step):
-    warmup = min(20, cfg.study_steps // 4)
-    set_lr(arm.adam, cosine_lr(step, cfg.study_steps, peak=cfg.learning_rate, warmup=warmup,
+    steps = arm.study.steps
+    set_lr(arm.adam, cosine_lr(step, steps, peak=cfg.learning_rate, warmup=min(20, steps // 4),
                                floor=0.02))
-    real = train.batch(arm.batches.next()).to(device_)
+    real = arm.study.train.batch(arm.batches.next()).to(device_)
     with runtime.autocast(device_, dtype_):
         z_e = arm.model.encode(real).float()
         quantized = arm.model.quantize(z_e)
@@ -716,7 +727,7 @@ def train_step(arm, step):
     arm.codebook.update(z_e, quantized.codes)
     loss = arm.loss(to_unit(fake), to_unit(real))
     value = loss.item()
-    if arm.name.endswith("critic") and step >= cfg.critic_start * cfg.study_steps:
+    if arm.name.endswith("critic") and step >= cfg.critic_start * steps:
         loss = loss + patch_term(arm, loss, fake, real)
     loss = loss + cfg.commitment * quantized.commitment + beyond_colours(fake)
     arm.adam.zero_grad(set_to_none=True)
@@ -734,8 +745,6 @@ def train_step(arm, step):
 # the number of pictures, which is equal in all rows.
 
 # %%
-test = drawings.spread(cfg.test_rows)
-real_test = to_unit(test.batch(torch.arange(len(test)))).cpu()
 judge = load_judge(device=device_)
 try:
     eyes = load_efficientnet_lite("efficientnet-lite2", device=device_)
@@ -758,21 +767,6 @@ def features_of(x):
     return found
 
 
-real_features = features_of(real_test)
-some = train.spread(cfg.reference_rows)
-reference = features_of(to_unit(some.batch(torch.arange(len(some)))).cpu())
-
-# %%
-def compare_with_real(fake):
-    """Everything that is measured of reconstructions of the test drawings."""
-    features = features_of(fake)
-    return {"PSNR": metrics.psnr(fake, real_test).mean().item(),
-            "SSIM": metrics.ssim(fake, real_test).mean().item(),
-            "rFID": metrics.frechet_distance(real_features["KID"], features["KID"]),
-            "KID": metrics.mmd2(features["KID"], reference["KID"]).item(),
-            "KID judge": metrics.mmd2(features["KID judge"], reference["KID judge"]).item()}
-
-
 @torch.no_grad()
 def through(model, images):
     """Pictures in [0, 1] through codes: what comes back, and the codes."""
@@ -785,12 +779,37 @@ def through(model, images):
     return torch.cat(pictures), torch.cat(codes)
 
 
-def measure(model):
-    """All columns of the table for a trained network."""
-    fake, codes = through(model, real_test)
-    counts = metrics.class_histogram(codes.flatten(), len(model.codebook))
-    return compare_with_real(fake) | {"codes used": int((counts > 0).sum()),
-                                      "perplexity": math.exp(metrics.entropy(counts))}
+class Examination:
+    """Drawings to be reconstructed, and what is measured of the reconstructions."""
+
+    def __init__(self, train, test):
+        some = train.spread(cfg.reference_rows)
+        self.real = to_unit(test.batch(torch.arange(len(test)))).cpu()
+        self.features = features_of(self.real)
+        self.reference = features_of(to_unit(some.batch(torch.arange(len(some)))).cpu())
+
+    def compare(self, fake):
+        """What pictures have kept of the test drawings, (N, 3, H, W) in [0, 1]."""
+        features = features_of(fake)
+        row = {"PSNR": metrics.psnr(fake, self.real).mean().item(),
+               "SSIM": metrics.ssim(fake, self.real).mean().item(),
+               "rFID": metrics.frechet_distance(self.features["KID"], features["KID"])}
+        for name in ("KID", "KID judge"):
+            row[name] = metrics.mmd2(features[name], self.reference[name]).item()
+        return row
+
+    def of_network(self, model):
+        """All columns of the table for a trained network."""
+        fake, codes = through(model, self.real)
+        counts = metrics.class_histogram(codes.flatten(), len(model.codebook))
+        return self.compare(fake) | {"codes used": int((counts > 0).sum()),
+                                     "perplexity": math.exp(metrics.entropy(counts))}
+
+
+some_rows = cfg.train_rows or None  # None: all
+train = load_captioned("emoji", split="train", image_size=64, limit=some_rows)
+examination = Examination(train, drawings.spread(cfg.test_rows))
+real_test = examination.real
 
 # %% [markdown]
 # The loop over losses and seeds. In `full` each training has a folder, which keeps its state while it trains and its
@@ -798,29 +817,30 @@ def measure(model):
 
 # %%
 home = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "perceptual-losses"
-DECISIVE = ("study_channels", "study_steps", "batch_size", "learning_rate", "commitment",
-            "gan_weight", "critic_lr", "critic_start")
+DECISIVE = ("batch_size", "learning_rate", "commitment", "gan_weight", "critic_lr", "critic_start")
 
 
-def finished(name, arm_seed):
+def finished(name, arm_seed, study, examination):
     """A trained network, its row of the table, and its curves; nothing is done twice."""
-    arm = Arm(name, arm_seed)
-    folder = home / f"{name} seed {arm_seed}".replace(" ", "_")
-    settings = {"loss": name, "seed": arm_seed, "data": train.fingerprint(),
-                "network": teacher.name, "maps": maps}
+    arm = Arm(name, arm_seed, study)
+    title = f"{name}, {study.channels} channels, seed {arm_seed}"
+    folder = home / title.replace(",", "").replace(" ", "_")
+    settings = {"loss": name, "seed": arm_seed, "data": study.train.fingerprint(),
+                "channels": study.channels, "steps": study.steps, "network": teacher.name,
+                "maps": maps}
     settings |= {key: getattr(cfg, key) for key in DECISIVE}
     state = folder / "state.pt" if profile == "full" else None
-    loop = TrainingLoop(steps=cfg.study_steps, state=state, settings=settings, parts=arm.parts(),
-                        run=run, desc=f"{name}, seed {arm_seed}")
+    loop = TrainingLoop(steps=study.steps, state=state, settings=settings, parts=arm.parts(),
+                        run=run, desc=title)
     live = show.Live()
     for step in loop:
         arm.history.add(step, **train_step(arm, step))
         live.refresh(lambda: show.curves(arm.history.curves, separate=True, smooth=20))
     arm.model.eval()
-    rows = f"row_{len(test)}.json"
+    rows = f"row_{len(examination.real)}.json"
     if state is not None and (folder / rows).is_file():
         return arm.model, read_json(folder / rows), arm.history
-    row = measure(arm.model)
+    row = examination.of_network(arm.model)
     if state is not None:
         write_json(folder / rows, row)
     return arm.model, row, arm.history
@@ -829,12 +849,13 @@ def finished(name, arm_seed):
 # %%
 DIGITS = {"PSNR": 2, "rFID": 1, "codes used": 0, "perplexity": 0}
 COLUMNS = ("PSNR", "SSIM", "rFID", "KID", "KID judge", "codes used", "perplexity")
+study = Study(train, cfg.study_channels, cfg.study_steps)
 networks_by_loss = {}  # of the first seed
 curves = {}
 rows_of_seeds = {name: [] for name in trained_losses}
 for arm_seed in range(seed, seed + cfg.study_seeds):
     for name in trained_losses:
-        model, row, history = finished(name, arm_seed)
+        model, row, history = finished(name, arm_seed, study, examination)
         rows_of_seeds[name].append(row)
         if arm_seed == seed:
             networks_by_loss[name] = model
@@ -855,15 +876,15 @@ rows = dict(found_rows)
 for name in absent_losses:
     rows[name] = {"PSNR": "no weights here"}
 average = to_unit(train.batch(torch.arange(0, len(train), 20))).mean(0).cpu()
-rows["the mean drawing"] = compare_with_real(average.expand_as(real_test))
+rows["the mean drawing"] = examination.compare(average.expand_as(real_test))
 shipped_fake, _ = through(load_vqgan("emoji-vqgan", device=device_), real_test)
-rows["emoji-vqgan, 5 times the bits"] = compare_with_real(shipped_fake)
-rows["the drawings themselves"] = compare_with_real(real_test)
+rows["emoji-vqgan, 5 times the bits"] = examination.compare(shipped_fake)
+rows["the drawings themselves"] = examination.compare(real_test)
 BASELINES = ["the mean drawing", "emoji-vqgan, 5 times the bits", "the drawings themselves",
              *absent_losses]
 seeds_note = f"{cfg.study_seeds} seed" + ("s, one deviation to both sides" if cfg.study_seeds > 1
                                           else "")
-note = (f"n = {len(test)} validation drawings, {seeds_note}; each training saw "
+note = (f"n = {len(real_test)} validation drawings, {seeds_note}; each training saw "
         f"{cfg.study_steps * cfg.batch_size:,} pictures; rFID and KID by "
         f"{'EfficientNet-Lite2' if eyes else 'the judge'}; losses of layers by {teacher.name}")
 shown_intervals = show.deviations(["PSNR", "KID", "KID judge"]) if cfg.study_seeds > 1 else {}
@@ -899,11 +920,67 @@ for name, model in networks_by_loss.items():
 run.keep("reconstructions", show.compare(shown, scale=1.1), thumbnail=True)
 
 # %% [markdown]
+# ## The original's own size
+# Are the networks above too small to show what the original saw? Once with MSE and once with the last layer, at its own
+# width and side: 256 channels, 128 pixels. Forwards, backwards and Adam take hundreds of times the work of a picture of
+# the study, so `quick` leaves this out and shows the published run below; `full` trains on 5,000 pictures, which is
+# far less than the original had. The column *last layer* is the distance to the drawing that this layer sees, where an
+# unrelated drawing has 1: what the second network was asked for.
+
+# %%
+large_train = load_captioned("emoji", split="train", image_size=128, limit=some_rows)
+large = load_captioned("emoji", split="validation", image_size=128).spread(cfg.test_rows)
+
+
+def layer_left(fake, real):
+    """How far pictures are from the drawings in the last layer, relative to unrelated drawings."""
+    parts = [left_over(teacher, LAST, x, y.roll(1, 0), y)
+             for x, y in zip(fake.to(device_).split(32), real.to(device_).split(32))]
+    return sum(parts) / len(parts)
+
+
+def original_table(study):
+    """A row for each loss and for what they have to be compared with, and pictures."""
+    examination = Examination(study.train, large)
+    real = examination.real
+    some = to_unit(study.train.batch(torch.arange(0, len(study.train), 20))).cpu()
+    pictures = {"the mean drawing": some.mean(0).expand_as(real),
+                SHIPPED: through(load_vqgan("emoji-vqgan-128", device=device_), real)[0],
+                "the drawings themselves": real}
+    rows = {}
+    for name in ("MSE", "last layer"):
+        model, rows[name], _ = finished(name, seed, study, examination)
+        pictures[name] = through(model, real)[0]
+    for name, fake in pictures.items():
+        if name not in rows:
+            rows[name] = examination.compare(fake)
+        rows[name]["last layer"] = layer_left(fake, real)
+    return rows, pictures
+
+
+# %%
+SHIPPED = "emoji-vqgan-128, 1.2 times the bits"
+ORIGINAL_COLUMNS = (*COLUMNS, "last layer")
+ORIGINAL_LOOK = dict(columns=ORIGINAL_COLUMNS, units={"PSNR": "dB", "codes used": "of 512"},
+                     digits=DIGITS | {"last layer": 2},
+                     baselines=["the mean drawing", SHIPPED, "the drawings themselves"])
+if cfg.original_steps:
+    original = Study(large_train, cfg.original_channels, cfg.original_steps)
+    rows, pictures = original_table(original)
+    note = (f"n = {len(pictures['MSE'])} validation drawings at 128 pixels, {original.channels} "
+            f"channels, one seed; each training saw {original.steps * cfg.batch_size:,} pictures")
+    run.keep("original", show.Table(rows, note=note, **ORIGINAL_LOOK))
+    few = torch.linspace(0, len(pictures["MSE"]) - 1, 6).long()
+    order = ("the drawings themselves", "MSE", "last layer", SHIPPED)
+    run.keep("original", show.compare({name: pictures[name][few] for name in order}, scale=1.3))
+
+# %% [markdown]
 # ## The published run
-# The table above is of this run. Below, if its file is there, the table of all losses with three seeds each, at 32
-# channels and 150 steps of 16 pictures (`tables/losses.csv` in the folder of the run that this command makes):
+# The tables above are of this run. Below, the published ones: all losses at 64 channels with three seeds each, on
+# 150 steps of 16 pictures, and two losses at the original's own size. This command made them (`tables/losses.csv` and
+# `tables/original.csv` in the folder of its run):
 #
-# `python -m t2ilib run 15 --profile full -p study_channels 32 -p study_steps 150 -p test_rows 256`
+# `python -m t2ilib run 15 --profile full -p study_steps 150 -p test_rows 256`
 
 # %%
 def number(text):
@@ -914,19 +991,28 @@ def number(text):
         return text
 
 
-PUBLISHED = repo_root() / "reports" / "study" / "losses.csv"
-if PUBLISHED.is_file():
-    published = {}
-    with PUBLISHED.open(newline="") as file:
-        for line in csv.DictReader(file):
-            name = line.pop("row")
-            published[name] = {key: number(value) for key, value in line.items() if value}
-    run.keep("published", show.Table(
-        published, columns=COLUMNS, units={"PSNR": "dB", "codes used": "of 512"}, digits=DIGITS,
+def published(name):
+    """The rows of a table of the published run; none where this copy has no such file."""
+    file = repo_root() / "reports" / "study" / f"{name}.csv"
+    if not file.is_file():
+        print(f"there is no published table {name!r} in this copy")
+        return {}
+    rows = {}
+    with file.open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            rows[line.pop("row")] = {key: number(value) for key, value in line.items() if value}
+    return rows
+
+
+rows = published("losses")
+if rows:
+    run.keep("published_losses", show.Table(
+        rows, columns=COLUMNS, units={"PSNR": "dB", "codes used": "of 512"}, digits=DIGITS,
         intervals=show.deviations(["PSNR", "KID", "KID judge"]),
-        baselines=[name for name in BASELINES + ["LPIPS"] if name in published]))
-else:
-    print("there is no published table in this copy")
+        baselines=[name for name in BASELINES + ["LPIPS"] if name in rows]))
+rows = published("original")
+if rows:
+    run.keep("published_original", show.Table(rows, **ORIGINAL_LOOK))
 
 # %% [markdown]
 # ## Why the last layer fails
@@ -977,7 +1063,6 @@ if {"MSE", "last layer"} <= set(networks_by_loss):
 # vectors it is the same.
 
 # %%
-large_train = load_captioned("emoji", split="train", image_size=128, limit=some_rows)
 small_model = networks_by_loss.get("MSE", next(iter(networks_by_loss.values())))
 runtime.seed_everything(seed)
 larger = enlarge(small_model).to(device_)
@@ -1012,7 +1097,6 @@ loop = TrainingLoop(steps=cfg.larger_steps, state=state, run=run, desc="larger",
 for step in loop:
     run.log(step, **larger_step(step))
 larger.eval()
-large = load_captioned("emoji", split="validation", image_size=128).spread(cfg.test_rows)
 large_test = to_unit(large.batch(torch.arange(len(large)))).cpu()
 small_fake = through(small_model, real_test)[0]
 entrants = {}
@@ -1043,7 +1127,7 @@ run.keep("larger", show.compare({"real": large_test[few]} | {
 # - A layer that separates concepts well may still take noise for a near picture: the two questions have different
 #   answers, and a loss needs both. Much of this is the length of what it says, not its direction.
 # - The table's order is that of one network, one width, one budget and as many seeds as its note says. The original
-#   trained longer at 128 pixels and 256 channels: `-p profile full -p study_channels 256` on a GPU comes closer to it.
+#   trained longer: `-p profile full -p original_steps 5000` on a GPU comes closer to it.
 # - PSNR measures what MSE trains, so rows with MSE in their loss have an advantage there; the features that measure are
 #   relatives of those that train some rows. No column is without a favourite: read several, and look at the pictures.
 #

@@ -265,6 +265,23 @@ def test_an_overflow_in_half_precision_is_left_out_and_scaled_less():
         CodeTraining(tiny(causal=True), fabric, muon=1.0)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same_under_the_same_names():
+    features = texts()
+    trained = {}
+    for compile in (False, "aot_eager"):  # traced like on a GPU, without a C++ compiler
+        training = CodeTraining(tiny(), make_fabric(), compile=compile)
+        assert (training.network._compiled_call_impl is not None) == bool(compile)
+        for seed in range(3):
+            training.step(draw(training.network, features, seed=seed, drop_text=0.5), 1e-2)
+        trained[compile] = training.parts()["net"].state_dict() | {
+            f"average of {name}": value for name, value in training.ema.model.state_dict().items()}
+    plain, compiled = trained.values()
+    assert list(plain) == list(compiled)
+    for name, value in plain.items():
+        assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_processes_draw_apart_and_the_first_as_if_alone():
     drawn = []
     for rank in (0, 1, 2):

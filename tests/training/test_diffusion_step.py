@@ -107,3 +107,16 @@ def test_a_restored_training_goes_on_bit_for_bit(resumed_training, fused):
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3)
 
 
+
+
+@pytest.mark.long  # in `make test` the text transformer does the same
+def test_a_compiled_network_learns_the_same():
+    features = texts()
+    trained = []
+    for compile in (False, "aot_eager"):  # traced like on a GPU, without a C++ compiler
+        training = DiffusionTraining(tiny(), make_fabric(), compile=compile)
+        for seed in range(3):
+            training.step(draw(features, seed=seed, drop_text=0.5), 1e-3)
+        trained.append(training.network.state_dict())
+    for name, value in trained[0].items():
+        assert_close(trained[1][name], value, rtol=1e-4, atol=1e-5)
