@@ -32,7 +32,8 @@
 # |---|---|---|---|
 # | smoke | 1 CPU core | 35 s | 1.9 GB |
 # | quick | 2 CPU cores | 3 min | 2.4 GB |
-# | full | CPU or GPU | not measured | |
+# | full, `study_steps=150`, `original_steps=0` | 1 CPU core | 36 min | 2.8 GB |
+# | full | GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 15 -p study_losses "MSE, L1" -p study_steps 200`.
 
@@ -922,10 +923,10 @@ run.keep("reconstructions", show.compare(shown, scale=1.1), thumbnail=True)
 # %% [markdown]
 # ## The original's own size
 # Are the networks above too small to show what the original saw? Once with MSE and once with the last layer, at its own
-# width and side: 256 channels, 128 pixels. Forwards, backwards and Adam take hundreds of times the work of a picture of
-# the study, so `quick` leaves this out and shows the published run below; `full` trains on 5,000 pictures, which is
-# far less than the original had. The column *last layer* is the distance to the drawing that this layer sees, where an
-# unrelated drawing has 1: what the second network was asked for.
+# width and side: 256 channels, 128 pixels. A step takes some twenty-five times as long as in the study, so `quick`
+# leaves this out; `full` trains on 5,000 pictures, far fewer than the original had, and needs hours of a CPU core for
+# it. The column *last layer* is the distance to the drawing that this layer sees, where an unrelated drawing has 1:
+# what the second network was asked for.
 
 # %%
 large_train = load_captioned("emoji", split="train", image_size=128, limit=some_rows)
@@ -960,27 +961,25 @@ def original_table(study):
 
 # %%
 SHIPPED = "emoji-vqgan-128, 1.2 times the bits"
-ORIGINAL_COLUMNS = (*COLUMNS, "last layer")
-ORIGINAL_LOOK = dict(columns=ORIGINAL_COLUMNS, units={"PSNR": "dB", "codes used": "of 512"},
-                     digits=DIGITS | {"last layer": 2},
-                     baselines=["the mean drawing", SHIPPED, "the drawings themselves"])
 if cfg.original_steps:
     original = Study(large_train, cfg.original_channels, cfg.original_steps)
     rows, pictures = original_table(original)
     note = (f"n = {len(pictures['MSE'])} validation drawings at 128 pixels, {original.channels} "
             f"channels, one seed; each training saw {original.steps * cfg.batch_size:,} pictures")
-    run.keep("original", show.Table(rows, note=note, **ORIGINAL_LOOK))
+    run.keep("original", show.Table(
+        rows, columns=(*COLUMNS, "last layer"), units={"PSNR": "dB", "codes used": "of 512"},
+        digits=DIGITS | {"last layer": 2}, note=note,
+        baselines=["the mean drawing", SHIPPED, "the drawings themselves"]))
     few = torch.linspace(0, len(pictures["MSE"]) - 1, 6).long()
     order = ("the drawings themselves", "MSE", "last layer", SHIPPED)
     run.keep("original", show.compare({name: pictures[name][few] for name in order}, scale=1.3))
 
 # %% [markdown]
 # ## The published run
-# The tables above are of this run. Below, the published ones: all losses at 64 channels with three seeds each, on
-# 150 steps of 16 pictures, and two losses at the original's own size. This command made them (`tables/losses.csv` and
-# `tables/original.csv` in the folder of its run):
+# The tables above are of this run. Below, the published one: all losses at 64 channels with three seeds each, on 150
+# steps of 16 pictures, half an hour of one core (`tables/losses.csv` in the folder of the run that this command makes):
 #
-# `python -m t2ilib run 15 --profile full -p study_steps 150 -p test_rows 256`
+# `python -m t2ilib run 15 --profile full -p study_steps 150 -p test_rows 256 -p original_steps 0`
 
 # %%
 def number(text):
@@ -991,28 +990,19 @@ def number(text):
         return text
 
 
-def published(name):
-    """The rows of a table of the published run; none where this copy has no such file."""
-    file = repo_root() / "reports" / "study" / f"{name}.csv"
-    if not file.is_file():
-        print(f"there is no published table {name!r} in this copy")
-        return {}
-    rows = {}
-    with file.open(newline="") as lines:
-        for line in csv.DictReader(lines):
-            rows[line.pop("row")] = {key: number(value) for key, value in line.items() if value}
-    return rows
-
-
-rows = published("losses")
-if rows:
-    run.keep("published_losses", show.Table(
-        rows, columns=COLUMNS, units={"PSNR": "dB", "codes used": "of 512"}, digits=DIGITS,
+PUBLISHED = repo_root() / "reports" / "study" / "losses.csv"
+if PUBLISHED.is_file():
+    published = {}
+    with PUBLISHED.open(newline="") as file:
+        for line in csv.DictReader(file):
+            name = line.pop("row")
+            published[name] = {key: number(value) for key, value in line.items() if value}
+    run.keep("published", show.Table(
+        published, columns=COLUMNS, units={"PSNR": "dB", "codes used": "of 512"}, digits=DIGITS,
         intervals=show.deviations(["PSNR", "KID", "KID judge"]),
-        baselines=[name for name in BASELINES + ["LPIPS"] if name in rows]))
-rows = published("original")
-if rows:
-    run.keep("published_original", show.Table(rows, **ORIGINAL_LOOK))
+        baselines=[name for name in BASELINES + ["LPIPS"] if name in published]))
+else:
+    print("there is no published table in this copy")
 
 # %% [markdown]
 # ## Why the last layer fails
