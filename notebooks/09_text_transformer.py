@@ -34,7 +34,8 @@
 # |---|---|---|---|
 # | smoke | 1 CPU core | 50 s | 2.3 GB |
 # | quick | 1 CPU core, shared | 18 min | 3 GB |
-# | full: trains all arms and the network that ships | 2 CPU cores | a day | about 4 GB |
+# | full, `train=False`, `variant_steps=600`: trains arms and variants alone | 1 CPU core | about 3 h | 4.8 GB |
+# | full: trains the network that ships, too | 2 CPU cores | a day | about 5 GB |
 # | full | GPU | not measured | |
 #
 # Change a parameter below, or from outside: `python -m t2ilib run 09 -p prompt "a blue whale"`.
