@@ -242,8 +242,10 @@ def gaussian_frechet(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     covariance2 = covariance2.reshape(dim, dim)
     values, vectors = torch.linalg.eigh(covariance1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # of covariance1, (D, D)
-    products = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0)  # (D,)
-    trace_of_root = products.sqrt().sum()
+    products = torch.linalg.eigvalsh(root @ covariance2 @ root)  # (D,)
+    # rounding leaves 1e-16 of a zero, and the root of that is 1e-8: what is so small counts as zero
+    negligible = dim * torch.finfo(products.dtype).eps * products.max()
+    trace_of_root = products[products > negligible].sqrt().sum()
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_of_root
     return distance.clamp(min=0).item()
 
