@@ -146,8 +146,8 @@ run, cfg, device_, dtype_ = start(
     quick=dict(pairs=80, match_steps=60, study_losses="MSE, last layer, MSE + second layer",
                study_channels=32, study_steps=80, study_seeds=1, original_channels=256,
                original_steps=0, batch_size=16, learning_rate=2e-3, commitment=0.25,
-               gan_weight=0.1, critic_lr=4e-4, critic_start=0.5, train_rows=0, test_rows=64, reference_rows=128,
-               larger_steps=30, larger_lr=5e-4, looks=4),
+               gan_weight=0.1, critic_lr=4e-4, critic_start=0.5, train_rows=0, test_rows=64,
+               reference_rows=128, larger_steps=30, larger_lr=5e-4, looks=4),
     full=dict(pairs=0, match_steps=200, study_losses="all", study_channels=64, study_steps=2000,
               study_seeds=3, original_steps=313, test_rows=0, reference_rows=1000,
               larger_steps=300, looks=8))
@@ -665,9 +665,10 @@ print("trains with:", ", ".join(trained_losses))
 # %%
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """The drawings, the width and the budget of all networks of a table."""
+    """The drawings, the examination, the width and the budget of all networks of a table."""
 
     train: object
+    examination: object
     channels: int
     steps: int
 
@@ -821,7 +822,7 @@ home = pathlib.Path(work_dir) if work_dir else reports_dir() / "training" / "per
 DECISIVE = ("batch_size", "learning_rate", "commitment", "gan_weight", "critic_lr", "critic_start")
 
 
-def finished(name, arm_seed, study, examination):
+def finished(name, arm_seed, study):
     """A trained network, its row of the table, and its curves; nothing is done twice."""
     arm = Arm(name, arm_seed, study)
     title = f"{name}, {study.channels} channels, seed {arm_seed}"
@@ -838,10 +839,10 @@ def finished(name, arm_seed, study, examination):
         arm.history.add(step, **train_step(arm, step))
         live.refresh(lambda: show.curves(arm.history.curves, separate=True, smooth=20))
     arm.model.eval()
-    rows = f"row_{len(examination.real)}.json"
+    rows = f"row_{len(study.examination.real)}.json"
     if state is not None and (folder / rows).is_file():
         return arm.model, read_json(folder / rows), arm.history
-    row = examination.of_network(arm.model)
+    row = study.examination.of_network(arm.model)
     if state is not None:
         write_json(folder / rows, row)
     return arm.model, row, arm.history
@@ -850,13 +851,13 @@ def finished(name, arm_seed, study, examination):
 # %%
 DIGITS = {"PSNR": 2, "rFID": 1, "codes used": 0, "perplexity": 0}
 COLUMNS = ("PSNR", "SSIM", "rFID", "KID", "KID judge", "codes used", "perplexity")
-study = Study(train, cfg.study_channels, cfg.study_steps)
+study = Study(train, examination, cfg.study_channels, cfg.study_steps)
 networks_by_loss = {}  # of the first seed
 curves = {}
 rows_of_seeds = {name: [] for name in trained_losses}
 for arm_seed in range(seed, seed + cfg.study_seeds):
     for name in trained_losses:
-        model, row, history = finished(name, arm_seed, study, examination)
+        model, row, history = finished(name, arm_seed, study)
         rows_of_seeds[name].append(row)
         if arm_seed == seed:
             networks_by_loss[name] = model
@@ -873,16 +874,24 @@ figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
 run.keep("loss_curves", figure)
 
 # %%
+def baseline_pictures(study, shipped):
+    """What trained networks are compared with, by name: three rows of reconstructions.
+
+    `shipped` begins with the name of a VQGAN.
+    """
+    real = study.examination.real
+    some = to_unit(study.train.batch(torch.arange(0, len(study.train), 20))).cpu()
+    vqgan = load_vqgan(shipped.split(",")[0], device=device_)
+    return {"the mean drawing": some.mean(0).expand_as(real), shipped: through(vqgan, real)[0],
+            "the drawings themselves": real}
+
+
 rows = dict(found_rows)
 for name in absent_losses:
     rows[name] = {"PSNR": "no weights here"}
-average = to_unit(train.batch(torch.arange(0, len(train), 20))).mean(0).cpu()
-rows["the mean drawing"] = examination.compare(average.expand_as(real_test))
-shipped_fake, _ = through(load_vqgan("emoji-vqgan", device=device_), real_test)
-rows["emoji-vqgan, 5 times the bits"] = examination.compare(shipped_fake)
-rows["the drawings themselves"] = examination.compare(real_test)
-BASELINES = ["the mean drawing", "emoji-vqgan, 5 times the bits", "the drawings themselves",
-             *absent_losses]
+baselines = baseline_pictures(study, "emoji-vqgan, 5 times the bits")
+rows |= {name: examination.compare(fake) for name, fake in baselines.items()}
+BASELINES = [*baselines, *absent_losses]
 seeds_note = f"{cfg.study_seeds} seed" + ("s, one deviation to both sides" if cfg.study_seeds > 1
                                           else "")
 note = (f"n = {len(real_test)} validation drawings, {seeds_note}; each training saw "
@@ -935,26 +944,26 @@ large = load_captioned("emoji", split="validation", image_size=128).spread(cfg.t
 
 def layer_left(fake, real):
     """How far pictures are from the drawings in the last layer, relative to unrelated drawings."""
-    parts = [left_over(teacher, LAST, x, y.roll(1, 0), y)
-             for x, y in zip(fake.to(device_).split(32), real.to(device_).split(32))]
-    return sum(parts) / len(parts)
+    unrelated = real.roll(1, 0)
+    total = 0.0
+    for rows in torch.arange(len(real)).split(32):
+        part = [pictures[rows].to(device_) for pictures in (fake, unrelated, real)]
+        total += left_over(teacher, LAST, *part) * len(rows)
+    return total / len(real)
 
 
 def original_table(study):
     """A row for each loss and for what they have to be compared with, and pictures."""
-    examination = Examination(study.train, large)
-    real = examination.real
-    some = to_unit(study.train.batch(torch.arange(0, len(study.train), 20))).cpu()
-    pictures = {"the mean drawing": some.mean(0).expand_as(real),
-                SHIPPED: through(load_vqgan("emoji-vqgan-128", device=device_), real)[0],
-                "the drawings themselves": real}
+    real = study.examination.real
     rows = {}
+    pictures = {}
     for name in ("MSE", "last layer"):
-        model, rows[name], _ = finished(name, seed, study, examination)
+        model, rows[name], _ = finished(name, seed, study)
         pictures[name] = through(model, real)[0]
+    baselines = baseline_pictures(study, SHIPPED)
+    rows |= {name: study.examination.compare(fake) for name, fake in baselines.items()}
+    pictures |= baselines
     for name, fake in pictures.items():
-        if name not in rows:
-            rows[name] = examination.compare(fake)
         rows[name]["last layer"] = layer_left(fake, real)
     return rows, pictures
 
@@ -962,7 +971,8 @@ def original_table(study):
 # %%
 SHIPPED = "emoji-vqgan-128, 1.2 times the bits"
 if cfg.original_steps:
-    original = Study(large_train, cfg.original_channels, cfg.original_steps)
+    original = Study(large_train, Examination(large_train, large), cfg.original_channels,
+                     cfg.original_steps)
     rows, pictures = original_table(original)
     note = (f"n = {len(pictures['MSE'])} validation drawings at 128 pixels, {original.channels} "
             f"channels, one seed; each training saw {original.steps * cfg.batch_size:,} pictures")

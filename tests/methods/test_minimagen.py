@@ -86,7 +86,7 @@ def test_texts_with_other_numbers_of_drawings_do_not_touch_one_another(folder):
     assert record["candidate_chosen"][1:] == alone["candidate_chosen"]
     for beside, by_itself in ((first, cat), (second, blue)):
         apart = np.abs(np.asarray(beside).astype(int) - np.asarray(by_itself)).max()
-        assert apart <= 4  # of 255: a text that is read beside another is rounded otherwise; 2 on CPUs with AVX-512
+        assert apart <= 2  # of 255: a text that is read beside another is rounded otherwise, most on CPUs with AVX-512
     assert np.abs(np.asarray(first).astype(int) - np.asarray(second)).max() > 30
 
 

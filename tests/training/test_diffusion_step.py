@@ -107,8 +107,6 @@ def test_a_restored_training_goes_on_bit_for_bit(resumed_training, fused):
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3)
 
 
-
-
 @pytest.mark.long  # in `make test` the text transformer does the same
 def test_a_compiled_network_learns_the_same():
     features = texts()
